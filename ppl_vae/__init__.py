@@ -1,0 +1,72 @@
+"""Fit a latent-variable model by variational inference, and know how wrong the answer is."""
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ppl_vae import data, diagnostics, guides, inference, models
+    from ppl_vae.diagnostics import Comparison, compare
+    from ppl_vae.errors import InputError
+    from ppl_vae.evidence import Evidence
+    from ppl_vae.inference import exact, guide, importance, nuts, svi
+    from ppl_vae.models import PPCA, VAE, BayesianPPCA, TrueSkill
+    from ppl_vae.posterior import Posterior
+    from ppl_vae.program import Pair
+
+__all__ = [
+    "PPCA",
+    "VAE",
+    "BayesianPPCA",
+    "Comparison",
+    "Evidence",
+    "InputError",
+    "Pair",
+    "Posterior",
+    "TrueSkill",
+    "__version__",
+    "compare",
+    "data",
+    "diagnostics",
+    "exact",
+    "guide",
+    "guides",
+    "importance",
+    "inference",
+    "models",
+    "nuts",
+    "svi",
+]
+
+__version__ = version("ppl-vae")
+
+# Names load when they are first used (PEP 562), so that `ppl-vae --help` answers without torch.
+_HOMES = {
+    "Comparison": "diagnostics",
+    "compare": "diagnostics",
+    "InputError": "errors",
+    "Evidence": "evidence",
+    "exact": "inference",
+    "guide": "inference",
+    "importance": "inference",
+    "nuts": "inference",
+    "svi": "inference",
+    "PPCA": "models",
+    "VAE": "models",
+    "BayesianPPCA": "models",
+    "TrueSkill": "models",
+    "Posterior": "posterior",
+    "Pair": "program",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("data", "diagnostics", "guides", "inference", "models"):
+        return import_module(f"ppl_vae.{name}")
+    if name in _HOMES:
+        return getattr(import_module(f"ppl_vae.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'ppl_vae' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

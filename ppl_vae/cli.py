@@ -1,0 +1,296 @@
+"""The command line. Importing this module loads no torch: each command imports what it needs."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ppl_vae.errors import InputError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="ppl-vae",
+    help="Fit a latent-variable model by variational inference, and know how wrong the answer is.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+JSON = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A folder that `ppl-vae fit` made.")]
+Seed = Annotated[int | None, typer.Option(help="Seed of everything random. [default: 0, or the run's]")]
+Split = Annotated[
+    str | None, typer.Option(help="train, validation or test rows. [default: test where there are any, else train]")
+]  # fmt: skip
+
+
+def main() -> None:
+    """Run the command line; bad input ends in one sentence on stderr and exit code 2."""
+    try:
+        app()
+    except InputError as error:
+        _complain(str(error))
+    except OSError as error:
+        _complain(str(error))
+    except KeyboardInterrupt:
+        print("interrupted; a fit goes on from its last checkpoint with --resume", file=sys.stderr)
+        sys.exit(130)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the runs and report.html.")] = Path("demo"),
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer steps and draws: a minute at most.")] = False,
+    seed: Seed = None,
+    json_: JSON = False,
+) -> None:
+    """The main job on embedded real data: VAE, PPCA and TrueSkill, fitted, compared and reported."""
+    from ppl_vae.demo import run_demo
+
+    result = run_demo(out, quick=quick, seed=seed or 0, show=not json_)
+    if json_:
+        _print_json(result)
+
+
+@app.command()
+def fit(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="vae, ppca, bayesian-ppca, trueskill (`ppl-vae models`).")],
+    data: Annotated[str, typer.Argument(metavar="DATA", help="A data set (`ppl-vae datasets`), or a .npy, .npz or .csv file.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run.")],
+    guide: Annotated[str | None, typer.Option(help="Guide, one of the model's. [default: its first (`ppl-vae models`)]")] = None,
+    steps: Annotated[int | None, typer.Option(help="Adam steps. [default: 3000]")] = None,
+    epochs: Annotated[float | None, typer.Option(help="Passes over the training data, instead of --steps. [default: none]")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Data a step. [default: 128 (vae), all (others)]")] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate of the first step; it falls to 1 % along a cosine. [default: 0.002 (vae), 0.03 (bayesian-ppca), 0.05 (ppca, trueskill)]")] = None,
+    particles: Annotated[int | None, typer.Option(help="Draws of the guide a step. [default: 1 (vae, ppca), 4 (bayesian-ppca), 16 (trueskill)]")] = None,
+    kl_warmup: Annotated[int | None, typer.Option(help="Steps over which the weight β of the KL rises from 0 to 1. [default: 0]")] = None,
+    clip_norm: Annotated[float | None, typer.Option(help="Largest gradient norm, in nats. [default: none]")] = None,
+    train: Annotated[str | None, typer.Option(help="both, or guide to hold the model's parameters. [default: both]")] = None,
+    latent_dim: Annotated[int | None, typer.Option(help="Latent dimensions. [default: 10 (vae), 2 (ppca, bayesian-ppca)]")] = None,
+    hidden: Annotated[str | None, typer.Option(help="Widths of the VAE's hidden layers. [default: 200,200]")] = None,
+    likelihood: Annotated[str | None, typer.Option(help="VAE: bernoulli, gaussian, gaussian-fixed or gaussian-pixel. [default: bernoulli]")] = None,
+    activation: Annotated[str | None, typer.Option(help="VAE: relu, tanh or softplus. [default: relu]")] = None,
+    link: Annotated[str | None, typer.Option(help="TrueSkill: probit or logistic. [default: probit]")] = None,
+    skill_mean: Annotated[float | None, typer.Option(help="TrueSkill: prior mean, in skill units. [default: 25 (probit), 0 (logistic)]")] = None,
+    skill_sd: Annotated[float | None, typer.Option(help="TrueSkill: prior sd, in skill units. [default: 25/3 (probit), 1 (logistic)]")] = None,
+    performance_sd: Annotated[float | None, typer.Option(help="TrueSkill, probit: sd β of a performance, in skill units. [default: 25/6]")] = None,
+    draw_margin: Annotated[float | None, typer.Option(help="TrueSkill, probit: margin ε of a win, in skill units. [default: 0]")] = None,
+    option: Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Any other option of the model. [default: none]")] = None,
+    standardize: Annotated[bool | None, typer.Option("--standardize/--no-standardize", help="Centre and scale features by the training rows. [default: on (ppca, bayesian-ppca), off (vae)]")] = None,
+    binarize: Annotated[str | None, typer.Option(help="static (once), dynamic (every epoch) or none. [default: static (vae with bernoulli), none (others)]")] = None,
+    split: Annotated[str | None, typer.Option(help="Fractions of train, validation and test rows; an official test split is kept. [default: 0.8,0.1,0.1 (vae), 1,0,0 (others)]")] = None,
+    seed: Seed = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N. [default: cpu]")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Where torchvision's data sets are read from or downloaded to. [default: the user's cache]")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint. [default: off]")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run that --out holds. [default: off]")] = False,
+    json_: JSON = False,
+) -> None:  # fmt: skip
+    """Fit a model to data by stochastic variational inference (SVI)."""
+    from ppl_vae.jobs import fit_run
+    from ppl_vae.run import settings_for
+
+    if steps is not None and epochs is not None:
+        raise InputError("--steps and --epochs exclude each other")
+    if resume and overwrite:
+        raise InputError("--resume and --overwrite exclude each other")
+    given = {
+        "guide": guide, "steps": steps, "epochs": epochs, "batch_size": batch_size, "lr": lr,
+        "particles": particles, "kl_warmup": kl_warmup, "clip_norm": clip_norm, "train": train,
+        "standardize": standardize, "binarize": binarize, "split": _numbers("--split", split, float),
+        "seed": seed, "device": device, "data_dir": str(data_dir.resolve()) if data_dir else None,
+    }  # fmt: skip
+    options = {
+        "latent_dim": latent_dim, "hidden": _numbers("--hidden", hidden, int), "likelihood": likelihood,
+        "activation": activation, "link": link, "skill_mean": skill_mean, "skill_sd": skill_sd,
+        "performance_sd": performance_sd, "draw_margin": draw_margin, **_assignments(option or []),
+    }  # fmt: skip
+    result = fit_run(settings_for(model, data, given, options), out, resume=resume, overwrite=overwrite)
+    if json_:
+        _print_json(result)
+        return
+    from ppl_vae.tables import console, fit_table, say_warnings
+
+    say_warnings(result["warnings"])
+    console().print(fit_table([(f"{model} on {Path(data).name}", result)]))
+
+
+@app.command()
+def compare(
+    run: RunFolder,
+    against: Annotated[str, typer.Option(help="nuts or exact.")] = "nuts",
+    split: Split = None,
+    rows: Annotated[str | None, typer.Option(help="Rows of that split, as FIRST:LAST; models with a latent per row only. [default: 0:8]")] = None,
+    chains: Annotated[int, typer.Option(help="NUTS chains.")] = 4,
+    draws: Annotated[int, typer.Option(help="NUTS draws kept a chain.")] = 500,
+    warmup: Annotated[int, typer.Option(help="NUTS warm-up steps a chain.")] = 500,
+    seed: Seed = None,
+    json_: JSON = False,
+) -> None:  # fmt: skip
+    """Compare a run's variational posterior with NUTS or the exact posterior."""
+    from ppl_vae.jobs import compare_run
+    from ppl_vae.run import Run
+
+    found, result = compare_run(
+        Run.open(run), against=against, split=split, rows=_slice(rows), chains=chains, draws=draws,
+        warmup=warmup, seed=seed,
+    )  # fmt: skip
+    if json_:
+        _print_json(result)
+        return
+    from ppl_vae.tables import comparison_table, console
+
+    out = console()
+    out.print(comparison_table(found, f"{run.name}: SVI against {against}"))
+    out.print(f"Verdict: [bold]{result['verdict']}[/bold].", *[f"{reason}." for reason in result["reasons"]])
+
+
+@app.command()
+def evidence(
+    run: RunFolder,
+    method: Annotated[str, typer.Option(help="is (importance sampling from the guide) or exact.")] = "is",
+    samples: Annotated[int, typer.Option(help="Importance samples a unit.")] = 1000,
+    data: Annotated[str | None, typer.Option(help="Another data set or file. [default: the run's]")] = None,
+    split: Split = None,
+    defensive: Annotated[float, typer.Option(help="Fraction of the samples drawn from the prior.")] = 0.0,
+    seed: Seed = None,
+    json_: JSON = False,
+) -> None:
+    """Estimate log p(x) of a run's data, with its standard error and diagnostics."""
+    from ppl_vae.jobs import evidence_of_run
+    from ppl_vae.run import Run
+
+    _, result = evidence_of_run(
+        Run.open(run), method=method, samples=samples, data=data, split=split, defensive=defensive, seed=seed
+    )
+    if json_:
+        _print_json(result)
+        return
+    from ppl_vae.tables import console, evidence_table
+
+    console().print(evidence_table([(run.name, result)]))
+
+
+@app.command()
+def report(run: RunFolder, json_: JSON = False) -> None:
+    """Write a run's report.html: one self-contained file."""
+    from ppl_vae.run import Run
+    from ppl_vae.summary import write_report
+
+    path = write_report([Run.open(run)], run / "report.html", title=run.resolve().name)
+    _print_json({"report": str(path)}) if json_ else print(path)
+
+
+@app.command()
+def datasets(json_: JSON = False) -> None:
+    """List the named data sets, with their shapes and sources."""
+    from dataclasses import asdict
+
+    from ppl_vae.data import names
+
+    known = names()
+    if json_:
+        _print_json({name: asdict(info) for name, info in known.items()})
+        return
+    from ppl_vae.tables import console, plain_table
+
+    rows = [
+        (name, info.kind, info.shape, f"{info.source} ({info.reference})") for name, info in known.items()
+    ]
+    console().print(plain_table("Data sets", ("name", "kind", "shape", "source"), rows))
+
+
+@app.command()
+def models(json_: JSON = False) -> None:
+    """List the models, with their guides and options."""
+    from ppl_vae.run import model_classes, model_options
+
+    known: dict[str, dict[str, Any]] = {
+        name: {
+            "summary": (cls.__doc__ or "").partition("\n")[0],
+            "guides": list(cls.guides),
+            "options": {
+                option: _plain(parameter.default) for option, parameter in model_options(cls).items()
+            },
+        }
+        for name, cls in model_classes().items()
+    }
+    if json_:
+        _print_json(known)
+        return
+    from ppl_vae.tables import console, plain_table
+
+    rows = [
+        (
+            name,
+            info["summary"],
+            ", ".join(info["guides"]),
+            ", ".join(
+                "--" + option.replace("_", "-") + ("" if value is None else f" {_shown(value)}")
+                for option, value in info["options"].items()
+            ),
+        )
+        for name, info in known.items()
+    ]
+    columns = ("name", "model", "guides (first is default)", "options and defaults")
+    console().print(plain_table("Models", columns, rows))
+
+
+def _complain(message: str) -> None:
+    print(f"ppl-vae: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _print_json(content: dict[str, Any]) -> None:
+    print(json.dumps(content, allow_nan=False, default=float))
+
+
+def _numbers(name: str, text: str | None, kind: Callable[[str], Any]) -> tuple[Any, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(kind(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(f"{name} is {text!r}; it is numbers with commas between, such as 200,200") from None
+
+
+def _slice(text: str | None) -> slice | None:
+    if text is None:
+        return None
+    try:
+        first, last = (int(part) if part else None for part in text.split(":"))
+    except ValueError:
+        raise InputError(f"--rows is {text!r}; it is FIRST:LAST, such as 0:8") from None
+    return slice(first, last)
+
+
+def _assignments(texts: list[str]) -> dict[str, Any]:
+    import ast
+
+    found = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise InputError(f"--set {text!r} is no NAME=VALUE")
+        try:
+            found[name.strip().replace("-", "_")] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            found[name.strip().replace("-", "_")] = value
+    return found
+
+
+def _plain(value: object) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _shown(value: object) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,18 @@
+"""Data: named data sets, file readers, and what is done to rows before a fit."""
+
+from ppl_vae.data.games import Games
+from ppl_vae.data.named import DatasetInfo, load, names
+from ppl_vae.data.preprocess import binarise, dynamic_binarise, split, standardise
+from ppl_vae.data.rows import Rows
+
+__all__ = [
+    "DatasetInfo",
+    "Games",
+    "Rows",
+    "binarise",
+    "dynamic_binarise",
+    "load",
+    "names",
+    "split",
+    "standardise",
+]

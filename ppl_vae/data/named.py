@@ -1,0 +1,193 @@
+"""The named data sets, and `load`, which takes a name or a path."""
+
+import csv
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from importlib.resources import files
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from ppl_vae.data.games import Games, games_between
+from ppl_vae.data.images import read_fashion_mnist, read_mnist, read_svhn
+from ppl_vae.data.readers import SUFFIXES, read_file
+from ppl_vae.data.rows import Rows
+from ppl_vae.errors import InputError
+
+__all__ = ["DatasetInfo", "load", "names"]
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What there is to know about a named data set before it is loaded.
+
+    Attributes:
+        name: what `load` takes.
+        kind: "rows" of features or "games".
+        shape: in words.
+        source: where the package has it from.
+        reference: who collected it, and its licence where one is stated.
+    """
+
+    name: str
+    kind: Literal["rows", "games"]
+    shape: str
+    source: str
+    reference: str
+
+
+def load(source: str, *, data_dir: Path | None = None, download: bool = True) -> Rows | Games:
+    """Load a named data set, or read a file.
+
+    Args:
+        source: one of `names()`, or the path of a .npy, .npz or .csv file.
+        data_dir: where torchvision's data sets are kept, laid out as torchvision does; by default the
+            folder ppl_vae in $XDG_CACHE_HOME or ~/.cache.
+        download: whether a torchvision data set may be downloaded when it is not there.
+
+    Raises:
+        InputError: no such name or file, contents that cannot be used (see `ppl_vae.data.readers`), or a
+            download that is not possible.
+    """
+    if source in _NAMED:
+        return _NAMED[source][1](data_dir, download)
+    path = Path(source).expanduser()
+    if path.exists() or path.suffix.lower() in SUFFIXES:
+        return read_file(path)
+    raise InputError(
+        f"There is no data set and no file '{source}': the data sets are {', '.join(_NAMED)}, and the path "
+        "of a file must end in .npy, .npz or .csv."
+    )
+
+
+def names() -> dict[str, DatasetInfo]:
+    """The named data sets, described; nothing is loaded."""
+    return {name: info for name, (info, _) in _NAMED.items()}
+
+
+def _digits() -> Rows:
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    return Rows(
+        name="digits",
+        values=(bunch.data / 16).astype(np.float32),
+        feature_names=tuple(bunch.feature_names),
+        kind="grey",
+        image_shape=(8, 8),
+        labels=bunch.target.astype(np.int64),
+        history=("scaled from 0..16 to [0, 1]",),
+    )
+
+
+def _from_sklearn(name: str) -> Rows:
+    from sklearn import datasets
+
+    loaders = {
+        "iris": datasets.load_iris,
+        "wine": datasets.load_wine,
+        "breast-cancer": datasets.load_breast_cancer,
+    }
+    bunch = loaders[name]()
+    return Rows(
+        name=name,
+        values=bunch.data.astype(np.float64),
+        feature_names=tuple(str(feature) for feature in bunch.feature_names),
+        kind="real",
+        labels=bunch.target.astype(np.int64),
+    )
+
+
+def _al_east_1987() -> Games:
+    table = files("ppl_vae.data").joinpath("al_east_1987.csv").read_text(encoding="utf-8")
+    pairs: list[tuple[str, str]] = []
+    for row in csv.DictReader(table.splitlines()):
+        pairs += [(row["winner"], row["loser"])] * int(row["games"])
+    winners, losers = zip(*pairs, strict=True)
+    return games_between("al-east-1987", winners, losers)
+
+
+_Read = Callable[[Path | None, bool], Rows | Games]
+
+
+def _here(read: Callable[[], Rows | Games]) -> _Read:
+    """A data set that came with a package, for which there is nothing to look up or download."""
+    return lambda data_dir, download: read()
+
+
+_UCI = "UCI Machine Learning Repository, CC BY 4.0"
+
+_ALL: tuple[tuple[DatasetInfo, _Read], ...] = (
+    (
+        DatasetInfo(
+            "digits",
+            "rows",
+            "1797 x 64 (8 x 8 grey images)",
+            "scikit-learn",
+            f"Alpaydin and Kaynak 1998; {_UCI}",
+        ),
+        _here(_digits),
+    ),
+    (
+        DatasetInfo("iris", "rows", "150 x 4", "scikit-learn", f"Fisher 1936; {_UCI}"),
+        _here(partial(_from_sklearn, "iris")),
+    ),
+    (
+        DatasetInfo("wine", "rows", "178 x 13", "scikit-learn", f"Forina et al.; {_UCI}"),
+        _here(partial(_from_sklearn, "wine")),
+    ),
+    (
+        DatasetInfo(
+            "breast-cancer",
+            "rows",
+            "569 x 30",
+            "scikit-learn",
+            f"Street, Wolberg and Mangasarian 1993; {_UCI}",
+        ),
+        _here(partial(_from_sklearn, "breast-cancer")),
+    ),
+    (
+        DatasetInfo(
+            "al-east-1987",
+            "games",
+            "273 games, 7 teams",
+            "in this package",
+            "American League East, 1987 season; Agresti, Categorical Data Analysis",
+        ),
+        _here(_al_east_1987),
+    ),
+    (
+        DatasetInfo(
+            "mnist",
+            "rows",
+            "70000 x 784 (28 x 28 grey images)",
+            "torchvision",
+            "LeCun, Cortes and Burges 1998",
+        ),
+        read_mnist,
+    ),
+    (
+        DatasetInfo(
+            "fashion-mnist",
+            "rows",
+            "70000 x 784 (28 x 28 grey images)",
+            "torchvision",
+            "Xiao, Rasul and Vollgraf 2017; MIT",
+        ),
+        read_fashion_mnist,
+    ),
+    (
+        DatasetInfo(
+            "svhn",
+            "rows",
+            "99289 x 3072 (32 x 32 x 3 colour images)",
+            "torchvision",
+            "Netzer et al. 2011; for non-commercial use",
+        ),
+        read_svhn,
+    ),
+)
+
+_NAMED: dict[str, tuple[DatasetInfo, _Read]] = {entry[0].name: entry for entry in _ALL}

@@ -1,0 +1,188 @@
+"""What is done to rows before a fit: standardisation, binarisation and splits, each recorded."""
+
+import math
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ppl_vae.data.rows import Floats, Integers, Rows
+from ppl_vae.errors import InputError
+
+__all__ = ["binarise", "dynamic_binarise", "split", "standardise"]
+
+_NAMED_AT_MOST = 10
+_BLOCK = 2**16
+
+
+def standardise(rows: Rows, fit_on: Integers | None = None) -> Rows:
+    """Centre each feature and divide it by its 1/N standard deviation.
+
+    Constant features are centred, left unscaled and named in `warnings`.
+
+    Args:
+        rows: the data.
+        fit_on: indices of the rows that mean and deviation are computed on, usually the training split;
+            all rows by default. They are applied to every row.
+
+    Raises:
+        InputError: `fit_on` is empty or points outside the rows, or a feature is too large to be squared.
+    """
+    index = np.arange(rows.num_rows) if fit_on is None else np.asarray(fit_on)
+    _check_index(rows, index)
+    reference = rows.values if fit_on is None else rows.values[index]
+    # By comparison: the computed deviation of a constant such as 0.1 need not be exactly zero.
+    constant = reference.min(axis=0) == reference.max(axis=0)
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean = np.where(constant, reference[0], reference.mean(axis=0, dtype=np.float64))
+        values = rows.values - mean.astype(rows.values.dtype)
+        deviations = values if fit_on is None else values[index]
+        scale = np.sqrt(np.square(deviations).mean(axis=0, dtype=np.float64))
+    scale[constant] = 1.0
+    if not np.all(np.isfinite(scale) & (scale > 0)):
+        name = rows.feature_names[int(np.argmin(np.isfinite(scale) & (scale > 0)))]
+        raise InputError(f"The feature {name} of {rows.name} is too large or too small to be standardised.")
+    values /= scale.astype(values.dtype)
+    fitted = "" if fit_on is None else f" (mean and deviation of {len(index)} of {rows.num_rows} rows)"
+    return replace(
+        rows,
+        values=values,
+        kind="real",
+        history=(*rows.history, "standardised" + fitted),
+        warnings=rows.warnings + _constant_warning(rows, constant),
+    )
+
+
+def binarise(rows: Rows, how: Literal["static"], seed: int) -> Rows:
+    """Replace each grey value v by one draw of Bernoulli(v), the same for every later use.
+
+    As in Salakhutdinov and Murray (2008), "On the quantitative analysis of deep belief networks".
+
+    Args:
+        rows: grey or binary data.
+        how: "static"; for a fresh draw in every epoch, call `dynamic_binarise` on the values.
+        seed: of the draw.
+
+    Raises:
+        InputError: the rows are real, so that their values are no probabilities, or `how` is unknown.
+    """
+    if how != "static":
+        raise InputError(f"Rows cannot be binarised '{how}': 'static' is accepted here.")
+    if rows.kind == "real":
+        raise InputError(
+            f"{rows.name} cannot be binarised: its values are not all in [0, 1], as probabilities are."
+        )
+    values = _bernoulli(rows.values, np.random.SeedSequence(_checked_seed(seed)))
+    return replace(
+        rows, values=values, kind="binary", history=(*rows.history, f"binarised (static, seed {seed})")
+    )
+
+
+def dynamic_binarise(values: Floats, seed: int, epoch: int) -> Floats:
+    """One epoch's draw of Bernoulli(values), as in Burda, Grosse and Salakhutdinov (2016).
+
+    Args:
+        values: probabilities, any shape.
+        seed: the run's.
+        epoch: counts from 0; the draw is a function of values, seed and epoch alone, so that a resumed
+            run sees the same draws.
+
+    Returns:
+        Zeros and ones, of the shape and dtype of `values`.
+
+    Raises:
+        InputError: a value is outside [0, 1] or NaN.
+    """
+    if values.size and not (values.min() >= 0 and values.max() <= 1):
+        raise InputError("Only values in [0, 1] can be binarised: they are taken for probabilities.")
+    # A spawn key keeps (seed, epoch) apart from every bare seed, zero padding included.
+    return _bernoulli(values, np.random.SeedSequence(_checked_seed(seed), spawn_key=(epoch,)))
+
+
+def split(rows: Rows, fractions: tuple[float, float, float], seed: int) -> dict[str, NDArray[np.int64]]:
+    """Divide the rows at random into training, validation and test parts.
+
+    An official test split is kept as the test part, whatever its fraction; validation is then carved out
+    of the other rows, in the ratio that the first two fractions have to each other.
+
+    Args:
+        rows: the data.
+        fractions: of training, validation and test; they sum to 1.
+        seed: of the permutation.
+
+    Returns:
+        "train", "validation" and "test": sorted row indices, disjoint and together all rows.
+
+    Raises:
+        InputError: a fraction is negative, that of training is zero, they do not sum to 1, or a part with a
+            positive fraction would be empty.
+    """
+    _check_fractions(fractions)
+    train, validation, test = fractions
+    permuted = np.random.default_rng(_checked_seed(seed)).permutation(rows.num_rows)
+    if "test" in rows.splits:
+        held_out = np.asarray(rows.splits["test"], dtype=np.int64)
+        permuted = permuted[~np.isin(permuted, held_out)]
+        validation, test = validation / (train + validation), 0.0
+    else:
+        num_test = round(rows.num_rows * test)
+        held_out, permuted = permuted[:num_test], permuted[num_test:]
+        validation = validation / (train + validation)
+    num_validation = round(len(permuted) * validation)
+    parts = {"train": permuted[num_validation:], "validation": permuted[:num_validation], "test": held_out}
+    for (name, part), fraction in zip(parts.items(), (train, validation, test), strict=True):
+        if fraction > 0 and len(part) == 0:
+            raise InputError(
+                f"{rows.name} has {rows.num_rows} rows, too few for a {name} part of {fraction:.3g} of them."
+            )
+    return {name: np.sort(part).astype(np.int64) for name, part in parts.items()}
+
+
+def _bernoulli(values: Floats, seed: np.random.SeedSequence) -> Floats:
+    generator = np.random.default_rng(seed)
+    flat = np.ascontiguousarray(values).reshape(-1)
+    drawn = np.empty_like(flat)
+    # Block by block, so that the uniforms stay in the cache: twice as fast for MNIST.
+    uniform = np.empty(min(_BLOCK, flat.size), dtype=np.float32)
+    for start in range(0, flat.size, _BLOCK):
+        block = flat[start : start + _BLOCK]
+        u = generator.random(out=uniform[: block.size], dtype=np.float32)
+        # u lies in [0, 1): never below 0 and always below 1, so that zeros and ones stay what they are.
+        np.less(u, block, out=drawn[start : start + _BLOCK])
+    return drawn.reshape(values.shape)
+
+
+def _constant_warning(rows: Rows, constant: NDArray[np.bool_]) -> tuple[str, ...]:
+    names = [rows.feature_names[i] for i in np.flatnonzero(constant)]
+    if not names:
+        return ()
+    more = f" and {len(names) - _NAMED_AT_MOST} more" if len(names) > _NAMED_AT_MOST else ""
+    return (f"constant features are centred and left unscaled: {', '.join(names[:_NAMED_AT_MOST])}{more}",)
+
+
+def _checked_seed(seed: int) -> int:
+    if seed < 0:
+        raise InputError(f"A seed must be a whole number of at least 0, not {seed}.")
+    return seed
+
+
+def _check_index(rows: Rows, index: Integers) -> None:
+    if index.ndim != 1 or index.size == 0 or index.dtype.kind not in "iu":
+        raise InputError(f"{rows.name} must be standardised on a list of row indices that is not empty.")
+    if index.min() < 0 or index.max() >= rows.num_rows:
+        raise InputError(
+            f"{rows.name} has rows 0 to {rows.num_rows - 1}; it cannot be standardised on others."
+        )
+
+
+def _check_fractions(fractions: tuple[float, float, float]) -> None:
+    shown = ", ".join(f"{fraction:g}" for fraction in fractions)
+    if len(fractions) != 3 or not all(0 <= fraction <= 1 for fraction in fractions):
+        raise InputError(
+            f"Split fractions must be three numbers in [0, 1] (train, validation, test), not {shown}."
+        )
+    if not math.isclose(sum(fractions), 1.0, abs_tol=1e-6):
+        raise InputError(f"Split fractions must sum to 1; {shown} sum to {sum(fractions):g}.")
+    if fractions[0] == 0:
+        raise InputError(f"The training part cannot be empty: its fraction in {shown} must be above 0.")

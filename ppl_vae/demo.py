@@ -1,0 +1,112 @@
+"""The main job on embedded real data: three models fitted, compared, their evidence estimated."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from ppl_vae.diagnostics import Comparison
+from ppl_vae.errors import InputError
+from ppl_vae.jobs import compare_run, evidence_of_run, fit_run
+from ppl_vae.run import Run, settings_for
+from ppl_vae.summary import say_comparison, say_evidence, say_fit, write_report
+from ppl_vae.tables import comparison_table, console, evidence_table, fit_table, say_warnings
+
+__all__ = ["run_demo"]
+
+
+@dataclass(frozen=True)
+class _Study:
+    """One model on one data set, and what to ask of it."""
+
+    model: str
+    data: str
+    steps: int
+    quick_steps: int
+    options: dict[str, Any]
+    given: dict[str, Any]
+    references: tuple[str, ...]
+    draws: int
+    quick_draws: int
+
+
+STUDIES = (
+    _Study("vae", "digits", 3000, 600, {}, {"kl_warmup": 300}, ("nuts",), 350, 120),
+    _Study("ppca", "iris", 3000, 500, {}, {}, ("exact", "nuts"), 400, 150),
+    _Study("trueskill", "al-east-1987", 2000, 400, {"link": "logistic"}, {}, ("nuts",), 400, 150),
+)
+
+
+def run_demo(out: Path, *, quick: bool = False, seed: int = 0, show: bool = True) -> dict[str, Any]:
+    """Fit, compare and estimate; print three tables and what they show; write report.html.
+
+    Args:
+        out: folder for one run a model and the report; runs of an earlier demo there are replaced.
+        quick: fewer steps and draws.
+        seed: of everything random.
+        show: whether to print anything but progress.
+
+    Returns:
+        All results, as the commands' ``--json`` would give them.
+
+    Raises:
+        InputError: if the folder holds something else.
+    """
+    start = time.perf_counter()
+    if out.exists() and any(entry.name not in _ours() for entry in out.iterdir()):
+        raise InputError(f"{out} holds files of something else than a demo; give another --out")
+    screen = console() if show else Console(quiet=True)
+    results: dict[str, Any] = {}
+    comparisons: list[tuple[str, Comparison]] = []
+    runs = []
+    for study in STUDIES:
+        screen.print(f"[bold]{study.model}[/bold] on {study.data}: fitting by SVI …")
+        steps = study.quick_steps if quick else study.steps
+        settings = settings_for(
+            study.model, study.data, {"steps": steps, "seed": seed, **study.given}, study.options
+        )
+        fitted = fit_run(settings, out / study.model, overwrite=True)
+        run = Run.open(out / study.model)
+        runs.append(run)
+        say_warnings(run.warnings)
+        draws = study.quick_draws if quick else study.draws
+        compared = {}
+        for reference in study.references:
+            screen.print(f"  comparing with {reference} …")
+            found, compared[reference] = compare_run(run, against=reference, draws=draws, warmup=draws)
+            comparisons.append((f"{study.model} on {study.data}: SVI against {reference}", found))
+        screen.print("  estimating log p(x) …")
+        methods = ("is", "exact") if "exact" in study.references else ("is",)
+        samples = 200 if quick else 1000
+        evidence = {method: evidence_of_run(run, method=method, samples=samples)[1] for method in methods}
+        results[study.model] = {"fit": fitted, "compare": compared, "evidence": evidence}
+    report = write_report(runs, out / "report.html", title="ppl_vae: VAE, PPCA and TrueSkill by SVI, checked")
+    results["report"] = str(report)
+    results["seconds"] = time.perf_counter() - start
+    _show(screen, results, comparisons)
+    return results
+
+
+def _show(screen: Console, results: dict[str, Any], comparisons: list[tuple[str, Comparison]]) -> None:
+    named = [(f"{study.model} on {study.data}", results[study.model]) for study in STUDIES]
+    screen.print()
+    screen.print(fit_table([(name, result["fit"]) for name, result in named]))
+    for name, result in named:
+        screen.print(f"{name}: {say_fit(result['fit'])}")
+    for title, found in comparisons:
+        screen.print()
+        screen.print(comparison_table(found, title, max_rows=5))
+        study = title.split(" on ")[0]
+        screen.print(say_comparison(results[study]["compare"][found.reference]))
+    screen.print()
+    rows = [(name, each) for name, result in named for each in result["evidence"].values()]
+    screen.print(evidence_table(rows))
+    for name, each in rows:
+        screen.print(f"{name}: {say_evidence(each)}")
+    screen.print(f"\nReport: [bold]{results['report']}[/bold] ({results['seconds']:.0f} s in all)")
+
+
+def _ours() -> set[str]:
+    return {study.model for study in STUDIES} | {"report.html"}

@@ -1,0 +1,5 @@
+"""Judging answers."""
+
+from ppl_vae.diagnostics.compare import Comparison, compare, judge_reference
+
+__all__ = ["Comparison", "compare", "judge_reference"]

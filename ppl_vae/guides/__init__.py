@@ -1,0 +1,8 @@
+"""Guides that serve many models. Pyro's AutoGuides serve for global latents."""
+
+from ppl_vae.guides.amortised import AmortisedNormal, LinearNormal
+from ppl_vae.guides.normal import num_raw
+from ppl_vae.guides.per_datum import PerDatumNormal
+from ppl_vae.guides.prior import Prior
+
+__all__ = ["AmortisedNormal", "LinearNormal", "PerDatumNormal", "Prior", "num_raw"]

@@ -1,0 +1,98 @@
+"""Guides that read a datum's posterior off the datum itself."""
+
+import pyro
+import torch
+from pyro.distributions import MultivariateNormal, Normal, TorchDistribution
+from pyro.nn import PyroModule
+from torch import Tensor, nn
+
+from ppl_vae.guides.normal import VARIANCE_FLOOR, num_raw, raw_normal, raw_scale_tril
+
+__all__ = ["AmortisedNormal", "LinearNormal"]
+
+
+class AmortisedNormal(PyroModule):  # type: ignore[misc]
+    """q(z_n | x_n) = N(μ(x_n), Σ(x_n)), the parameters given by one network for all data.
+
+    Source: Kingma and Welling, "Auto-Encoding Variational Bayes" (2014), section 2.3.
+
+    Args:
+        network: maps (batch, features) to (batch, `num_raw(latent_dim, covariance)`).
+        latent_dim: q, the size of z.
+        covariance: "diagonal" or "full".
+        floor: lower bound on the variances, in squared units of z.
+        site, plate: names of the latent site and of its plate in the model.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        latent_dim: int,
+        *,
+        covariance: str = "diagonal",
+        floor: float = VARIANCE_FLOOR,
+        site: str = "z",
+        plate: str = "data",
+    ) -> None:
+        super().__init__("guide")
+        num_raw(latent_dim, covariance)
+        self.network = network
+        self.latent_dim, self.covariance, self.floor = latent_dim, covariance, floor
+        self.site, self.plate = site, plate
+
+    def encode(self, x: Tensor) -> TorchDistribution:
+        """q(z | x) for each row of x: batch shape (rows,), event shape (q,)."""
+        return raw_normal(self.network(x), self.latent_dim, self.covariance, self.floor)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The Pyro program; x is the full data of shape (num_data, features)."""
+        with pyro.plate(self.plate, len(x)) as i:
+            return pyro.sample(self.site, self.encode(x[i]))
+
+
+class LinearNormal(PyroModule):  # type: ignore[misc]
+    """q(z_n | x_n) = N(A x_n + b, S): a linear encoder with one covariance for all data.
+
+    It contains PPCA's exact posterior when S is full, and the best mean-field one when S is diagonal
+    (Tipping and Bishop 1999, section 3.1: the posterior covariance σ²M⁻¹ does not depend on x).
+
+    Args:
+        num_features: d, the size of x.
+        latent_dim: q, the size of z.
+        covariance: "diagonal" or "full".
+        floor: lower bound on the variances, in squared units of z.
+        dtype: of the parameters.
+        site, plate: names of the latent site and of its plate in the model.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        latent_dim: int,
+        *,
+        covariance: str = "full",
+        floor: float = VARIANCE_FLOOR,
+        dtype: torch.dtype | None = None,
+        site: str = "z",
+        plate: str = "data",
+    ) -> None:
+        super().__init__("guide")
+        num_spread = num_raw(latent_dim, covariance) - latent_dim
+        self.loc = nn.Linear(num_features, latent_dim, dtype=dtype)
+        self.raw_spread = nn.Parameter(torch.zeros(num_spread, dtype=dtype))
+        self.latent_dim, self.covariance, self.floor = latent_dim, covariance, floor
+        self.site, self.plate = site, plate
+
+    def encode(self, x: Tensor) -> TorchDistribution:
+        """q(z | x) for each row of x: batch shape (rows,), event shape (q,)."""
+        loc = self.loc(x)
+        if self.covariance == "diagonal":
+            variance = nn.functional.softplus(self.raw_spread) + self.floor
+            return Normal(loc, variance.sqrt()).to_event(1)
+        scale_tril = raw_scale_tril(self.raw_spread, self.latent_dim, self.floor)
+        return MultivariateNormal(loc, scale_tril=scale_tril)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The Pyro program; x is the full data of shape (num_data, num_features)."""
+        with pyro.plate(self.plate, len(x)) as i:
+            return pyro.sample(self.site, self.encode(x[i]))

@@ -1,0 +1,53 @@
+"""Normal distributions from a network's raw outputs, bounded away from zero variance."""
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from ppl_vae.errors import InputError
+
+__all__ = ["COVARIANCES", "VARIANCE_FLOOR", "num_raw", "raw_normal", "raw_scale_tril"]
+
+COVARIANCES = ("diagonal", "full")
+VARIANCE_FLOOR = 1e-6
+
+
+def num_raw(latent_dim: int, covariance: str) -> int:
+    """How many raw numbers describe one Normal of the given dimension.
+
+    Raises:
+        InputError: for a covariance that is neither "diagonal" nor "full".
+    """
+    if covariance not in COVARIANCES:
+        raise InputError(f"covariance {covariance!r} is not known; it is {' or '.join(COVARIANCES)}")
+    if covariance == "diagonal":
+        return 2 * latent_dim
+    return latent_dim + latent_dim * (latent_dim + 1) // 2
+
+
+def raw_normal(raw: Tensor, latent_dim: int, covariance: str, floor: float) -> dist.TorchDistribution:
+    """A Normal over the last axis whose variance is softplus(raw) + floor.
+
+    softplus underflows to zero in float32 near −104, and log 0 ends a fit with NaN: hence the floor.
+
+    Args:
+        raw: shape (..., `num_raw`): the mean, then the raw variances or the raw Cholesky factor.
+        latent_dim: q, the size of the event.
+        covariance: "diagonal", or "full" with the squared diagonal of the Cholesky factor bounded.
+        floor: lower bound on the (conditional) variances.
+    """
+    loc, spread = raw[..., :latent_dim], raw[..., latent_dim:]
+    if covariance == "diagonal":
+        return dist.Normal(loc, (softplus(spread) + floor).sqrt()).to_event(1)
+    return dist.MultivariateNormal(loc, scale_tril=raw_scale_tril(spread, latent_dim, floor))
+
+
+def raw_scale_tril(raw: Tensor, latent_dim: int, floor: float) -> Tensor:
+    """A Cholesky factor of shape (..., q, q) from q diagonal and q(q−1)/2 strictly lower raw numbers."""
+    diagonal = torch.diag_embed((softplus(raw[..., :latent_dim]) + floor).sqrt())
+    rows, columns = torch.tril_indices(latent_dim, latent_dim, offset=-1, device=raw.device)
+    # A constant 0/1 tensor places the entries; in-place writes would defeat vmap and tracing.
+    place = torch.zeros(rows.numel(), latent_dim, latent_dim, dtype=raw.dtype, device=raw.device)
+    place[torch.arange(rows.numel()), rows, columns] = 1.0
+    return diagonal + torch.einsum("...k,kij->...ij", raw[..., latent_dim:], place)

@@ -1,0 +1,9 @@
+"""Methods of learning and inference, one a file, all on the primitive of `terms`.
+
+Each takes any Pyro model or model/guide pair, not only the suite's.
+"""
+
+from ppl_vae.inference import exact, guide, importance, nuts, svi
+from ppl_vae.inference.elbo import ELBO, elbo
+
+__all__ = ["ELBO", "elbo", "exact", "guide", "importance", "nuts", "svi"]

@@ -1,0 +1,58 @@
+"""The variational answer itself: draws from a fitted guide."""
+
+import time
+from typing import Any
+
+import torch
+import xarray as xr
+
+from ppl_vae.errors import InputError
+from ppl_vae.inference.labels import to_dataset
+from ppl_vae.inference.terms import layout, terms
+from ppl_vae.posterior import Posterior
+from ppl_vae.program import Pair
+from ppl_vae.rng import seeded
+
+__all__ = ["draws"]
+
+
+@torch.no_grad()
+def draws(
+    pair: Pair, *data: Any, num_draws: int = 1000, index: torch.Tensor | None = None, seed: int = 0
+) -> Posterior:
+    """Independent draws from the guide, with their log importance weights.
+
+    Args:
+        pair: model and guide; nothing is trained.
+        data: the programs' full data.
+        num_draws: number of draws.
+        index: the units to draw for (all by default).
+        seed: of the draws.
+
+    Returns:
+        One chain of ``num_draws`` independent draws; ``log_weights`` over (chain, draw, unit plate).
+
+    Raises:
+        InputError: if num_draws is not positive.
+    """
+    if num_draws < 1:
+        raise InputError(f"num_draws is {num_draws}; it must be at least 1")
+    start = time.perf_counter()
+    shape = layout(pair, *data)
+    units = shape.num_units if index is None else len(index)
+    chunks = []
+    with seeded(seed):
+        for done in range(0, num_draws, step := shape.particles_per_chunk(units)):
+            size = min(step, num_draws - done)
+            chunks.append(terms(pair, *data, layout=shape, num_particles=size, index=index))
+    values = {name: torch.cat([chunk.draws[name] for chunk in chunks])[None] for name in shape.latents}
+    weights = torch.cat([chunk.log_weights for chunk in chunks])[None].cpu().numpy()
+    coords = {shape.unit_plate: index.tolist()} if index is not None and shape.unit_plate else {}
+    dims = ("chain", "draw", shape.unit_plate) if shape.unit_plate else ("chain", "draw")
+    return Posterior(
+        draws=to_dataset(values, shape.latents, pair.model, coords),
+        method="guide",
+        dependence="independent",
+        log_weights=xr.DataArray(weights if shape.unit_plate else weights[..., 0], dims=dims),
+        seconds=time.perf_counter() - start,
+    )

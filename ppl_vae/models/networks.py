@@ -1,0 +1,32 @@
+"""Multilayer perceptrons."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from torch import nn
+
+from ppl_vae.errors import InputError
+
+__all__ = ["ACTIVATIONS", "mlp"]
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "softplus": nn.Softplus,
+    "tanh": nn.Tanh,
+}
+
+
+def mlp(widths: Sequence[int], activation: str = "relu") -> nn.Sequential:
+    """Linear layers of the given widths, input and output included, activations between them.
+
+    Raises:
+        InputError: for an unknown activation or a width below 1.
+    """
+    if activation not in ACTIVATIONS:
+        raise InputError(f"activation {activation!r} is not known; there are {', '.join(ACTIVATIONS)}")
+    if min(widths) < 1:
+        raise InputError(f"layer widths are {', '.join(map(str, widths))}; each must be at least 1")
+    layers: list[nn.Module] = []
+    for fan_in, fan_out in pairwise(widths):
+        layers += [nn.Linear(fan_in, fan_out), ACTIVATIONS[activation]()]
+    return nn.Sequential(*layers[:-1])

@@ -1,0 +1,30 @@
+"""How a model is fitted when nobody says otherwise."""
+
+from dataclasses import dataclass
+
+__all__ = ["FitDefaults"]
+
+
+@dataclass(frozen=True)
+class FitDefaults:
+    """Defaults of a fit, which the command line shows and records.
+
+    Attributes:
+        num_steps: Adam steps.
+        lr: learning rate of the first step.
+        batch_size: data a step; None for all.
+        num_particles: draws of the guide a step.
+        standardize: whether features are centred and scaled.
+        split: fractions of train, validation and test rows.
+        dtype: of parameters and features.
+        jit_nuts: whether the model is static, so that ``torch.jit`` may trace its density.
+    """
+
+    num_steps: int
+    lr: float
+    batch_size: int | None = None
+    num_particles: int = 1
+    standardize: bool = False
+    split: tuple[float, float, float] = (1.0, 0.0, 0.0)
+    dtype: str = "float64"
+    jit_nuts: bool = True

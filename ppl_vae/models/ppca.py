@@ -1,0 +1,183 @@
+"""Probabilistic principal component analysis (Tipping and Bishop 1999)."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Self
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.nn import PyroModule
+from torch import Tensor, nn
+
+from ppl_vae.data import Rows
+from ppl_vae.errors import InputError
+from ppl_vae.guides import LinearNormal, PerDatumNormal
+from ppl_vae.models.options import FitDefaults
+
+__all__ = ["PPCA", "check_latent_dim"]
+
+
+class PPCA(PyroModule):  # type: ignore[misc]
+    """z_n ~ N(0, I_q), x_n | z_n ~ N(W z_n + μ, σ² I_d); W, μ and σ are parameters.
+
+    Integrating z out gives x_n ~ N(μ, W Wᵀ + σ² I), and with M = Wᵀ W + σ² I the posterior is
+    z_n | x_n ~ N(M⁻¹ Wᵀ (x_n − μ), σ² M⁻¹): both are known exactly. W is determined only up to a
+    rotation of the latent space.
+
+    Source: Tipping and Bishop, "Probabilistic Principal Component Analysis" (1999), equations 2–8.
+
+    Args:
+        num_features: d.
+        latent_dim: q, with 1 ≤ q < d.
+        dtype: of the parameters; exact answers are always computed in float64.
+        feature_names: labels of the features.
+
+    Raises:
+        InputError: if q is out of range.
+    """
+
+    data_type: ClassVar[type] = Rows
+    name: ClassVar[str] = "ppca"
+    defaults: ClassVar[FitDefaults] = FitDefaults(num_steps=3000, lr=0.05, standardize=True)
+    guides: ClassVar[Mapping[str, Callable[..., nn.Module]]] = {
+        "linear": lambda model, x: LinearNormal(
+            model.num_features, model.latent_dim, covariance="full", dtype=x.dtype
+        ),
+        "linear-mean-field": lambda model, x: LinearNormal(
+            model.num_features, model.latent_dim, covariance="diagonal", dtype=x.dtype
+        ),
+        "per-datum": lambda model, x: PerDatumNormal(len(x), model.latent_dim, dtype=x.dtype),
+    }
+
+    def __init__(
+        self,
+        num_features: int,
+        latent_dim: int = 2,
+        *,
+        dtype: torch.dtype = torch.float64,
+        feature_names: tuple[str, ...] = (),
+    ) -> None:
+        super().__init__("ppca")
+        check_latent_dim(latent_dim, num_features)
+        self.num_features, self.latent_dim = num_features, latent_dim
+        self.feature_names = feature_names
+        self.loadings = nn.Parameter(
+            torch.randn(num_features, latent_dim, dtype=dtype) / math.sqrt(latent_dim)
+        )
+        self.mean = nn.Parameter(torch.zeros(num_features, dtype=dtype))
+        self.log_noise_scale = nn.Parameter(torch.zeros((), dtype=dtype))
+
+    @classmethod
+    def from_data(cls, rows: Rows, *, latent_dim: int = 2) -> Self:
+        """A model for these rows, started at their mean and overall scale.
+
+        Raises:
+            InputError: if the latent dimension reaches the rank of the centred data: σ² would be 0.
+        """
+        values = torch.as_tensor(rows.values, dtype=torch.float64)
+        centred = values - values.mean(0)
+        check_latent_dim(latent_dim, int(torch.linalg.matrix_rank(centred)), what="the rank of the data")
+        model = cls(rows.num_features, latent_dim, feature_names=rows.feature_names)
+        with torch.no_grad():
+            model.mean.copy_(values.mean(0))
+            scale = centred.square().mean().sqrt()
+            model.loadings.mul_(scale)
+            model.log_noise_scale.fill_(scale.log().item())
+        return model
+
+    @property
+    def noise_scale(self) -> Tensor:
+        """σ, in the units of x."""
+        return self.log_noise_scale.exp()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The Pyro program; x is the full data of shape (num_data, d)."""
+        loadings, mean, noise_scale = self.loadings, self.mean, self.noise_scale
+        zero = torch.zeros(self.latent_dim, dtype=loadings.dtype, device=loadings.device)
+        with pyro.plate("data", len(x)) as i:
+            z = pyro.sample("z", dist.Normal(zero, 1.0).to_event(1))
+            return pyro.sample("x", dist.Normal(z @ loadings.T + mean, noise_scale).to_event(1), obs=x[i])
+
+    def check_data(self, x: Tensor) -> None:
+        """Refuse data of another width.
+
+        Raises:
+            InputError: if x is not of shape (rows, d).
+        """
+        if x.dim() != 2 or x.shape[1] != self.num_features:
+            raise InputError(f"PPCA of {self.num_features} features was given data of shape {tuple(x.shape)}")
+
+    @torch.no_grad()
+    def set_maximum_likelihood(self, x: Tensor, rotation: Tensor | None = None) -> Self:
+        """Set W, μ and σ to the closed-form maximum of the likelihood (Tipping and Bishop, eq. 7–8).
+
+        W = U_q (Λ_q − σ² I)^½ R from the eigenvectors and eigenvalues of the 1/N covariance, and σ² is
+        the mean of the discarded eigenvalues.
+
+        Args:
+            x: shape (num_data, d).
+            rotation: R, an orthogonal q × q matrix; the identity by default, for which WᵀW is diagonal.
+        """
+        self.check_data(x)
+        x = x.double()
+        mean = x.mean(0)
+        values, vectors = torch.linalg.eigh((x - mean).T @ (x - mean) / len(x))
+        values, vectors = values.flip(0), vectors.flip(1)
+        noise = values[self.latent_dim :].mean()
+        if noise <= 1e-12 * values[0]:
+            raise InputError(f"latent_dim is {self.latent_dim}; it must be less than the rank of the data")
+        loadings = vectors[:, : self.latent_dim] * (values[: self.latent_dim] - noise).sqrt()
+        if rotation is not None:
+            loadings = loadings @ rotation.double()
+        self.loadings.copy_(loadings)
+        self.mean.copy_(mean)
+        self.log_noise_scale.copy_(0.5 * noise.log())
+        return self
+
+    @torch.no_grad()
+    def exact_posterior(self, x: Tensor) -> dict[str, dist.TorchDistribution]:
+        """p(z_n | x_n) for every row, in float64 (Tipping and Bishop, equation 6)."""
+        loadings, mean = self.loadings.double(), self.mean.double()
+        noise = self.noise_scale.double().square()
+        precision = self._m_matrix() / noise
+        loc = torch.linalg.solve(self._m_matrix(), loadings.T @ (x.double() - mean).T).T
+        return {"z": dist.MultivariateNormal(loc, precision_matrix=precision)}
+
+    @torch.no_grad()
+    def exact_log_evidence(self, x: Tensor) -> Tensor:
+        """log N(x_n; μ, W Wᵀ + σ² I) for every row, in nats, shape (num_data,), in float64."""
+        noise = self.noise_scale.double().square().expand(self.num_features)
+        marginal = dist.LowRankMultivariateNormal(self.mean.double(), self.loadings.double(), noise)
+        return marginal.log_prob(x.double())
+
+    @torch.no_grad()
+    def mean_field_gap(self) -> float:
+        """What the best mean-field Gaussian loses, in nats a row: ½ (Σ ln M_ii − ln det M) ≥ 0."""
+        m = self._m_matrix()
+        return 0.5 * float(m.diagonal().log().sum() - torch.linalg.slogdet(m).logabsdet)
+
+    def _m_matrix(self) -> Tensor:
+        loadings = self.loadings.double()
+        identity = torch.eye(self.latent_dim, dtype=torch.float64, device=loadings.device)
+        return loadings.T @ loadings + self.noise_scale.double().square() * identity
+
+    def event_dims(self) -> dict[str, tuple[str, ...]]:
+        """Names of the latent's event dimension."""
+        return {"z": ("component",)}
+
+    def coords(self) -> dict[str, list[Any]]:
+        """Labels of the components."""
+        return {"component": list(range(1, self.latent_dim + 1))}
+
+
+def check_latent_dim(latent_dim: int, limit: int, what: str = "the number of features") -> None:
+    """Refuse a latent dimension outside 1, …, limit − 1.
+
+    Raises:
+        InputError: naming both numbers.
+    """
+    if latent_dim < 1:
+        raise InputError(f"latent_dim is {latent_dim}; it must be at least 1")
+    if latent_dim >= limit:
+        raise InputError(f"latent_dim is {latent_dim}; it must be less than {what}, {limit}")

@@ -1,0 +1,216 @@
+"""Skills of players from wins and losses (Herbrich, Minka and Graepel 2007)."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import pandas as pd
+import pyro
+import pyro.distributions as dist
+import torch
+import xarray as xr
+from pyro.infer.autoguide import AutoMultivariateNormal, AutoNormal
+from pyro.nn import PyroModule
+from torch import Tensor, nn
+
+from ppl_vae.data import Games
+from ppl_vae.errors import InputError
+from ppl_vae.models.likelihoods import BernoulliProbit
+from ppl_vae.models.options import FitDefaults
+from ppl_vae.posterior import Posterior
+
+__all__ = ["LINKS", "TrueSkill"]
+
+LINKS = ("probit", "logistic")
+MAX_PLAYERS_FOR_PAIRS = 10
+
+
+class TrueSkill(PyroModule):  # type: ignore[misc]
+    """s_i ~ N(μ0, σ0²); player i beats j with probability Φ((s_i − s_j − ε)/(√2 β)) or σ(s_i − s_j).
+
+    The probit link is TrueSkill's: each player performs at s_i + N(0, β²), and wins by a margin of
+    more than ε. The logistic link is Bradley and Terry's. Only differences of skills enter the
+    likelihood: the mean of all skills keeps its prior N(μ0, σ0²/n) exactly, and posteriors are
+    compared through differences.
+
+    Source: Herbrich, Minka and Graepel, "TrueSkill: A Bayesian Skill Rating System" (2007), section 2.
+
+    Args:
+        num_players: n ≥ 2.
+        link: "probit" or "logistic".
+        skill_mean: μ0; 25 for the probit link and 0 for the logistic one by default.
+        skill_sd: σ0; 25/3 and 1 by default.
+        performance_sd: β, probit link only; 25/6 by default.
+        draw_margin: ε ≥ 0, probit link only; 0 by default.
+        dtype: of the arithmetic.
+        players: names.
+
+    Raises:
+        InputError: for a parameter out of range, or one that the link does not have.
+    """
+
+    data_type: ClassVar[type] = Games
+    name: ClassVar[str] = "trueskill"
+    defaults: ClassVar[FitDefaults] = FitDefaults(num_steps=3000, lr=0.05, num_particles=16)
+    guides: ClassVar[Mapping[str, Callable[..., nn.Module]]] = {
+        "mean-field": lambda model, games: AutoNormal(
+            model, init_loc_fn=model.at_prior_mean, init_scale=model.skill_sd / 2
+        ),
+        "full-rank": lambda model, games: AutoMultivariateNormal(
+            model, init_loc_fn=model.at_prior_mean, init_scale=model.skill_sd / 2
+        ),
+    }
+
+    def __init__(
+        self,
+        num_players: int,
+        *,
+        link: str = "probit",
+        skill_mean: float | None = None,
+        skill_sd: float | None = None,
+        performance_sd: float | None = None,
+        draw_margin: float | None = None,
+        dtype: torch.dtype = torch.float64,
+        players: tuple[str, ...] = (),
+    ) -> None:
+        super().__init__("trueskill")
+        if link not in LINKS:
+            raise InputError(f"link {link!r} is not known; it is {' or '.join(LINKS)}")
+        if num_players < 2:
+            raise InputError(f"there are {num_players} players; a game needs two")
+        if link == "logistic" and (performance_sd is not None or draw_margin is not None):
+            name = "performance_sd" if performance_sd is not None else "draw_margin"
+            raise InputError(f"{name} belongs to the probit link; the logistic link has none")
+        probit = link == "probit"
+        self.num_players, self.link = num_players, link
+        self.skill_mean = (25.0 if probit else 0.0) if skill_mean is None else skill_mean
+        self.skill_sd = (25.0 / 3 if probit else 1.0) if skill_sd is None else skill_sd
+        self.performance_sd = 25.0 / 6 if performance_sd is None else performance_sd
+        self.draw_margin = 0.0 if draw_margin is None else draw_margin
+        self.players = players or tuple(str(k) for k in range(num_players))
+        self._check_numbers()
+        self.register_buffer("prior_mean", torch.tensor(self.skill_mean, dtype=dtype))
+        self.register_buffer("prior_sd", torch.tensor(self.skill_sd, dtype=dtype))
+
+    @classmethod
+    def from_data(
+        cls,
+        games: Games,
+        *,
+        link: str = "probit",
+        skill_mean: float | None = None,
+        skill_sd: float | None = None,
+        performance_sd: float | None = None,
+        draw_margin: float | None = None,
+    ) -> Self:
+        """A model for the players of these games."""
+        return cls(
+            games.num_players,
+            link=link,
+            skill_mean=skill_mean,
+            skill_sd=skill_sd,
+            performance_sd=performance_sd,
+            draw_margin=draw_margin,
+            players=games.players,
+        )
+
+    def forward(self, games: Tensor) -> Tensor:
+        """The Pyro program; games are (winner, loser) rows of player numbers, shape (num_games, 2)."""
+        with pyro.plate("player", self.num_players):
+            skill = pyro.sample("skill", dist.Normal(self.prior_mean, self.prior_sd))
+        with pyro.plate("game", len(games)) as i:
+            winner, loser = games[i].unbind(-1)
+            outcome = self._outcome(skill[..., winner] - skill[..., loser])
+            return pyro.sample("win", outcome, obs=torch.ones((), dtype=skill.dtype, device=skill.device))
+
+    def check_data(self, games: Tensor) -> None:
+        """Refuse what is no table of games.
+
+        Raises:
+            InputError: naming the first wrong game.
+        """
+        if games.dim() != 2 or games.shape[1] != 2 or games.is_floating_point() or not len(games):
+            raise InputError(
+                "games are integers of shape (num_games, 2), winner and loser; got "
+                f"{games.dtype} of shape {tuple(games.shape)}"
+            )
+        unknown = ((games < 0) | (games >= self.num_players)).any(1)
+        if unknown.any():
+            row = int(unknown.nonzero()[0])
+            raise InputError(f"game {row} is {games[row].tolist()}; players are 0 to {self.num_players - 1}")
+        if (games[:, 0] == games[:, 1]).any():
+            row = int((games[:, 0] == games[:, 1]).nonzero()[0])
+            raise InputError(f"game {row} has player {int(games[row, 0])} beating itself")
+
+    def win_probability(self, posterior: Posterior) -> pd.DataFrame:
+        """E[P(row player beats column player next)] over the posterior, players in the model's order."""
+        skill = torch.as_tensor(_flat_skills(posterior))
+        with torch.no_grad():
+            rows = [
+                self._outcome_probability(skill[:, i, None] - skill).mean(0) for i in range(self.num_players)
+            ]
+        table = torch.stack(rows).numpy()
+        np.fill_diagonal(table, np.nan)
+        return pd.DataFrame(table, index=list(self.players), columns=list(self.players))
+
+    def leaderboard(self, posterior: Posterior) -> pd.DataFrame:
+        """Players by descending conservative skill: posterior mean, sd and mean − 3 sd."""
+        skill = _flat_skills(posterior)
+        mean, sd = skill.mean(0), skill.std(0, ddof=1)
+        table = pd.DataFrame(
+            {"mean": mean, "sd": sd, "conservative": mean - 3 * sd},
+            index=pd.Index(self.players, name="player"),
+        )
+        return table.sort_values("conservative", ascending=False)
+
+    def identifiable(self, draws: xr.Dataset) -> xr.Dataset:
+        """Skills relative to the mean skill, and, for up to ten players, every difference s_i − s_j."""
+        skill = draws["skill"]
+        found = xr.Dataset({"relative_skill": skill - skill.mean("player")})
+        if self.num_players <= MAX_PLAYERS_FOR_PAIRS:
+            first, second = np.triu_indices(self.num_players, k=1)
+            values = skill.transpose("chain", "draw", "player").to_numpy()
+            labels = [f"{self.players[i]} − {self.players[j]}" for i, j in zip(first, second, strict=True)]
+            found = found.assign(
+                difference=(("chain", "draw", "pair"), values[..., first] - values[..., second])
+            ).assign_coords(pair=labels)
+        return found
+
+    def event_dims(self) -> dict[str, tuple[str, ...]]:
+        """Skills have no event dimension: players are a plate."""
+        return {"skill": ()}
+
+    def coords(self) -> dict[str, list[Any]]:
+        """The players' names."""
+        return {"player": list(self.players)}
+
+    def at_prior_mean(self, site: dict[str, Any]) -> Tensor:
+        """Where AutoGuides start."""
+        return site["fn"].mean.detach().clone()
+
+    def _outcome(self, difference: Tensor) -> dist.TorchDistribution:
+        if self.link == "logistic":
+            return dist.Bernoulli(logits=difference)
+        return BernoulliProbit((difference - self.draw_margin) / (math.sqrt(2) * self.performance_sd))
+
+    def _outcome_probability(self, difference: Tensor) -> Tensor:
+        if self.link == "logistic":
+            return difference.sigmoid()
+        return torch.special.ndtr((difference - self.draw_margin) / (math.sqrt(2) * self.performance_sd))
+
+    def _check_numbers(self) -> None:
+        for name in ("skill_mean", "skill_sd", "performance_sd", "draw_margin"):
+            if not math.isfinite(getattr(self, name)):
+                raise InputError(f"{name} is {getattr(self, name)}; it must be finite")
+        for name in ("skill_sd", "performance_sd"):
+            if getattr(self, name) <= 0:
+                raise InputError(f"{name} is {getattr(self, name)}; it must be positive")
+        if self.draw_margin < 0:
+            raise InputError(f"draw_margin is {self.draw_margin}; it must not be negative")
+
+
+def _flat_skills(posterior: Posterior) -> np.ndarray:
+    """Draws of shape (draws, players), with chains joined."""
+    skill = posterior.draws["skill"].transpose("chain", "draw", "player").to_numpy()
+    return skill.reshape(-1, skill.shape[-1])

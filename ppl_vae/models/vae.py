@@ -1,0 +1,188 @@
+"""Variational autoencoders (Kingma and Welling 2014)."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Self
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.nn import PyroModule
+from torch import Tensor, nn
+
+from ppl_vae.data import Rows
+from ppl_vae.errors import InputError
+from ppl_vae.guides import AmortisedNormal, PerDatumNormal, num_raw
+from ppl_vae.models.likelihoods import make_likelihood
+from ppl_vae.models.networks import mlp
+from ppl_vae.models.options import FitDefaults
+
+__all__ = ["VAE", "encode", "interpolate", "reconstruct"]
+
+
+class VAE(PyroModule):  # type: ignore[misc]
+    """z_n ~ N(0, I_q), x_n | z_n ~ likelihood(decoder(z_n)), the decoder a multilayer perceptron.
+
+    The guide q(z_n | x_n) is amortised by an encoder (diagonal or full covariance) or has one set of
+    parameters for every datum. The ELBO is the reconstruction E_q[log p(x | z)] minus
+    KL(q ‖ p) = ½ Σ(μ² + σ² − 1 − ln σ²) for a diagonal q.
+
+    Source: Kingma and Welling, "Auto-Encoding Variational Bayes" (2014), sections 2–3, appendix B.
+
+    Args:
+        num_features: d.
+        latent_dim: q ≥ 1.
+        hidden: widths of the decoder's hidden layers, from the latent side; the encoder mirrors them.
+        likelihood: "bernoulli" (x in {0, 1}), "gaussian" (one learnt scale), "gaussian-fixed" or
+            "gaussian-pixel" (one learnt scale a feature).
+        activation: "relu", "tanh" or "softplus".
+
+    Raises:
+        InputError: for an unknown likelihood or activation, or a width below 1.
+    """
+
+    data_type: ClassVar[type] = Rows
+    name: ClassVar[str] = "vae"
+    defaults: ClassVar[FitDefaults] = FitDefaults(
+        num_steps=3000, lr=2e-3, batch_size=128, split=(0.8, 0.1, 0.1), dtype="float32"
+    )
+    guides: ClassVar[Mapping[str, Callable[..., nn.Module]]] = {
+        "amortised": lambda model, x: model.encoder_guide("diagonal"),
+        "amortised-full": lambda model, x: model.encoder_guide("full"),
+        "per-datum": lambda model, x: PerDatumNormal(len(x), model.latent_dim),
+    }
+
+    def __init__(
+        self,
+        num_features: int,
+        latent_dim: int = 10,
+        *,
+        hidden: Sequence[int] = (200, 200),
+        likelihood: str = "bernoulli",
+        activation: str = "relu",
+    ) -> None:
+        super().__init__("vae")
+        if latent_dim < 1:
+            raise InputError(f"latent_dim is {latent_dim}; it must be at least 1")
+        self.num_features, self.latent_dim = num_features, latent_dim
+        self.hidden, self.activation = tuple(hidden), activation
+        self.decoder = mlp([latent_dim, *hidden, num_features], activation)
+        self.likelihood: Any = make_likelihood(likelihood, num_features)
+
+    @classmethod
+    def from_data(
+        cls,
+        rows: Rows,
+        *,
+        latent_dim: int = 10,
+        hidden: Sequence[int] = (200, 200),
+        likelihood: str = "bernoulli",
+        activation: str = "relu",
+    ) -> Self:
+        """A model for these rows; its output bias gives their mean (Burda et al. 2016, section 5).
+
+        Raises:
+            InputError: if the rows are outside the likelihood's support.
+        """
+        model = cls(
+            rows.num_features, latent_dim, hidden=hidden, likelihood=likelihood, activation=activation
+        )
+        (x,) = rows.tensors(torch.float32)
+        model.check_data(x)
+        last = model.decoder[-1]
+        assert isinstance(last, nn.Linear)
+        with torch.no_grad():
+            last.bias.copy_(model.likelihood.start(x.mean(0)))
+        return model
+
+    def encoder_guide(self, covariance: str = "diagonal") -> AmortisedNormal:
+        """An amortised guide whose encoder mirrors the decoder."""
+        widths = [self.num_features, *reversed(self.hidden), num_raw(self.latent_dim, covariance)]
+        return AmortisedNormal(mlp(widths, self.activation), self.latent_dim, covariance=covariance)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The Pyro program; x is the full data of shape (num_data, num_features)."""
+        zero = torch.zeros(self.latent_dim, dtype=x.dtype, device=x.device)
+        with pyro.plate("data", len(x)) as i:
+            z = pyro.sample("z", dist.Normal(zero, 1.0).to_event(1))
+            return pyro.sample("x", self.likelihood(self.decoder(z)), obs=x[i])
+
+    def check_data(self, x: Tensor) -> None:
+        """Refuse data of another width or outside the likelihood's support.
+
+        Raises:
+            InputError: naming the first wrong place.
+        """
+        if x.dim() != 2 or x.shape[1] != self.num_features:
+            raise InputError(f"VAE of {self.num_features} features was given data of shape {tuple(x.shape)}")
+        self.likelihood.check(x)
+
+    @torch.no_grad()
+    def decode(self, z: Tensor, *, draw: bool = False) -> Tensor:
+        """The mean of p(x | z) for each row of z, or a draw from it; shape (rows, num_features)."""
+        outputs = self.decoder(z)
+        if draw:
+            return self.likelihood(outputs).sample()
+        return self.likelihood.mean(outputs)
+
+    @torch.no_grad()
+    def sample(self, num_rows: int, *, draw: bool = False) -> Tensor:
+        """Decode latents from the prior: means by default, draws of x on request."""
+        parameter = next(self.decoder.parameters())
+        z = torch.randn(num_rows, self.latent_dim, dtype=parameter.dtype, device=parameter.device)
+        return self.decode(z, draw=draw)
+
+    def event_dims(self) -> dict[str, tuple[str, ...]]:
+        """Names of the latent's event dimension."""
+        return {"z": ("component",)}
+
+    def coords(self) -> dict[str, list[Any]]:
+        """Labels of the components."""
+        return {"component": list(range(1, self.latent_dim + 1))}
+
+
+@torch.no_grad()
+def encode(guide: nn.Module, x: Tensor) -> dist.TorchDistribution:
+    """q(z | x) of an amortised guide for each row of x.
+
+    Raises:
+        InputError: for a guide that knows only the data it was trained on.
+    """
+    if not isinstance(guide, AmortisedNormal):
+        raise InputError(f"{type(guide).__name__} cannot encode new data: it is not amortised")
+    return guide.encode(x)
+
+
+@torch.no_grad()
+def reconstruct(model: VAE, guide: nn.Module, x: Tensor, *, draw: bool = False) -> Tensor:
+    """Decode each row's posterior mean E_q[z | x], or, with ``draw``, a draw of z and then of x.
+
+    Raises:
+        InputError: for a guide that is not amortised.
+    """
+    q = encode(guide, x)
+    return model.decode(q.sample() if draw else q.mean, draw=draw)
+
+
+@torch.no_grad()
+def interpolate(
+    model: VAE, guide: nn.Module, first: Tensor, last: Tensor, *, num_steps: int = 8, draw: bool = False
+) -> Tensor:
+    """Decode the straight line between two data's posterior means, both ends included.
+
+    Args:
+        model, guide: a fitted pair.
+        first, last: two data, each of shape (num_features,).
+        num_steps: number of points.
+        draw: draws of x instead of means.
+
+    Returns:
+        Shape (num_steps, num_features).
+
+    Raises:
+        InputError: for a guide that is not amortised, or fewer than 2 steps.
+    """
+    if num_steps < 2:
+        raise InputError(f"num_steps is {num_steps}; interpolation needs both ends")
+    ends = encode(guide, torch.stack([first, last])).mean
+    at = torch.linspace(0, 1, num_steps, dtype=ends.dtype, device=ends.device)[:, None]
+    return model.decode((1 - at) * ends[0] + at * ends[1], draw=draw)

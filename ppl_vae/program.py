@@ -1,0 +1,237 @@
+"""What a model/guide pair is, and the small abilities that a model may have.
+
+A *model* and a *guide* are any Pyro programs: callables with ``pyro.sample`` statements that take
+the same data. A `Pair` is the two together with the values of their parameters. The protocols below
+are optional; inference asks for them by type and does without where they are missing.
+"""
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, Self, runtime_checkable
+
+import pyro
+import torch
+import xarray as xr
+from pyro import poutine
+from torch import Tensor, nn
+
+from ppl_vae.errors import InputError
+from ppl_vae.rng import seeded
+
+__all__ = [
+    "ExactEvidence",
+    "ExactPosterior",
+    "HasIdentifiable",
+    "Labelled",
+    "Pair",
+    "Program",
+]
+
+Program = Callable[..., Any]
+
+
+@runtime_checkable
+class ExactPosterior(Protocol):
+    """A model that can draw from p(z | x) exactly, with its parameters held."""
+
+    def __call__(self, *data: Any) -> Any:
+        """The Pyro program."""
+        ...
+
+    def exact_posterior(self, *data: Tensor) -> Mapping[str, torch.distributions.Distribution]:
+        """One distribution per latent site (independent of each other given the data), of batch
+        shape (units,) for local latents and () for global ones."""
+        ...
+
+
+@runtime_checkable
+class ExactEvidence(Protocol):
+    """A model that knows log p(x), with its parameters held."""
+
+    def __call__(self, *data: Any) -> Any:
+        """The Pyro program."""
+        ...
+
+    def exact_log_evidence(self, *data: Tensor) -> Tensor:
+        """log p(x) in nats, one value per unit: shape (units,)."""
+        ...
+
+
+@runtime_checkable
+class HasIdentifiable(Protocol):
+    """A model whose latents are determined only up to a symmetry."""
+
+    def identifiable(self, draws: xr.Dataset) -> xr.Dataset:
+        """The functions of the latents that data can determine, draw by draw: a data set with the
+        same (chain, draw) dimensions."""
+        ...
+
+
+@runtime_checkable
+class Labelled(Protocol):
+    """A model that can name the dimensions of its latent sites."""
+
+    def event_dims(self) -> Mapping[str, Sequence[str]]:
+        """Names of the event dimensions of each latent site."""
+        ...
+
+    def coords(self) -> Mapping[str, Sequence[Any]]:
+        """Labels along plates and event dimensions, by dimension name."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """A model, one guide for it, and the values of their parameters.
+
+    Parameters that live in modules (``nn.Parameter``, ``PyroParam``) stay where they are. Plain
+    ``pyro.param`` values belong to the pair: they start from a copy of Pyro's global store as it is
+    when the pair is made, and the global store is never changed.
+
+    Args:
+        model: a Pyro program with observed sites.
+        guide: a Pyro program over the model's latent sites, taking the same data.
+
+    Raises:
+        InputError: if either is not callable, or both are modules that would share a parameter's
+            name in Pyro's store.
+    """
+
+    model: Program
+    guide: Program
+    _store: dict[str, Any] = field(init=False, repr=False)
+    _model_names: set[str] = field(init=False, repr=False, default_factory=set)
+    _guide_names: set[str] = field(init=False, repr=False, default_factory=set)
+
+    def __post_init__(self) -> None:
+        for program in (self.model, self.guide):
+            if not callable(program):
+                raise InputError(
+                    "a pair needs two callables with pyro.sample statements, a model and a guide; "
+                    f"got {type(program).__name__}"
+                )
+        object.__setattr__(self, "_store", _plain_params())
+
+    @contextmanager
+    def scope(self) -> Iterator[None]:
+        """Run a block with this pair's parameters in Pyro's store, and restore the store after."""
+        with pyro.get_param_store().scope(self._store):
+            yield
+
+    def initialise(self, *data: Any, seed: int = 0) -> Self:
+        """Run both programs once, so that lazily made parameters (AutoGuides, ``pyro.param``) exist.
+
+        Calling it again changes nothing.
+        """
+        with self.scope(), seeded(seed), torch.no_grad():
+            for program, names in ((self.guide, self._guide_names), (self.model, self._model_names)):
+                with poutine.trace(param_only=True) as capture:
+                    program(*data)
+                names.update(capture.trace.nodes)
+        return self
+
+    def parameters(self, train: Literal["both", "guide"] = "both") -> dict[str, Tensor]:
+        """The unconstrained leaf tensors by name, after `initialise`.
+
+        Args:
+            train: ``"both"``, or ``"guide"`` for the parameters that only the guide reads.
+        """
+        if train not in ("both", "guide"):
+            raise InputError(f"train={train!r} is not known; it is 'both' or 'guide'")
+        used = self._model_names | self._guide_names
+        found = {name: leaf for name, leaf in self._store["params"].items() if name in used}
+        known = {id(leaf) for leaf in found.values()}
+        frozen = {id(found[name]) for name in self._model_names if name in found}
+        for prefix, program in (("model", self.model), ("guide", self.guide)):
+            if isinstance(program, nn.Module):
+                for name, leaf in program.named_parameters(prefix):
+                    if prefix == "model":
+                        frozen.add(id(leaf))
+                    if id(leaf) not in known:
+                        known.add(id(leaf))
+                        found[name] = leaf
+        return {
+            name: leaf
+            for name, leaf in found.items()
+            if leaf.requires_grad and not (train == "guide" and id(leaf) in frozen)
+        }
+
+    def buffers(self) -> dict[str, Tensor]:
+        """The modules' buffers (running statistics and the like), by name."""
+        return {
+            name: tensor
+            for prefix, program in (("model", self.model), ("guide", self.guide))
+            if isinstance(program, nn.Module)
+            for name, tensor in program.named_buffers(prefix)
+        }
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """A detached copy of every parameter (unconstrained) and buffer, after `initialise`."""
+        state = {**self.parameters(), **self.buffers()}
+        return {name: tensor.detach().clone() for name, tensor in state.items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Copy values in place into the parameters, after `initialise`.
+
+        Raises:
+            InputError: if names or shapes differ from this pair's.
+        """
+        own = {**self.parameters(), **self.buffers()}
+        if missing := sorted(own.keys() ^ state.keys()):
+            raise InputError(f"the saved parameters are not this pair's: {', '.join(missing)} differ")
+        for name, tensor in own.items():
+            if tensor.shape != state[name].shape:
+                raise InputError(
+                    f"the saved parameter {name} has shape {tuple(state[name].shape)}; "
+                    f"this pair's has {tuple(tensor.shape)}"
+                )
+        with torch.no_grad():
+            for name, tensor in own.items():
+                tensor.copy_(state[name])
+
+    def cast_model(self, dtype: torch.dtype, guide: Callable[[Program], Program]) -> "Pair":
+        """A pair of a copy of the model in another precision with a guide made for that copy.
+
+        A model that is a plain function stays itself; its ``pyro.param`` values are copied.
+        """
+        model = self.model
+        if isinstance(model, nn.Module):
+            model = _hold(copy.deepcopy(model).to(dtype).eval())
+        pair = Pair(model, guide(model))
+        params = self._store["params"].items()
+        kept = {name: leaf for name, leaf in params if not isinstance(leaf, nn.Parameter)}
+        pair._store["params"] = {
+            name: leaf.detach().to(dtype).clone().requires_grad_(True) for name, leaf in kept.items()
+        }
+        pair._store["constraints"] = {name: self._store["constraints"][name] for name in kept}
+        return pair
+
+
+def _hold(module: nn.Module) -> nn.Module:
+    """Turn parameters into buffers.
+
+    Held parameters need no gradients, and a traced density could not carry them; Pyro's store would
+    switch gradients on again for anything that is still a parameter.
+    """
+    for part in module.modules():
+        for name, leaf in list(part._parameters.items()):
+            if leaf is not None:
+                del part._parameters[name]
+                part.register_buffer(name, leaf.detach())
+    return module
+
+
+def _plain_params() -> dict[str, Any]:
+    """Copies of the global store's values that belong to no module."""
+    store = pyro.get_param_store().get_state()
+    plain = {
+        name: tensor.detach().clone().requires_grad_(True)
+        for name, tensor in store["params"].items()
+        if not isinstance(tensor, nn.Parameter)
+    }
+    return {
+        "params": plain,
+        "constraints": {name: store["constraints"][name] for name in plain},
+    }

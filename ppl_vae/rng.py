@@ -1,0 +1,22 @@
+"""Random numbers that leave the caller's generator alone."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+__all__ = ["seeded"]
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Run a block under its own seed; the global generators are restored afterwards.
+
+    Args:
+        seed: any integer in [0, 2⁶³). The same seed gives the same numbers on the same machine and
+            installation.
+    """
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield

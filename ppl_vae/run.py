@@ -1,0 +1,397 @@
+"""A run's folder: what a fit was asked for, what it learnt, and how to open it again."""
+
+import inspect
+import json
+import platform
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ppl_vae import models
+from ppl_vae.data import Games, Rows, binarise, dynamic_binarise, load, split, standardise
+from ppl_vae.errors import InputError
+from ppl_vae.files import write_text
+from ppl_vae.inference.checkpoint import load_parameters
+from ppl_vae.program import Pair
+from ppl_vae.rng import seeded
+
+__all__ = ["Run", "Settings", "model_class", "model_classes", "settings_for"]
+
+PACKAGES = ("ppl-vae", "torch", "pyro-ppl", "numpy", "arviz-stats", "xarray")
+FILES = (
+    "config.json", "parameters.safetensors", "checkpoint", "fit.json", "elbo.csv", "held-out.csv",
+    "posterior-svi.nc", "posterior-nuts.nc", "posterior-exact.nc", "compare.json",
+    "evidence-is.nc", "evidence-exact.nc", "evidence.json", "report.html",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that determines a fit; written to ``config.json``.
+
+    Attributes:
+        model: its name on the command line.
+        data: name of a data set or path of a file.
+        guide: its name among the model's guides.
+        options: the model's own options.
+        standardize: whether features are centred and scaled by the training rows.
+        binarize: "static", "dynamic" or "none".
+        split: fractions of train, validation and test rows.
+        steps, batch_size, lr, particles, kl_warmup, clip_norm, train: of `svi.fit`.
+        seed: of the split, of initial values and of everything random.
+        device: "cpu", "cuda" or "cuda:N".
+        data_dir: where torchvision's data sets are.
+    """
+
+    model: str
+    data: str
+    guide: str
+    options: Mapping[str, Any]
+    standardize: bool
+    binarize: str
+    split: tuple[float, float, float]
+    steps: int
+    batch_size: int | None
+    lr: float
+    particles: int
+    kl_warmup: int
+    clip_norm: float | None
+    train: str
+    seed: int
+    device: str
+    data_dir: str | None
+
+    def to_json(self) -> str:
+        """The settings with the versions they are fitted under."""
+        about = {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+        return json.dumps({**asdict(self), "compiled": False, "versions": about}, indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, path: Path) -> Self:
+        """Read what `to_json` wrote.
+
+        Raises:
+            InputError: if the file is missing or damaged.
+        """
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            content = {name: content[name] for name in cls.__dataclass_fields__}
+            return cls(**{**content, "split": tuple(content["split"])})
+        except FileNotFoundError:
+            raise InputError(f"{path.parent} is not a run: it has no config.json") from None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{path} is damaged: {error}") from error
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A model, its guide and its data, made from settings.
+
+    Attributes:
+        settings: what was asked for.
+        model, pair: the programs.
+        source: the data after preprocessing.
+        parts: row numbers of "train", "validation" and "test"; only "train" for games.
+        folder: where the run is kept, once it is fitted.
+        grey: the rows that dynamic binarisation draws from.
+    """
+
+    settings: Settings
+    model: Any
+    pair: Pair
+    source: Rows | Games
+    parts: Mapping[str, np.ndarray]
+    folder: Path | None = None
+    grey: Rows | None = None
+
+    @classmethod
+    def make(cls, settings: Settings) -> Self:
+        """Load the data and build the pair, untrained.
+
+        Raises:
+            InputError: for anything asked that cannot be done.
+        """
+        device = _device(settings.device)
+        chosen = model_class(settings.model)
+        source = load(settings.data, data_dir=Path(settings.data_dir) if settings.data_dir else None)
+        if not isinstance(source, chosen.data_type):
+            has = "a table of games" if isinstance(source, Games) else "rows of features"
+            needs = "games (winner, loser)" if chosen.data_type is Games else "rows of features"
+            raise InputError(f"{settings.model} needs {needs}; {settings.data} is {has}")
+        grey = None
+        parts: dict[str, np.ndarray] = {}
+        if isinstance(source, Rows):
+            parts = split(source, settings.split, settings.seed)
+            source, grey = _preprocess(source, settings, parts["train"])
+            training: Rows | Games = source.take(parts["train"])
+        else:
+            training = source
+            parts = {"train": np.arange(source.num_games)}
+        with seeded(settings.seed):
+            model = chosen.from_data(training, **_checked_options(chosen, settings.options))
+            data = training.tensors(getattr(torch, chosen.defaults.dtype))
+            guides = chosen.guides
+            if settings.guide not in guides:
+                raise InputError(
+                    f"{settings.model} has no guide {settings.guide!r}; it has {', '.join(guides)}"
+                )
+            guide = guides[settings.guide](model, *data)
+        model.to(device)
+        if isinstance(guide, nn.Module):
+            guide.to(device)
+        return cls(settings, model, Pair(model, guide), source, parts, None, grey)
+
+    @classmethod
+    def open(cls, folder: Path) -> Self:
+        """Open a fitted run.
+
+        Raises:
+            InputError: if the folder is no run, is not fitted yet, or is damaged.
+        """
+        if not folder.is_dir():
+            raise InputError(f"{folder} does not exist; a run is a folder that `ppl-vae fit` made")
+        settings = Settings.from_json(folder / "config.json")
+        if not (folder / "parameters.safetensors").exists():
+            raise InputError(f"{folder} is not fitted yet: finish it with `ppl-vae fit … --resume`")
+        run = cls.make(settings)
+        run.pair.initialise(*run.tensors("train"), seed=settings.seed)
+        load_parameters(run.pair, folder / "parameters.safetensors")
+        return replace(run, folder=folder)
+
+    def tensors(self, part: str = "train") -> tuple[Tensor, ...]:
+        """The programs' data for one part.
+
+        Raises:
+            InputError: for a part that this run does not have.
+        """
+        device = _device(self.settings.device)
+        dtype = getattr(torch, type(self.model).defaults.dtype)
+        if isinstance(self.source, Games):
+            return tuple(values.to(device) for values in self.source.tensors())
+        if part not in self.parts or not len(self.parts[part]):
+            present = [name for name, rows in self.parts.items() if len(rows)]
+            raise InputError(f"this run has no {part} rows; it has {', '.join(present)}")
+        rows = self.source.take(self.parts[part])
+        return tuple(values.to(device) for values in rows.tensors(dtype))
+
+    def other_tensors(self, data: str) -> tuple[Tensor, ...]:
+        """Another data set under this run's preprocessing, fitted on this run's training rows.
+
+        Raises:
+            InputError: if it is of another kind or width.
+        """
+        data_dir = Path(self.settings.data_dir) if self.settings.data_dir else None
+        other = load(data, data_dir=data_dir)
+        if isinstance(self.source, Games) or isinstance(other, Games):
+            raise InputError(
+                "evidence of other data needs a model of rows; a skill model's evidence is its own games'"
+            )
+        if other.num_features != self.source.num_features:
+            raise InputError(
+                f"{data} has {other.num_features} features; this run's data have {self.source.num_features}"
+            )
+        if self.settings.standardize:
+            raw = load(self.settings.data, data_dir=data_dir)
+            assert isinstance(raw, Rows)
+            both = Rows(
+                name=other.name,
+                values=np.concatenate([raw.values[self.parts["train"]], other.values]),
+                feature_names=raw.feature_names,
+                kind="real",
+            )
+            count = len(self.parts["train"])
+            other = standardise(both, fit_on=np.arange(count)).take(slice(count, None))
+        elif self.settings.binarize != "none":
+            other = binarise(other, "static", self.settings.seed)
+        dtype = getattr(torch, type(self.model).defaults.dtype)
+        return tuple(values.to(_device(self.settings.device)) for values in other.tensors(dtype))
+
+    def epoch_data(self, epoch: int) -> tuple[Tensor, ...]:
+        """Training rows binarised afresh for an epoch."""
+        assert self.grey is not None
+        values = dynamic_binarise(self.grey.values[self.parts["train"]], self.settings.seed, epoch)
+        return (torch.from_numpy(values).float().to(_device(self.settings.device)),)
+
+    @property
+    def is_dynamic(self) -> bool:
+        """Whether training rows are binarised afresh every epoch."""
+        return self.grey is not None
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What preprocessing had to say, each once."""
+        return self.source.warnings if isinstance(self.source, Rows) else ()
+
+
+def model_classes() -> dict[str, Any]:
+    """The suite's models by their names on the command line."""
+    return {cls.name: cls for cls in (getattr(models, name) for name in models.__all__)}
+
+
+def model_class(name: str) -> Any:
+    """The model of that name.
+
+    Raises:
+        InputError: naming the ones there are.
+    """
+    known = model_classes()
+    if name not in known:
+        raise InputError(f"there is no model {name!r}; there are {', '.join(sorted(known))}")
+    return known[name]
+
+
+def model_options(cls: Any) -> dict[str, inspect.Parameter]:
+    """A model's own options and their defaults."""
+    parameters = inspect.signature(cls.from_data).parameters.values()
+    return {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+
+def settings_for(model: str, data: str, given: Mapping[str, Any], options: Mapping[str, Any]) -> Settings:
+    """Fill in the model's defaults for everything that was not given.
+
+    Args:
+        model: its name.
+        data: name or path.
+        given: fields of `Settings`, and ``epochs``, that were asked for; None counts as not given.
+        options: the model's own options.
+
+    Raises:
+        InputError: for an unknown model, option or value.
+    """
+    cls = model_class(model)
+    defaults = cls.defaults
+    options = {name: value for name, value in options.items() if value is not None}
+    _checked_options(cls, options)
+    given = {name: value for name, value in given.items() if value is not None}
+    epochs = given.pop("epochs", None)
+    is_vae_like = "likelihood" in model_options(cls)
+    binary = options.get("likelihood", "bernoulli") == "bernoulli"
+    values = {
+        "guide": next(iter(cls.guides)),
+        "standardize": defaults.standardize,
+        "binarize": "static" if is_vae_like and binary else "none",
+        "split": defaults.split,
+        "steps": defaults.num_steps,
+        "batch_size": defaults.batch_size,
+        "lr": defaults.lr,
+        "particles": defaults.num_particles,
+        "kl_warmup": 0,
+        "clip_norm": None,
+        "train": "both",
+        "seed": 0,
+        "device": "cpu",
+        "data_dir": None,
+        **given,
+    }
+    _check_values(values, cls)
+    # A run can be opened from any folder: a file's path is kept in full.
+    data = str(Path(data).resolve()) if Path(data).suffix in (".csv", ".npy", ".npz") else data
+    settings = Settings(model=model, data=data, options=options, **values)
+    return settings if epochs is None else _with_epochs(settings, epochs)
+
+
+def prepare_folder(folder: Path, settings: Settings, *, resume: bool, overwrite: bool) -> None:
+    """Make the run's folder, or say why not; to be called when everything else has been checked.
+
+    Raises:
+        InputError: if the folder holds another run or other files.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file; --out names a folder")
+    held = sorted(entry.name for entry in folder.iterdir()) if folder.exists() else []
+    if resume and held:
+        before = Settings.from_json(folder / "config.json")
+        old, new = asdict(before), asdict(settings)
+        if changed := [name for name in old if _plain(old[name]) != _plain(new[name])]:
+            name = changed[0]
+            raise InputError(
+                f"{folder} was started with {name}={old[name]}, not {new[name]}; --resume goes on with the "
+                "same options"
+            )
+        return
+    if held and not overwrite:
+        raise InputError(
+            f"{folder} is not empty; give another --out, --resume to go on with its run, or --overwrite"
+        )
+    if held and "config.json" not in held:
+        raise InputError(f"{folder} holds files of something else than a run; they will not be overwritten")
+    for name in FILES:
+        path = folder / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    write_text(folder / "config.json", settings.to_json())
+
+
+def _preprocess(rows: Rows, settings: Settings, train: np.ndarray) -> tuple[Rows, Rows | None]:
+    """The rows as the model sees them, and the grey ones that dynamic binarisation draws from."""
+    if settings.standardize and settings.binarize != "none":
+        raise InputError("--standardize and --binarize exclude each other: standardised values are no greys")
+    if settings.standardize:
+        return standardise(rows, fit_on=train), None
+    if settings.binarize == "none" or rows.kind == "binary":
+        return rows, None
+    grey = rows if settings.binarize == "dynamic" else None
+    return binarise(rows, "static", settings.seed), grey
+
+
+def _checked_options(cls: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+    known = model_options(cls)
+    for name in options:
+        if name not in known:
+            shown = ", ".join("--" + option.replace("_", "-") for option in known)
+            raise InputError(
+                f"--{name.replace('_', '-')} does not belong to {cls.name}; its options are {shown}"
+            )
+    return dict(options)
+
+
+def _check_values(values: Mapping[str, Any], cls: Any) -> None:
+    if values["guide"] not in cls.guides:
+        raise InputError(f"{cls.name} has no guide {values['guide']!r}; it has {', '.join(cls.guides)}")
+    if values["binarize"] not in ("static", "dynamic", "none"):
+        raise InputError(f"--binarize is {values['binarize']!r}; it is static, dynamic or none")
+    if values["train"] not in ("both", "guide"):
+        raise InputError(f"--train is {values['train']!r}; it is both or guide")
+    for name, least in (("steps", 1), ("particles", 1), ("kl_warmup", 0), ("seed", 0)):
+        if values[name] < least:
+            raise InputError(f"--{name.replace('_', '-')} is {values[name]}; it must be at least {least}")
+    if values["batch_size"] is not None and values["batch_size"] < 1:
+        raise InputError(f"--batch-size is {values['batch_size']}; it must be at least 1")
+    for name in ("lr", "clip_norm"):
+        if values[name] is not None and not 0 < values[name] < float("inf"):
+            raise InputError(f"--{name.replace('_', '-')} is {values[name]}; it must be positive")
+    _device(values["device"])
+
+
+def _with_epochs(settings: Settings, epochs: float) -> Settings:
+    """Epochs as steps, which needs the number of training rows."""
+    if not 0 < epochs < float("inf"):
+        raise InputError(f"--epochs is {epochs}; it must be positive")
+    count = len(Run.make(settings).parts["train"])
+    batch = min(settings.batch_size or count, count)
+    return replace(settings, steps=max(1, round(epochs * count / batch)))
+
+
+def _device(name: str) -> torch.device:
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise InputError(f"--device is {name!r}; it is cpu, cuda or cuda:N")
+    device = torch.device(name)
+    if device.type == "cuda" and (
+        not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()
+    ):
+        raise InputError(
+            f"--device is {name!r}, and this machine has {torch.cuda.device_count()} CUDA devices"
+        )
+    return device
+
+
+def _plain(value: Any) -> Any:
+    """As JSON would give it back, for comparing settings."""
+    return json.loads(json.dumps(value))
