@@ -33,9 +33,9 @@ class _Study:
 
 
 STUDIES = (
-    _Study("vae", "digits", 3000, 600, {}, {"kl_warmup": 300}, ("nuts",), 350, 120),
-    _Study("ppca", "iris", 3000, 500, {}, {}, ("exact", "nuts"), 400, 150),
-    _Study("trueskill", "al-east-1987", 2000, 400, {"link": "logistic"}, {}, ("nuts",), 400, 150),
+    _Study("vae", "digits", 3000, 600, {"latent_dim": 6}, {"kl_warmup": 300}, ("nuts",), 400, 40),
+    _Study("ppca", "iris", 2000, 400, {}, {}, ("exact", "nuts"), 250, 100),
+    _Study("trueskill", "al-east-1987", 2000, 300, {"link": "logistic"}, {}, ("nuts",), 300, 80),
 )
 
 

@@ -192,14 +192,16 @@ def _vae_pictures(run: Run) -> list[Picture]:
     part = "test" if len(run.parts["test"]) else "train"
     (x,) = run.tensors(part)
     x = x[:NUM_IMAGES]
+    guide = run.pair.guide
+    assert isinstance(guide, AmortisedNormal)
     with seeded(run.settings.seed):
         grid = {
             "data": x,
-            "reconstruction\n(decoder's mean)": reconstruct(run.model, run.pair.guide, x),
+            "reconstruction\n(decoder's mean)": reconstruct(run.model, guide, x),
             "sample from the prior\n(decoder's mean)": run.model.sample(NUM_IMAGES),
             "sample from the prior\n(draw)": run.model.sample(NUM_IMAGES, draw=True),
             "interpolation\n(decoder's mean)": interpolate(
-                run.model, run.pair.guide, x[0], x[1], num_steps=NUM_IMAGES
+                run.model, guide, x[0], x[1], num_steps=NUM_IMAGES
             ),
         }
     images = {name: values.cpu().numpy() for name, values in grid.items()}

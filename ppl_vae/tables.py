@@ -35,15 +35,13 @@ def say_warnings(warnings: Iterable[str]) -> None:
 
 def fit_table(fits: Sequence[tuple[str, Mapping[str, Any]]]) -> Table:
     """The fits' ELBOs per unit: name and the result of a fit."""
-    table = _table(
-        "Fit by SVI (nats a unit)", ("fit", "ELBO", "± se", "reconstruction", "KL", "steps", "s", "converged")
-    )
+    columns = ("run", "ELBO", "reconstruction", "KL", "steps", "s", "converged")
+    table = _table("Fit by SVI (nats a unit)", columns)
     for name, fit in fits:
         units = fit["num_units"]
         table.add_row(
             name,
-            f"{fit['elbo_mean']:.3f}",
-            f"{fit['elbo_std_error'] / units:.3f}",
+            f"{fit['elbo_mean']:.3f} ± {fit['elbo_std_error'] / units:.3f}",
             f"{fit['reconstruction'] / units:.3f}",
             f"{fit['kl'] / units:.3f}",
             str(fit["steps"]),
@@ -59,41 +57,37 @@ def comparison_table(found: "Comparison", title: str, max_rows: int = MAX_ROWS) 
     shown = found.worst(max_rows)
     table = _table(
         title + (f" (the worst {max_rows} of {len(found.table)})" if rest > 0 else ""),
-        ("quantity", "mean svi", f"mean {found.reference}", "error / sd", "± mc", "sd ratio", "W1", "± mc"),
+        ("quantity", "svi", found.reference, "error / sd", "sd ratio", "W1"),
     )
     for row in shown.to_dict("records"):
         table.add_row(
             str(row["name"]),
-            f"{row['mean']:.3f}",
-            f"{row['mean_reference']:.3f}",
-            f"{row['mean_error_in_sd']:+.2f}",
-            f"{row['mean_error_mcse']:.2f}",
+            f"{row['mean']:.2f} ({row['sd']:.2f})",
+            f"{row['mean_reference']:.2f} ({row['sd_reference']:.2f})",
+            f"{row['mean_error_in_sd']:+.2f} ± {row['mean_error_mcse']:.2f}",
             f"{row['sd_ratio']:.2f}",
-            f"{row['wasserstein']:.3f}",
-            f"{row['mcse']:.3f}",
+            f"{row['wasserstein']:.3f} ± {row['mcse']:.3f}",
         )
+    table.caption = "posterior mean (sd); W1 is the 1-Wasserstein distance; ± is one Monte Carlo error"
+    table.caption_justify = "left"
     return table
 
 
 def evidence_table(results: Sequence[tuple[str, Mapping[str, Any]]]) -> Table:
     """log p(x) per unit beside the ELBO."""
-    table = _table(
-        "log p(x) (nats a unit)",
-        ("data", "method", "units", "log p(x)", "± se", "ELBO", "ESS min", "k̂ max", "alarms", "s"),
-    )
+    columns = ("run", "units", "log p(x)", "ELBO", "ESS min", "k̂ max", "alarms")
+    table = _table("log p(x) (nats a unit)", columns)
     for name, result in results:
         sampled = result["method"] == "is"
+        error = f" ± {result['std_error_mean']:.4f}" if sampled else ""
         table.add_row(
-            name,
-            result["method"],
+            f"{name}, {result['method']}",
             str(result["num_units"]),
-            f"{result['log_evidence_mean']:.4f}",
-            f"{result['std_error_mean']:.4f}",
-            f"{result['elbo_mean']:.4f}" if sampled else "",
-            f"{result['ess']['min']:.0f} of {result['num_samples']}" if sampled else "",
+            f"{result['log_evidence_mean']:.4f}{error}",
+            f"{result['elbo_mean']:.3f}" if sampled else "",
+            f"{result['ess']['min']:.0f}" if sampled else "",
             _number(result["pareto_k"]["max"]) if sampled else "",
             str(result["num_alarms"]) if sampled else "",
-            f"{result['seconds']:.1f}",
         )
     return table
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pyro
 import torch
 from pyro.infer import ELBO as PyroELBO
 from pyro.infer import Trace_ELBO
@@ -24,8 +25,13 @@ from ppl_vae.inference.terms import Given, Layout, check_data, layout, terms
 from ppl_vae.program import Pair
 from ppl_vae.progress import progress_bar
 from ppl_vae.rng import seeded
+from ppl_vae.threads import one_thread
 
 __all__ = ["Fit", "convergence", "fit"]
+
+# Below this many multiplications a step runs on one thread: a fixed function of the problem's size,
+# so that the numbers do not depend on the number of cores.
+SMALL_WORK = 2**25
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,22 +129,25 @@ def fit(
         earlier: Tensor | None = None
         if resume and saved is not None:
             first, spent, history, checks, earlier = saved.load(num_steps)
-        epoch = -1
-        with pair.scope(), progress_bar("SVI", num_steps, start=first, show=progress) as advance:
+        current, epoch = data, -1
+        small = _work(parameters, batches, num_particles) < SMALL_WORK
+        with (
+            pair.scope(),
+            one_thread(small),
+            # `layout` has run both programs with Pyro's checks on; they cost a quarter of a small step.
+            pyro.validation_enabled(False),
+            progress_bar("SVI", num_steps, start=first, show=progress) as advance,
+        ):
             for step in range(first, num_steps):
                 if refresh is not None and batches.epoch(step) != epoch:
                     epoch = batches.epoch(step)
-                    data = refresh(epoch)
+                    current = refresh(epoch)
                 for group in optimizer.param_groups:
                     group["lr"] = lr * cosine(step, num_steps, lr_end)
                 with _step_handlers(shape, batches.index(step), step, kl_warmup):
-                    value = objective.differentiable_loss(pair.model, pair.guide, *data)
+                    value = objective.differentiable_loss(pair.model, pair.guide, *current)
                 history[step] = -_finite(value, step)
-                optimizer.zero_grad(set_to_none=True)
-                value.backward(inputs=list(parameters.values()))
-                if clip_norm is not None:
-                    torch.nn.utils.clip_grad_norm_(parameters.values(), clip_norm)
-                optimizer.step()
+                _update(optimizer, value, list(parameters.values()), clip_norm)
                 done = step + 1
                 if held_out is not None and (done % check_every == 0 or done == num_steps):
                     checks.append((done, elbo(pair, *held_out, num_particles=4, seed=seed).mean))
@@ -234,6 +243,16 @@ def _step_handlers(shape: Layout, index: Tensor | None, step: int, kl_warmup: in
         yield
 
 
+def _update(
+    optimizer: torch.optim.Optimizer, loss: Tensor, leaves: list[Tensor], clip_norm: float | None
+) -> None:
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward(inputs=leaves)
+    if clip_norm is not None:
+        torch.nn.utils.clip_grad_norm_(leaves, clip_norm)
+    optimizer.step()
+
+
 def _trace_elbo(shape: Layout, num_particles: int) -> Trace_ELBO:
     together = shape.vectorized and num_particles > 1
     return Trace_ELBO(
@@ -256,6 +275,12 @@ def _batches(shape: Layout, batch_size: int | None, seed: int) -> Batches:
 def _final_particles(shape: Layout, budget: int = 2**20) -> int:
     """Draws for the ELBO that is reported: many where they cost nothing."""
     return min(1000, max(16, budget // (shape.num_units * shape.event_size)))
+
+
+def _work(parameters: dict[str, Tensor], batches: Batches, num_particles: int) -> int:
+    """A rough count of a step's multiplications: every parameter meets every datum and draw."""
+    batch = batches.batch_size or batches.num_data
+    return sum(leaf.numel() for leaf in parameters.values()) * batch * num_particles
 
 
 def _finite(value: Tensor, step: int) -> float:

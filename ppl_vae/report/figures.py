@@ -153,7 +153,7 @@ def latent_plane(points: np.ndarray, labels: np.ndarray | None) -> Figure:
     else:
         from matplotlib import colormaps
 
-        colours = colormaps["tab10"].colors
+        colours = colormaps["tab10"](range(10))
         for number, label in enumerate(np.unique(labels)):
             chosen = labels == label
             axes.plot(
