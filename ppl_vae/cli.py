@@ -1,6 +1,7 @@
 """The command line. Importing this module loads no torch: each command imports what it needs."""
 
 import json
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -23,23 +24,33 @@ app = typer.Typer(
 
 JSON = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A folder that `ppl-vae fit` made.")]
-Seed = Annotated[int | None, typer.Option(help="Seed of everything random. [default: 0, or the run's]")]
+Seed = Annotated[int | None, typer.Option(help="Seed of everything random. (default: 0, or the run's)")]
 Split = Annotated[
-    str | None, typer.Option(help="train, validation or test rows. [default: test where there are any, else train]")
+    str | None, typer.Option(help="train, validation or test rows. (default: test where there are any, else train)")
 ]  # fmt: skip
+
+
+class _Interrupted(BaseException):
+    """Ctrl-C, under a name that Typer does not catch and swallow."""
 
 
 def main() -> None:
     """Run the command line; bad input ends in one sentence on stderr and exit code 2."""
+    before = signal.signal(signal.SIGINT, _interrupt)
     try:
         app()
-    except InputError as error:
-        _complain(str(error))
-    except OSError as error:
-        _complain(str(error))
-    except KeyboardInterrupt:
-        print("interrupted; a fit goes on from its last checkpoint with --resume", file=sys.stderr)
+    except (InputError, OSError) as error:
+        print(f"ppl-vae: {error}", file=sys.stderr)
+        sys.exit(2)
+    except _Interrupted:
+        print("ppl-vae: interrupted; a fit goes on from its last checkpoint with --resume", file=sys.stderr)
         sys.exit(130)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _interrupt(_signal: int, _frame: object) -> None:
+    raise _Interrupted
 
 
 @app.command()
@@ -62,33 +73,33 @@ def fit(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="vae, ppca, bayesian-ppca, trueskill (`ppl-vae models`).")],
     data: Annotated[str, typer.Argument(metavar="DATA", help="A data set (`ppl-vae datasets`), or a .npy, .npz or .csv file.")],
     out: Annotated[Path, typer.Option(help="Folder of the run.")],
-    guide: Annotated[str | None, typer.Option(help="Guide, one of the model's. [default: its first (`ppl-vae models`)]")] = None,
-    steps: Annotated[int | None, typer.Option(help="Adam steps. [default: 3000]")] = None,
-    epochs: Annotated[float | None, typer.Option(help="Passes over the training data, instead of --steps. [default: none]")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Data a step. [default: 128 (vae), all (others)]")] = None,
-    lr: Annotated[float | None, typer.Option(help="Learning rate of the first step; it falls to 1 % along a cosine. [default: 0.002 (vae), 0.03 (bayesian-ppca), 0.05 (ppca, trueskill)]")] = None,
-    particles: Annotated[int | None, typer.Option(help="Draws of the guide a step. [default: 1 (vae, ppca), 4 (bayesian-ppca), 16 (trueskill)]")] = None,
-    kl_warmup: Annotated[int | None, typer.Option(help="Steps over which the weight β of the KL rises from 0 to 1. [default: 0]")] = None,
-    clip_norm: Annotated[float | None, typer.Option(help="Largest gradient norm, in nats. [default: none]")] = None,
-    train: Annotated[str | None, typer.Option(help="both, or guide to hold the model's parameters. [default: both]")] = None,
-    latent_dim: Annotated[int | None, typer.Option(help="Latent dimensions. [default: 10 (vae), 2 (ppca, bayesian-ppca)]")] = None,
-    hidden: Annotated[str | None, typer.Option(help="Widths of the VAE's hidden layers. [default: 200,200]")] = None,
-    likelihood: Annotated[str | None, typer.Option(help="VAE: bernoulli, gaussian, gaussian-fixed or gaussian-pixel. [default: bernoulli]")] = None,
-    activation: Annotated[str | None, typer.Option(help="VAE: relu, tanh or softplus. [default: relu]")] = None,
-    link: Annotated[str | None, typer.Option(help="TrueSkill: probit or logistic. [default: probit]")] = None,
-    skill_mean: Annotated[float | None, typer.Option(help="TrueSkill: prior mean, in skill units. [default: 25 (probit), 0 (logistic)]")] = None,
-    skill_sd: Annotated[float | None, typer.Option(help="TrueSkill: prior sd, in skill units. [default: 25/3 (probit), 1 (logistic)]")] = None,
-    performance_sd: Annotated[float | None, typer.Option(help="TrueSkill, probit: sd β of a performance, in skill units. [default: 25/6]")] = None,
-    draw_margin: Annotated[float | None, typer.Option(help="TrueSkill, probit: margin ε of a win, in skill units. [default: 0]")] = None,
-    option: Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Any other option of the model. [default: none]")] = None,
-    standardize: Annotated[bool | None, typer.Option("--standardize/--no-standardize", help="Centre and scale features by the training rows. [default: on (ppca, bayesian-ppca), off (vae)]")] = None,
-    binarize: Annotated[str | None, typer.Option(help="static (once), dynamic (every epoch) or none. [default: static (vae with bernoulli), none (others)]")] = None,
-    split: Annotated[str | None, typer.Option(help="Fractions of train, validation and test rows; an official test split is kept. [default: 0.8,0.1,0.1 (vae), 1,0,0 (others)]")] = None,
+    guide: Annotated[str | None, typer.Option(help="Guide, one of the model's. (default: its first (`ppl-vae models`))")] = None,
+    steps: Annotated[int | None, typer.Option(help="Adam steps. (default: 3000)")] = None,
+    epochs: Annotated[float | None, typer.Option(help="Passes over the training data, instead of --steps. (default: none)")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Data a step. (default: 128 (vae), all (others))")] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate of the first step; it falls to 1 % along a cosine. (default: 0.002 (vae), 0.03 (bayesian-ppca), 0.05 (ppca, trueskill))")] = None,
+    particles: Annotated[int | None, typer.Option(help="Draws of the guide a step. (default: 1 (vae, ppca), 4 (bayesian-ppca), 16 (trueskill))")] = None,
+    kl_warmup: Annotated[int | None, typer.Option(help="Steps over which the weight β of the KL rises from 0 to 1. (default: 0)")] = None,
+    clip_norm: Annotated[float | None, typer.Option(help="Largest gradient norm, in nats. (default: none)")] = None,
+    train: Annotated[str | None, typer.Option(help="both, or guide to hold the model's parameters. (default: both)")] = None,
+    latent_dim: Annotated[int | None, typer.Option(help="Latent dimensions. (default: 10 (vae), 2 (ppca, bayesian-ppca))")] = None,
+    hidden: Annotated[str | None, typer.Option(help="Widths of the VAE's hidden layers. (default: 200,200)")] = None,
+    likelihood: Annotated[str | None, typer.Option(help="VAE: bernoulli, gaussian, gaussian-fixed or gaussian-pixel. (default: bernoulli)")] = None,
+    activation: Annotated[str | None, typer.Option(help="VAE: relu, tanh or softplus. (default: relu)")] = None,
+    link: Annotated[str | None, typer.Option(help="TrueSkill: probit or logistic. (default: probit)")] = None,
+    skill_mean: Annotated[float | None, typer.Option(help="TrueSkill: prior mean, in skill units. (default: 25 (probit), 0 (logistic))")] = None,
+    skill_sd: Annotated[float | None, typer.Option(help="TrueSkill: prior sd, in skill units. (default: 25/3 (probit), 1 (logistic))")] = None,
+    performance_sd: Annotated[float | None, typer.Option(help="TrueSkill, probit: sd β of a performance, in skill units. (default: 25/6)")] = None,
+    draw_margin: Annotated[float | None, typer.Option(help="TrueSkill, probit: margin ε of a win, in skill units. (default: 0)")] = None,
+    option: Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Any other option of the model. (default: none)")] = None,
+    standardize: Annotated[bool | None, typer.Option("--standardize/--no-standardize", help="Centre and scale features by the training rows. (default: on (ppca, bayesian-ppca), off (vae))")] = None,
+    binarize: Annotated[str | None, typer.Option(help="static (once), dynamic (every epoch) or none. (default: static (vae with bernoulli), none (others))")] = None,
+    split: Annotated[str | None, typer.Option(help="Fractions of train, validation and test rows; an official test split is kept. (default: 0.8,0.1,0.1 (vae), 1,0,0 (others))")] = None,
     seed: Seed = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N. [default: cpu]")] = None,
-    data_dir: Annotated[Path | None, typer.Option(help="Where torchvision's data sets are read from or downloaded to. [default: the user's cache]")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint. [default: off]")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run that --out holds. [default: off]")] = False,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N. (default: cpu)")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Where torchvision's data sets are read from or downloaded to. (default: the user's cache)")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint. (default: off)")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run that --out holds. (default: off)")] = False,
     json_: JSON = False,
 ) -> None:  # fmt: skip
     """Fit a model to data by stochastic variational inference (SVI)."""
@@ -125,7 +136,7 @@ def compare(
     run: RunFolder,
     against: Annotated[str, typer.Option(help="nuts or exact.")] = "nuts",
     split: Split = None,
-    rows: Annotated[str | None, typer.Option(help="Rows of that split, as FIRST:LAST; models with a latent per row only. [default: 0:8]")] = None,
+    rows: Annotated[str | None, typer.Option(help="Rows of that split, as FIRST:LAST; models with a latent per row only. (default: 0:8)")] = None,
     chains: Annotated[int, typer.Option(help="NUTS chains.")] = 4,
     draws: Annotated[int, typer.Option(help="NUTS draws kept a chain.")] = 500,
     warmup: Annotated[int, typer.Option(help="NUTS warm-up steps a chain.")] = 500,
@@ -155,7 +166,7 @@ def evidence(
     run: RunFolder,
     method: Annotated[str, typer.Option(help="is (importance sampling from the guide) or exact.")] = "is",
     samples: Annotated[int, typer.Option(help="Importance samples a unit.")] = 1000,
-    data: Annotated[str | None, typer.Option(help="Another data set or file. [default: the run's]")] = None,
+    data: Annotated[str | None, typer.Option(help="Another data set or file. (default: the run's)")] = None,
     split: Split = None,
     defensive: Annotated[float, typer.Option(help="Fraction of the samples drawn from the prior.")] = 0.0,
     seed: Seed = None,
@@ -239,11 +250,6 @@ def models(json_: JSON = False) -> None:
     ]
     columns = ("name", "model", "guides (first is default)", "options and defaults")
     console().print(plain_table("Models", columns, rows))
-
-
-def _complain(message: str) -> None:
-    print(f"ppl-vae: {message}", file=sys.stderr)
-    sys.exit(2)
 
 
 def _print_json(content: dict[str, Any]) -> None:

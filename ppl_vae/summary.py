@@ -119,7 +119,7 @@ def _fit_pictures(run: Run, fit: Mapping[str, Any]) -> list[Picture]:
     caption = "The ELBO during the fit: it should have levelled off."
     if len(held_out):
         caption += " Validation rows falling away from training ones would mean overfitting."
-    return [Picture(figures.elbo_curve(elbo, held_out, fit["num_units"]), caption)]
+    return [Picture(figures.elbo_curve(elbo, held_out, fit["num_units"], run.settings.kl_warmup), caption)]
 
 
 def _comparison_pictures(run: Run, comparison: Mapping[str, Any]) -> list[Picture]:

@@ -27,11 +27,16 @@ COLOURS = {"svi": "#D55E00", "nuts": "#0072B2", "exact": "#009E73", "held out": 
 WIDTH = 7.0
 
 
-def elbo_curve(elbo: np.ndarray, held_out: np.ndarray, num_units: int) -> Figure:
-    """The ELBO per unit against the step: every step faintly, a running median over it."""
+def elbo_curve(elbo: np.ndarray, held_out: np.ndarray, num_units: int, kl_warmup: int = 0) -> Figure:
+    """The ELBO per unit against the step: every step faintly, a running median over it.
+
+    Steps of a KL warm-up are left out: what they maximise is not the ELBO.
+    """
     figure, axes = _axes(3.0)
     values = elbo / num_units
     steps = np.arange(1, len(values) + 1)
+    if kl_warmup < len(values):
+        values, steps = values[kl_warmup:], steps[kl_warmup:]
     window = max(1, len(values) // 50)
     smooth = pd.Series(values).rolling(window, min_periods=1, center=True).median()
     axes.plot(steps, values, color=COLOURS["svi"], alpha=0.2, linewidth=0.5)

@@ -1,0 +1,345 @@
+"""The command line: one sentence and exit code 2 for bad input, one JSON object for scripts."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.cells import cell_len
+
+from ppl_vae import cli
+
+COMMANDS = ("demo", "fit", "compare", "evidence", "report", "datasets", "models")
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Call the command in this process; gives (exit code, stdout, stderr)."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["ppl-vae", *map(str, arguments)])
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory) -> Path:
+    """A short PPCA fit on iris."""
+    folder = tmp_path_factory.mktemp("runs") / "ppca"
+    command = ("fit", "ppca", "iris", "--steps", "60", "--out", str(folder))
+    subprocess.run([sys.executable, "-m", "ppl_vae.cli", *command], check=True, capture_output=True)
+    return folder
+
+
+def rows_file(folder: Path, text: str) -> Path:
+    path = folder / "data.csv"
+    path.write_text(text)
+    return path
+
+
+def test_help_lists_every_command_within_a_second_and_without_torch():
+    code = "import sys, ppl_vae.cli; sys.argv = ['ppl-vae', '--help']; ppl_vae.cli.main()"
+    start = time.perf_counter()
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    seconds = time.perf_counter() - start
+    assert all(command in result.stdout for command in COMMANDS)
+    assert seconds < 3, "one second on an idle machine; three leave room for a busy one"
+    probe = "import sys, ppl_vae.cli; print('torch' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "False"
+
+
+def test_fit_help_shows_the_default_of_every_option(run):
+    code, out, _ = run("fit", "--help")
+    assert code == 0
+    flat = " ".join(out.replace("│", " ").split())
+    options = [
+        "--latent-dim", "--guide", "--standardize", "--no-standardize", "--binarize", "--likelihood",
+        "--hidden", "--link", "--skill-mean", "--skill-sd", "--performance-sd", "--draw-margin", "--steps",
+        "--epochs", "--batch-size", "--lr", "--seed", "--device", "--data-dir", "--out", "--overwrite",
+        "--resume", "--json", "--kl-warmup",
+    ]  # fmt: skip
+    assert [option for option in options if option not in flat] == []
+    assert flat.count("default: ") >= 26
+
+
+BAD_FITS = {
+    "missing file": (("ppca", "nowhere.csv"), "nowhere.csv"),
+    "unknown model": (("pca", "iris"), "bayesian-ppca, ppca, trueskill, vae"),
+    "unknown data set": (("ppca", "irises"), "al-east-1987"),
+    "unknown guide": (("ppca", "iris", "--guide", "laplace"), "linear-mean-field"),
+    "unknown link": (("trueskill", "al-east-1987", "--link", "cauchit"), "probit or logistic"),
+    "unknown likelihood": (("vae", "digits", "--likelihood", "poisson"), "bernoulli, gaussian"),
+    "option of another model": (("ppca", "iris", "--hidden", "10"), "--latent-dim"),
+    "option of another link": (
+        ("trueskill", "al-east-1987", "--link", "logistic", "--performance-sd", "1"),
+        "probit",
+    ),
+    "games to a model of rows": (("ppca", "al-east-1987"), "rows of features"),
+    "rows to a model of games": (("trueskill", "iris"), "games"),
+    "greys to a Bernoulli": (("vae", "digits", "--binarize", "none"), "gaussian"),
+    "zero latent dimension": (("ppca", "iris", "--latent-dim", "0"), "at least 1"),
+    "negative latent dimension": (("vae", "digits", "--latent-dim", "-1"), "at least 1"),
+    "latent dimension at the rank": (("ppca", "iris", "--latent-dim", "4"), "rank of the data, 4"),
+    "zero steps": (("ppca", "iris", "--steps", "0"), "at least 1"),
+    "negative learning rate": (("ppca", "iris", "--lr", "-1"), "positive"),
+    "infinite learning rate": (("ppca", "iris", "--lr", "inf"), "positive"),
+    "zero batch": (("vae", "digits", "--batch-size", "0"), "at least 1"),
+    "zero epochs": (("vae", "digits", "--epochs", "0"), "positive"),
+    "steps and epochs": (("vae", "digits", "--epochs", "1", "--steps", "1"), "exclude"),
+    "bad widths": (("vae", "digits", "--hidden", "ten"), "200,200"),
+    "unknown binarisation": (("vae", "digits", "--binarize", "often"), "static, dynamic or none"),
+    "unknown device": (("ppca", "iris", "--device", "tpu"), "cpu, cuda"),
+    "negative seed": (("ppca", "iris", "--seed", "-1"), "at least 0"),
+    "unknown option through --set": (("ppca", "iris", "--set", "depth=3"), "--latent-dim"),
+    "fractions that do not sum to one": (("ppca", "iris", "--split", "0.5,0.1,0.1"), "1"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "words"), BAD_FITS.values(), ids=BAD_FITS.keys())
+def test_a_bad_fit_ends_in_one_sentence_and_leaves_nothing(run, tmp_path, monkeypatch, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run("fit", *arguments, "--out", "run")
+    assert code == 2
+    assert words in err
+    assert err.count("\n") == 1
+    assert "Traceback" not in err
+    assert out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_cuda_device_where_there_is_none_is_refused(run, tmp_path):
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a CUDA device")
+    code, _, err = run("fit", "ppca", "iris", "--device", "cuda", "--out", tmp_path / "run")
+    assert code == 2
+    assert "0 CUDA devices" in err
+
+
+def test_a_constant_feature_is_fitted_and_named_once(run, tmp_path):
+    path = rows_file(tmp_path, "a,b,c\n1,2,5\n2,2,3\n3,2,9\n4,2,1\n")
+    code, _, err = run("fit", "ppca", path, "--latent-dim", 1, "--steps", 5, "--out", tmp_path / "run")
+    assert code == 0
+    assert err.count("constant features") == 1
+    assert "b" in err
+
+
+def test_json_is_one_object_with_the_promised_keys(run, fitted, tmp_path):
+    code, out, _ = run("fit", "ppca", "iris", "--steps", 20, "--out", tmp_path / "run", "--json")
+    fit = json.loads(out)
+    assert code == 0
+    assert {"elbo", "elbo_std_error", "reconstruction", "kl", "steps", "seconds", "converged", "out"} <= set(
+        fit
+    )
+    assert fit["elbo"] == pytest.approx(fit["reconstruction"] - fit["kl"])
+
+    _, out, _ = run("evidence", fitted, "--samples", 50, "--json")
+    evidence = json.loads(out)
+    promised = {
+        "method", "num_samples", "unit", "num_units", "log_evidence", "std_error", "log_evidence_mean",
+        "elbo", "ess", "pareto_k",
+    }  # fmt: skip
+    assert promised <= set(evidence)
+    assert set(evidence["ess"]) == set(evidence["pareto_k"]) == {"min", "median", "max"}
+    assert evidence["unit"] == "datum"
+    assert evidence["log_evidence_mean"] == pytest.approx(evidence["log_evidence"] / 150)
+
+    _, out, _ = run("compare", fitted, "--against", "exact", "--rows", "2:4", "--json")
+    comparison = json.loads(out)
+    assert {"reference", "reference_ok", "rows", "verdict", "reasons"} <= set(comparison)
+    assert [row["name"] for row in comparison["rows"]] == ["z[2, 1]", "z[2, 2]", "z[3, 1]", "z[3, 2]"]
+    promised = {
+        "name", "mean_svi", "mean_reference", "sd_svi", "sd_reference", "mean_error_in_sd", "sd_ratio",
+        "wasserstein", "mcse",
+    }  # fmt: skip
+    assert promised <= set(comparison["rows"][0])
+    for command in ("models", "datasets"):
+        assert json.loads(run(command, "--json")[1])
+
+
+def test_compare_says_cannot_tell_when_nuts_is_too_short(run, fitted):
+    code, out, _ = run(
+        "compare", fitted, "--rows", "0:1", "--draws", 10, "--warmup", 10, "--chains", 2, "--json"
+    )
+    comparison = json.loads(out)
+    assert code == 0
+    assert comparison["reference"] == "nuts"
+    assert comparison["verdict"] == "cannot tell"
+    assert not comparison["reference_ok"]
+
+
+def test_the_report_is_one_file_without_outside_links(run, fitted):
+    run("evidence", fitted, "--samples", 50)
+    run("compare", fitted, "--against", "exact")
+    code, out, _ = run("report", fitted)
+    page = (fitted / "report.html").read_text()
+    assert code == 0
+    assert out.strip() == str(fitted / "report.html")
+    assert "http://" not in page
+    assert "https://" not in page
+    assert "<script" not in page
+    assert page.count("data:image/png") >= 4
+
+
+def test_the_tables_fit_a_narrow_terminal(run, fitted, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    _, out, _ = run("evidence", fitted, "--samples", 50)
+    assert max(map(cell_len, out.splitlines())) == 60
+
+
+BAD_RUNS = {
+    "no such run": (("evidence", "nowhere"), "does not exist"),
+    "unknown method": (("evidence", "RUN", "--method", "magic"), "is or exact"),
+    "too few samples": (("evidence", "RUN", "--samples", "0"), "at least 2"),
+    "no such split": (("evidence", "RUN", "--split", "dev"), "train, validation or test"),
+    "an absent split": (("evidence", "RUN", "--split", "test"), "no test rows"),
+    "other data of another width": (("evidence", "RUN", "--data", "wine"), "13 features"),
+    "a defensive mixture of one": (("evidence", "RUN", "--defensive", "1"), "[0, 1)"),
+    "unknown reference": (("compare", "RUN", "--against", "laplace"), "nuts or exact"),
+    "no such rows": (("compare", "RUN", "--rows", "150:160"), "none of the 150"),
+    "rows that are no rows": (("compare", "RUN", "--rows", "1-2"), "FIRST:LAST"),
+    "zero chains": (("compare", "RUN", "--chains", "0"), "at least 1"),
+    "zero draws": (("compare", "RUN", "--draws", "0"), "at least 4"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "words"), BAD_RUNS.values(), ids=BAD_RUNS.keys())
+def test_a_bad_question_to_a_run_ends_in_one_sentence(run, fitted, arguments, words):
+    code, _, err = run(*[str(fitted) if part == "RUN" else part for part in arguments])
+    assert code == 2
+    assert words in err
+    assert err.count("\n") == 1
+
+
+def test_evidence_of_other_data_uses_the_training_rows_scale(run, fitted, tmp_path):
+    from sklearn.datasets import load_iris
+
+    path = tmp_path / "same.npy"
+    np.save(path, load_iris().data[:40])
+    _, out, _ = run("evidence", fitted, "--method", "exact", "--data", path, "--json")
+    other = json.loads(out)["log_evidence"]
+    run("evidence", fitted, "--method", "exact")
+    from ppl_vae import Evidence
+
+    own = Evidence.load(fitted / "evidence-exact.nc")
+    assert other == pytest.approx(own.log_evidence[:40].sum(), rel=1e-12)
+
+
+def test_a_folder_with_another_run_needs_resume_or_overwrite(run, tmp_path):
+    first = ("fit", "ppca", "iris", "--steps", 5, "--out", tmp_path / "run")
+    assert run(*first)[0] == 0
+    code, _, err = run(*first)
+    assert code == 2
+    assert "--resume" in err
+    code, _, err = run("fit", "ppca", "iris", "--steps", 6, "--out", tmp_path / "run", "--resume")
+    assert code == 2
+    assert "steps=5" in err
+    assert run(*first, "--overwrite")[0] == 0
+    (tmp_path / "else").mkdir()
+    (tmp_path / "else" / "thesis.tex").write_text("years of work")
+    code, _, err = run("fit", "ppca", "iris", "--steps", 5, "--out", tmp_path / "else", "--overwrite")
+    assert code == 2
+    assert (tmp_path / "else" / "thesis.tex").read_text() == "years of work"
+
+
+def test_the_same_command_with_the_same_seed_gives_the_same_numbers(run, tmp_path):
+    results = []
+    for name in ("a", "b"):
+        run("fit", "trueskill", "al-east-1987", "--steps", 15, "--seed", 3, "--out", tmp_path / name)
+        _, out, _ = run("evidence", tmp_path / name, "--samples", 100, "--json")
+        results.append({key: value for key, value in json.loads(out).items() if key != "seconds"})
+    assert results[0] == results[1]
+    run("fit", "trueskill", "al-east-1987", "--steps", 15, "--seed", 4, "--out", tmp_path / "c")
+    _, out, _ = run("evidence", tmp_path / "c", "--samples", 100, "--json")
+    assert json.loads(out)["log_evidence"] != results[0]["log_evidence"]
+
+
+def test_a_damaged_checkpoint_and_damaged_parameters_are_named(run, tmp_path):
+    folder = tmp_path / "run"
+    command = ("fit", "ppca", "iris", "--steps", 5, "--out", folder)
+    run(*command)
+    path = folder / "checkpoint" / "checkpoint.safetensors"
+    path.write_bytes(path.read_bytes()[:100])
+    code, _, err = run(*command, "--resume")
+    assert code == 2
+    assert "checkpoint.safetensors is damaged" in err
+    parameters = folder / "parameters.safetensors"
+    parameters.write_bytes(b"not tensors")
+    code, _, err = run("evidence", folder)
+    assert code == 2
+    assert "parameters.safetensors is damaged" in err
+    (folder / "config.json").write_text("{")
+    code, _, err = run("evidence", folder)
+    assert code == 2
+    assert "config.json is damaged" in err
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_the_last_whole_file(run, tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    run("fit", "ppca", "iris", "--steps", 5, "--out", folder)
+    run("evidence", folder, "--samples", 20)
+    before = (folder / "evidence.json").read_text()
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    code, _, err = run("evidence", folder, "--samples", 30)
+    assert code == 2
+    assert "No space left on device" in err
+    assert err.count("\n") == 1
+    assert (folder / "evidence.json").read_text() == before
+    assert not list(folder.glob(".part-*"))
+
+
+SMALL_VAE = (
+    "vae", "digits", "--binarize", "dynamic", "--hidden", "16", "--latent-dim", "2", "--steps", "1100",
+    "--kl-warmup", "700",
+)  # fmt: skip
+
+
+def test_a_fit_killed_and_resumed_ends_with_the_numbers_of_an_unbroken_one(run, tmp_path):
+    command = [sys.executable, "-m", "ppl_vae.cli", "fit", *SMALL_VAE, "--out", str(tmp_path / "broken")]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    checkpoint = tmp_path / "broken" / "checkpoint" / "checkpoint.safetensors"
+    deadline = time.monotonic() + 120
+    while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "the fit must still have been running"
+    assert not (tmp_path / "broken" / "parameters.safetensors").exists()
+    assert run("evidence", tmp_path / "broken")[0] == 2
+
+    assert run("fit", *SMALL_VAE, "--out", tmp_path / "broken", "--resume")[0] == 0
+    assert run("fit", *SMALL_VAE, "--out", tmp_path / "unbroken")[0] == 0
+    for name in ("parameters.safetensors", "elbo.csv", "held-out.csv"):
+        assert (tmp_path / "broken" / name).read_bytes() == (tmp_path / "unbroken" / name).read_bytes()
+    fits = [json.loads((tmp_path / name / "fit.json").read_text()) for name in ("broken", "unbroken")]
+    for fit in fits:
+        del fit["seconds"], fit["out"]
+    assert fits[0] == fits[1]
+
+
+def test_an_interrupt_is_no_traceback(run, tmp_path, monkeypatch):
+    def interrupt(*_: object, **__: object) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1)
+
+    monkeypatch.setattr("ppl_vae.inference.svi.fit", interrupt)
+    code, _, err = run("fit", "ppca", "iris", "--out", tmp_path / "run")
+    assert code == 130
+    assert "--resume" in err
