@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test check bench studies clean
+.PHONY: demo test check bench accuracy studies clean
 
 demo: $(INSTALLED)
 	$(BIN)/ppl-vae demo --out demo
@@ -21,6 +21,10 @@ check: $(INSTALLED)
 bench: $(INSTALLED)
 	$(BIN)/python -m pip install -q -e ".[bench]"
 	$(BIN)/python -m benchmarks
+
+# Every accuracy figure beside its target.
+accuracy: $(INSTALLED)
+	$(BIN)/python -m benchmarks.accuracy
 
 # Slow studies: the rows of tables that `make test` samples.
 studies: $(INSTALLED)

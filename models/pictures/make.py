@@ -1,0 +1,147 @@
+"""Make the catalogue's pictures: one PNG a model, from real fits; `make.py vae` makes only that one."""
+
+import sys
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.patches import Ellipse
+
+from ppl_vae import PPCA, VAE, BayesianPPCA, Pair, TrueSkill, guide, nuts, svi
+from ppl_vae.data import binarise, load, split, standardise
+from ppl_vae.diagnostics import judge_reference
+from ppl_vae.guides import LinearNormal
+from ppl_vae.models.vae import reconstruct
+
+HERE = Path(__file__).parent
+BLUE, ORANGE, GREEN = "#1f6f9f", "#d9730d", "#4c8c4a"
+
+
+def ppca() -> None:
+    """PPCA of iris: exact and mean-field posteriors of some flowers in the latent plane."""
+    rows = standardise(load("iris"))
+    (x,) = rows.tensors(torch.float64)
+    angle = torch.tensor(np.pi / 4)
+    rotation = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()]).reshape(2, 2)
+    model = PPCA.from_data(rows, latent_dim=2).set_maximum_likelihood(x, rotation=rotation)
+    pair = Pair(model, LinearNormal(4, 2, covariance="diagonal", dtype=x.dtype))
+    svi.fit(pair, x, num_steps=1000, lr=0.05, train="guide")
+    exact = model.exact_posterior(x)["z"]
+    figure, axis = plt.subplots(figsize=(7.5, 4.6), layout="constrained")
+    for species, (name, colour) in enumerate(
+        zip(("setosa", "versicolor", "virginica"), (BLUE, ORANGE, GREEN), strict=True)
+    ):
+        at = exact.mean[rows.labels == species]
+        axis.scatter(*at.T, s=14, color=colour, label=name)
+    with torch.no_grad():
+        q = pair.guide.encode(x)
+        for n in (41, 15, 60, 57, 86, 117, 106):
+            ellipse(axis, exact.mean[n], exact.covariance_matrix[n], "black", "-")
+            ellipse(axis, q.mean[n], torch.diag(q.variance[n]), "crimson", "--")
+    axis.plot([], [], "k-", label="exact posterior, 2 sd")
+    axis.plot([], [], "--", color="crimson", label="mean-field guide, 2 sd")
+    axis.set(xlabel="$z_1$", ylabel="$z_2$", title="Iris in PPCA's latent plane", aspect="equal")
+    axis.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    save(figure, "ppca")
+
+
+def ellipse(axis: Axes, mean: torch.Tensor, covariance: torch.Tensor, colour: str, style: str) -> None:
+    """Draw the ellipse of two standard deviations of a Gaussian."""
+    values, vectors = torch.linalg.eigh(covariance)
+    width, height = (4 * values.sqrt()).tolist()
+    tilt = float(torch.rad2deg(torch.atan2(vectors[1, 0], vectors[0, 0])))
+    shape = Ellipse(mean.tolist(), width, height, angle=tilt, fill=False, color=colour, ls=style, lw=1)
+    axis.add_patch(shape)
+
+
+def bayesian_ppca() -> None:
+    """Bayesian PPCA of iris: identifiable quantities, mean-field and NUTS."""
+    rows = standardise(load("iris"))
+    (x,) = rows.tensors(torch.float64)
+    model = BayesianPPCA.from_data(rows, latent_dim=2)
+    pair = Pair(model, BayesianPPCA.guides["mean-field"](model, x))
+    svi.fit(pair, x, num_steps=1500, lr=0.03, num_particles=4)
+    answers = {
+        "mean-field": guide.draws(pair, x, num_draws=4000),
+        "NUTS": nuts.sample(
+            model, x, chains=4, num_draws=200, warmup=150, max_tree_depth=5, jit_compile=True
+        ),
+    }
+    figure, axes = plt.subplots(1, 3, figsize=(8, 2.8), layout="constrained")
+    for (name, answer), colour in zip(answers.items(), (ORANGE, BLUE), strict=True):
+        found = answer.map(model.identifiable(answer.draws)).scalars()
+        for axis, quantity in zip(
+            axes, ("singular_value[1]", "singular_value[2]", "noise_scale"), strict=True
+        ):
+            axis.hist(found[quantity].ravel(), 40, density=True, histtype="step", color=colour, label=name)
+            axis.set(xlabel=quantity.replace("_", " "), yticks=[])
+    axes[0].set_ylabel("density")
+    axes[0].legend(frameon=False, fontsize=9, loc="upper right")
+    print("bayesian-ppca:", *judge_reference(answers["NUTS"].map(model.identifiable(answers["NUTS"].draws))))
+    figure.suptitle("Bayesian PPCA of iris: what the data determine", fontsize=11)
+    save(figure, "bayesian-ppca")
+
+
+def vae() -> None:
+    """VAE of binarised digits: reconstructions and samples."""
+    rows = binarise(load("digits"), "static", seed=0)
+    parts = split(rows, (0.9, 0.0, 0.1), seed=0)
+    train = rows.take(parts["train"])
+    (x,), (x_test,) = train.tensors(torch.float32), rows.take(parts["test"]).tensors(torch.float32)
+    torch.manual_seed(0)
+    model = VAE.from_data(train, latent_dim=10)
+    pair = Pair(model, model.encoder_guide())
+    svi.fit(pair, x, num_steps=3000, batch_size=128, lr=2e-3, kl_warmup=500)
+    lines = {
+        "test digits": x_test[:12],
+        "reconstructions (decoder means)": reconstruct(model, pair.guide, x_test[:12]),
+        "samples (decoder means)": model.sample(12),
+        "samples (draws of x)": model.sample(12, draw=True),
+    }
+    figure, axes = plt.subplots(len(lines), 1, figsize=(8, 4), layout="constrained")
+    for axis, (name, images) in zip(axes, lines.items(), strict=True):
+        padded = torch.nn.functional.pad(images.reshape(-1, 8, 8), (1, 1, 1, 1))
+        axis.imshow(torch.cat(list(padded), dim=1), cmap="gray_r", vmin=0, vmax=1)
+        axis.set_title(name, fontsize=9, loc="left")
+        axis.axis("off")
+    save(figure, "vae")
+
+
+def trueskill() -> None:
+    """Skills of baseball teams: mean-field and NUTS intervals."""
+    season = load("al-east-1987")
+    (games,) = season.tensors()
+    model = TrueSkill.from_data(season, link="logistic")
+    pair = Pair(model, TrueSkill.guides["mean-field"](model, games))
+    svi.fit(pair, games, num_steps=1000, lr=0.05, num_particles=16)
+    truth = nuts.sample(model, games, chains=4, num_draws=400, warmup=300, jit_compile=True)
+    boards = {"mean-field": guide.draws(pair, games, num_draws=4000), "NUTS": truth}
+    order = list(model.leaderboard(truth).index[::-1])
+    figure, axes = plt.subplots(1, 2, figsize=(8, 3.2), sharey=True, layout="constrained")
+    for shift, ((name, answer), colour) in enumerate(zip(boards.items(), (ORANGE, BLUE), strict=True)):
+        draws = {"skill": answer.draws["skill"]}
+        draws["skill − mean skill"] = draws["skill"] - draws["skill"].mean("player")
+        for axis, (title, skill) in zip(axes, draws.items(), strict=True):
+            at = np.arange(len(order)) + 0.24 * (shift - 0.5)
+            chosen = skill.sel(player=order)
+            mean, sd = chosen.mean(("chain", "draw")), chosen.std(("chain", "draw"))
+            axis.errorbar(mean, at, xerr=2 * sd, fmt="o", ms=4, color=colour, label=name)
+            axis.set(xlabel=f"{title}, mean ± 2 sd", yticks=range(len(order)), yticklabels=order)
+    axes[0].legend(frameon=False, fontsize=9, loc="lower right")
+    figure.suptitle("American League East, 1987, logistic link", fontsize=11)
+    save(figure, "trueskill")
+
+
+def save(figure: plt.Figure, name: str) -> None:
+    """Write a PNG beside this file."""
+    figure.savefig(HERE / f"{name}.png", dpi=110, metadata={"Software": None})
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 11})
+    for make in (ppca, bayesian_ppca, vae, trueskill):
+        if len(sys.argv) == 1 or make.__name__ in sys.argv[1:]:
+            make()

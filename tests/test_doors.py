@@ -1,0 +1,123 @@
+"""The two doors at the root, and what is and is not installed."""
+
+import importlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+DOORS = ("models", "inference")
+NOT_INSTALLED = ("models", "inference", "tests", "examples", "benchmarks")
+
+
+def run(code, cwd):
+    """Run code in a fresh interpreter in a folder, with no more on its path than that folder."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=cwd, env=environment, capture_output=True, encoding="utf-8"
+    )
+
+
+def test_in_the_checkout_the_doors_open_on_the_package():
+    code = (
+        "from models import PPCA\n"
+        "import ppl_vae, models, inference\n"
+        "assert PPCA is ppl_vae.models.PPCA\n"
+        "for door, home in ((models, ppl_vae.models), (inference, ppl_vae.inference)):\n"
+        "    assert door.__all__ == home.__all__\n"
+        "    assert all(getattr(door, name) is getattr(home, name) for name in home.__all__)\n"
+    )
+    done = run(code, ROOT)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", NOT_INSTALLED)
+def test_elsewhere_the_top_level_name_is_not_claimed(name, tmp_path):
+    code = f"import importlib.util, ppl_vae\nassert importlib.util.find_spec({name!r}) is None"
+    done = run(code, tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def wheel_files(tmp_path_factory):
+    """The wheel's file list, built from a copy so that the checkout stays as it is."""
+    setuptools = pytest.importorskip("setuptools", minversion="77", reason="setuptools>=77 builds the wheel")
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"
+    unwanted = shutil.ignore_patterns(
+        ".*", "__pycache__", "*.egg-info", "build", "dist", "runs", "demo", "*.nc", "*.png"
+    )
+    shutil.copytree(ROOT, source, ignore=unwanted)
+    code = "import sys\nfrom setuptools import build_meta\nbuild_meta.build_wheel(sys.argv[1])"
+    built = subprocess.run(
+        [sys.executable, "-c", code, str(folder)], cwd=source, capture_output=True, encoding="utf-8"
+    )
+    assert built.returncode == 0, f"setuptools {setuptools.__version__}: {built.stderr}"
+    (wheel,) = folder.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        return set(archive.namelist())
+
+
+def test_wheel_claims_no_top_level_name_but_ours(wheel_files):
+    top = {name.split("/")[0] for name in wheel_files}
+    assert {name for name in top if not name.endswith(".dist-info")} == {"ppl_vae"}
+    assert not top & set(NOT_INSTALLED)
+
+
+def test_wheel_holds_the_whole_package(wheel_files):
+    package = ROOT / "ppl_vae"
+    wanted = [
+        *package.rglob("*.py"),
+        *(package / "data").glob("*.csv"),
+        *(package / "report").glob("*.html"),
+        package / "py.typed",
+    ]
+    missing = {path.relative_to(ROOT).as_posix() for path in wanted} - wheel_files
+    assert not missing
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_catalogue_has_an_entry_for_every_name(door):
+    names = importlib.import_module(f"ppl_vae.{door}").__all__
+    text = (ROOT / door / "README.md").read_text(encoding="utf-8")
+    headings = " ".join(re.findall(r"^#+ .*$", text, flags=re.MULTILINE))
+    assert names
+    assert [name for name in names if not re.search(rf"`{name}`", headings)] == []
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_catalogue_links_lead_somewhere(door):
+    text = (ROOT / door / "README.md").read_text(encoding="utf-8")
+    prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    links = [link for link in re.findall(r"\]\(([^)#]+)[^)]*\)", prose) if not link.startswith("http")]
+    assert [link for link in links if not (ROOT / door / link).exists()] == []
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_catalogue_usage_runs(door, tmp_path):
+    text = (ROOT / door / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    # The same programs with fewer steps: this is about names and arguments, not about the answers.
+    code = re.sub(r"(num_steps|num_draws|num_samples|warmup)=\d+", r"\1=20", "\n".join(blocks))
+    code = code.replace("chains=4", "chains=1")
+    done = run(code, tmp_path)
+    assert blocks
+    assert done.returncode == 0, done.stderr
+
+
+def test_importing_the_package_leaves_heavy_libraries_alone(tmp_path):
+    code = (
+        "import sys, ppl_vae\n"
+        "assert 'torch' not in sys.modules\n"
+        "ppl_vae.PPCA, ppl_vae.svi, ppl_vae.nuts, ppl_vae.importance, ppl_vae.Pair\n"
+        "heavy = {'torchvision', 'matplotlib', 'arviz', 'sklearn'} & sys.modules.keys()\n"
+        "assert not heavy, heavy\n"
+    )
+    done = run(code, tmp_path)
+    assert done.returncode == 0, done.stderr

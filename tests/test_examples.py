@@ -1,0 +1,52 @@
+"""Every example runs, says something, and stays short."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
+# Each pattern is a sentence in which an example reports what it found.
+CONCLUSIONS = {
+    "fit_vae": r"The encoder loses about -?\d+\.\d+ nats a digit",
+    "ppca_against_exact": r"mean-field: (agrees|differs|cannot tell)",
+    "skills_vi_against_nuts": r"full-rank: (agrees|differs|cannot tell)",
+    "evidence_by_importance_sampling": r"prior: \d+ samples end (within|NOT within) 3 standard errors",
+    "own_model_eight_schools": r"AutoNormal: (agrees|differs|cannot tell)",
+}
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_example_runs_and_reports_numbers(path, tmp_path):
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONWARNINGS"}
+    # One thread each: these programs are small, and xdist runs several of them side by side.
+    environment |= {"OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"}
+    done = subprocess.run(
+        [sys.executable, str(path), "--quick"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stderr, done.stderr
+    assert re.search(CONCLUSIONS.get(path.stem, r"\d"), done.stdout), done.stdout
+    assert not re.search(r"\b(nan|inf)\b", done.stdout), done.stdout
+    assert not list(tmp_path.iterdir()), "an example left files behind without being asked"
+
+
+def test_every_conclusion_belongs_to_an_example():
+    assert CONCLUSIONS.keys() <= {path.stem for path in EXAMPLES}
+    assert len(EXAMPLES) >= 5
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_example_is_short_and_says_what_it_shows(path):
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) < 80
+    assert text.startswith('"""')
+    assert "What to look for" in " ".join(text.split('"""')[1].split())
