@@ -125,7 +125,7 @@ def _fit_pictures(run: Run, fit: Mapping[str, Any]) -> list[Picture]:
 def _comparison_pictures(run: Run, comparison: Mapping[str, Any]) -> list[Picture]:
     if not comparison:
         return []
-    answers = _answers(run, comparison["reference"])
+    answers = _answers(run)
     rows = pd.DataFrame(comparison["rows"])
     severity = np.maximum(rows["mean_error_in_sd"].abs(), np.log(rows["sd_ratio"].clip(lower=1e-9)).abs())
     worst = rows.loc[severity.sort_values(ascending=False).index, "name"].tolist()
@@ -223,9 +223,11 @@ def _plane_picture(run: Run) -> list[Picture]:
     return [Picture(figures.latent_plane(points, labels), caption)]
 
 
-def _answers(run: Run, reference: str) -> dict[str, Posterior]:
+def _answers(run: Run) -> dict[str, Posterior]:
+    """Every posterior that the folder holds, in identifiable quantities."""
     assert run.folder is not None
-    answers = {name: Posterior.load(run.folder / f"posterior-{name}.nc") for name in ("svi", reference)}
+    paths = {name: run.folder / f"posterior-{name}.nc" for name in ("svi", "nuts", "exact")}
+    answers = {name: Posterior.load(path) for name, path in paths.items() if path.exists()}
     if isinstance(run.model, HasIdentifiable):
         answers = {name: answer.map(run.model.identifiable(answer.draws)) for name, answer in answers.items()}
     return answers

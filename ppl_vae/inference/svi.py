@@ -72,7 +72,7 @@ def fit(
     held_out: tuple[Any, ...] | None = None,
     check_every: int = 200,
     refresh: Callable[[int], tuple[Any, ...]] | None = None,
-    tolerance: float = 0.02,
+    tolerance: float = 0.05,
     seed: int = 0,
     checkpoint: Path | None = None,
     checkpoint_every: int = 500,
@@ -173,7 +173,7 @@ def fit(
     )
 
 
-def convergence(earlier: Tensor, later: Tensor, tolerance: float = 0.02) -> tuple[bool, str]:
+def convergence(earlier: Tensor, later: Tensor, tolerance: float = 0.05) -> tuple[bool, str]:
     """Whether the ELBO has stopped rising.
 
     The ELBO is evaluated on the same data with the same noise three quarters through the fit and at
