@@ -10,14 +10,8 @@ from pyro.poutine import Trace
 from torch import Tensor
 from torch.distributions import Distribution, kl_divergence
 
-from ppl_vae.inference.terms import (
-    Layout,
-    layout,
-    log_prob_per_unit,
-    particle_traces,
-    reduce_to_units,
-    user_scale,
-)
+from ppl_vae.inference.sites import Layout, log_prob_per_unit, reduce_to_units, user_scale
+from ppl_vae.inference.terms import layout, particle_traces
 from ppl_vae.program import Pair
 from ppl_vae.rng import seeded
 

@@ -19,7 +19,8 @@ from ppl_vae.evidence import Evidence
 from ppl_vae.guides import Prior
 from ppl_vae.inference.elbo import unit_chunks
 from ppl_vae.inference.pareto import pareto_k, tail_length
-from ppl_vae.inference.terms import Layout, Terms, has_log_density, layout, terms
+from ppl_vae.inference.sites import Layout
+from ppl_vae.inference.terms import Terms, has_log_density, layout, terms
 from ppl_vae.program import Pair, Program
 from ppl_vae.progress import progress_bar
 from ppl_vae.rng import seeded

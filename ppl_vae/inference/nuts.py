@@ -19,7 +19,8 @@ from torch import Tensor
 from ppl_vae.errors import InputError
 from ppl_vae.guides import Prior
 from ppl_vae.inference.labels import to_dataset
-from ppl_vae.inference.terms import Layout, check_data, layout
+from ppl_vae.inference.sites import Layout
+from ppl_vae.inference.terms import check_data, layout
 from ppl_vae.posterior import Posterior
 from ppl_vae.program import Pair, Program
 from ppl_vae.progress import progress_bar

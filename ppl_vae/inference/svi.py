@@ -21,7 +21,8 @@ from ppl_vae.errors import InputError
 from ppl_vae.inference.batches import Batches
 from ppl_vae.inference.checkpoint import Checkpoint
 from ppl_vae.inference.elbo import ELBO, elbo
-from ppl_vae.inference.terms import Given, Layout, check_data, layout, terms
+from ppl_vae.inference.sites import Given, Layout
+from ppl_vae.inference.terms import check_data, layout, terms
 from ppl_vae.program import Pair
 from ppl_vae.progress import progress_bar
 from ppl_vae.rng import seeded

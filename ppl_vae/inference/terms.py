@@ -6,15 +6,12 @@ every latent and observed site of model and guide, else the whole data set.
 """
 
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import pyro
 import torch
 from pyro import poutine
-from pyro.distributions.util import scale_and_mask
 from pyro.infer.autoguide import AutoContinuous, AutoNormal
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.subsample_messenger import _Subsample
@@ -22,76 +19,23 @@ from torch import Tensor
 from torch.distributions import biject_to
 
 from ppl_vae.errors import InputError
+from ppl_vae.inference.sites import (
+    Given,
+    Layout,
+    canonical_value,
+    full_size,
+    log_prob_per_unit,
+    particle_plate,
+    plates_of,
+    sample_sites,
+    site_value,
+)
 from ppl_vae.program import Pair, Program
 from ppl_vae.rng import seeded
 
-__all__ = [
-    "Given",
-    "Layout",
-    "Terms",
-    "check_data",
-    "has_log_density",
-    "layout",
-    "log_prob_per_unit",
-    "particle_plate",
-    "particle_traces",
-    "reduce_to_units",
-    "terms",
-    "user_scale",
-]
+__all__ = ["Terms", "check_data", "has_log_density", "layout", "particle_traces", "terms"]
 
-PARTICLES = "_particles"
 PROBE_SIZE = 64
-
-
-@dataclass(frozen=True)
-class Layout:
-    """The shape of a pair: which sites it has, and over which plate log p(x) factorises.
-
-    Attributes:
-        latents: the model's latent sites, each with the names of its plates from the left.
-        event_dims: number of event dimensions of each latent site.
-        observed: names of the observed sites.
-        unit_plate: name of the plate of units, or None when the data set is the one unit.
-        batch_plate: outermost plate that contains every observed site, or None: what minibatches
-            are taken from.
-        batch_plate_size: its full size; 1 without one.
-        dims: the dimension of each plate, by name.
-        num_units: number of units.
-        nesting: number of plate dimensions.
-        event_size: numbers per unit in the largest site, for sizing chunks.
-        indexable: the plates by which the programs index their data, and whose indices can
-            therefore be filled in from outside.
-        vectorized: whether the programs may be run under a plate of particles; if not, particles
-            are run one by one.
-    """
-
-    latents: Mapping[str, tuple[str, ...]]
-    event_dims: Mapping[str, int]
-    observed: tuple[str, ...]
-    unit_plate: str | None
-    batch_plate: str | None
-    batch_plate_size: int
-    dims: Mapping[str, int]
-    num_units: int
-    nesting: int
-    event_size: int
-    indexable: frozenset[str]
-    vectorized: bool
-
-    @property
-    def unit(self) -> str:
-        """ "datum" where the unit is an entry of a plate, else "dataset"."""
-        return "dataset" if self.unit_plate is None else "datum"
-
-    @property
-    def can_index(self) -> bool:
-        """Whether some of the units can be evaluated without the others."""
-        return self.unit_plate in self.indexable
-
-    def particles_per_chunk(self, num_units: int, budget: int = 2**22) -> int:
-        """How many particles fit beside ``num_units`` units in about 16 MiB of float32 a tensor."""
-        return max(1, budget // max(1, num_units * self.event_size))
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,22 +50,6 @@ class Terms:
     def log_weights(self) -> Tensor:
         """log p(x, z) − log q(z), shape (particles, units)."""
         return self.log_p - self.log_q
-
-
-class Given(Messenger):  # type: ignore[misc]
-    """Give sample sites their values: latents, and the indices of plates.
-
-    Filled indices make a program work on those entries of its full data, with Pyro's own N/B scale.
-    """
-
-    def __init__(self, values: Mapping[str, Tensor]) -> None:
-        super().__init__()
-        self.values = values
-
-    def _pyro_sample(self, msg: dict[str, Any]) -> None:
-        if msg["name"] in self.values and not msg["is_observed"]:
-            msg["value"] = self.values[msg["name"]]
-            msg["done"] = True
 
 
 class _Probe(Messenger):  # type: ignore[misc]
@@ -177,22 +105,22 @@ def layout(pair: Pair, *data: Any) -> Layout:
     model_trace, guide_trace, indexable = _probe(pair, *data)
     _check_sites(model_trace, guide_trace)
 
-    model_sites = dict(_sites(model_trace))
+    model_sites = dict(sample_sites(model_trace))
     latent = {name: site for name, site in model_sites.items() if not site["is_observed"]}
     observed = {name: site for name, site in model_sites.items() if site["is_observed"]}
-    every_site = [*model_sites.values(), *(site for _, site in _sites(guide_trace))]
-    frames = {frame.name: frame for site in every_site for frame in _frames(site)}
+    every_site = [*model_sites.values(), *(site for _, site in sample_sites(guide_trace))]
+    frames = {frame.name: frame for site in every_site for frame in plates_of(site)}
     unit = _outermost_common(every_site)
     batch = _outermost_common(list(observed.values()))
     found = Layout(
-        latents={name: tuple(frame.name for frame in _frames(site)) for name, site in latent.items()},
+        latents={name: tuple(frame.name for frame in plates_of(site)) for name, site in latent.items()},
         event_dims={name: site["fn"].event_dim for name, site in latent.items()},
         observed=tuple(observed),
         unit_plate=unit,
         batch_plate=batch,
-        batch_plate_size=_size(frames[batch]) if batch else 1,
+        batch_plate_size=full_size(frames[batch]) if batch else 1,
         dims={name: frame.dim for name, frame in frames.items()},
-        num_units=_size(frames[unit]) if unit else 1,
+        num_units=full_size(frames[unit]) if unit else 1,
         nesting=max((-frame.dim for frame in frames.values()), default=0),
         event_size=_event_size(every_site, unit),
         indexable=indexable,
@@ -242,7 +170,7 @@ def terms(
     return Terms(
         log_prob_per_unit(model_trace, layout, num_particles),
         log_prob_per_unit(guide_trace, layout, num_particles),
-        {name: _canonical(model_trace.nodes[name], layout) for name in layout.latents},
+        {name: canonical_value(model_trace.nodes[name], layout) for name in layout.latents},
     )
 
 
@@ -294,79 +222,9 @@ def _one_by_one(
     )
 
 
-@contextmanager
-def particle_plate(layout: Layout, num_particles: int) -> Iterator[None]:
-    """A plate of particles outside all others; nothing where the programs are run one by one."""
-    if not layout.vectorized:
-        yield
-        return
-    with pyro.plate(PARTICLES, num_particles, dim=-1 - layout.nesting):
-        yield
-
-
-def log_prob_per_unit(
-    trace: poutine.Trace, layout: Layout, num_particles: int, names: tuple[str, ...] | None = None
-) -> Tensor:
-    """Sum the log densities of a trace's sites to shape (particles, units), without plate scales."""
-    total: Tensor | float = 0.0
-    for name, site in _sites(trace):
-        if names is None or name in names:
-            total = total + _site_log_prob(site, layout)
-    if isinstance(total, float):
-        return torch.zeros(num_particles, 1)
-    return total.expand(num_particles, -1)
-
-
-def reduce_to_units(values: Tensor, layout: Layout) -> Tensor:
-    """Sum a tensor of batch shape (particles, *plates) over all plates but the units'."""
-    depth = layout.nesting + layout.vectorized
-    values = values.reshape((1,) * (depth - values.dim()) + values.shape)
-    if not layout.vectorized:
-        values = values.unsqueeze(0)
-    unit_dim = layout.dims[layout.unit_plate] if layout.unit_plate else None
-    for dim in range(-layout.nesting, 0):
-        if dim != unit_dim:
-            values = values.sum(dim, keepdim=True)
-    return values.reshape(values.shape[0], -1)
-
-
-def _site_log_prob(site: Mapping[str, Any], layout: Layout) -> Tensor:
-    """A site's log density by unit, with the user's own scales and masks but no subsampling scale."""
-    log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
-    return reduce_to_units(scale_and_mask(log_prob, user_scale(site), site["mask"]), layout)
-
-
-def user_scale(site: Mapping[str, Any]) -> Any:
-    """The scale that the program itself puts on a site, without the plates' N/B."""
-    scale = site["scale"]
-    for frame in _frames(site):
-        scale = scale * (frame.size / _size(frame))
-    return scale
-
-
-def _sites(trace: poutine.Trace) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Sample sites proper: no plate indices, no ``pyro.deterministic``."""
-    for name, site in trace.nodes.items():
-        if site["type"] != "sample" or isinstance(site["fn"], _Subsample):
-            continue
-        if site["infer"].get("_deterministic"):
-            continue
-        yield name, site
-
-
-def _frames(site: Mapping[str, Any]) -> list[Any]:
-    """The plates around a site, outermost (leftmost dimension) first."""
-    frames = [f for f in site["cond_indep_stack"] if f.vectorized and f.name != PARTICLES]
-    return sorted(frames, key=lambda frame: frame.dim)
-
-
-def _size(frame: Any) -> int:
-    return int(frame.full_size or frame.size)
-
-
 def _outermost_common(sites: list[Any]) -> str | None:
-    common = set.intersection(*({frame.name for frame in _frames(site)} for site in sites))
-    dims = {frame.name: frame.dim for site in sites for frame in _frames(site)}
+    common = set.intersection(*({frame.name for frame in plates_of(site)} for site in sites))
+    dims = {frame.name: frame.dim for site in sites for frame in plates_of(site)}
     return min(common, key=lambda name: dims[name], default=None)
 
 
@@ -374,20 +232,20 @@ def _event_size(sites: list[Any], unit: str | None) -> int:
     """Numbers per unit in the largest site."""
     sizes = [1]
     for site in sites:
-        frames = {frame.name: frame.size for frame in _frames(site)}
+        frames = {frame.name: frame.size for frame in plates_of(site)}
         if isinstance(site["value"], Tensor):
             sizes.append(site["value"].numel() // max(1, frames.get(unit, 1) if unit else 1))
     return max(sizes)
 
 
 def _check_sites(model_trace: poutine.Trace, guide_trace: poutine.Trace) -> None:
-    latents = {name: site for name, site in _sites(model_trace) if not site["is_observed"]}
+    latents = {name: site for name, site in sample_sites(model_trace) if not site["is_observed"]}
     guided = {
         name: site
-        for name, site in _sites(guide_trace)
+        for name, site in sample_sites(guide_trace)
         if not site["infer"].get("is_auxiliary") and not site["is_observed"]
     }
-    if not any(site["is_observed"] for _, site in _sites(model_trace)):
+    if not any(site["is_observed"] for _, site in sample_sites(model_trace)):
         raise InputError("the model observes nothing: give one of its pyro.sample statements obs=")
     if missing := sorted(latents.keys() - guided.keys()):
         raise InputError(f"the guide misses the model's latent sites {', '.join(missing)}")
@@ -439,7 +297,7 @@ def _vectorizes(pair: Pair, found: Layout, *data: Any, num_particles: int = 3) -
             together = terms(pair, *data, layout=found, num_particles=num_particles, index=index)
             for p in range(num_particles):
                 given = {
-                    name: _site_shape(name, value[p : p + 1], alone) for name, value in together.draws.items()
+                    name: site_value(name, value[p : p + 1], alone) for name, value in together.draws.items()
                 }
                 if index is not None and found.unit_plate:
                     given[found.unit_plate] = index
@@ -456,32 +314,13 @@ def _vectorizes(pair: Pair, found: Layout, *data: Any, num_particles: int = 3) -
     return True
 
 
-def _canonical(site: Mapping[str, Any], layout: Layout) -> Tensor:
-    """A latent site's values as (particles, *plates, *event), without padding dimensions."""
-    value = site["value"]
-    event_shape = value.shape[value.dim() - site["fn"].event_dim :]
-    plates = tuple(frame.size for frame in _frames(site))
-    return value.reshape((-1, *plates, *event_shape))
-
-
-def _site_shape(name: str, value: Tensor, layout: Layout) -> Tensor:
-    """The inverse of `_canonical`: values as the program's own sample statement would give them."""
-    plates = layout.latents[name]
-    dims = [layout.dims[plate] for plate in plates]
-    batch = [1] * (layout.nesting if layout.vectorized else -min(dims, default=0))
-    for dim, size in zip(dims, value.shape[1:], strict=False):
-        batch[dim] = size
-    particles = value.shape[:1] if layout.vectorized else ()
-    return value.reshape((*particles, *batch, *value.shape[1 + len(plates) :]))
-
-
 def _guide_values(guide: Program, latents: Mapping[str, Tensor], layout: Layout) -> dict[str, Tensor]:
     """The values that a guide's own sample statements must take for it to arrive at given latents.
 
     Pyro's AutoGuides draw auxiliary unconstrained values and transform them; all other auxiliary
     randomness makes q(z) an integral that is not available.
     """
-    placed = {name: _site_shape(name, latents[name], layout) for name in layout.latents}
+    placed = {name: site_value(name, latents[name], layout) for name in layout.latents}
     if isinstance(guide, AutoNormal | AutoContinuous):
         unconstrained = {
             name: biject_to(site["fn"].support).inv(placed[name])
@@ -501,4 +340,4 @@ def has_log_density(pair: Pair, *data: Any) -> bool:
     if isinstance(pair.guide, AutoNormal | AutoContinuous):
         return True
     _, trace, _ = _probe(pair, *data)
-    return not any(site["infer"].get("is_auxiliary") for _, site in _sites(trace))
+    return not any(site["infer"].get("is_auxiliary") for _, site in sample_sites(trace))

@@ -1,0 +1,186 @@
+"""The sites and plates of traced programs: what a pair looks like, and sums over its plates."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.distributions.util import scale_and_mask
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.subsample_messenger import _Subsample
+from torch import Tensor
+
+__all__ = [
+    "Given",
+    "Layout",
+    "canonical_value",
+    "full_size",
+    "log_prob_per_unit",
+    "particle_plate",
+    "plates_of",
+    "reduce_to_units",
+    "sample_sites",
+    "site_value",
+    "user_scale",
+]
+
+PARTICLES = "_particles"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The shape of a pair: which sites it has, and over which plate log p(x) factorises.
+
+    Attributes:
+        latents: the model's latent sites, each with the names of its plates from the left.
+        event_dims: number of event dimensions of each latent site.
+        observed: names of the observed sites.
+        unit_plate: name of the plate of units, or None when the data set is the one unit.
+        batch_plate: outermost plate that contains every observed site, or None: what minibatches
+            are taken from.
+        batch_plate_size: its full size; 1 without one.
+        dims: the dimension of each plate, by name.
+        num_units: number of units.
+        nesting: number of plate dimensions.
+        event_size: numbers per unit in the largest site, for sizing chunks.
+        indexable: the plates by which the programs index their data, and whose indices can
+            therefore be filled in from outside.
+        vectorized: whether the programs may be run under a plate of particles; if not, particles
+            are run one by one.
+    """
+
+    latents: Mapping[str, tuple[str, ...]]
+    event_dims: Mapping[str, int]
+    observed: tuple[str, ...]
+    unit_plate: str | None
+    batch_plate: str | None
+    batch_plate_size: int
+    dims: Mapping[str, int]
+    num_units: int
+    nesting: int
+    event_size: int
+    indexable: frozenset[str]
+    vectorized: bool
+
+    @property
+    def unit(self) -> str:
+        """ "datum" where the unit is an entry of a plate, else "dataset"."""
+        return "dataset" if self.unit_plate is None else "datum"
+
+    @property
+    def can_index(self) -> bool:
+        """Whether some of the units can be evaluated without the others."""
+        return self.unit_plate in self.indexable
+
+    def particles_per_chunk(self, num_units: int, budget: int = 2**22) -> int:
+        """How many particles fit beside ``num_units`` units in about 16 MiB of float32 a tensor."""
+        return max(1, budget // max(1, num_units * self.event_size))
+
+
+class Given(Messenger):  # type: ignore[misc]
+    """Give sample sites their values: latents, and the indices of plates.
+
+    Filled indices make a program work on those entries of its full data, with Pyro's own N/B scale.
+    """
+
+    def __init__(self, values: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.values = values
+
+    def _pyro_sample(self, msg: dict[str, Any]) -> None:
+        if msg["name"] in self.values and not msg["is_observed"]:
+            msg["value"] = self.values[msg["name"]]
+            msg["done"] = True
+
+
+@contextmanager
+def particle_plate(layout: Layout, num_particles: int) -> Iterator[None]:
+    """A plate of particles outside all others; nothing where the programs are run one by one."""
+    if not layout.vectorized:
+        yield
+        return
+    with pyro.plate(PARTICLES, num_particles, dim=-1 - layout.nesting):
+        yield
+
+
+def log_prob_per_unit(
+    trace: poutine.Trace, layout: Layout, num_particles: int, names: tuple[str, ...] | None = None
+) -> Tensor:
+    """Sum the log densities of a trace's sites to shape (particles, units), without plate scales."""
+    total: Tensor | float = 0.0
+    for name, site in sample_sites(trace):
+        if names is None or name in names:
+            total = total + _site_log_prob(site, layout)
+    if isinstance(total, float):
+        return torch.zeros(num_particles, 1)
+    return total.expand(num_particles, -1)
+
+
+def reduce_to_units(values: Tensor, layout: Layout) -> Tensor:
+    """Sum a tensor of batch shape (particles, *plates) over all plates but the units'."""
+    depth = layout.nesting + layout.vectorized
+    values = values.reshape((1,) * (depth - values.dim()) + values.shape)
+    if not layout.vectorized:
+        values = values.unsqueeze(0)
+    unit_dim = layout.dims[layout.unit_plate] if layout.unit_plate else None
+    for dim in range(-layout.nesting, 0):
+        if dim != unit_dim:
+            values = values.sum(dim, keepdim=True)
+    return values.reshape(values.shape[0], -1)
+
+
+def _site_log_prob(site: Mapping[str, Any], layout: Layout) -> Tensor:
+    """A site's log density by unit, with the user's own scales and masks but no subsampling scale."""
+    log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
+    return reduce_to_units(scale_and_mask(log_prob, user_scale(site), site["mask"]), layout)
+
+
+def user_scale(site: Mapping[str, Any]) -> Any:
+    """The scale that the program itself puts on a site, without the plates' N/B."""
+    scale = site["scale"]
+    for frame in plates_of(site):
+        scale = scale * (frame.size / full_size(frame))
+    return scale
+
+
+def sample_sites(trace: poutine.Trace) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Sample sites proper: no plate indices, no ``pyro.deterministic``."""
+    for name, site in trace.nodes.items():
+        if site["type"] != "sample" or isinstance(site["fn"], _Subsample):
+            continue
+        if site["infer"].get("_deterministic"):
+            continue
+        yield name, site
+
+
+def plates_of(site: Mapping[str, Any]) -> list[Any]:
+    """The plates around a site, outermost (leftmost dimension) first."""
+    frames = [f for f in site["cond_indep_stack"] if f.vectorized and f.name != PARTICLES]
+    return sorted(frames, key=lambda frame: frame.dim)
+
+
+def full_size(frame: Any) -> int:
+    """The size of a plate before any subsampling."""
+    return int(frame.full_size or frame.size)
+
+
+def canonical_value(site: Mapping[str, Any], layout: Layout) -> Tensor:
+    """A latent site's values as (particles, *plates, *event), without padding dimensions."""
+    value = site["value"]
+    event_shape = value.shape[value.dim() - site["fn"].event_dim :]
+    plates = tuple(frame.size for frame in plates_of(site))
+    return value.reshape((-1, *plates, *event_shape))
+
+
+def site_value(name: str, value: Tensor, layout: Layout) -> Tensor:
+    """The inverse of `canonical_value`: values as the program's own sample statement would give them."""
+    plates = layout.latents[name]
+    dims = [layout.dims[plate] for plate in plates]
+    batch = [1] * (layout.nesting if layout.vectorized else -min(dims, default=0))
+    for dim, size in zip(dims, value.shape[1:], strict=False):
+        batch[dim] = size
+    particles = value.shape[:1] if layout.vectorized else ()
+    return value.reshape((*particles, *batch, *value.shape[1 + len(plates) :]))
