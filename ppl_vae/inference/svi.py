@@ -229,7 +229,8 @@ class _FixedData:
     @torch.no_grad()
     def log_weights(self) -> Tensor:
         units = self.shape.num_units if self.index is None else len(self.index)
-        particles = min(256, max(8, self.shape.particles_per_chunk(units, budget=2**20)))
+        most = 256 if self.shape.vectorized else 16
+        particles = min(most, max(8, self.shape.particles_per_chunk(units, budget=2**20)))
         with seeded(self.seed):
             drawn = terms(self.pair, *self.data, layout=self.shape, num_particles=particles, index=self.index)
         return drawn.log_weights.double().cpu()
@@ -275,6 +276,8 @@ def _batches(shape: Layout, batch_size: int | None, seed: int) -> Batches:
 
 def _final_particles(shape: Layout, budget: int = 2**20) -> int:
     """Draws for the ELBO that is reported: many where they cost nothing."""
+    if not shape.vectorized:
+        return 16
     return min(1000, max(16, budget // (shape.num_units * shape.event_size)))
 
 

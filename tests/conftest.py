@@ -1,0 +1,49 @@
+"""Fixtures that several tests share."""
+
+import importlib.util
+import os
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pyro
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[1]
+
+
+def pytest_configure() -> None:
+    # Small problems lose time to threads, and workers would fight for the cores.
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _own_start() -> None:
+    """Every test starts from the same generators and an empty parameter store, whatever ran before."""
+    torch.manual_seed(0)
+    pyro.clear_param_store()
+
+
+@pytest.fixture(scope="session")
+def oracles() -> ModuleType:
+    """Exact answers by closed form and quadrature; see ``oracles.py``."""
+    spec = importlib.util.spec_from_file_location("oracles", Path(__file__).with_name("oracles.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def shared() -> Callable[[str], Path]:
+    """A file of the shared folder, or a skip that names it."""
+    folder = Path(os.environ.get("PPL_VAE_SHARED", ROOT.parent / "shared"))
+
+    def find(name: str) -> Path:
+        if not (folder / name).exists():
+            pytest.skip(f"{name} is not in the shared folder {folder} (set PPL_VAE_SHARED)")
+        return folder / name
+
+    return find

@@ -1,0 +1,182 @@
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy import special, stats
+from sklearn import datasets
+from torch import Tensor
+
+from ppl_vae.errors import InputError
+from ppl_vae.evidence import Evidence
+from ppl_vae.guides import LinearNormal, Prior
+from ppl_vae.inference import exact, importance
+from ppl_vae.inference.sites import Layout
+from ppl_vae.inference.terms import layout, terms
+from ppl_vae.models import PPCA
+from ppl_vae.program import Pair
+
+
+def _mean_field(name: str, oracles: ModuleType) -> tuple[Pair, Tensor]:
+    """PPCA at a rotated ML solution with the best mean-field linear guide, both in closed form."""
+    x = getattr(datasets, f"load_{name}")().data
+    x = torch.as_tensor((x - x.mean(0)) / x.std(0))
+    model = PPCA(x.shape[1], 2).set_maximum_likelihood(x, oracles.rotation(30.0))
+    guide = LinearNormal(x.shape[1], 2, covariance="diagonal", dtype=torch.float64)
+    with torch.no_grad():
+        noise = model.noise_scale**2
+        m = model.loadings.T @ model.loadings + noise * torch.eye(2, dtype=torch.float64)
+        slope = torch.linalg.solve(m, model.loadings.T)
+        guide.loc.weight.copy_(slope)
+        guide.loc.bias.copy_(-slope @ model.mean)
+        guide.raw_spread.copy_((noise / m.diagonal() - guide.floor).expm1().log())
+    return Pair(model, guide), x
+
+
+def _estimate(pair: Pair, *data: Any, **options: Any) -> Evidence:
+    return importance.log_evidence(pair, *data, progress=False, **options)
+
+
+@pytest.mark.parametrize("name", ["iris", "wine"])
+def test_evidence_of_ppca_with_the_mean_field_guide_is_exact_within_its_error(
+    name: str, oracles: ModuleType
+) -> None:
+    pair, x = _mean_field(name, oracles)
+    truth = exact.log_evidence(pair.model, x)
+    found = _estimate(pair, x, num_samples=1000)
+    assert found.mean_std_error <= 0.01
+    assert found.mean_std_error > 0
+    assert abs(found.mean - truth.mean) < 3 * found.mean_std_error
+    assert pair.model.mean_field_gap() > 0.03
+    assert found.elbo.mean() < truth.mean - 0.5 * pair.model.mean_field_gap()
+    scores = (found.log_evidence - truth.log_evidence) / found.std_error
+    assert np.abs(scores).max() < 2 * oracles.z_limit(len(scores))
+
+
+@pytest.mark.parametrize("defensive", [0.0, 0.2])
+def test_errors_are_calibrated_over_repetitions(defensive: float, oracles: ModuleType) -> None:
+    """Forty repetitions: z-scores of the total have mean 0 and variance 1."""
+    pair, x = _mean_field("iris", oracles)
+    x = x[:40]
+    truth = exact.log_evidence(pair.model, x).total
+    runs = [_estimate(pair, x, num_samples=1000, defensive=defensive, seed=seed) for seed in range(40)]
+    scores = np.array([(run.total - run.total_bias - truth) / run.total_std_error for run in runs])
+    assert abs(scores.mean()) * np.sqrt(40) < oracles.z_limit(2)
+    low, high = stats.chi2.ppf([5e-4, 1 - 5e-4], 39) / 39
+    assert low < scores.var(ddof=1) < high
+
+
+@pytest.mark.parametrize("chunk", [7, 64, 10_000])
+def test_running_sums_over_chunks_are_the_formulas_over_all_weights(
+    chunk: int, conjugate: Any, x: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Layout, "particles_per_chunk", lambda self, units, budget=0: chunk)
+    pair = Pair(conjugate.model, conjugate.guide)
+    kept = []
+
+    def spy(*args: Any, **options: Any) -> Any:
+        kept.append(terms(*args, **options))
+        return kept[-1]
+
+    monkeypatch.setattr(importance, "terms", spy)
+    found = _estimate(pair, x, num_samples=300)
+    assert len(kept) == -(-300 // chunk)
+    log_w = torch.cat([one.log_weights for one in kept]).numpy()
+    assert log_w.shape == (300, 40)
+    weights = np.exp(log_w - log_w.max(0))
+    log_mean = special.logsumexp(log_w, axis=0) - np.log(300)
+    error = weights.std(0, ddof=1) / (weights.mean(0) * np.sqrt(300))
+    np.testing.assert_allclose(found.log_evidence, log_mean, rtol=1e-10)
+    np.testing.assert_allclose(found.std_error, error, rtol=1e-6)
+    np.testing.assert_allclose(found.bias, -0.5 * error**2, rtol=1e-6)
+    np.testing.assert_allclose(found.ess, weights.sum(0) ** 2 / (weights**2).sum(0), rtol=1e-8)
+    np.testing.assert_allclose(found.elbo, log_w.mean(0), rtol=1e-10)
+
+
+def test_units_are_weighed_one_by_one_and_not_as_a_sum(conjugate: Any, x: Tensor) -> None:
+    """Summed over 40 data before they are averaged, these weights would leave an ESS near one."""
+    pair = Pair(conjugate.model, conjugate.guide)
+    found = _estimate(pair, x, num_samples=1000)
+    assert (found.unit, found.num_units) == ("datum", 40)
+    assert np.median(found.ess) > 300
+    shape = layout(pair, x)
+    summed = terms(pair, x, layout=shape, num_particles=1000).log_weights.sum(1).detach().numpy()
+    weights = np.exp(summed - summed.max())
+    assert weights.sum() ** 2 / (weights**2).sum() < 0.05 * np.median(found.ess)
+
+
+def test_the_prior_is_a_proposal(conjugate: Any, x: Tensor, oracles: ModuleType) -> None:
+    found = _estimate(Pair(conjugate.model, Prior(conjugate.model)), x, num_samples=4000)
+    assert found.proposal == "prior"
+    scores = (found.log_evidence - conjugate.log_evidence(x)) / found.std_error
+    assert np.abs(scores).max() < oracles.z_limit(len(scores))
+
+
+def _narrow(conjugate: Any, x: Tensor) -> Pair:
+    """A guide with a quarter of the posterior's spread: the variance of its weights is infinite."""
+    pair = Pair(conjugate.model, conjugate.guide).initialise(x)
+    raw = torch.tensor(np.log(0.1), dtype=x.dtype)
+    pair.load_state_dict({"slope": torch.tensor(0.8, dtype=x.dtype), "scale": raw})
+    return pair
+
+
+def test_a_defensive_mixture_bounds_the_weights_of_a_narrow_guide(
+    conjugate: Any, x: Tensor, oracles: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = _narrow(conjugate, x)
+    kept = []
+    honest = importance._mixture_weights
+
+    def spy(*args: Any, **options: Any) -> Tensor:
+        kept.append((honest(*args, **options), options["drawn"].draws["z"]))
+        return kept[-1][0]
+
+    alone = _estimate(pair, x, num_samples=2000)
+    monkeypatch.setattr(importance, "_mixture_weights", spy)
+    mixed = _estimate(pair, x, num_samples=2000, defensive=0.3)
+    assert mixed.proposal == "0.7 guide + 0.3 prior"
+    assert np.median(alone.pareto_k) > 0.7
+    assert np.median(mixed.pareto_k) < 0.5
+    assert alone.alarming.mean() > 0.5
+    assert not mixed.alarming.any()
+    scores = (mixed.log_evidence - conjugate.log_evidence(x)) / mixed.std_error
+    assert np.abs(scores).max() < oracles.z_limit(len(scores))
+
+    drawn = [len(z) for _, z in kept]
+    assert sum(drawn) == 2000
+    for log_w, z in kept:
+        # p(x, z) / [0.7 q(z) + 0.3 p(z)], which is at most p(x | z) / 0.3.
+        q = stats.norm(0.8 * x.numpy(), 0.1).pdf(z)
+        prior, likelihood = stats.norm(0, 1).pdf(z), stats.norm(z, 0.5).pdf(x)
+        np.testing.assert_allclose(log_w, np.log(prior * likelihood / (0.7 * q + 0.3 * prior)), rtol=1e-6)
+        assert (log_w.numpy() <= np.log(likelihood / 0.3) + 1e-9).all()
+
+
+def test_an_exact_guide_has_no_error_and_no_tail(conjugate: Any, x: Tensor) -> None:
+    pair = Pair(conjugate.model, conjugate.guide).initialise(x)
+    raw = torch.tensor(np.log(np.sqrt(0.2)), dtype=x.dtype)
+    pair.load_state_dict({"slope": torch.tensor(0.8, dtype=x.dtype), "scale": raw})
+    found = _estimate(pair, x, num_samples=500)
+    np.testing.assert_allclose(found.log_evidence, conjugate.log_evidence(x), rtol=1e-10)
+    assert found.std_error.max() < 1e-6
+    assert (found.pareto_k == -1).all()
+    np.testing.assert_allclose(found.ess, 500, rtol=1e-9)
+    assert not found.alarming.any()
+
+
+def test_some_units_can_be_asked_for(conjugate: Any, x: Tensor, oracles: ModuleType) -> None:
+    index = torch.tensor([33, 4, 10])
+    found = _estimate(Pair(conjugate.model, conjugate.guide), x, num_samples=2000, index=index)
+    assert found.num_units == 3
+    scores = (found.log_evidence - conjugate.log_evidence(x)[index]) / found.std_error
+    assert np.abs(scores).max() < oracles.z_limit(3)
+
+
+def test_bad_arguments_are_refused(conjugate: Any, x: Tensor) -> None:
+    pair = Pair(conjugate.model, conjugate.guide)
+    with pytest.raises(InputError, match="num_samples is 1"):
+        _estimate(pair, x, num_samples=1)
+    for value in (-0.1, 1.0):
+        with pytest.raises(InputError, match=f"defensive is {value}"):
+            _estimate(pair, x, defensive=value)

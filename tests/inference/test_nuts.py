@@ -1,0 +1,126 @@
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from arviz_stats.base import array_stats
+from torch import Tensor
+
+from ppl_vae.errors import InputError
+from ppl_vae.inference import nuts
+from ppl_vae.posterior import Posterior
+from ppl_vae.program import Pair
+
+
+def _check(values: np.ndarray, mean: float, sd: float | None, limit: float) -> None:
+    assert abs(values.mean() - mean) < limit * array_stats.mcse(values, method="mean")
+    if sd is not None:
+        assert abs(values.std(ddof=1) - sd) < limit * array_stats.mcse(values, method="sd")
+
+
+def test_conjugate_normal_has_its_exact_mean_and_sd(oracles: ModuleType) -> None:
+    """θ ~ N(1, 2²), y_n ~ N(θ, 3²): precision 1/4 + N/9."""
+    y = np.random.default_rng(0).normal(4, 3, 20)
+
+    def model(y: Tensor) -> None:
+        theta = pyro.sample("theta", dist.Normal(torch.ones(()), 2.0))
+        with pyro.plate("data", len(y)):
+            pyro.sample("y", dist.Normal(theta, 3.0), obs=y)
+
+    drawn = nuts.sample(
+        model, torch.as_tensor(y), num_draws=300, warmup=150, chains=2, jit_compile=True, progress=False
+    )
+    precision = 1 / 4 + 20 / 9
+    assert drawn.draws["theta"].dims == ("chain", "draw")
+    assert drawn.draws["theta"].dtype == np.float64
+    values = drawn.draws["theta"].to_numpy()
+    _check(values, (1 / 4 + y.sum() / 9) / precision, precision**-0.5, oracles.z_limit(2))
+    assert drawn.summary()["r_hat"].max() < 1.05
+    # Started apart and driven by their own noise, chains are not copies.
+    assert not np.array_equal(values[0], values[1])
+    assert ((drawn.stats["acceptance_rate"] > 0.5) & (drawn.stats["acceptance_rate"] <= 1)).all()
+    assert (drawn.stats["step_size"] > 0).all()
+
+
+def _eight_schools(y: Tensor, errors: Tensor) -> None:
+    mu = pyro.sample("mu", dist.Normal(torch.zeros((), dtype=y.dtype), 5.0))
+    tau = pyro.sample("tau", dist.HalfCauchy(torch.tensor(5.0, dtype=y.dtype)))
+    with pyro.plate("school", len(y)):
+        eta = pyro.sample("eta", dist.Normal(torch.zeros((), dtype=y.dtype), 1.0))
+        pyro.sample("y", dist.Normal(mu + tau * eta, errors), obs=y)
+
+
+def _schools(oracles: ModuleType, **options: Any) -> Posterior:
+    y, errors = (torch.as_tensor(v) for v in (oracles.SCHOOL_EFFECTS, oracles.SCHOOL_ERRORS))
+    return nuts.sample(
+        _eight_schools, y, errors, coords={"school": list("ABCDEFGH")}, progress=False, **options
+    )
+
+
+def test_non_centred_eight_schools_has_the_means_of_quadrature(oracles: ModuleType) -> None:
+    drawn = _schools(oracles, num_draws=350, warmup=200, chains=2, max_tree_depth=6, jit_compile=True, seed=1)
+    truth = oracles.eight_schools()
+    draws = {name: drawn.draws[name].to_numpy() for name in ("mu", "tau", "eta")}
+    theta = draws["mu"][..., None] + draws["tau"][..., None] * draws["eta"]
+    limit = oracles.z_limit(10)
+    _check(draws["mu"], truth["mu"], None, limit)
+    _check(draws["tau"], truth["tau"], None, limit)
+    for school in range(8):
+        _check(theta[..., school], truth["theta"][school], None, limit)
+    assert (draws["tau"] > 0).all()
+    assert drawn.stats["diverging"].mean() < 0.05
+
+
+def test_draws_have_the_programs_plates_and_the_coordinates_given(oracles: ModuleType) -> None:
+    drawn = _schools(oracles, num_draws=5, warmup=3, chains=3, max_tree_depth=3)
+    assert drawn.draws["eta"].dims == ("chain", "draw", "school")
+    assert list(drawn.draws.coords["school"].to_numpy()) == list("ABCDEFGH")
+    assert dict(drawn.draws.sizes) == {"chain": 3, "draw": 5, "school": 8}
+    assert drawn.stats["diverging"].dtype == bool
+
+
+def test_divergences_of_the_centred_parametrisation_are_reported(oracles: ModuleType) -> None:
+    def centred(y: Tensor, errors: Tensor) -> None:
+        mu = pyro.sample("mu", dist.Normal(torch.zeros((), dtype=y.dtype), 5.0))
+        tau = pyro.sample("tau", dist.HalfCauchy(torch.tensor(5.0, dtype=y.dtype)))
+        with pyro.plate("school", len(y)):
+            theta = pyro.sample("theta", dist.Normal(mu, tau))
+            pyro.sample("y", dist.Normal(theta, errors), obs=y)
+
+    y, errors = (torch.as_tensor(v) for v in (oracles.SCHOOL_EFFECTS, oracles.SCHOOL_ERRORS))
+    drawn = nuts.sample(centred, y, errors, num_draws=100, warmup=60, chains=1, max_tree_depth=6,
+                        jit_compile=True, target_accept=0.6, progress=False)  # fmt: skip
+    assert drawn.stats["diverging"].sum() > 0
+
+
+def test_a_pairs_own_parameters_are_used_and_kept(conjugate: Any, x: Tensor, oracles: ModuleType) -> None:
+    """The prior's mean is a parameter of the pair, with another value in the global store."""
+
+    def model(x: Tensor) -> None:
+        centre = pyro.param("centre", lambda: torch.tensor(0.0))
+        theta = pyro.sample("theta", dist.Normal(centre, 0.1))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(theta, 100.0), obs=x)
+
+    pyro.param("centre", torch.tensor(7.0))
+    pair = Pair(model, lambda x: None)
+    pyro.get_param_store()["centre"] = torch.tensor(-7.0)
+    drawn = nuts.sample(pair, x, num_draws=200, warmup=100, chains=2, progress=False)
+    # The likelihood is all but flat.
+    assert drawn.draws["theta"].mean().item() == pytest.approx(7.0, abs=0.1)
+    assert pyro.param("centre").item() == -7.0
+    assert pair.parameters(train="both").get("centre", torch.tensor(7.0)).dtype == torch.float32
+
+
+def test_minibatched_and_absurd_requests_are_refused(conjugate: Any, x: Tensor) -> None:
+    for options, words in (
+        ({"num_draws": 0}, "num_draws is 0"),
+        ({"warmup": 0}, "warmup is 0"),
+        ({"chains": 0}, "chains is 0"),
+        ({"chains": -1}, "chains is -1"),
+    ):
+        with pytest.raises(InputError, match=words):
+            nuts.sample(conjugate.model, x, progress=False, **options)

@@ -1,0 +1,79 @@
+import numpy as np
+import pytest
+import torch
+from arviz_stats.base import array_stats
+from torch import Tensor
+
+from ppl_vae.inference.pareto import pareto_k, tail_length
+
+NUM_SAMPLES, NUM_UNITS = 4000, 60
+
+
+def _log_weights(k: float, seed: int = 0) -> Tensor:
+    """Log weights whose tail is exactly Pareto of index k: w = U^(−k)."""
+    u = np.random.default_rng(seed).random((NUM_SAMPLES, NUM_UNITS))
+    return torch.as_tensor(-k * np.log(u))
+
+
+def _largest(log_w: Tensor) -> Tensor:
+    return log_w.topk(tail_length(len(log_w)) + 1, dim=0).values
+
+
+@pytest.mark.parametrize("k", [0.2, 0.5, 0.7, 1.0, 1.5])
+def test_k_hat_finds_a_known_tail_index(k: float) -> None:
+    found = pareto_k(_largest(_log_weights(k))).numpy()
+    size = tail_length(NUM_SAMPLES)
+    # Shrunk towards one half as if by ten more observations; unshrunk it estimates k.
+    estimate = (found * (size + 10) - 5) / size
+    error = estimate.std(ddof=1) / np.sqrt(NUM_UNITS)
+    # The estimator's own bias is of order 1/M; its spread is near (1 + k)/√M.
+    assert abs(estimate.mean() - k) < 4 * error + 3 / size
+    assert estimate.std(ddof=1) == pytest.approx((1 + k) / np.sqrt(size), rel=0.5)
+
+
+@pytest.mark.parametrize("k", [0.2, 0.7, 1.2])
+def test_k_hat_is_that_of_arviz_on_negated_weights(k: float) -> None:
+    """ArviZ's routine takes negated log weights; the other sign gives a good-looking answer."""
+    log_w = _log_weights(k)[:, :5]
+    found = pareto_k(_largest(log_w)).numpy()
+    theirs, wrong = (
+        np.array([array_stats.psislw(sign * log_w[:, unit].numpy())[1] for unit in range(5)])
+        for sign in (-1, 1)
+    )
+    np.testing.assert_allclose(found, theirs, atol=0.02)
+    assert (wrong < found - 0.3).all()
+
+
+def test_scale_of_the_weights_does_not_matter() -> None:
+    log_w = _log_weights(0.6)
+    for shift in (-900.0, 900.0):
+        np.testing.assert_allclose(pareto_k(_largest(log_w + shift)), pareto_k(_largest(log_w)), atol=1e-6)
+
+
+def test_order_does_not_matter() -> None:
+    largest = _largest(_log_weights(0.6))
+    assert torch.equal(pareto_k(largest), pareto_k(largest[torch.randperm(len(largest))]))
+
+
+def test_constant_weights_have_no_tail() -> None:
+    constant = torch.full((50, 2), -123.4, dtype=torch.float64)
+    rounding = constant + 1e-13 * torch.randn(50, 2, dtype=torch.float64)
+    for weights in (constant, rounding):
+        assert pareto_k(weights).tolist() == [-1.0, -1.0]
+    mixed = torch.cat([constant[:, :1], _log_weights(0.5)[:50, :1]], dim=1)
+    found = pareto_k(mixed)
+    assert found[0] == -1
+    assert found[1] > 0
+
+
+def test_bounded_weights_have_a_negative_or_small_index() -> None:
+    u = np.random.default_rng(0).random((NUM_SAMPLES, 20))
+    assert pareto_k(_largest(torch.as_tensor(np.log(1 + u)))).max() < 0.0
+
+
+def test_a_tail_too_short_to_judge_is_infinite() -> None:
+    assert pareto_k(torch.randn(4, 3)).tolist() == [np.inf] * 3
+
+
+def test_the_tail_is_a_fifth_of_few_and_three_roots_of_many() -> None:
+    assert (tail_length(100), tail_length(10_000)) == (20, 300)
