@@ -69,7 +69,9 @@ def say_comparison(comparison: Mapping[str, Any]) -> str:
 def say_evidence(evidence: Mapping[str, Any]) -> str:
     """Evidence in a sentence or two."""
     unit = "a datum" if evidence["unit"] == "datum" else "in all"
-    text = f"log p(x) is {evidence['log_evidence_mean']:.4f} ± {evidence['std_error_mean']:.4f} nats {unit}"
+    data = Path(evidence["data"]).name
+    value = f"{evidence['log_evidence_mean']:.4f} ± {evidence['std_error_mean']:.4f}"
+    text = f"log p(x) of the {data} data is {value} nats {unit}"
     if evidence["method"] == "exact":
         return f"The exact {text.replace(' ± 0.0000', '')}."
     gap = evidence["log_evidence_mean"] - evidence["elbo_mean"]

@@ -45,6 +45,8 @@ def elbo_curve(elbo: np.ndarray, held_out: np.ndarray, num_units: int, kl_warmup
         axes.plot(held_out[:, 0], held_out[:, 1], "o-", ms=3, color=COLOURS["held out"], label="validation")
     # The first steps of a fit are so low that they would flatten the rest.
     low, high = np.nanquantile(values[len(values) // 20 :], [0.02, 0.999])
+    if len(held_out):
+        low = min(low, held_out[len(held_out) // 4 :, 1].min())
     margin = 0.15 * (high - low) or 1.0
     axes.set_ylim(low - margin, high + margin)
     axes.set(xlabel="step", ylabel="ELBO (nats a unit)")
