@@ -10,7 +10,7 @@ demo: $(INSTALLED)
 	$(BIN)/ppl-vae demo --out demo
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -28,7 +28,7 @@ accuracy: $(INSTALLED)
 
 # Slow studies: the rows of tables that `make test` samples.
 studies: $(INSTALLED)
-	$(BIN)/python -m pytest -n 2 -m slow
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow
 
 $(INSTALLED): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -127,8 +127,10 @@ def _fit_pictures(run: Run, fit: Mapping[str, Any]) -> list[Picture]:
 def _comparison_pictures(run: Run, comparison: Mapping[str, Any]) -> list[Picture]:
     if not comparison:
         return []
-    answers = _answers(run)
     rows = pd.DataFrame(comparison["rows"])
+    names = set(rows["name"])
+    # An older comparison may have left draws for other rows.
+    answers = {name: answer for name, answer in _answers(run).items() if names <= answer.scalars().keys()}
     severity = np.maximum(rows["mean_error_in_sd"].abs(), np.log(rows["sd_ratio"].clip(lower=1e-9)).abs())
     worst = rows.loc[severity.sort_values(ascending=False).index, "name"].tolist()
     reference = comparison["reference"]
