@@ -33,6 +33,8 @@ __all__ = ["Fit", "convergence", "fit"]
 # Below this many multiplications a step runs on one thread: a fixed function of the problem's size,
 # so that the numbers do not depend on the number of cores.
 SMALL_WORK = 2**25
+# A short fit hardly moves in its last quarter, whether or not it has arrived.
+FEWEST_STEPS = 200
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,8 +161,11 @@ def fit(
                 if step % 20 == 0:
                     advance(min(20, num_steps - step), f"ELBO {history[step]:.1f}")
         final = elbo(pair, *data, num_particles=_final_particles(shape), seed=seed)
-        if earlier is None or kl_warmup > num_steps - num_steps // 4:
-            converged, reason = False, "the last quarter of the steps is too short to judge convergence"
+        if num_steps < FEWEST_STEPS or earlier is None:
+            converged = False
+            reason = f"{num_steps} steps are too few to judge convergence; at least {FEWEST_STEPS} are needed"
+        elif kl_warmup > num_steps - num_steps // 4:
+            converged, reason = False, "the KL warm-up reaches into the last quarter of the steps"
         else:
             converged, reason = convergence(earlier, fixed.log_weights(), tolerance)
     return Fit(
