@@ -258,7 +258,7 @@ def _vae(name: str, rows: data.Rows, *, num_steps: int, latent_dim: int) -> Iter
     torch.manual_seed(0)
     model = VAE.from_data(rows.take(parts["train"]), latent_dim=latent_dim)
     pair = Pair(model, model.encoder_guide())
-    svi.fit(pair, train, num_steps=num_steps, batch_size=128, lr=2e-3)
+    svi.fit(pair, train, num_steps=num_steps, batch_size=128, lr=2e-3, kl_warmup=300)
     found = importance.log_evidence(pair, test, num_samples=200)
     gap = found.mean - found.elbo.mean()
     yield Row(

@@ -79,7 +79,7 @@ def fit(
     batch_size: Annotated[int | None, typer.Option(help="Data a step. (default: 128 (vae), all (others))")] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate of the first step; it falls to 1 % along a cosine. (default: 0.002 (vae), 0.03 (bayesian-ppca), 0.05 (ppca, trueskill))")] = None,
     particles: Annotated[int | None, typer.Option(help="Draws of the guide a step. (default: 1 (vae, ppca), 4 (bayesian-ppca), 16 (trueskill))")] = None,
-    kl_warmup: Annotated[int | None, typer.Option(help="Steps over which the weight β of the KL rises from 0 to 1. (default: 0)")] = None,
+    kl_warmup: Annotated[int | None, typer.Option(help="Steps over which the weight β of the KL rises from 0 to 1. (default: a tenth of the steps (vae), 0 (others))")] = None,
     clip_norm: Annotated[float | None, typer.Option(help="Largest gradient norm, in nats. (default: none)")] = None,
     train: Annotated[str | None, typer.Option(help="both, or guide to hold the model's parameters. (default: both)")] = None,
     latent_dim: Annotated[int | None, typer.Option(help="Latent dimensions. (default: 10 (vae), 2 (ppca, bayesian-ppca))")] = None,

@@ -33,7 +33,7 @@ class _Study:
 
 
 STUDIES = (
-    _Study("vae", "digits", 3000, 600, {"latent_dim": 6}, {"kl_warmup": 300}, ("nuts",), 400, 40),
+    _Study("vae", "digits", 3000, 600, {"latent_dim": 6}, {}, ("nuts",), 400, 40),
     _Study("ppca", "iris", 2000, 400, {}, {}, ("nuts", "exact"), 250, 100),
     _Study("trueskill", "al-east-1987", 2000, 300, {"link": "logistic"}, {}, ("nuts",), 300, 80),
 )

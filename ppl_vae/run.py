@@ -283,7 +283,7 @@ def settings_for(model: str, data: str, given: Mapping[str, Any], options: Mappi
         "batch_size": defaults.batch_size,
         "lr": defaults.lr,
         "particles": defaults.num_particles,
-        "kl_warmup": 0,
+        "kl_warmup": round(defaults.kl_warmup * given.get("steps", defaults.num_steps)),
         "clip_norm": None,
         "train": "both",
         "seed": 0,
@@ -295,7 +295,12 @@ def settings_for(model: str, data: str, given: Mapping[str, Any], options: Mappi
     # A run can be opened from any folder: a file's path is kept in full.
     data = str(Path(data).resolve()) if Path(data).suffix in (".csv", ".npy", ".npz") else data
     settings = Settings(model=model, data=data, options=options, **values)
-    return settings if epochs is None else _with_epochs(settings, epochs)
+    if epochs is None:
+        return settings
+    settings = _with_epochs(settings, epochs)
+    if "kl_warmup" in given:
+        return settings
+    return replace(settings, kl_warmup=round(defaults.kl_warmup * settings.steps))
 
 
 def prepare_folder(folder: Path, settings: Settings, *, resume: bool, overwrite: bool) -> None:

@@ -14,6 +14,7 @@ class FitDefaults:
         lr: learning rate of the first step.
         batch_size: data a step; None for all.
         num_particles: draws of the guide a step.
+        kl_warmup: fraction of the steps over which the KL's weight rises from 0 to 1.
         standardize: whether features are centred and scaled.
         split: fractions of train, validation and test rows.
         dtype: of parameters and features.
@@ -24,6 +25,7 @@ class FitDefaults:
     lr: float
     batch_size: int | None = None
     num_particles: int = 1
+    kl_warmup: float = 0.0
     standardize: bool = False
     split: tuple[float, float, float] = (1.0, 0.0, 0.0)
     dtype: str = "float64"

@@ -42,8 +42,10 @@ class VAE(PyroModule):  # type: ignore[misc]
 
     data_type: ClassVar[type] = Rows
     name: ClassVar[str] = "vae"
+    # Without a warm-up the first steps may switch the latents off for good: the KL falls faster than
+    # the decoder learns to use them (posterior collapse).
     defaults: ClassVar[FitDefaults] = FitDefaults(
-        num_steps=3000, lr=2e-3, batch_size=128, split=(0.8, 0.1, 0.1), dtype="float32"
+        num_steps=3000, lr=2e-3, batch_size=128, kl_warmup=0.1, split=(0.8, 0.1, 0.1), dtype="float32"
     )
     guides: ClassVar[Mapping[str, Callable[..., nn.Module]]] = {
         "amortised": lambda model, x: model.encoder_guide("diagonal"),
