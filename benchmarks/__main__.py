@@ -88,7 +88,7 @@ def main() -> None:
     matrix = x.numpy()
     peer_model = PCA(2, svd_solver="covariance_eigh").fit(matrix)
     ours_model = PPCA(13, 2).set_maximum_likelihood(x)
-    noise = float(ours_model.noise_scale**2) * len(x) / (len(x) - 1)
+    noise = ours_model.noise_scale.item() ** 2 * len(x) / (len(x) - 1)
     assert np.isclose(noise, peer_model.noise_variance_), "both sides must compute the same noise variance"
     times = in_turn(lambda: ours_model.set_maximum_likelihood(x), lambda: peer_model.fit(matrix), 20)
     row("PPCA in closed form, wine, against scikit-learn PCA", *times)

@@ -119,7 +119,7 @@ def trueskill() -> None:
     model = TrueSkill.from_data(season, link="logistic")
     pair = Pair(model, TrueSkill.guides["mean-field"](model, games))
     svi.fit(pair, games, num_steps=1000, lr=0.05, num_particles=16)
-    truth = nuts.sample(model, games, chains=4, num_draws=400, warmup=300, jit_compile=True)
+    truth = nuts.sample(model, games, chains=4, num_draws=400, warmup=150, full_mass=True, jit_compile=True)
     boards = {"mean-field": guide.draws(pair, games, num_draws=4000), "NUTS": truth}
     order = list(model.leaderboard(truth).index[::-1])
     figure, axes = plt.subplots(1, 2, figsize=(8, 3.2), sharey=True, layout="constrained")
@@ -133,7 +133,10 @@ def trueskill() -> None:
             axis.errorbar(mean, at, xerr=2 * sd, fmt="o", ms=4, color=colour, label=name)
             axis.set(xlabel=f"{title}, mean ± 2 sd", yticks=range(len(order)), yticklabels=order)
     axes[0].legend(frameon=False, fontsize=9, loc="lower right")
-    figure.suptitle("American League East, 1987, logistic link", fontsize=11)
+    passed, reasons = judge_reference(truth)
+    print("trueskill:", passed, *reasons)
+    checks = "passes" if passed else "FAILS"
+    figure.suptitle(f"American League East, 1987 (NUTS {checks} the checks of a reference)", fontsize=11)
     save(figure, "trueskill")
 
 
