@@ -122,7 +122,7 @@ def two_players() -> Iterator[Row]:
 def _nuts_moments(
     model: TrueSkill, games: torch.Tensor, wins: int, losses: int, mean: float, sd: float, above: float
 ) -> Iterator[Row]:
-    posterior = nuts.sample(model, games, num_draws=1000, warmup=300, chains=4, jit_compile=True)
+    posterior = nuts.sample(model, games, num_draws=1000, warmup=300, chains=4)
     row = posterior.summary().loc["skill[0]"]
     draws = posterior.draws["skill"].to_numpy()
     from arviz_stats.base import array_stats
@@ -202,7 +202,7 @@ def published_skills() -> Iterator[Row]:
 def _case(name, model, games, mean, variance, log_evidence, ep) -> Iterator[Row]:
     games = torch.tensor(games)
     mean, variance = np.asarray(mean), np.asarray(variance)
-    posterior = nuts.sample(model, games, num_draws=1000, warmup=300, chains=4, jit_compile=True)
+    posterior = nuts.sample(model, games, num_draws=1000, warmup=300, chains=4)
     summary = posterior.summary()
     # Published values are rounded to three or four digits.
     rounding = 5e-4 if log_evidence is None else 5e-5
@@ -269,7 +269,7 @@ def _vae(name: str, rows: data.Rows, *, num_steps: int, latent_dim: int) -> Iter
     )
     eight = test[:8]
     answer = guide.draws(pair, eight, num_draws=4000)
-    reference_draws = nuts.sample(pair, eight, num_draws=400, warmup=300, chains=4, jit_compile=True)
+    reference_draws = nuts.sample(pair, eight, num_draws=400, warmup=300, chains=4)
     judged = compare({"guide": answer}, reference=reference_draws)
     k_hat = importance.log_evidence(pair, eight, num_samples=2000).pareto_k
     worst = judged.table["mean_error_in_sd"].abs().max()

@@ -44,7 +44,7 @@ def main(quick: bool = False) -> None:
 
     chains, draws = (2, 50) if quick else (4, 250)
     truth = nuts.sample(
-        model, EFFECT, ERROR, chains=chains, num_draws=draws, warmup=50 if quick else 150, jit_compile=True
+        model, EFFECT, ERROR, chains=chains, num_draws=draws, warmup=50 if quick else 150
     )
     print(f"NUTS: {chains} chains of {draws} draws, {int(truth.stats['diverging'].sum())} divergent")
     found = compare(answers, reference=truth)

@@ -33,8 +33,6 @@ def main(quick: bool = False) -> None:
         chains=chains,
         num_draws=draws,
         warmup=50 if quick else 100,
-        full_mass=True,
-        jit_compile=True,
     )
     print(f"      nuts: {chains} chains of {draws} draws, {truth.seconds:.0f} s")
 

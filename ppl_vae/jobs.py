@@ -142,9 +142,8 @@ def compare_run(
             num_draws=draws,
             warmup=warmup,
             chains=chains,
-            # Global latents are few and correlated: a dense mass matrix is cheap and mixes better.
-            full_mass=index is None,
-            jit_compile=type(run.model).defaults.jit_nuts,
+            # Global latents are few and correlated, and a low-rank mass matrix mixes better.
+            mass="low-rank" if index is None else "diagonal",
             coords=coords,
             seed=seed + 1,
             progress=progress,

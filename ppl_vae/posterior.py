@@ -140,11 +140,13 @@ def _summarise(values: np.ndarray, dependence: Dependence) -> dict[str, float]:
     from arviz_stats.base import array_stats
 
     chains = values.shape[0]
-    if chains > 8:
-        superchains = np.arange(chains) // 2
-        r_hat = array_stats.rhat_nested(values, superchains)
-    else:
-        r_hat = array_stats.rhat(values)
+    # Chains that never moved have no variance within: their R-hat is infinite.
+    with np.errstate(divide="ignore", invalid="ignore"):
+        if chains > 8:
+            superchains = np.arange(chains) // 2
+            r_hat = array_stats.rhat_nested(values, superchains)
+        else:
+            r_hat = array_stats.rhat(values)
     return {
         "mean": mean,
         "sd": sd,

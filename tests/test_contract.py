@@ -254,9 +254,8 @@ def test_nuts_and_exact_answers_change_nothing_global_and_repeat(name: str, orac
 
 
 def _chains(tiny: Tiny, seed: int = 0) -> Posterior:
-    jit = tiny.model.defaults.jit_nuts
     return nuts.sample(tiny.model, *tiny.data, num_draws=6, warmup=4, chains=2, max_tree_depth=3,
-                       jit_compile=jit, seed=seed, progress=False)  # fmt: skip
+                       seed=seed, progress=False)  # fmt: skip
 
 
 @every_pair

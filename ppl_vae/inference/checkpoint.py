@@ -1,6 +1,7 @@
 """Checkpoints of a fit: tensors as safetensors, the rest as JSON; loading one executes no code."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,52 @@ from ppl_vae.errors import InputError
 from ppl_vae.files import write_whole
 from ppl_vae.program import Pair
 
-__all__ = ["Checkpoint", "load_parameters", "save_parameters"]
+__all__ = ["Checkpoint", "Progress", "load_parameters", "save_parameters"]
+
+
+@dataclass
+class Progress:
+    """How far a fit has come.
+
+    Attributes:
+        step: steps done.
+        seconds: spent before this process.
+        history: ELBO of every step of the whole fit, NaN where not yet done.
+        checks: step and held-out ELBO per unit of every check.
+        earlier: log weights three quarters through, for the convergence test.
+        state: Adam's moments.
+        averaged: the running average of the parameters, and
+        num_averaged: over how many iterates.
+    """
+
+    step: int
+    seconds: float
+    history: np.ndarray
+    checks: list[tuple[float, float]]
+    earlier: Tensor | None
+    state: dict[str, Tensor]
+    averaged: list[Tensor]
+    num_averaged: int
+
+    @classmethod
+    def at_start(cls, num_steps: int) -> "Progress":
+        """Nothing done yet."""
+        return cls(0, 0.0, np.full(num_steps, np.nan), [], None, {}, [], 0)
+
+    def add_to_average(self, leaves: list[Tensor]) -> None:
+        """Take the parameters as they are into the average."""
+        self.num_averaged += 1
+        if not self.averaged:
+            self.averaged = [leaf.detach().clone() for leaf in leaves]
+            return
+        for mean, leaf in zip(self.averaged, leaves, strict=True):
+            mean.add_((leaf.detach() - mean) / self.num_averaged)
+
+    def write_average(self, leaves: list[Tensor]) -> None:
+        """Put the average into the parameters, if there is one."""
+        with torch.no_grad():
+            for mean, leaf in zip(self.averaged, leaves, strict=False):
+                leaf.copy_(mean)
 
 
 class Checkpoint:
@@ -25,76 +71,65 @@ class Checkpoint:
     Args:
         folder: made if missing.
         pair: an initialised pair.
-        optimizer: an optimiser over its parameters.
     """
 
-    def __init__(self, folder: Path, pair: Pair, optimizer: torch.optim.Optimizer) -> None:
+    def __init__(self, folder: Path, pair: Pair) -> None:
         self.path = folder / "checkpoint.safetensors"
-        self.pair, self.optimizer = pair, optimizer
+        self.pair = pair
 
-    def save(
-        self,
-        step: int,
-        seconds: float,
-        history: np.ndarray,
-        checks: list[tuple[float, float]],
-        earlier: Tensor | None,
-    ) -> None:
-        """Write the state after ``step`` steps, the random generator's included."""
+    def save(self, at: Progress, seconds: float) -> None:
+        """Write a fit's state, the random generator's included, and this process's seconds."""
         tensors = {f"parameter/{name}": value for name, value in self.pair.state_dict().items()}
-        for number, state in self.optimizer.state_dict()["state"].items():
-            for name, value in state.items():
-                tensors[f"optimizer/{number}/{name}"] = value.detach().clone()
+        tensors |= {f"optimizer/{name}": value for name, value in at.state.items()}
+        tensors |= {f"average/{number}": value for number, value in enumerate(at.averaged)}
         tensors["rng"] = torch.get_rng_state()
-        tensors["elbo"] = torch.from_numpy(history[:step].copy())
-        tensors["held_out"] = torch.tensor(checks, dtype=torch.float64).reshape(-1, 2)
-        if earlier is not None:
-            tensors["earlier"] = earlier
+        tensors["elbo"] = torch.from_numpy(at.history[: at.step].copy())
+        tensors["held_out"] = torch.tensor(at.checks, dtype=torch.float64).reshape(-1, 2)
+        if at.earlier is not None:
+            tensors["earlier"] = at.earlier
         if torch.cuda.is_initialized():
             tensors["rng_cuda"] = torch.cuda.get_rng_state()
-        about = {"step": str(step), "seconds": repr(seconds)}
+        about = {
+            "step": str(at.step),
+            "seconds": repr(at.seconds + seconds),
+            "num_averaged": str(at.num_averaged),
+        }
         _save(tensors, self.path, about)
 
-    def load(self, num_steps: int) -> tuple[int, float, np.ndarray, list[tuple[float, float]], Tensor | None]:
-        """Put the saved state back and return what `save` was given; zeros where nothing is saved yet.
+    def load(self, num_steps: int) -> Progress:
+        """Put the saved parameters and generator back and return the rest; a start where nothing is saved.
 
         Raises:
             InputError: if the file is damaged, is another pair's, or is past ``num_steps``.
         """
-        history = np.full(num_steps, np.nan)
+        at = Progress.at_start(num_steps)
         if not self.path.exists():
-            return 0, 0.0, history, [], None
+            return at
         tensors, about = _load(self.path)
         try:
-            step, seconds = int(about["step"]), float(about["seconds"])
-            parameters = {
-                name.removeprefix("parameter/"): value
-                for name, value in tensors.items()
-                if name.startswith("parameter/")
-            }
-            if step > num_steps:
-                raise InputError(f"the checkpoint is at step {step}, past the {num_steps} asked for")
-            self.pair.load_state_dict(parameters)
-            self._load_optimizer(tensors)
+            at.step, at.seconds = int(about["step"]), float(about["seconds"])
+            if at.step > num_steps:
+                raise InputError(f"the checkpoint is at step {at.step}, past the {num_steps} asked for")
+            self.pair.load_state_dict(_under("parameter/", tensors))
+            at.state = _under("optimizer/", tensors)
+            averaged = _under("average/", tensors)
+            at.averaged = [averaged[str(number)] for number in range(len(averaged))]
+            at.num_averaged = int(about["num_averaged"])
             torch.set_rng_state(tensors["rng"])
             if "rng_cuda" in tensors and torch.cuda.is_available():
                 torch.cuda.set_rng_state(tensors["rng_cuda"])
-            history[:step] = tensors["elbo"].numpy()
-            checks = [(row[0], row[1]) for row in tensors["held_out"].tolist()]
+            at.history[: at.step] = tensors["elbo"].numpy()
+            at.checks = [(row[0], row[1]) for row in tensors["held_out"].tolist()]
+            at.earlier = tensors.get("earlier")
         except (KeyError, ValueError, RuntimeError) as error:
             if isinstance(error, InputError):
                 raise
             raise InputError(f"the checkpoint {self.path} is damaged: {error}") from error
-        return step, seconds, history, checks, tensors.get("earlier")
+        return at
 
-    def _load_optimizer(self, tensors: dict[str, Tensor]) -> None:
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, value in tensors.items():
-            if name.startswith("optimizer/"):
-                _, number, key = name.split("/")
-                state.setdefault(int(number), {})[key] = value
-        own = self.optimizer.state_dict()
-        self.optimizer.load_state_dict({"state": state, "param_groups": own["param_groups"]})
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
 def save_parameters(pair: Pair, path: Path) -> None:

@@ -1,24 +1,27 @@
-"""Markov chains from p(z | x) by the No-U-Turn sampler: Pyro's, with several chains in float64.
+"""Markov chains from p(z | x): NUTS by nutpie or by Pyro, or many short chains of HMC.
 
 Source: Hoffman and Gelman, "The No-U-Turn Sampler" (2014).
 """
 
 import time
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
-import numpy as np
 import pyro
 import torch
 import xarray as xr
-from pyro.infer import MCMC, NUTS
 from torch import Tensor
 
 from ppl_vae.errors import InputError
 from ppl_vae.guides import Prior
+from ppl_vae.inference import nutpie_nuts, pyro_nuts
+from ppl_vae.inference.chains import ChainSettings
+from ppl_vae.inference.compiler import fall_back
+from ppl_vae.inference.gradients import engine_for, gradient
+from ppl_vae.inference.graph import Compile, Untraceable, check_compile
 from ppl_vae.inference.labels import to_dataset
+from ppl_vae.inference.objectives import density
 from ppl_vae.inference.sites import Layout
 from ppl_vae.inference.terms import check_data, layout
 from ppl_vae.posterior import Posterior
@@ -29,6 +32,10 @@ from ppl_vae.threads import one_thread
 
 __all__ = ["sample"]
 
+Sampler = Literal["nutpie", "pyro"]
+Mass = Literal["diagonal", "low-rank", "dense"]
+MASSES = {"nutpie": ("diagonal", "low-rank"), "pyro": ("diagonal", "dense")}
+
 
 def sample(
     model: Program | Pair,
@@ -36,10 +43,11 @@ def sample(
     num_draws: int = 500,
     warmup: int = 500,
     chains: int = 4,
+    sampler: Sampler = "nutpie",
+    mass: Mass = "diagonal",
     target_accept: float = 0.8,
     max_tree_depth: int = 10,
-    full_mass: bool = False,
-    jit_compile: bool = False,
+    compile: Compile = "auto",
     dtype: torch.dtype = torch.float64,
     coords: dict[str, Any] | None = None,
     seed: int = 0,
@@ -48,8 +56,7 @@ def sample(
     """Draw from the exact posterior of a model, its parameters held.
 
     The model is copied into ``dtype`` if it is a module, and floating-point data are cast; constants
-    that a plain function makes get that precision too. Chains run one after another, each from its
-    own start.
+    that a plain function makes get that precision too. Every chain has its own start.
 
     Args:
         model: a Pyro model, or a pair whose model (with its ``pyro.param`` values) is meant.
@@ -57,12 +64,16 @@ def sample(
         num_draws: kept draws a chain.
         warmup: adaptation steps a chain.
         chains: number of chains; R-hat wants at least 2.
+        sampler: "nutpie" runs the chains in parallel threads on one compiled gradient; "pyro" is Pyro's
+            own NUTS, one chain after another, which also takes enumerated discrete latents.
+        mass: the mass matrix that is adapted: "diagonal", or "low-rank" (nutpie) or "dense" (pyro) for
+            correlated posteriors.
         target_accept: acceptance probability that the step size is tuned to.
         max_tree_depth: at most 2^depth gradients a draw.
-        full_mass: adapt a dense mass matrix instead of a diagonal one.
-        jit_compile: trace the log density with ``torch.jit`` (about twice as fast); only for models
-            without data-dependent control flow.
-        dtype: of the sampler's arithmetic.
+        compile: whether to compile the gradient; "auto" does from 2,000 iterations of all chains on, and
+            runs the traced graph below. False calls stock Pyro for every gradient. With Pyro's sampler,
+            True means its ``jit_compile``.
+        dtype: of the sampler's arithmetic; nutpie's is float64.
         coords: labels of dimensions, such as the indices of the data given.
         seed: of the chains.
         progress: whether to show a progress bar on a terminal.
@@ -72,91 +83,72 @@ def sample(
         ``step_size`` among the statistics.
 
     Raises:
-        InputError: for counts below 1, or a model that is not differentiable in ``dtype``.
+        InputError: for counts below 1, an unknown sampler or mass matrix, or a model that is not
+            differentiable in ``dtype``.
     """
-    for name, count, least in (("num_draws", num_draws, 4), ("warmup", warmup, 1), ("chains", chains, 1)):
-        if count < least:
-            raise InputError(f"{name} is {count}; it must be at least {least}")
+    settings = ChainSettings(num_draws, warmup, chains, target_accept, max_tree_depth, seed)
+    _check_choices(sampler, mass)
+    check_compile(compile)
     start = time.perf_counter()
     source = model if isinstance(model, Pair) else Pair(model, model)
     check_data(source.model, *data)
     cast = tuple(_cast(values, dtype) for values in data)
-    with _default_dtype(dtype), one_thread(), pyro.validation_enabled(False), warnings.catch_warnings():
-        for category in (DeprecationWarning, FutureWarning):
-            warnings.filterwarnings("ignore", category=category, message=".*torch.jit.*")
-        warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)  # type: ignore[attr-defined]
+    with _default_dtype(dtype), one_thread(), pyro.validation_enabled(False):
         if isinstance(model, Pair):
             model.initialise(*data)
         pair = source.cast_model(dtype, Prior)
         shape = _layout(pair, *cast)
-        total = chains * (num_draws + warmup)
-        with pair.scope(), progress_bar("NUTS", total, show=progress) as advance:
-            runs = []
-            for chain in range(chains):
-                with seeded(seed * 1009 + chain):
-                    kernel = NUTS(
-                        pair.model,
-                        target_accept_prob=target_accept,
-                        max_tree_depth=max_tree_depth,
-                        full_mass=full_mass,
-                        jit_compile=jit_compile,
-                        ignore_jit_warnings=True,
-                    )
-                    runs.append(_chain(kernel, cast, num_draws, warmup, advance))
-    draws = {name: torch.stack([run[0][name] for run in runs]) for name in shape.latents}
-    draws = {name: _without_padding(value, name, shape) for name, value in draws.items()}
+        found = None
+        if sampler == "nutpie":
+            if dtype != torch.float64:
+                raise InputError(f"nutpie samples in float64, not {dtype}; sampler='pyro' takes others")
+            try:
+                engine = engine_for(compile, settings.iterations)
+                found = _nutpie(pair, cast, settings, engine, mass == "low-rank", progress)
+            except Untraceable as reason:
+                fall_back("NUTS", reason)
+        if found is None:
+            with (
+                pair.scope(),
+                progress_bar("NUTS", settings.iterations, show=progress) as advance,
+            ):
+                draws, stats = pyro_nuts.sample_sites(
+                    pair.model, cast, settings, dense=mass == "dense", jit_compile=compile is True,
+                    advance=advance,
+                )  # fmt: skip
+            found = draws, stats, 0.0
+    draws = {name: _without_padding(found[0][name], name, shape) for name in shape.latents}
     return Posterior(
         draws=to_dataset(draws, shape.latents, pair.model, coords),
         method="nuts",
         dependence="chains",
-        stats=_statistics([run[1] for run in runs]),
+        stats=found[1].assign_attrs(sampler=sampler, compile_seconds=found[2]),
         seconds=time.perf_counter() - start,
     )
 
 
-def _chain(
-    kernel: NUTS, data: tuple[Any, ...], num_draws: int, warmup: int, advance: Callable[[int, str], None]
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    steps: list[float] = []
-    accepted = [np.nan]
-
-    def hook(kernel: NUTS, _params: Any, stage: str, _number: int) -> None:
-        if stage == "Sample":
-            steps.append(float(kernel.step_size))
-            # Pyro keeps the running mean of the acceptance probability nowhere else.
-            accepted[0] = float(kernel.logging()["acc. prob"])
-        advance(1, f"step {float(kernel.step_size):.2g}")
-
-    mcmc = MCMC(
-        kernel, num_samples=num_draws, warmup_steps=warmup, disable_progbar=True, hook_fn=hook, num_chains=1
-    )
-    mcmc.run(*data)
-    # The kernel forgets its counts when the run ends; MCMC keeps them, by chain.
-    diagnostics = mcmc.diagnostics()
-    diverging = np.zeros(num_draws, dtype=bool)
-    diverging[diagnostics["divergences"]["chain 0"]] = True
-    statistics = {
-        "diverging": diverging,
-        "acceptance_rate": accepted[0],
-        "step_size": np.asarray(steps),
-    }
-    return {name: value.detach() for name, value in mcmc.get_samples().items()}, statistics
+def _nutpie(
+    pair: Pair,
+    data: tuple[Any, ...],
+    settings: ChainSettings,
+    engine: str,
+    low_rank: bool,
+    progress: bool,
+) -> tuple[dict[str, Tensor], xr.Dataset, float]:
+    """Draws by site, statistics, and the seconds that compiling took."""
+    with seeded(settings.seed):
+        target = density(pair, *data)
+        slope = gradient(target, engine)
+    positions, stats = nutpie_nuts.sample_positions(slope, settings, low_rank=low_rank, progress=progress)
+    with torch.no_grad():
+        return target.constrain(positions), stats, slope.seconds
 
 
-def _statistics(runs: list[dict[str, Any]]) -> xr.Dataset:
-    """Under ArviZ's names; the acceptance rate is a chain's mean, which is what Pyro keeps."""
-    num_draws = len(runs[0]["diverging"])
-    return xr.Dataset(
-        {
-            "diverging": (("chain", "draw"), np.stack([run["diverging"] for run in runs])),
-            "step_size": (("chain", "draw"), np.stack([run["step_size"] for run in runs])),
-            "acceptance_rate": (
-                ("chain", "draw"),
-                np.stack([np.full(num_draws, run["acceptance_rate"]) for run in runs]),
-            ),
-        },
-        coords={"chain": np.arange(len(runs)), "draw": np.arange(num_draws)},
-    )
+def _check_choices(sampler: str, mass: str) -> None:
+    if sampler not in MASSES:
+        raise InputError(f"sampler={sampler!r} is not known; it is {' or '.join(map(repr, MASSES))}")
+    if mass not in MASSES[sampler]:
+        raise InputError(f"mass={mass!r} is not known to {sampler}; it is {' or '.join(MASSES[sampler])}")
 
 
 def _layout(pair: Pair, *data: Any) -> Layout:

@@ -2,8 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,20 +11,19 @@ import numpy as np
 import pyro
 import torch
 from pyro.infer import ELBO as PyroELBO
-from pyro.infer import Trace_ELBO
-from pyro.poutine.messenger import Messenger
-from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 
 from ppl_vae.errors import InputError
 from ppl_vae.inference.batches import Batches
-from ppl_vae.inference.checkpoint import Checkpoint
+from ppl_vae.inference.checkpoint import Checkpoint, Progress
 from ppl_vae.inference.elbo import ELBO, elbo
-from ppl_vae.inference.sites import Given, Layout
+from ppl_vae.inference.graph import Compile, check_compile
+from ppl_vae.inference.sites import Layout
+from ppl_vae.inference.steps import UNROLLED, Schedule, engine_for, stepper
 from ppl_vae.inference.terms import check_data, layout, terms
 from ppl_vae.program import Pair
 from ppl_vae.progress import progress_bar
-from ppl_vae.rng import seeded
+from ppl_vae.rng import keep_generator, seeded
 from ppl_vae.threads import one_thread
 
 __all__ = ["Fit", "convergence", "fit"]
@@ -49,6 +47,8 @@ class Fit:
         seconds: wall time, resumed runs included.
         converged: whether the documented test was met; see `convergence`.
         reason: the test's numbers in words.
+        engine: how the steps ran: "pyro" (stock), "traced" (a graph, operation by operation) or "compiled".
+        compile_seconds: what compiling or loading the compiled graph took, part of ``seconds``.
     """
 
     elbo: np.ndarray
@@ -58,6 +58,8 @@ class Fit:
     seconds: float
     converged: bool
     reason: str
+    engine: str
+    compile_seconds: float
 
 
 def fit(
@@ -76,6 +78,9 @@ def fit(
     check_every: int = 200,
     refresh: Callable[[int], tuple[Any, ...]] | None = None,
     tolerance: float = 0.05,
+    average: float = 0.0,
+    precision: Literal["bfloat16"] | None = None,
+    compile: Compile = "auto",
     seed: int = 0,
     checkpoint: Path | None = None,
     checkpoint_every: int = 500,
@@ -100,6 +105,12 @@ def fit(
         check_every: steps between those checks.
         refresh: gives an epoch's data, for data drawn anew every epoch; ``data`` is epoch 0's shape.
         tolerance: of the convergence test, in nats a unit.
+        average: fraction of the steps, at the end, over which the unconstrained parameters are averaged
+            (every fifth iterate; Polyak and Juditsky 1992). The noise of single gradients then no longer
+            limits the fit.
+        precision: "bfloat16" runs the programs under autocast.
+        compile: True traces and compiles the steps, False runs stock Pyro, and "auto" decides by the
+            number of steps; see `engine_for`. The numbers are the same to rounding.
         seed: of initial values, batches and noise.
         checkpoint: folder for checkpoints; none by default.
         checkpoint_every: steps between checkpoints.
@@ -111,72 +122,115 @@ def fit(
             model that does not index its plate, a loss that stops being finite, or a damaged
             checkpoint.
     """
-    _check_arguments(num_steps, batch_size, lr, num_particles, check_every, checkpoint_every)
+    counts = {"num_steps": num_steps, "batch_size": 1 if batch_size is None else batch_size,
+              "num_particles": num_particles, "check_every": check_every,
+              "checkpoint_every": checkpoint_every}  # fmt: skip
+    _check_arguments(counts, lr, average, precision)
+    check_compile(compile)
     check_data(pair.model, *data)
     start = time.perf_counter()
     with seeded(seed):
         pair.initialise(*data, seed=seed)
         shape = layout(pair, *data)
-        _check_held_out(pair, held_out, train)
+        _check_held_out(pair, held_out)
         batches = _batches(shape, batch_size, seed)
-        parameters = pair.parameters(train)
-        if not parameters:
+        leaves = pair.parameters(train)
+        if not leaves:
             raise InputError(f"there is nothing to train: no parameters with train={train!r}")
-        optimizer = torch.optim.Adam(parameters.values(), lr=lr)
-        objective = loss if loss is not None else _trace_elbo(shape, num_particles)
-        saved = Checkpoint(checkpoint, pair, optimizer) if checkpoint else None
-        history = np.full(num_steps, np.nan)
-        checks: list[tuple[float, float]] = []
-        first, spent = 0, 0.0
+        saved = Checkpoint(checkpoint, pair) if checkpoint else None
+        at = saved.load(num_steps) if resume and saved else Progress.at_start(num_steps)
         fixed = _FixedData(pair, data, shape, seed)
-        earlier: Tensor | None = None
-        if resume and saved is not None:
-            first, spent, history, checks, earlier = saved.load(num_steps)
+        schedule = Schedule(num_steps, lr, lr_end, kl_warmup, clip_norm, batches)
         current, epoch = data, -1
-        small = _work(parameters, batches, num_particles) < SMALL_WORK
+        average_from = num_steps - round(average * num_steps)
+        stops = _Stops(
+            num_steps,
+            every=[100, *([check_every] if held_out else []), *([checkpoint_every] if saved else [])],
+            once=[num_steps - num_steps // 4, average_from],
+            average_from=average_from,
+            epochs=batches if refresh else None,
+        )
         with (
-            pair.scope(),
-            one_thread(small),
+            one_thread(_work(leaves, batches, num_particles) < SMALL_WORK),
             # `layout` has run both programs with Pyro's checks on; they cost a quarter of a small step.
             pyro.validation_enabled(False),
-            progress_bar("SVI", num_steps, start=first, show=progress) as advance,
+            progress_bar("SVI", num_steps, start=at.step, show=progress) as advance,
         ):
-            for step in range(first, num_steps):
-                if refresh is not None and batches.epoch(step) != epoch:
-                    epoch = batches.epoch(step)
+            with keep_generator():
+                steps = stepper(
+                    pair, data, shape, leaves, schedule, num_particles=num_particles, loss=loss,
+                    engine=engine_for(compile, num_steps),
+                    precision=torch.bfloat16 if precision else None,
+                )  # fmt: skip
+            if at.step:
+                steps.load_state(at.state, at.step)
+            while at.step < num_steps:
+                if refresh is not None and batches.epoch(at.step) != epoch:
+                    epoch = batches.epoch(at.step)
                     current = refresh(epoch)
-                for group in optimizer.param_groups:
-                    group["lr"] = lr * cosine(step, num_steps, lr_end)
-                with _step_handlers(shape, batches.index(step), step, kl_warmup):
-                    value = objective.differentiable_loss(pair.model, pair.guide, *current)
-                history[step] = -_finite(value, step)
-                _update(optimizer, value, list(parameters.values()), clip_norm)
-                done = step + 1
-                if held_out is not None and (done % check_every == 0 or done == num_steps):
-                    checks.append((done, elbo(pair, *held_out, num_particles=4, seed=seed).mean))
-                if done == num_steps - num_steps // 4:
-                    earlier = fixed.log_weights()
-                if saved and (done % checkpoint_every == 0 or done == num_steps):
-                    saved.save(done, spent + time.perf_counter() - start, history, checks, earlier)
-                if step % 20 == 0:
-                    advance(min(20, num_steps - step), f"ELBO {history[step]:.1f}")
+                count = stops.after(at.step) - at.step
+                losses = steps.run(at.step, count, current)
+                at.history[at.step : at.step + count] = -_finite(losses, at.step)
+                at.step += count
+                if average and at.step > average_from and at.step % UNROLLED == 0:
+                    at.add_to_average(list(leaves.values()))
+                if at.step == num_steps and average:
+                    at.write_average(list(leaves.values()))
+                if held_out is not None and (at.step % check_every == 0 or at.step == num_steps):
+                    at.checks.append((at.step, elbo(pair, *held_out, num_particles=4, seed=seed).mean))
+                if at.step == num_steps - num_steps // 4:
+                    at.earlier = fixed.log_weights()
+                if saved and (at.step % checkpoint_every == 0 or at.step == num_steps):
+                    at.state = steps.state()
+                    saved.save(at, time.perf_counter() - start)
+                advance(count, f"ELBO {at.history[at.step - 1]:.1f}")
         final = elbo(pair, *data, num_particles=_final_particles(shape), seed=seed)
-        if num_steps < FEWEST_STEPS or earlier is None:
-            converged = False
-            reason = f"{num_steps} steps are too few to judge convergence; at least {FEWEST_STEPS} are needed"
-        elif kl_warmup > num_steps - num_steps // 4:
-            converged, reason = False, "the KL warm-up reaches into the last quarter of the steps"
-        else:
-            converged, reason = convergence(earlier, fixed.log_weights(), tolerance)
+        converged, reason = _judged(at, fixed, kl_warmup, tolerance)
     return Fit(
-        elbo=history,
-        held_out=np.asarray(checks).reshape(-1, 2),
+        elbo=at.history,
+        held_out=np.asarray(at.checks).reshape(-1, 2),
         final=final,
         steps=num_steps,
-        seconds=spent + time.perf_counter() - start,
+        seconds=at.seconds + time.perf_counter() - start,
         converged=converged,
         reason=reason,
+        engine=steps.engine,
+        compile_seconds=steps.compile_seconds,
     )
+
+
+@dataclass(frozen=True)
+class _Stops:
+    """The steps after which something beside a step happens: a fixed set, wherever a fit is resumed."""
+
+    num_steps: int
+    every: list[int]
+    once: list[int]
+    average_from: int
+    epochs: Batches | None
+
+    def after(self, step: int) -> int:
+        """The first of them after ``step``."""
+        found = [self.num_steps, *(stop for stop in self.once if stop > step)]
+        periods = [*self.every, *([UNROLLED] if step >= self.average_from else [])]
+        found += [(step // period + 1) * period for period in periods]
+        stop = min(found)
+        if self.epochs is not None:
+            epoch = self.epochs.epoch(step)
+            stop = next((s for s in range(step + 1, stop) if self.epochs.epoch(s) != epoch), stop)
+        return stop
+
+
+def _judged(at: Progress, fixed: "_FixedData", kl_warmup: int, tolerance: float) -> tuple[bool, str]:
+    """Whether the fit counts as converged, and why."""
+    num_steps = len(at.history)
+    if num_steps < FEWEST_STEPS or at.earlier is None:
+        return False, (
+            f"{num_steps} steps are too few to judge convergence; at least {FEWEST_STEPS} are needed"
+        )
+    if kl_warmup > num_steps - num_steps // 4:
+        return False, "the KL warm-up reaches into the last quarter of the steps"
+    return convergence(at.earlier, fixed.log_weights(), tolerance)
 
 
 def convergence(earlier: Tensor, later: Tensor, tolerance: float = 0.05) -> tuple[bool, str]:
@@ -203,24 +257,6 @@ def convergence(earlier: Tensor, later: Tensor, tolerance: float = 0.05) -> tupl
     )
 
 
-def cosine(step: int, num_steps: int, end: float) -> float:
-    """The learning rate's factor: 1 at the first step, ``end`` at the last, half a cosine between."""
-    at = step / max(1, num_steps - 1)
-    return end + (1 - end) * 0.5 * (1 + math.cos(math.pi * at))
-
-
-class _Tempered(Messenger):  # type: ignore[misc]
-    """Weigh the latents' terms of model and guide by β, and thereby the KL of the ELBO."""
-
-    def __init__(self, beta: float) -> None:
-        super().__init__()
-        self.beta = beta
-
-    def _pyro_sample(self, msg: dict[str, Any]) -> None:
-        if not msg["is_observed"] and not isinstance(msg["fn"], _Subsample):
-            msg["scale"] = msg["scale"] * self.beta
-
-
 class _FixedData:
     """The log weights of a few fixed data under fixed noise, for judging progress."""
 
@@ -239,32 +275,6 @@ class _FixedData:
         with seeded(self.seed):
             drawn = terms(self.pair, *self.data, layout=self.shape, num_particles=particles, index=self.index)
         return drawn.log_weights.double().cpu()
-
-
-@contextmanager
-def _step_handlers(shape: Layout, index: Tensor | None, step: int, kl_warmup: int) -> Iterator[None]:
-    batch = Given({shape.batch_plate: index}) if index is not None and shape.batch_plate else nullcontext()
-    # β starts above zero: at zero the guide's scale has no gradient and its entropy term is lost.
-    warm = _Tempered((step + 1) / kl_warmup) if step + 1 < kl_warmup else nullcontext()
-    with batch, warm:
-        yield
-
-
-def _update(
-    optimizer: torch.optim.Optimizer, loss: Tensor, leaves: list[Tensor], clip_norm: float | None
-) -> None:
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward(inputs=leaves)
-    if clip_norm is not None:
-        torch.nn.utils.clip_grad_norm_(leaves, clip_norm)
-    optimizer.step()
-
-
-def _trace_elbo(shape: Layout, num_particles: int) -> Trace_ELBO:
-    together = shape.vectorized and num_particles > 1
-    return Trace_ELBO(
-        num_particles=num_particles, vectorize_particles=together, max_plate_nesting=shape.nesting
-    )
 
 
 def _batches(shape: Layout, batch_size: int | None, seed: int) -> Batches:
@@ -292,16 +302,17 @@ def _work(parameters: dict[str, Tensor], batches: Batches, num_particles: int) -
     return sum(leaf.numel() for leaf in parameters.values()) * batch * num_particles
 
 
-def _finite(value: Tensor, step: int) -> float:
-    number = value.item()
-    if not math.isfinite(number):
+def _finite(losses: np.ndarray, first: int) -> np.ndarray:
+    if not np.isfinite(losses).all():
+        at = int(np.flatnonzero(~np.isfinite(losses))[0])
         raise InputError(
-            f"the loss became {number} at step {step}: try a smaller lr, clip_norm, or bounded scales"
+            f"the loss became {losses[at]} at step {first + at}: "
+            "try a smaller lr, clip_norm, or bounded scales"
         )
-    return float(number)
+    return losses
 
 
-def _check_held_out(pair: Pair, held_out: tuple[Any, ...] | None, train: str) -> None:
+def _check_held_out(pair: Pair, held_out: tuple[Any, ...] | None) -> None:
     if held_out is None:
         return
     check_data(pair.model, *held_out)
@@ -310,23 +321,13 @@ def _check_held_out(pair: Pair, held_out: tuple[Any, ...] | None, train: str) ->
         check(*held_out)
 
 
-def _check_arguments(
-    num_steps: int,
-    batch_size: int | None,
-    lr: float,
-    num_particles: int,
-    check_every: int,
-    checkpoint_every: int,
-) -> None:
-    counts = {
-        "num_steps": num_steps,
-        "batch_size": 1 if batch_size is None else batch_size,
-        "num_particles": num_particles,
-        "check_every": check_every,
-        "checkpoint_every": checkpoint_every,
-    }
+def _check_arguments(counts: dict[str, int], lr: float, average: float, precision: str | None) -> None:
     for name, count in counts.items():
         if count < 1:
             raise InputError(f"{name} is {count}; it must be at least 1")
     if not (math.isfinite(lr) and lr > 0):
         raise InputError(f"lr is {lr}; it must be a positive number")
+    if not 0 <= average <= 1:
+        raise InputError(f"average is {average}; it is a fraction of the steps, from 0 to 1")
+    if precision not in (None, "bfloat16"):
+        raise InputError(f"precision={precision!r} is not known; it is 'bfloat16' or None")

@@ -18,7 +18,6 @@ class FitDefaults:
         standardize: whether features are centred and scaled.
         split: fractions of train, validation and test rows.
         dtype: of parameters and features.
-        jit_nuts: whether the model is static, so that ``torch.jit`` may trace its density.
     """
 
     num_steps: int
@@ -29,4 +28,3 @@ class FitDefaults:
     standardize: bool = False
     split: tuple[float, float, float] = (1.0, 0.0, 0.0)
     dtype: str = "float64"
-    jit_nuts: bool = True

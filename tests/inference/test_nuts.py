@@ -30,9 +30,7 @@ def test_conjugate_normal_has_its_exact_mean_and_sd(oracles: ModuleType) -> None
         with pyro.plate("data", len(y)):
             pyro.sample("y", dist.Normal(theta, 3.0), obs=y)
 
-    drawn = nuts.sample(
-        model, torch.as_tensor(y), num_draws=300, warmup=150, chains=2, jit_compile=True, progress=False
-    )
+    drawn = nuts.sample(model, torch.as_tensor(y), num_draws=300, warmup=150, chains=2, progress=False)
     precision = 1 / 4 + 20 / 9
     assert drawn.draws["theta"].dims == ("chain", "draw")
     assert drawn.draws["theta"].dtype == np.float64
@@ -41,7 +39,9 @@ def test_conjugate_normal_has_its_exact_mean_and_sd(oracles: ModuleType) -> None
     assert drawn.summary()["r_hat"].max() < 1.05
     # Started apart and driven by their own noise, chains are not copies.
     assert not np.array_equal(values[0], values[1])
-    assert ((drawn.stats["acceptance_rate"] > 0.5) & (drawn.stats["acceptance_rate"] <= 1)).all()
+    accepted = drawn.stats["acceptance_rate"]
+    assert ((accepted >= 0) & (accepted <= 1)).all()
+    assert (accepted.mean("draw") > 0.6).all()
     assert (drawn.stats["step_size"] > 0).all()
 
 
@@ -61,7 +61,7 @@ def _schools(oracles: ModuleType, **options: Any) -> Posterior:
 
 
 def test_non_centred_eight_schools_has_the_means_of_quadrature(oracles: ModuleType) -> None:
-    drawn = _schools(oracles, num_draws=350, warmup=200, chains=2, max_tree_depth=6, jit_compile=True, seed=1)
+    drawn = _schools(oracles, num_draws=350, warmup=200, chains=2, max_tree_depth=6, seed=1)
     truth = oracles.eight_schools()
     draws = {name: drawn.draws[name].to_numpy() for name in ("mu", "tau", "eta")}
     theta = draws["mu"][..., None] + draws["tau"][..., None] * draws["eta"]
@@ -92,7 +92,7 @@ def test_divergences_of_the_centred_parametrisation_are_reported(oracles: Module
 
     y, errors = (torch.as_tensor(v) for v in (oracles.SCHOOL_EFFECTS, oracles.SCHOOL_ERRORS))
     drawn = nuts.sample(centred, y, errors, num_draws=100, warmup=60, chains=1, max_tree_depth=6,
-                        jit_compile=True, target_accept=0.6, progress=False)  # fmt: skip
+                        target_accept=0.6, progress=False)  # fmt: skip
     assert drawn.stats["diverging"].sum() > 0
 
 

@@ -359,7 +359,6 @@ def test_nuts_agrees_with_weighted_draws_of_the_guide_on_eight_images(
         warmup=100,
         chains=2,
         max_tree_depth=5,
-        jit_compile=True,
         progress=False,
     )
     drawn = guide.draws(fitted.pair, x, num_draws=40_000, seed=1)

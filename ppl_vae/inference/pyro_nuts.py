@@ -1,0 +1,92 @@
+"""Pyro's own NUTS, its chains one after another."""
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from pyro.infer import MCMC, NUTS
+from torch import Tensor
+
+from ppl_vae.inference.chains import ChainSettings
+from ppl_vae.program import Program
+from ppl_vae.rng import seeded
+
+__all__ = ["sample_sites"]
+
+
+def sample_sites(
+    model: Program,
+    data: tuple[Any, ...],
+    settings: ChainSettings,
+    *,
+    dense: bool,
+    jit_compile: bool,
+    advance: Callable[[int, str], None],
+) -> tuple[dict[str, Tensor], xr.Dataset]:
+    """Draws by latent site, each of shape (chains, num_draws, …) as Pyro gives them, and statistics."""
+    runs = []
+    with warnings.catch_warnings():
+        for category in (DeprecationWarning, FutureWarning):
+            warnings.filterwarnings("ignore", category=category, message=".*torch.jit.*")
+        warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)  # type: ignore[attr-defined]
+        for chain in range(settings.chains):
+            with seeded(settings.seed * 1009 + chain):
+                kernel = NUTS(
+                    model,
+                    target_accept_prob=settings.target_accept,
+                    max_tree_depth=settings.max_tree_depth,
+                    full_mass=dense,
+                    jit_compile=jit_compile,
+                    ignore_jit_warnings=True,
+                )
+                runs.append(_chain(kernel, data, settings.num_draws, settings.warmup, advance))
+    draws = {name: torch.stack([run[0][name] for run in runs]) for name in runs[0][0]}
+    return draws, _statistics([run[1] for run in runs])
+
+
+def _chain(
+    kernel: NUTS, data: tuple[Any, ...], num_draws: int, warmup: int, advance: Callable[[int, str], None]
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    steps: list[float] = []
+    accepted = [np.nan]
+
+    def hook(kernel: NUTS, _params: Any, stage: str, _number: int) -> None:
+        if stage == "Sample":
+            steps.append(float(kernel.step_size))
+            # Pyro keeps the running mean of the acceptance probability nowhere else.
+            accepted[0] = float(kernel.logging()["acc. prob"])
+        advance(1, f"step {float(kernel.step_size):.2g}")
+
+    mcmc = MCMC(
+        kernel, num_samples=num_draws, warmup_steps=warmup, disable_progbar=True, hook_fn=hook, num_chains=1
+    )
+    mcmc.run(*data)
+    # The kernel forgets its counts when the run ends; MCMC keeps them, by chain.
+    diagnostics = mcmc.diagnostics()
+    diverging = np.zeros(num_draws, dtype=bool)
+    diverging[diagnostics["divergences"]["chain 0"]] = True
+    statistics = {
+        "diverging": diverging,
+        "acceptance_rate": accepted[0],
+        "step_size": np.asarray(steps),
+    }
+    return {name: value.detach() for name, value in mcmc.get_samples().items()}, statistics
+
+
+def _statistics(runs: list[dict[str, Any]]) -> xr.Dataset:
+    """Under ArviZ's names; the acceptance rate is a chain's mean, which is what Pyro keeps."""
+    num_draws = len(runs[0]["diverging"])
+    return xr.Dataset(
+        {
+            "diverging": (("chain", "draw"), np.stack([run["diverging"] for run in runs])),
+            "step_size": (("chain", "draw"), np.stack([run["step_size"] for run in runs])),
+            "acceptance_rate": (
+                ("chain", "draw"),
+                np.stack([np.full(num_draws, run["acceptance_rate"]) for run in runs]),
+            ),
+        },
+        coords={"chain": np.arange(len(runs)), "draw": np.arange(num_draws)},
+    )

@@ -1,0 +1,386 @@
+"""The steps of SVI: Adam on a pair's objective, through stock Pyro or through a traced graph.
+
+All ways take the same random numbers in the same order and give the same parameters to rounding.
+"""
+
+import math
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from pyro.infer import ELBO as PyroELBO
+from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from ppl_vae.inference.batches import Batches
+from ppl_vae.inference.compiler import Compiled, compile_graph, fall_back
+from ppl_vae.inference.graph import Compile, Graph, Untraceable, check, trace
+from ppl_vae.inference.objectives import Objective, Weighed, stock_elbo
+from ppl_vae.inference.sites import Given, Layout
+from ppl_vae.program import Pair
+
+__all__ = ["Schedule", "Stepper", "cosine", "engine_for", "stepper"]
+
+# Steps in one call of a compiled graph: compile time grows faster than the gain beyond about five.
+UNROLLED = 5
+# Up to this many parameters, Adam's own arithmetic is part of the graph; beyond, it is PyTorch's fused Adam.
+FEW_PARAMETERS = 2**15
+# Fewer steps are over before a graph is traced; fewer than COMPILED, before one is compiled.
+TRACED, COMPILED = 100, 10_000
+BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
+
+
+def engine_for(compile: Compile, num_steps: int) -> str:
+    """How a fit of so many steps runs: "pyro", "traced" or "compiled".
+
+    A fixed function of its arguments, so that the numbers of a fit do not depend on the moment.
+    """
+    if compile == "auto":
+        return "pyro" if num_steps < TRACED else "traced" if num_steps < COMPILED else "compiled"
+    return "compiled" if compile else "pyro"
+
+
+@dataclass(frozen=True, eq=False)
+class Schedule:
+    """What changes from step to step.
+
+    Attributes:
+        num_steps: of the whole fit.
+        lr: the first step's learning rate.
+        lr_end: the last step's, as a fraction of it.
+        kl_warmup: steps over which β rises to 1.
+        clip_norm: largest norm of a gradient, or None.
+        batches: the entries of every step.
+    """
+
+    num_steps: int
+    lr: float
+    lr_end: float
+    kl_warmup: int
+    clip_norm: float | None
+    batches: Batches
+
+    def rate(self, step: int) -> float:
+        """The learning rate."""
+        return self.lr * cosine(step, self.num_steps, self.lr_end)
+
+    def beta(self, step: int) -> float:
+        """β. It starts above zero: at zero the guide's scale has no gradient and its entropy is lost."""
+        return min(1.0, (step + 1) / self.kl_warmup) if self.kl_warmup else 1.0
+
+    def corrections(self, step: int) -> tuple[float, float]:
+        """Adam's step size with its first bias correction, and the root of its second."""
+        count = step + 1
+        return self.rate(step) / (1 - BETA1**count), math.sqrt(1 - BETA2**count)
+
+
+def cosine(step: int, num_steps: int, end: float) -> float:
+    """The learning rate's factor: 1 at the first step, ``end`` at the last, half a cosine between."""
+    at = step / max(1, num_steps - 1)
+    return end + (1 - end) * 0.5 * (1 + math.cos(math.pi * at))
+
+
+class Stepper(Protocol):
+    """Runs steps in place on a pair's parameters, and keeps Adam's two moments."""
+
+    engine: str
+    compile_seconds: float
+
+    def run(self, first: int, count: int, data: tuple[Any, ...]) -> np.ndarray:
+        """Steps ``first`` to ``first + count − 1``; returns their losses."""
+        ...
+
+    def state(self) -> dict[str, Tensor]:
+        """Adam's moments, to be saved."""
+        ...
+
+    def load_state(self, state: dict[str, Tensor], steps: int) -> None:
+        """Put saved moments back, after so many steps."""
+        ...
+
+
+def stepper(
+    pair: Pair,
+    data: tuple[Any, ...],
+    shape: Layout,
+    leaves: dict[str, Tensor],
+    schedule: Schedule,
+    *,
+    num_particles: int,
+    loss: PyroELBO | None,
+    engine: str,
+    precision: torch.dtype | None,
+) -> Stepper:
+    """The way to run a fit's steps; stock Pyro, with a warning, where the wanted one is not possible."""
+    chosen = loss if loss is not None else stock_elbo(shape, num_particles)
+    objective = _objective(pair, data, shape, tuple(leaves.values()), schedule, chosen, precision)
+    if engine != "pyro":
+        try:
+            return _Traced(objective, schedule, engine == "compiled")
+        except Untraceable as reason:
+            fall_back("this fit", reason)
+    return _Stock(objective, schedule)
+
+
+def _objective(
+    pair: Pair,
+    data: tuple[Any, ...],
+    shape: Layout,
+    leaves: tuple[Tensor, ...],
+    schedule: Schedule,
+    loss: PyroELBO,
+    precision: torch.dtype | None,
+) -> Objective:
+    like = leaves[0].detach()
+    index = schedule.batches.index(0)
+    if index is not None:
+        index = index.to(like.device)
+    scale = None if index is None else like.new_tensor(shape.batch_plate_size / len(index))
+    beta = like.new_tensor(1.0) if schedule.kl_warmup else None
+    return Objective(pair, data, shape, leaves, loss, index, scale, beta, precision)
+
+
+class _Stock:
+    """Pyro's own ELBO, run afresh at every step, and PyTorch's Adam."""
+
+    engine = "pyro"
+    compile_seconds = 0.0
+
+    def __init__(self, objective: Objective, schedule: Schedule) -> None:
+        self.objective, self.schedule = objective, schedule
+        self.optimizer = torch.optim.Adam(objective.leaves, lr=schedule.lr, betas=(BETA1, BETA2), eps=EPSILON)
+
+    def run(self, first: int, count: int, data: tuple[Any, ...]) -> np.ndarray:
+        losses = np.empty(count)
+        leaves = self.objective.leaves
+        for step in range(first, first + count):
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.schedule.rate(step)
+            self.optimizer.zero_grad(set_to_none=True)
+            loss = self._loss(step, data)
+            loss.backward(inputs=leaves)
+            if self.schedule.clip_norm is not None:
+                torch.nn.utils.clip_grad_norm_(leaves, self.schedule.clip_norm)
+            self.optimizer.step()
+            losses[step - first] = loss.item()
+        return losses
+
+    def _loss(self, step: int, data: tuple[Any, ...]) -> Tensor:
+        task = self.objective
+        index = self.schedule.batches.index(step)
+        given = {} if index is None else {task.shape.batch_plate or "": index.to(task.leaves[0].device)}
+        device = task.leaves[0].device.type
+        cast = torch.autocast(device, task.precision) if task.precision else nullcontext()
+        with task.pair.scope(), Given(given), Weighed(self.schedule.beta(step)), cast:
+            return task.loss.differentiable_loss(task.pair.model, task.pair.guide, *data)
+
+    def state(self) -> dict[str, Tensor]:
+        found = {}
+        for number, leaf in enumerate(self.objective.leaves):
+            for name in ("exp_avg", "exp_avg_sq"):
+                moment = self.optimizer.state[leaf].get(name)
+                found[f"{name}/{number}"] = torch.zeros_like(leaf) if moment is None else moment.clone()
+        return found
+
+    def load_state(self, state: dict[str, Tensor], steps: int) -> None:
+        for number, leaf in enumerate(self.objective.leaves):
+            moments = {name: state[f"{name}/{number}"].to(leaf) for name in ("exp_avg", "exp_avg_sq")}
+            self.optimizer.state[leaf] = {"step": torch.tensor(float(steps)), **moments}
+
+
+class _Traced:
+    """The objective as a graph, run operation by operation or compiled.
+
+    Raises:
+        Untraceable: if it is not possible.
+    """
+
+    def __init__(self, objective: Objective, schedule: Schedule, compiled: bool) -> None:
+        self.objective, self.schedule = objective, schedule
+        self.engine = "compiled" if compiled else "traced"
+        if not all(leaf.is_contiguous() for leaf in objective.leaves):
+            raise Untraceable("a parameter is not contiguous in memory")
+        self.leaves = [leaf.detach() for leaf in objective.leaves]
+        self.mean = [torch.zeros_like(leaf) for leaf in self.leaves]
+        self.square = [torch.zeros_like(leaf) for leaf in self.leaves]
+        self.counts = [torch.zeros((), device=leaf.device) for leaf in self.leaves]
+        self.graph = trace(objective, *objective.tensors)
+        check(self.graph, objective, *objective.tensors, vary=_varied(objective))
+        self.one: Graph | Compiled = self.graph
+        self.many: _Unrolled | None = None
+        self.compile_seconds = 0.0
+        if compiled and sum(leaf.numel() for leaf in self.leaves) <= FEW_PARAMETERS:
+            self.many = _Unrolled(self.graph, objective, schedule)
+            self.compile_seconds = self.many.compiled.seconds
+        elif compiled:
+            self.one = compile_graph(self.graph, *objective.tensors)
+            self.compile_seconds = self.one.seconds
+            check(self.graph, objective, *objective.tensors, vary=_varied(objective), run=self.one,
+                  points=1, tolerance=1e-2 if objective.precision else 1e-3)  # fmt: skip
+
+    @torch.no_grad()
+    def run(self, first: int, count: int, data: tuple[Any, ...]) -> np.ndarray:
+        data_tensors = [t.contiguous() for t in data if isinstance(t, Tensor)]
+        losses, step, last = [], first, first + count
+        while step < last:
+            if self.many is not None and step + UNROLLED <= last:
+                losses.append(self.many.run(step, self.leaves, self.mean, self.square, data_tensors))
+                step += UNROLLED
+            else:
+                losses.append(self._step(step, data_tensors).reshape(1))
+                step += 1
+        return torch.cat(losses).double().cpu().numpy()
+
+    def _step(self, step: int, data: list[Tensor]) -> Tensor:
+        task = self.objective
+        if task.beta is not None:
+            task.beta.fill_(self.schedule.beta(step))
+        if task.index is not None:
+            index = self.schedule.batches.index(step)
+            assert index is not None
+            task.index.copy_(index)
+        extra = [t for t in (task.beta, task.index, task.scale) if t is not None]
+        loss, *gradients = self.one(*self.leaves, *extra, *data)
+        if self.schedule.clip_norm is not None:
+            gradients = _clipped(gradients, self.schedule.clip_norm)
+        for count in self.counts:
+            count.fill_(step + 1)
+        torch._fused_adam_(
+            self.leaves, gradients, self.mean, self.square, [], self.counts, lr=self.schedule.rate(step),
+            beta1=BETA1, beta2=BETA2, weight_decay=0.0, eps=EPSILON, amsgrad=False, maximize=False,
+        )  # fmt: skip
+        return loss
+
+    def state(self) -> dict[str, Tensor]:
+        found = {}
+        for number, (mean, square) in enumerate(zip(self.mean, self.square, strict=True)):
+            found[f"exp_avg/{number}"] = mean.clone()
+            found[f"exp_avg_sq/{number}"] = square.clone()
+        return found
+
+    def load_state(self, state: dict[str, Tensor], steps: int) -> None:
+        for number, (mean, square) in enumerate(zip(self.mean, self.square, strict=True)):
+            mean.copy_(state[f"exp_avg/{number}"])
+            square.copy_(state[f"exp_avg_sq/{number}"])
+
+
+class _Unrolled:
+    """Several whole steps of a small model, Adam included, as one compiled graph."""
+
+    def __init__(self, graph: Graph, task: Objective, schedule: Schedule) -> None:
+        self.graph, self.task, self.schedule = graph, task, schedule
+        leaf = task.leaves[0].detach()
+        # A fit of fewer steps than are unrolled still traces them.
+        steps = range(max(schedule.num_steps, UNROLLED))
+        corrections = np.array([schedule.corrections(step) for step in steps])
+        self.rates = torch.as_tensor(corrections, dtype=leaf.dtype)
+        betas = [schedule.beta(step) for step in steps]
+        self.betas = torch.tensor(betas, dtype=leaf.dtype)
+        self.noise = [noise.empty(UNROLLED) for noise in graph.noise]
+        leaves = [leaf.detach() for leaf in task.leaves]
+        # Tensors of their own: the same one given twice would be taken for one input.
+        moments = [torch.zeros_like(leaf) for leaf in (*leaves, *leaves)]
+        data = [t for t in task.data if isinstance(t, Tensor)]
+        inputs = [*self._changing(0), *leaves, *moments, *data, *self._constant()]
+        try:
+            with torch.no_grad():
+                module = make_fx(self._steps)(*inputs)
+        except (RuntimeError, TypeError) as error:
+            raise Untraceable(f"several steps cannot be traced together: {error}") from error
+        self.compiled = compile_graph(Graph(module, len(inputs), (), ()), *inputs)
+        self._check(module, inputs)
+
+    def run(
+        self, first: int, leaves: list[Tensor], mean: list[Tensor], square: list[Tensor], data: list[Tensor]
+    ) -> Tensor:
+        inputs = [*self._changing(first), *leaves, *mean, *square, *data, *self._constant()]
+        losses, *state = self.compiled.run(inputs)
+        torch._foreach_copy_([*leaves, *mean, *square], list(state))
+        return losses
+
+    def _changing(self, first: int) -> list[Tensor]:
+        """Inputs that every step has of its own, stacked: rates, β, indices, noise."""
+        task, last = self.task, first + UNROLLED
+        found = [self.rates[first:last]]
+        if task.beta is not None:
+            found.append(self.betas[first:last])
+        if task.index is not None:
+            indices = [self.schedule.batches.index(step) for step in range(first, last)]
+            found.append(torch.stack([index for index in indices if index is not None]))
+        for step in range(UNROLLED):
+            for noise, stack in zip(self.graph.noise, self.noise, strict=True):
+                noise.fill(stack[step])
+        return [*found, *self.noise]
+
+    def _constant(self) -> list[Tensor]:
+        scale = [] if self.task.scale is None else [self.task.scale]
+        return [*scale, *self.graph.constants]
+
+    def _steps(self, *given: Tensor) -> tuple[Tensor, ...]:
+        """The steps as a function of all inputs; returns losses, parameters and moments."""
+        rest = iter(given)
+        rates = next(rest)
+        beta = None if self.task.beta is None else next(rest)
+        index = None if self.task.index is None else next(rest)
+        noise = [next(rest) for _ in self.noise]
+        number = len(self.task.leaves)
+        leaves, mean, square = ([next(rest) for _ in range(number)] for _ in range(3))
+        data = [next(rest) for t in self.task.data if isinstance(t, Tensor)]
+        scale = [] if self.task.scale is None else [next(rest)]
+        constants = list(rest)
+        losses = []
+        for step in range(UNROLLED):
+            extra = [stack[step] for stack in (beta, index) if stack is not None]
+            loss, *gradients = self.graph.module(
+                *leaves, *extra, *scale, *data, *constants, *(stack[step] for stack in noise)
+            )
+            if self.schedule.clip_norm is not None:
+                gradients = _clipped(gradients, self.schedule.clip_norm)
+            leaves, mean, square = _adam(leaves, gradients, mean, square, rates[step])
+            losses.append(loss.reshape(()))
+        return torch.stack(losses), *leaves, *mean, *square
+
+    @torch.no_grad()
+    def _check(self, module: Callable[..., Any], inputs: list[Tensor]) -> None:
+        expected, found = module(*inputs), self.compiled.run(inputs)
+        for a, b in zip(expected, found, strict=True):
+            largest = 1.0 + float(a.abs().max())
+            if not torch.allclose(a, b, rtol=1e-3, atol=1e-3 * largest, equal_nan=True):
+                raise Untraceable("the compiled steps differ from the program's")
+
+
+def _adam(
+    leaves: list[Tensor], gradients: list[Tensor], mean: list[Tensor], square: list[Tensor], rates: Tensor
+) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    """One step of Adam (Kingma and Ba 2015, algorithm 1), written as PyTorch computes it."""
+    mean = [m + (1 - BETA1) * (g - m) for m, g in zip(mean, gradients, strict=True)]
+    square = [s * BETA2 + (1 - BETA2) * (g * g) for s, g in zip(square, gradients, strict=True)]
+    moved = [
+        leaf - rates[0].to(leaf.dtype) * m / (s.sqrt() / rates[1].to(leaf.dtype) + EPSILON)
+        for leaf, m, s in zip(leaves, mean, square, strict=True)
+    ]
+    return moved, mean, square
+
+
+def _clipped(gradients: list[Tensor], largest: float) -> list[Tensor]:
+    norm = torch.stack([gradient.square().sum() for gradient in gradients]).sum().sqrt()
+    factor = (largest / (norm + 1e-6)).clamp(max=1.0)
+    return [gradient * factor for gradient in gradients]
+
+
+def _varied(task: Objective) -> list[tuple[Tensor, Callable[[Tensor], Tensor]]]:
+    """Random other values of what changes from step to step."""
+    size = task.shape.batch_plate_size
+    found: list[tuple[Tensor, Callable[[Tensor], Tensor]]] = [(leaf, _nearby) for leaf in task.leaves]
+    if task.beta is not None:
+        found.append((task.beta, torch.rand_like))
+    if task.index is not None:
+        found.append((task.index, lambda index: torch.randperm(size)[: len(index)].to(index)))
+    return found
+
+
+def _nearby(leaf: Tensor) -> Tensor:
+    return leaf + 0.05 * (1 + leaf.abs()) * torch.randn_like(leaf)
