@@ -8,6 +8,7 @@ would be useless.
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,10 +19,12 @@ from ppl_vae.errors import InputError
 from ppl_vae.evidence import Evidence
 from ppl_vae.guides import Prior
 from ppl_vae.inference.elbo import unit_chunks
+from ppl_vae.inference.graph import Compile, check_compile
 from ppl_vae.inference.pareto import pareto_k, tail_length
 from ppl_vae.inference.sites import Layout
-from ppl_vae.inference.terms import Terms, has_log_density, layout, terms
-from ppl_vae.program import Pair, Program
+from ppl_vae.inference.terms import has_log_density, layout
+from ppl_vae.inference.weights import LogWeights, engine_for
+from ppl_vae.program import Pair
 from ppl_vae.progress import progress_bar
 from ppl_vae.rng import seeded
 
@@ -35,6 +38,7 @@ def log_evidence(
     num_samples: int = 1000,
     defensive: float = 0.0,
     index: Tensor | None = None,
+    compile: Compile = "auto",
     seed: int = 0,
     progress: bool = True,
 ) -> Evidence:
@@ -50,6 +54,8 @@ def log_evidence(
         defensive: fraction α of the draws to take from the prior. The proposal is then the mixture
             (1 − α) q + α p(z), whose weights are bounded by p(x | z)/α (Owen and Zhou 2000).
         index: the units to estimate (all by default).
+        compile: whether to compile the weights; "auto" does where the work is large. False runs stock
+            Pyro. The numbers are the same to rounding.
         seed: of the draws.
         progress: whether to show a progress bar on a terminal.
 
@@ -67,24 +73,13 @@ def log_evidence(
         raise InputError(
             "a defensive mixture needs log q at a given z, which this guide's hidden randomness denies"
         )
-    with (
-        seeded(seed),
-        progress_bar(
-            "log p(x)", num_samples * (shape.num_units if index is None else len(index)), show=progress
-        ) as advance,
-    ):
-        sums = [
-            _sums(
-                pair,
-                *data,
-                shape=shape,
-                index=index,
-                num_samples=num_samples,
-                defensive=defensive,
-                advance=advance,
-            )
-            for index in unit_chunks(shape, min(num_samples, 1000), index)
-        ]
+    check_compile(compile)
+    units = shape.num_units if index is None else len(index)
+    engine = engine_for(compile, num_samples, units, shape.event_size)
+    with seeded(seed), progress_bar("log p(x)", num_samples * units, show=progress) as advance:
+        chunks = unit_chunks(shape, min(num_samples, 1000), index, CHUNK)
+        strata = _strata(pair, data, shape, chunks[0], num_samples, defensive, engine)
+        sums = [_sums(strata, chunk, num_samples, advance) for chunk in chunks]
     columns = {name: torch.cat([getattr(s, name)() for s in sums]).numpy() for name in _COLUMNS}
     return Evidence(
         **columns,
@@ -97,6 +92,8 @@ def log_evidence(
     )
 
 
+# Numbers in the largest site of one chunk: small enough to stay in the processor's cache.
+CHUNK = 2**20
 _COLUMNS = ("log_evidence", "std_error", "bias", "ess", "pareto_k", "elbo")
 
 
@@ -133,61 +130,61 @@ class _Sums:
         return self.sum_log / self.num_samples
 
 
-def _sums(
+@dataclass(frozen=True)
+class _Stratum:
+    """Draws of one proposal: how many in all, and the weights of a chunk of them."""
+
+    size: int
+    weights: LogWeights
+
+
+def _strata(
     pair: Pair,
-    *data: Any,
+    data: tuple[Any, ...],
     shape: Layout,
-    index: Tensor | None,
+    chunk: Tensor | None,
     num_samples: int,
     defensive: float,
-    advance: Any,
-) -> _Sums:
-    """All samples of one chunk of units."""
-    units = shape.num_units if index is None else len(index)
+    engine: str,
+) -> list[_Stratum]:
+    """Draws from the guide and, for a defensive mixture, from the prior."""
     from_prior = round(defensive * num_samples)
     if defensive:
         from_prior = min(max(from_prior, 2), num_samples - 2)
+    units = shape.num_units if chunk is None else len(chunk)
+    most = shape.particles_per_chunk(units, CHUNK)
+    found = []
+    for size, proposal in ((num_samples - from_prior, None), (from_prior, Prior(pair.model))):
+        if size:
+            # Chunks of equal size; the surplus of the last one is dropped.
+            particles = math.ceil(size / math.ceil(size / most))
+            weights = LogWeights(
+                pair, data, shape, particles, chunk, from_prior / num_samples, proposal, engine
+            )
+            found.append(_Stratum(size, weights))
+    return found
+
+
+def _sums(
+    strata: list[_Stratum], index: Tensor | None, num_samples: int, advance: Callable[[int, str], None]
+) -> _Sums:
+    """All samples of one chunk of units."""
+    keep = tail_length(num_samples) + 1
     total: _Sums | None = None
-    for stratum, proposal in ((num_samples - from_prior, None), (from_prior, Prior(pair.model))):
-        sums = _empty(units, num_samples)
+    for stratum in strata:
+        sums: _Sums | None = None
         done = 0
-        while done < stratum:
-            size = min(shape.particles_per_chunk(units), stratum - done)
-            drawn = terms(pair, *data, layout=shape, num_particles=size, index=index, proposal=proposal)
-            log_w = _mixture_weights(pair, *data, drawn=drawn, shape=shape, index=index,
-                                     defensive=from_prior / num_samples, proposal=proposal)  # fmt: skip
-            _add(sums, log_w, tail_length(num_samples) + 1)
-            done += size
-            advance(size * units, "")
-        if stratum:
-            sums.log_variance = _log_variance_of_sum(sums, stratum)
-            total = sums if total is None else _merge(total, sums, tail_length(num_samples) + 1)
+        while done < stratum.size:
+            log_w = stratum.weights(index)[: stratum.size - done]
+            sums = _empty(log_w.shape[1], num_samples) if sums is None else sums
+            _add(sums, log_w, keep)
+            done += len(log_w)
+            advance(log_w.numel(), "")
+        assert sums is not None
+        sums.log_variance = _log_variance_of_sum(sums, stratum.size)
+        total = sums if total is None else _merge(total, sums, keep)
     assert total is not None
     return total
-
-
-def _mixture_weights(
-    pair: Pair,
-    *data: Any,
-    drawn: Terms,
-    shape: Layout,
-    index: Tensor | None,
-    defensive: float,
-    proposal: Program | None,
-) -> Tensor:
-    """log p(x, z) − log[(1 − α) q(z) + α p(z)], of shape (particles, units)."""
-    if defensive == 0:
-        return drawn.log_weights.double()
-    other = Prior(pair.model) if proposal is None else None
-    log_other = terms(
-        pair, *data, layout=shape, num_particles=drawn.log_p.shape[0], index=index,
-        latents=drawn.draws, proposal=other,
-    ).log_q  # fmt: skip
-    log_q, log_prior = (drawn.log_q, log_other) if proposal is None else (log_other, drawn.log_q)
-    log_mixture = torch.logaddexp(
-        log_q.double() + math.log1p(-defensive), log_prior.double() + math.log(defensive)
-    )
-    return drawn.log_p.double() - log_mixture
 
 
 def _empty(units: int, num_samples: int) -> _Sums:

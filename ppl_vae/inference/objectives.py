@@ -4,7 +4,7 @@ Each is a function without arguments that reads the pair's own tensors, and the 
 reads: what `graph.trace` needs.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -20,10 +20,9 @@ from torch.distributions import biject_to
 
 from ppl_vae.inference.graph import Outputs, Untraceable
 from ppl_vae.inference.sites import Given, Layout, sample_sites
-from ppl_vae.inference.terms import terms
-from ppl_vae.program import Pair, Program
+from ppl_vae.program import Pair
 
-__all__ = ["Density", "Objective", "Weighed", "density", "log_weights_function", "stock_elbo"]
+__all__ = ["Density", "Objective", "Weighed", "density", "stock_elbo"]
 
 
 class Weighed(Messenger):  # type: ignore[misc]
@@ -141,28 +140,6 @@ def _trace_elbo(pair: Pair, data: tuple[Any, ...], loss: Trace_ELBO) -> Tensor:
         total = total + particle / loss.num_particles
     assert isinstance(total, Tensor)
     return total
-
-
-def log_weights_function(
-    pair: Pair,
-    data: tuple[Any, ...],
-    shape: Layout,
-    num_particles: int,
-    index: Tensor | None,
-    proposal: Program | None = None,
-) -> tuple[Callable[..., Outputs], list[Tensor]]:
-    """log p(x, z) and log q(z) of K draws, each of shape (particles, units), and the tensors they read."""
-
-    def function(*_: Tensor) -> Outputs:
-        with torch.no_grad():
-            drawn = terms(
-                pair, *data, layout=shape, num_particles=num_particles, index=index, proposal=proposal
-            )
-        return drawn.log_p, drawn.log_q
-
-    held = [*pair.parameters().values(), *pair.buffers().values()]
-    read = [t for t in (*held, index, *data) if isinstance(t, Tensor)]
-    return function, read
 
 
 @dataclass(frozen=True, eq=False)

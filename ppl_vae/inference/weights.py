@@ -1,0 +1,132 @@
+"""Log importance weights of K draws for a chunk of units: through Pyro, or through a compiled graph."""
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ppl_vae.guides import Prior
+from ppl_vae.inference.compiler import Compiled, compile_graph, fall_back
+from ppl_vae.inference.graph import Compile, Graph, Untraceable, check, trace
+from ppl_vae.inference.sites import Layout
+from ppl_vae.inference.terms import Terms, terms
+from ppl_vae.program import Pair, Program
+
+__all__ = ["LogWeights", "engine_for"]
+
+# Numbers in the largest site over all draws and units, below which a graph is not worth compiling.
+COMPILED = 2**31
+
+
+def engine_for(compile: Compile, num_samples: int, num_units: int, event_size: int) -> str:
+    """How so many weights are computed: "pyro" or "compiled"; a fixed function of its arguments."""
+    if compile == "auto":
+        return "compiled" if num_samples * num_units * event_size >= COMPILED else "pyro"
+    return "compiled" if compile else "pyro"
+
+
+class LogWeights:
+    """log p(x, z) − log[(1 − α) q(z) + α p(z)] of K draws of one proposal, for any chunk of units.
+
+    Chunks may be shorter than the one that it was made for; they are filled up and the surplus dropped,
+    so that one graph serves them all and the random numbers do not depend on how it is run.
+
+    Args:
+        pair: model and guide.
+        data: the programs' full data.
+        shape: the pair's layout.
+        num_particles: K.
+        index: the first chunk of units, or None for all of them at once.
+        defensive: α.
+        proposal: what to draw from, instead of the pair's guide.
+        engine: "pyro" or "compiled".
+
+    Attributes:
+        engine: what it became: stock Pyro, said once, where compiling is not possible.
+        compile_seconds: what compiling took.
+    """
+
+    def __init__(
+        self,
+        pair: Pair,
+        data: tuple[Any, ...],
+        shape: Layout,
+        num_particles: int,
+        index: Tensor | None,
+        defensive: float,
+        proposal: Program | None,
+        engine: str,
+    ) -> None:
+        self.pair, self.data, self.shape = pair, data, shape
+        self.num_particles, self.defensive, self.proposal = num_particles, defensive, proposal
+        self.index = None if index is None else index.clone()
+        self.engine, self.compile_seconds = "pyro", 0.0
+        self._run: Graph | Compiled | Callable[..., tuple[Tensor, ...]] = self._weights
+        if engine == "compiled":
+            try:
+                self._run = self._compile()
+                self.engine = engine
+            except Untraceable as reason:
+                fall_back("importance sampling", reason)
+
+    @torch.no_grad()
+    def __call__(self, index: Tensor | None = None) -> Tensor:
+        """Log weights of new draws, of shape (K, units) in float64.
+
+        Args:
+            index: the units, at most as many as in the first chunk.
+        """
+        units = None
+        if self.index is not None and index is not None:
+            units = len(index)
+            self.index.copy_(torch.cat([index, index[:1].expand(len(self.index) - units)]))
+        (found,) = self._run(*self._inputs())
+        return found[:, :units]
+
+    def _inputs(self) -> list[Tensor]:
+        held = [*self.pair.parameters().values(), *self.pair.buffers().values()]
+        return [t for t in (*held, self.index, *self.data) if isinstance(t, Tensor)]
+
+    def _compile(self) -> Compiled:
+        start = time.perf_counter()
+        if not self.shape.vectorized:
+            raise Untraceable("the programs cannot be run under a plate of particles")
+        inputs = [tensor.detach() for tensor in self._inputs()]
+        graph = trace(self._weights, *self._inputs())
+        vary = []
+        if self.index is not None:
+            others = self.shape.num_units
+            vary.append((self.index, lambda index: torch.randint(0, others, index.shape)))
+        check(graph, self._weights, *inputs, vary=vary, points=2)
+        compiled = compile_graph(graph, *inputs)
+        check(graph, graph, *inputs, vary=vary, points=1, run=compiled, tolerance=1e-4)
+        self.compile_seconds = time.perf_counter() - start
+        return compiled
+
+    def _weights(self, *_: Tensor) -> tuple[Tensor, ...]:
+        with torch.no_grad():
+            drawn = self._terms(proposal=self.proposal)
+            if self.defensive == 0:
+                return (drawn.log_weights.double(),)
+            other = Prior(self.pair.model) if self.proposal is None else None
+            log_other = self._terms(proposal=other, latents=drawn.draws).log_q
+            log_q, log_prior = drawn.log_q, log_other
+            if self.proposal is not None:
+                log_q, log_prior = log_other, drawn.log_q
+            log_mixture = torch.logaddexp(
+                log_q.double() + math.log1p(-self.defensive), log_prior.double() + math.log(self.defensive)
+            )
+            return (drawn.log_p.double() - log_mixture,)
+
+    def _terms(self, **options: Any) -> Terms:
+        return terms(
+            self.pair,
+            *self.data,
+            layout=self.shape,
+            num_particles=self.num_particles,
+            index=self.index,
+            **options,
+        )
