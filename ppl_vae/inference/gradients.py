@@ -10,9 +10,10 @@ from torch import Tensor
 
 from ppl_vae.inference.compiler import Compiled, compile_graph, fall_back
 from ppl_vae.inference.graph import Compile, Graph, Outputs, Untraceable, check, over, trace
+from ppl_vae.inference.hmc import Leapfrog, leapfrog_of
 from ppl_vae.inference.objectives import Density
 
-__all__ = ["Gradient", "engine_for", "gradient"]
+__all__ = ["Gradient", "engine_for", "gradient", "leapfrog"]
 
 # Fewer iterations, of all chains together, are over before a graph is compiled.
 COMPILED = 2000
@@ -35,6 +36,7 @@ class Gradient:
         seconds: what compiling took.
         run: from a position of shape (dim,), or positions (chains, dim), to the value and the gradient.
         compiled: the compiled graph, whose inputs are the position and the density's tensors.
+        batched: the graph of many chains, if it is one.
     """
 
     density: Density
@@ -42,10 +44,12 @@ class Gradient:
     seconds: float
     run: Callable[[Tensor], Outputs]
     compiled: Compiled | None = None
+    batched: Graph | None = None
 
-    def __call__(self, position: Tensor) -> Outputs:
+    def __call__(self, position: Tensor) -> tuple[Tensor, Tensor]:
         """The log density, of shape () or (chains,), and its gradient, of the position's shape."""
-        return self.run(position)
+        value, slope = self.run(position)
+        return value, slope
 
 
 def gradient(density: Density, engine: str, *, chains: int | None = None) -> Gradient:
@@ -69,6 +73,35 @@ def gradient(density: Density, engine: str, *, chains: int | None = None) -> Gra
         return torch.stack(values), torch.stack(gradients)
 
     return Gradient(density, "pyro", 0.0, one_by_one)
+
+
+def leapfrog(slope: Gradient, chains: int, *, compiled: bool) -> Leapfrog:
+    """One leapfrog step of many chains under a density, as one graph where its gradient is one.
+
+    Args:
+        slope: the gradient of so many chains.
+        chains: their number.
+        compiled: whether to compile the step.
+    """
+    if slope.batched is None:
+        return leapfrog_of(slope)
+    held = [*slope.density.tensors, *slope.batched.constants]
+    module = slope.batched.module
+
+    def step(*given: Tensor) -> Outputs:
+        return leapfrog_of(lambda at: tuple(module(at, *given[5:])))(*given[:5])
+
+    dim = slope.density.dim
+    like = next((tensor for tensor in held if tensor.is_floating_point()), torch.zeros(()))
+    state = [torch.randn(chains, dim).to(like) for _ in range(3)]
+    inputs = [*state, torch.full((chains, 1), 0.1).to(like), torch.ones(dim).to(like), *held]
+    with torch.no_grad():
+        graph = trace(step, *inputs)
+    if not compiled:
+        return lambda *given: graph(*given, *held)  # type: ignore[return-value]
+    runner = compile_graph(graph, *inputs)
+    check(graph, graph, *inputs, run=runner, tolerance=1e-6, points=1, vary=[(state[0], torch.randn_like)])
+    return lambda *given: runner.run([*given, *held, *runner.graph.constants])  # type: ignore[return-value]
 
 
 def traced(density: Density) -> tuple[Graph, Tensor]:
@@ -103,4 +136,5 @@ def _graph(density: Density, engine: str, chains: int | None) -> Gradient:
     def run(at: Tensor) -> Outputs:
         return runner(at.contiguous(), *held)
 
-    return Gradient(density, engine, time.perf_counter() - start, run, compiled)
+    seconds = time.perf_counter() - start
+    return Gradient(density, engine, seconds, run, compiled, None if chains is None else graph)

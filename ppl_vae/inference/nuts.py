@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ppl_vae.errors import InputError
 from ppl_vae.guides import Prior
-from ppl_vae.inference import nutpie_nuts, pyro_nuts
+from ppl_vae.inference import many_chains, nutpie_nuts, pyro_nuts
 from ppl_vae.inference.chains import ChainSettings
 from ppl_vae.inference.compiler import fall_back
 from ppl_vae.inference.gradients import engine_for, gradient
@@ -27,22 +27,22 @@ from ppl_vae.inference.terms import check_data, layout
 from ppl_vae.posterior import Posterior
 from ppl_vae.program import Pair, Program
 from ppl_vae.progress import progress_bar
-from ppl_vae.rng import seeded
+from ppl_vae.rng import keep_generator
 from ppl_vae.threads import one_thread
 
 __all__ = ["sample"]
 
-Sampler = Literal["nutpie", "pyro"]
+Sampler = Literal["nutpie", "pyro", "hmc"]
 Mass = Literal["diagonal", "low-rank", "dense"]
-MASSES = {"nutpie": ("diagonal", "low-rank"), "pyro": ("diagonal", "dense")}
+MASSES = {"nutpie": ("diagonal", "low-rank"), "pyro": ("diagonal", "dense"), "hmc": ("diagonal",)}
 
 
 def sample(
     model: Program | Pair,
     *data: Any,
     num_draws: int = 500,
-    warmup: int = 500,
-    chains: int = 4,
+    warmup: int | None = None,
+    chains: int | None = None,
     sampler: Sampler = "nutpie",
     mass: Mass = "diagonal",
     target_accept: float = 0.8,
@@ -62,10 +62,11 @@ def sample(
         model: a Pyro model, or a pair whose model (with its ``pyro.param`` values) is meant.
         data: the model's data, all of it: NUTS takes no minibatches.
         num_draws: kept draws a chain.
-        warmup: adaptation steps a chain.
-        chains: number of chains; R-hat wants at least 2.
+        warmup: adaptation steps a chain: 500, or 150 of "hmc".
+        chains: number of chains: 4, or 64 of "hmc". R-hat wants at least 2.
         sampler: "nutpie" runs the chains in parallel threads on one compiled gradient; "pyro" is Pyro's
-            own NUTS, one chain after another, which also takes enumerated discrete latents.
+            own NUTS, one chain after another, which also takes enumerated discrete latents; "hmc" moves
+            many chains together in one graph, with trajectories of one jittered length.
         mass: the mass matrix that is adapted: "diagonal", or "low-rank" (nutpie) or "dense" (pyro) for
             correlated posteriors.
         target_accept: acceptance probability that the step size is tuned to.
@@ -86,8 +87,16 @@ def sample(
         InputError: for counts below 1, an unknown sampler or mass matrix, or a model that is not
             differentiable in ``dtype``.
     """
-    settings = ChainSettings(num_draws, warmup, chains, target_accept, max_tree_depth, seed)
     _check_choices(sampler, mass)
+    many = sampler == "hmc"
+    settings = ChainSettings(
+        num_draws,
+        (150 if many else 500) if warmup is None else warmup,
+        (64 if many else 4) if chains is None else chains,
+        target_accept,
+        max_tree_depth,
+        seed,
+    )
     check_compile(compile)
     start = time.perf_counter()
     source = model if isinstance(model, Pair) else Pair(model, model)
@@ -99,12 +108,11 @@ def sample(
         pair = source.cast_model(dtype, Prior)
         shape = _layout(pair, *cast)
         found = None
-        if sampler == "nutpie":
-            if dtype != torch.float64:
-                raise InputError(f"nutpie samples in float64, not {dtype}; sampler='pyro' takes others")
+        if sampler == "nutpie" and dtype != torch.float64:
+            raise InputError(f"nutpie samples in float64, not {dtype}; the other samplers take others")
+        if sampler != "pyro":
             try:
-                engine = engine_for(compile, settings.iterations)
-                found = _nutpie(pair, cast, settings, engine, mass == "low-rank", progress)
+                found = _unconstrained(pair, cast, settings, sampler, mass, compile, progress)
             except Untraceable as reason:
                 fall_back("NUTS", reason)
         if found is None:
@@ -120,28 +128,36 @@ def sample(
     draws = {name: _without_padding(found[0][name], name, shape) for name in shape.latents}
     return Posterior(
         draws=to_dataset(draws, shape.latents, pair.model, coords),
-        method="nuts",
+        method="hmc" if many else "nuts",
         dependence="chains",
         stats=found[1].assign_attrs(sampler=sampler, compile_seconds=found[2]),
         seconds=time.perf_counter() - start,
     )
 
 
-def _nutpie(
+def _unconstrained(
     pair: Pair,
     data: tuple[Any, ...],
     settings: ChainSettings,
-    engine: str,
-    low_rank: bool,
+    sampler: str,
+    mass: str,
+    compile: Compile,
     progress: bool,
 ) -> tuple[dict[str, Tensor], xr.Dataset, float]:
-    """Draws by site, statistics, and the seconds that compiling took."""
-    with seeded(settings.seed):
+    """Draws by site of a sampler that works on vectors, statistics, and the seconds that compiling took."""
+    engine = engine_for(compile, settings.iterations)
+    with keep_generator():
         target = density(pair, *data)
-        slope = gradient(target, engine)
-    positions, stats = nutpie_nuts.sample_positions(slope, settings, low_rank=low_rank, progress=progress)
+        if sampler == "nutpie":
+            slope = gradient(target, engine)
+            positions, stats = nutpie_nuts.sample_positions(
+                slope, settings, low_rank=mass == "low-rank", progress=progress
+            )
+            seconds = slope.seconds
+        else:
+            positions, stats, seconds = many_chains.sample_positions(target, settings, engine, progress)
     with torch.no_grad():
-        return target.constrain(positions), stats, slope.seconds
+        return target.constrain(positions), stats, seconds
 
 
 def _check_choices(sampler: str, mass: str) -> None:

@@ -1,0 +1,90 @@
+"""Many chains of HMC on the log density of a Pyro model."""
+
+import time
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from ppl_vae.errors import InputError
+from ppl_vae.inference import hmc
+from ppl_vae.inference.chains import ChainSettings
+from ppl_vae.inference.gradients import Gradient, gradient, leapfrog
+from ppl_vae.inference.objectives import Density
+from ppl_vae.progress import progress_bar
+
+__all__ = ["sample_positions"]
+
+# Starting points are drawn anew this often where the density is not finite.
+TRIES = 100
+
+
+def sample_positions(
+    density: Density, settings: ChainSettings, engine: str, progress: bool
+) -> tuple[Tensor, xr.Dataset, float]:
+    """Chains in unconstrained space, all in one batch.
+
+    Args:
+        density: of a model.
+        settings: counts and tuning; transitions take at most 2^max_tree_depth gradients.
+        engine: "pyro", "traced" or "compiled".
+        progress: whether to show a progress bar on a terminal.
+
+    Returns:
+        Positions of shape (chains, num_draws, dim), statistics under ArviZ's names, and the seconds that
+        compiling took.
+
+    Raises:
+        InputError: if no starting point of finite density is found, or the warm-up is shorter than 20.
+    """
+    start = time.perf_counter()
+    # Whole leapfrog steps are compiled; the gradient alone is only needed where the chains start.
+    slope = gradient(density, "pyro" if engine == "pyro" else "traced", chains=settings.chains)
+    step = leapfrog(slope, settings.chains, compiled=engine == "compiled")
+    seconds = time.perf_counter() - start
+    total = settings.warmup + settings.num_draws
+    with progress_bar("HMC", total, show=progress) as advance:
+        found = hmc.run(
+            step,
+            slope,
+            _start(slope, settings),
+            num_draws=settings.num_draws,
+            warmup=settings.warmup,
+            target_accept=settings.target_accept,
+            max_leapfrogs=2**settings.max_tree_depth,
+            seed=settings.seed,
+            advance=advance,
+        )
+    return found.draws, _statistics(found), seconds
+
+
+def _start(slope: Gradient, settings: ChainSettings) -> Tensor:
+    """Starting points, uniform in [−2, 2] as Stan's and Pyro's, where the density is finite."""
+    generator = torch.Generator().manual_seed(settings.seed)
+    shape = (settings.chains, slope.density.dim)
+    like = next((t for t in slope.density.tensors if t.is_floating_point()), torch.zeros(()))
+    position = torch.empty(shape, dtype=like.dtype).uniform_(-2.0, 2.0, generator=generator)
+    for _ in range(TRIES):
+        value, gradient_there = slope(position.to(like.device))
+        bad = ~(value.isfinite() & gradient_there.isfinite().all(1)).cpu()
+        if not bad.any():
+            return position.to(like.device)
+        other = torch.empty(shape, dtype=like.dtype).uniform_(-2.0, 2.0, generator=generator)
+        position[bad] = other[bad]
+    raise InputError("no starting point of finite density was found in [−2, 2] of the unconstrained space")
+
+
+def _statistics(found: hmc.Chains) -> xr.Dataset:
+    chains, draws = found.diverging.shape
+    over = ("chain", "draw")
+    return xr.Dataset(
+        {
+            "diverging": (over, found.diverging.cpu().numpy()),
+            "acceptance_rate": (over, found.acceptance_rate.cpu().double().numpy()),
+            "step_size": (over, np.full((chains, draws), found.step_size)),
+            "n_steps": (over, np.tile(found.num_leapfrogs.numpy(), (chains, 1))),
+        },
+        coords={"chain": np.arange(chains), "draw": np.arange(draws)},
+        attrs={"trajectory_length": found.trajectory_length, "warmup_leapfrogs": found.warmup_leapfrogs},
+    )
