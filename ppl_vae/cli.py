@@ -3,6 +3,7 @@
 import json
 import signal
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,6 +25,9 @@ app = typer.Typer(
 
 JSON = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A folder that `ppl-vae fit` made.")]
+Compiled = Annotated[
+    str, typer.Option("--compile", help="auto (by the size of the work), on, or off for stock Pyro.")
+]
 Seed = Annotated[int | None, typer.Option(help="Seed of everything random. (default: 0, or the run's)")]
 Split = Annotated[
     str | None, typer.Option(help="train, validation or test rows. (default: test where there are any, else train)")
@@ -37,6 +41,7 @@ class _Interrupted(BaseException):
 def main() -> None:
     """Run the command line; bad input ends in one sentence on stderr and exit code 2."""
     before = signal.signal(signal.SIGINT, _interrupt)
+    warnings.showwarning = _note  # type: ignore[assignment]
     try:
         app()
     except (InputError, OSError) as error:
@@ -47,6 +52,11 @@ def main() -> None:
         sys.exit(130)
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def _note(message: Warning | str, *_: object) -> None:
+    """A warning as one line, without the source line that raised it."""
+    print(f"note: {message}", file=sys.stderr)
 
 
 def _interrupt(_signal: int, _frame: object) -> None:
@@ -96,6 +106,9 @@ def fit(
     binarize: Annotated[str | None, typer.Option(help="static (once), dynamic (every epoch) or none. (default: static (vae with bernoulli), none (others))")] = None,
     split: Annotated[str | None, typer.Option(help="Fractions of train, validation and test rows; an official test split is kept. (default: 0.8,0.1,0.1 (vae), 1,0,0 (others))")] = None,
     seed: Seed = None,
+    average: Annotated[float | None, typer.Option(help="Fraction of the steps, at the end, whose parameters are averaged. (default: 0)")] = None,
+    precision: Annotated[str | None, typer.Option(help="float32 or bfloat16. (default: float32)")] = None,
+    compile_: Annotated[str | None, typer.Option("--compile", help="auto (by the number of steps), on, or off for stock Pyro. (default: auto)")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N. (default: cpu)")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Where torchvision's data sets are read from or downloaded to. (default: the user's cache)")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint. (default: off)")] = False,
@@ -114,6 +127,7 @@ def fit(
         "guide": guide, "steps": steps, "epochs": epochs, "batch_size": batch_size, "lr": lr,
         "particles": particles, "kl_warmup": kl_warmup, "clip_norm": clip_norm, "train": train,
         "standardize": standardize, "binarize": binarize, "split": _numbers("--split", split, float),
+        "average": average, "precision": precision, "compile": compile_,
         "seed": seed, "device": device, "data_dir": str(data_dir.resolve()) if data_dir else None,
     }  # fmt: skip
     options = {
@@ -137,9 +151,11 @@ def compare(
     against: Annotated[str, typer.Option(help="nuts or exact.")] = "nuts",
     split: Split = None,
     rows: Annotated[str | None, typer.Option(help="Rows of that split, as FIRST:LAST; models with a latent per row only. (default: 0:8)")] = None,
-    chains: Annotated[int, typer.Option(help="NUTS chains.")] = 4,
-    draws: Annotated[int, typer.Option(help="NUTS draws kept a chain.")] = 500,
-    warmup: Annotated[int, typer.Option(help="NUTS warm-up steps a chain.")] = 500,
+    chains: Annotated[int | None, typer.Option(help="Chains. (default: 4, or 64 of hmc)")] = None,
+    draws: Annotated[int, typer.Option(help="Draws kept a chain.")] = 500,
+    warmup: Annotated[int | None, typer.Option(help="Warm-up steps a chain. (default: 500, or 150 of hmc)")] = None,
+    sampler: Annotated[str, typer.Option(help="nutpie, pyro (Pyro's own NUTS) or hmc (many chains in one batch).")] = "nutpie",
+    compile_: Compiled = "auto",
     seed: Seed = None,
     json_: JSON = False,
 ) -> None:  # fmt: skip
@@ -149,7 +165,7 @@ def compare(
 
     found, result = compare_run(
         Run.open(run), against=against, split=split, rows=_slice(rows), chains=chains, draws=draws,
-        warmup=warmup, seed=seed,
+        warmup=warmup, sampler=sampler, compile=compile_, seed=seed,
     )  # fmt: skip
     if json_:
         _print_json(result)
@@ -169,6 +185,7 @@ def evidence(
     data: Annotated[str | None, typer.Option(help="Another data set or file. (default: the run's)")] = None,
     split: Split = None,
     defensive: Annotated[float, typer.Option(help="Fraction of the samples drawn from the prior.")] = 0.0,
+    compile_: Compiled = "auto",
     seed: Seed = None,
     json_: JSON = False,
 ) -> None:
@@ -177,8 +194,9 @@ def evidence(
     from ppl_vae.run import Run
 
     _, result = evidence_of_run(
-        Run.open(run), method=method, samples=samples, data=data, split=split, defensive=defensive, seed=seed
-    )
+        Run.open(run), method=method, samples=samples, data=data, split=split, defensive=defensive,
+        compile=compile_, seed=seed,
+    )  # fmt: skip
     if json_:
         _print_json(result)
         return

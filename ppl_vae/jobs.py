@@ -5,7 +5,7 @@ import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -18,13 +18,16 @@ from ppl_vae.files import write_text, write_whole
 from ppl_vae.guides import PerDatumNormal
 from ppl_vae.inference import exact, guide, importance, nuts, svi
 from ppl_vae.inference.checkpoint import save_parameters
+from ppl_vae.inference.nuts import Mass, Sampler
 from ppl_vae.inference.terms import layout
 from ppl_vae.program import ExactEvidence, ExactPosterior
-from ppl_vae.run import Run, Settings, prepare_folder
+from ppl_vae.run import Run, Settings, compile_option, prepare_folder
 
 __all__ = ["compare_run", "evidence_of_run", "fit_run"]
 
 MAX_ROWS = 8
+# The mass matrix that follows correlations, where a sampler has one.
+MASS: Mapping[str, Mass] = {"nutpie": "low-rank", "pyro": "dense"}
 
 
 def fit_run(
@@ -63,6 +66,9 @@ def fit_run(
         train="guide" if settings.train == "guide" else "both",
         held_out=held_out,
         refresh=run.epoch_data if run.is_dynamic else None,
+        average=settings.average,
+        precision="bfloat16" if settings.precision == "bfloat16" else None,
+        compile=settings.compile_option,
         seed=settings.seed,
         checkpoint=out / "checkpoint",
         resume=resume,
@@ -84,6 +90,8 @@ def fit_run(
         "seconds": fitted.seconds,
         "converged": fitted.converged,
         "reason": fitted.reason,
+        "engine": fitted.engine,
+        "compile_seconds": fitted.compile_seconds,
         "warnings": list(run.warnings),
         "out": str(out),
     }
@@ -97,9 +105,11 @@ def compare_run(
     against: str = "nuts",
     split: str | None = None,
     rows: slice | None = None,
-    chains: int = 4,
+    chains: int | None = None,
     draws: int = 500,
-    warmup: int = 500,
+    warmup: int | None = None,
+    sampler: str = "nutpie",
+    compile: str = "auto",
     seed: int | None = None,
     progress: bool = True,
 ) -> tuple[Comparison, dict[str, Any]]:
@@ -112,7 +122,9 @@ def compare_run(
         against: "nuts" or "exact".
         split: "train", "validation" or "test"; test where there are test rows, else train.
         rows: which rows of that part, the first eight by default.
-        chains, draws, warmup: of NUTS; exact and variational draws are ``chains × draws`` and more.
+        chains, draws, warmup: of NUTS; see `nuts.sample` for the defaults.
+        sampler: "nutpie", "pyro" or "hmc"; see `nuts.sample`.
+        compile: "auto", "on" or "off".
         seed: the run's by default.
         progress: whether to show a progress bar on a terminal.
 
@@ -124,17 +136,18 @@ def compare_run(
     if against == "exact" and not isinstance(run.model, ExactPosterior):
         raise InputError(f"{run.settings.model} does not know its exact posterior; compare it against nuts")
     for name, count, least in (("draws", draws, 4), ("warmup", warmup, 1), ("chains", chains, 1)):
-        if count < least:
+        if count is not None and count < least:
             raise InputError(f"--{name} is {count}; it must be at least {least}")
+    if sampler not in ("nutpie", "pyro", "hmc"):
+        raise InputError(f"--sampler is {sampler!r}; it is nutpie, pyro or hmc")
     seed = run.settings.seed if seed is None else seed
     part, index, data = _chosen(run, split, rows)
     full = run.tensors(part)
-    answer = guide.draws(run.pair, *full, num_draws=max(4000, chains * draws), index=index, seed=seed)
+    independent = max(4000, (chains or 4) * draws)
+    answer = guide.draws(run.pair, *full, num_draws=independent, index=index, seed=seed)
     coords = {} if index is None else {"data": index.tolist()}
     if against == "exact":
-        reference = exact.draws(
-            run.model, *data, num_draws=max(4000, chains * draws), coords=coords, seed=seed + 1
-        )
+        reference = exact.draws(run.model, *data, num_draws=independent, coords=coords, seed=seed + 1)
     else:
         reference = nuts.sample(
             run.pair,
@@ -142,8 +155,10 @@ def compare_run(
             num_draws=draws,
             warmup=warmup,
             chains=chains,
-            # Global latents are few and correlated, and a low-rank mass matrix mixes better.
-            mass="low-rank" if index is None else "diagonal",
+            sampler=cast(Sampler, sampler),
+            # Global latents are few and correlated.
+            mass=MASS.get(sampler, "diagonal") if index is None else "diagonal",
+            compile=compile_option(compile),
             coords=coords,
             seed=seed + 1,
             progress=progress,
@@ -168,6 +183,7 @@ def evidence_of_run(
     data: str | None = None,
     split: str | None = None,
     defensive: float = 0.0,
+    compile: str = "auto",
     seed: int | None = None,
     progress: bool = True,
 ) -> tuple[Evidence, dict[str, Any]]:
@@ -180,6 +196,7 @@ def evidence_of_run(
         data: another data set or file than the run's.
         split: "train", "validation" or "test"; test where there are test rows, else train.
         defensive: fraction of the draws to take from the prior.
+        compile: "auto", "on" or "off".
         seed: the run's by default.
         progress: whether to show a progress bar on a terminal.
 
@@ -200,8 +217,9 @@ def evidence_of_run(
     else:
         _check_guide(run, tensors)
         found = importance.log_evidence(
-            run.pair, *tensors, num_samples=samples, defensive=defensive, seed=seed, progress=progress
-        )
+            run.pair, *tensors, num_samples=samples, defensive=defensive, compile=compile_option(compile),
+            seed=seed, progress=progress,
+        )  # fmt: skip
     result = _evidence_json(found, part if data is None else data)
     if run.folder is not None:
         write_whole(run.folder / f"evidence-{method}.nc", found.save)

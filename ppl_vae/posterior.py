@@ -14,6 +14,9 @@ __all__ = ["Posterior"]
 Dependence = Literal["chains", "independent"]
 
 
+SUPERCHAINS = 8
+
+
 @dataclass(frozen=True, eq=False)
 class Posterior:
     """Draws from p(z | x), or from an approximation of it.
@@ -142,9 +145,11 @@ def _summarise(values: np.ndarray, dependence: Dependence) -> dict[str, float]:
     chains = values.shape[0]
     # Chains that never moved have no variance within: their R-hat is infinite.
     with np.errstate(divide="ignore", invalid="ignore"):
-        if chains > 8:
-            superchains = np.arange(chains) // 2
-            r_hat = array_stats.rhat_nested(values, superchains)
+        if chains > SUPERCHAINS:
+            # Eight superchains of equal size (Margossian et al. 2024); a remainder is left out.
+            size = chains // SUPERCHAINS
+            superchains = np.repeat(np.arange(SUPERCHAINS), size)
+            r_hat = array_stats.rhat_nested(values[: SUPERCHAINS * size], superchains)
         else:
             r_hat = array_stats.rhat(values)
     return {

@@ -6,7 +6,7 @@ import platform
 import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import MISSING, asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self
@@ -20,10 +20,12 @@ from ppl_vae.data import Games, Rows, binarise, dynamic_binarise, load, split, s
 from ppl_vae.errors import InputError
 from ppl_vae.files import write_text
 from ppl_vae.inference.checkpoint import load_parameters
+from ppl_vae.inference.graph import Compile
+from ppl_vae.inference.steps import engine_for
 from ppl_vae.program import Pair
 from ppl_vae.rng import seeded
 
-__all__ = ["Run", "Settings", "model_class", "model_classes", "settings_for"]
+__all__ = ["Run", "Settings", "compile_option", "model_class", "model_classes", "settings_for"]
 
 PACKAGES = ("ppl-vae", "torch", "pyro-ppl", "numpy", "arviz-stats", "xarray")
 FILES = (
@@ -49,6 +51,9 @@ class Settings:
         seed: of the split, of initial values and of everything random.
         device: "cpu", "cuda" or "cuda:N".
         data_dir: where torchvision's data sets are.
+        average: fraction of the steps, at the end, whose iterates are averaged.
+        precision: "float32" (as the model is) or "bfloat16" (autocast).
+        compile: "auto", "on" or "off".
     """
 
     model: str
@@ -68,11 +73,20 @@ class Settings:
     seed: int
     device: str
     data_dir: str | None
+    average: float = 0.0
+    precision: str = "float32"
+    compile: str = "auto"
+
+    @property
+    def compile_option(self) -> Compile:
+        """``compile`` as `svi.fit` takes it."""
+        return compile_option(self.compile)
 
     def to_json(self) -> str:
         """The settings with the versions they are fitted under."""
         about = {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
-        return json.dumps({**asdict(self), "compiled": False, "versions": about}, indent=2) + "\n"
+        engine = engine_for(self.compile_option, self.steps)
+        return json.dumps({**asdict(self), "engine": engine, "versions": about}, indent=2) + "\n"
 
     @classmethod
     def from_json(cls, path: Path) -> Self:
@@ -83,7 +97,11 @@ class Settings:
         """
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            content = {name: content[name] for name in cls.__dataclass_fields__}
+            fields = cls.__dataclass_fields__.items()
+            # Runs from before a field existed have its default.
+            content = {
+                name: content[name] for name, field in fields if name in content or field.default is MISSING
+            }
             return cls(**{**content, "split": tuple(content["split"])})
         except FileNotFoundError:
             raise InputError(f"{path.parent} is not a run: it has no config.json") from None
@@ -289,6 +307,9 @@ def settings_for(model: str, data: str, given: Mapping[str, Any], options: Mappi
         "seed": 0,
         "device": "cpu",
         "data_dir": None,
+        "average": 0.0,
+        "precision": "float32",
+        "compile": "auto",
         **given,
     }
     _check_values(values, cls)
@@ -301,6 +322,19 @@ def settings_for(model: str, data: str, given: Mapping[str, Any], options: Mappi
     if "kl_warmup" in given:
         return settings
     return replace(settings, kl_warmup=round(defaults.kl_warmup * settings.steps))
+
+
+def compile_option(text: str) -> Compile:
+    """The command line's word as `svi.fit` and its kin take it.
+
+    Raises:
+        InputError: unless it is "auto", "on" or "off".
+    """
+    if text == "auto":
+        return "auto"
+    if text not in ("on", "off"):
+        raise InputError(f"--compile is {text!r}; it is auto, on or off")
+    return text == "on"
 
 
 def prepare_folder(folder: Path, settings: Settings, *, resume: bool, overwrite: bool) -> None:
@@ -364,6 +398,11 @@ def _check_values(values: Mapping[str, Any], cls: Any) -> None:
         raise InputError(f"--binarize is {values['binarize']!r}; it is static, dynamic or none")
     if values["train"] not in ("both", "guide"):
         raise InputError(f"--train is {values['train']!r}; it is both or guide")
+    compile_option(values["compile"])
+    if values["precision"] not in ("float32", "bfloat16"):
+        raise InputError(f"--precision is {values['precision']!r}; it is float32 or bfloat16")
+    if not 0 <= values["average"] <= 1:
+        raise InputError(f"--average is {values['average']}; it is a fraction of the steps, from 0 to 1")
     for name, least in (("steps", 1), ("particles", 1), ("kl_warmup", 0), ("seed", 0)):
         if values[name] < least:
             raise InputError(f"--{name.replace('_', '-')} is {values[name]}; it must be at least {least}")

@@ -56,7 +56,8 @@ def say_fit(fit: Mapping[str, Any]) -> str:
 
 def say_comparison(comparison: Mapping[str, Any]) -> str:
     """A comparison in a sentence or two."""
-    against = {"nuts": "NUTS", "exact": "the exact posterior"}[comparison["reference"]]
+    names = {"nuts": "NUTS", "hmc": "many chains of HMC", "exact": "the exact posterior"}
+    against = names[comparison["reference"]]
     verdict = {
         "agrees": f"The variational posterior agrees with {against}",
         "differs": f"The variational posterior differs from {against}",

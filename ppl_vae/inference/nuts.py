@@ -30,7 +30,7 @@ from ppl_vae.progress import progress_bar
 from ppl_vae.rng import keep_generator
 from ppl_vae.threads import one_thread
 
-__all__ = ["sample"]
+__all__ = ["Mass", "Sampler", "sample"]
 
 Sampler = Literal["nutpie", "pyro", "hmc"]
 Mass = Literal["diagonal", "low-rank", "dense"]
