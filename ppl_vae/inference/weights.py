@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import pyro
 import torch
 from torch import Tensor
 
@@ -107,7 +108,8 @@ class LogWeights:
         return compiled
 
     def _weights(self, *_: Tensor) -> tuple[Tensor, ...]:
-        with torch.no_grad():
+        # `layout` has run both programs with Pyro's checks on; they read numbers out of tensors.
+        with torch.no_grad(), pyro.validation_enabled(False):
             drawn = self._terms(proposal=self.proposal)
             if self.defensive == 0:
                 return (drawn.log_weights.double(),)
