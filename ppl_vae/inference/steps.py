@@ -280,6 +280,12 @@ class _Unrolled:
         betas = [schedule.beta(step) for step in steps]
         self.betas = torch.tensor(betas, dtype=leaf.dtype)
         self.noise = [noise.empty(UNROLLED) for noise in graph.noise]
+        # Step by step, as the program would draw.
+        self.rooms = [
+            (noise, stack[step])
+            for step in range(UNROLLED)
+            for noise, stack in zip(graph.noise, self.noise, strict=True)
+        ]
         leaves = [leaf.detach() for leaf in task.leaves]
         # Tensors of their own: the same one given twice would be taken for one input.
         moments = [torch.zeros_like(leaf) for leaf in (*leaves, *leaves)]
@@ -310,9 +316,8 @@ class _Unrolled:
         if task.index is not None:
             indices = [self.schedule.batches.index(step) for step in range(first, last)]
             found.append(torch.stack([index for index in indices if index is not None]))
-        for step in range(UNROLLED):
-            for noise, stack in zip(self.graph.noise, self.noise, strict=True):
-                noise.fill(stack[step])
+        for noise, room in self.rooms:
+            noise.fill(room)
         return [*found, *self.noise]
 
     def _constant(self) -> list[Tensor]:
