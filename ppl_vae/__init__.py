@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from ppl_vae.diagnostics import Comparison, compare
     from ppl_vae.errors import InputError
     from ppl_vae.evidence import Evidence
-    from ppl_vae.inference import exact, guide, importance, nuts, svi
+    from ppl_vae.inference import exact, guide, importance, natural, nuts, svi
     from ppl_vae.models import PPCA, VAE, BayesianPPCA, TrueSkill
     from ppl_vae.posterior import Posterior
     from ppl_vae.program import Pair
@@ -34,6 +34,7 @@ __all__ = [
     "importance",
     "inference",
     "models",
+    "natural",
     "nuts",
     "svi",
 ]
@@ -49,6 +50,7 @@ _HOMES = {
     "exact": "inference",
     "guide": "inference",
     "importance": "inference",
+    "natural": "inference",
     "nuts": "inference",
     "svi": "inference",
     "PPCA": "models",

@@ -26,6 +26,7 @@ __all__ = [
     "HasIdentifiable",
     "Labelled",
     "Pair",
+    "PairwiseFactors",
     "Program",
 ]
 
@@ -79,6 +80,31 @@ class Labelled(Protocol):
 
     def coords(self) -> Mapping[str, Sequence[Any]]:
         """Labels along plates and event dimensions, by dimension name."""
+        ...
+
+
+@runtime_checkable
+class PairwiseFactors(Protocol):
+    """A model of one latent site z of independent normals, z_k ~ N(μ_k, σ_k²) for k = 1 … n, whose
+    data depend on z only through differences of two of them:
+
+    log p(x, z) = Σ_k log N(z_k; μ_k, σ_k²) + Σ_d ℓ(z_i(d) − z_j(d)).
+    """
+
+    def __call__(self, *data: Any) -> Any:
+        """The Pyro program."""
+        ...
+
+    def normal_prior(self) -> tuple[str, torch.distributions.Normal]:
+        """The latent site's name, and its prior of batch shape (n,)."""
+        ...
+
+    def index_pairs(self, *data: Any) -> tuple[Tensor, Tensor]:
+        """Which two entries of z each datum compares: i and j, integers of shape (num_data,)."""
+        ...
+
+    def log_likelihood(self, difference: Tensor) -> Tensor:
+        """ℓ in nats, elementwise and differentiable, for floats of any shape and precision."""
         ...
 
 

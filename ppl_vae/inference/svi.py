@@ -47,7 +47,8 @@ class Fit:
         seconds: wall time, resumed runs included.
         converged: whether the documented test was met; see `convergence`.
         reason: the test's numbers in words.
-        engine: how the steps ran: "pyro" (stock), "traced" (a graph, operation by operation) or "compiled".
+        engine: how the steps ran: "pyro" (stock), "traced" (a graph, operation by operation), "compiled",
+            or "quadrature" (natural gradients).
         compile_seconds: what compiling or loading the compiled graph took, part of ``seconds``.
     """
 
@@ -297,9 +298,11 @@ def _final_particles(shape: Layout, budget: int = 2**20) -> int:
 
 
 def _work(parameters: dict[str, Tensor], batches: Batches, num_particles: int) -> int:
-    """A rough count of a step's multiplications: every parameter meets every datum and draw."""
+    """A rough count of a step's multiplications: every entry of a matrix meets every datum and draw."""
     batch = batches.batch_size or batches.num_data
-    return sum(leaf.numel() for leaf in parameters.values()) * batch * num_particles
+    matrices = sum(leaf.numel() for leaf in parameters.values() if leaf.dim() > 1)
+    vectors = sum(leaf.numel() for leaf in parameters.values() if leaf.dim() <= 1)
+    return (matrices * batch + vectors + batch) * num_particles
 
 
 def _finite(losses: np.ndarray, first: int) -> np.ndarray:

@@ -143,6 +143,20 @@ class TrueSkill(PyroModule):  # type: ignore[misc]
             row = int((games[:, 0] == games[:, 1]).nonzero()[0])
             raise InputError(f"game {row} has player {int(games[row, 0])} beating itself")
 
+    def normal_prior(self) -> tuple[str, torch.distributions.Normal]:
+        """The site "skill" and its prior N(μ0, σ0²), of batch shape (num_players,)."""
+        prior = torch.distributions.Normal(self.prior_mean, self.prior_sd)
+        return "skill", prior.expand(torch.Size([self.num_players]))
+
+    def index_pairs(self, games: Tensor) -> tuple[Tensor, Tensor]:
+        """Winner and loser of every game, each of shape (num_games,)."""
+        winner, loser = games.unbind(-1)
+        return winner, loser
+
+    def log_likelihood(self, difference: Tensor) -> Tensor:
+        """log P(the winner wins) for s_winner − s_loser, elementwise, in nats."""
+        return self._outcome(difference).log_prob(difference.new_ones(()))
+
     def win_probability(self, posterior: Posterior) -> pd.DataFrame:
         """E[P(row player beats column player next)] over the posterior, players in the model's order."""
         skill = torch.as_tensor(_flat_skills(posterior))
