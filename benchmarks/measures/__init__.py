@@ -1,0 +1,1 @@
+"""Both sides of every row: checked to compute the same quantity, then measured in turn."""
