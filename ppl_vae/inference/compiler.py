@@ -156,6 +156,9 @@ def _build(graph: Graph, everything: list[Tensor], path: Path) -> None:
             fake = make_fx(lambda *given: tuple(graph.module(*given)), tracing_mode="fake")(*everything)
             options = {"aot_inductor.output_path": f"{work}/graph.so"}
             built = torch._inductor.aot_compile(fake, tuple(everything), options=options)
+            # Operations without a C interface are listed beside the library, under its name.
+            for listed in Path(work).glob("*.wrapper.json"):
+                os.replace(listed, path.with_suffix(".json"))
             os.replace(str(built), path)
         except Exception as error:  # a compiler has many ways to fail; the program itself still runs
             line = (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from ppl_vae.errors import InputError
+from ppl_vae.inference.small_matrices import DECOMPOSITIONS
 from ppl_vae.rng import seeded
 
 __all__ = ["Compile", "Graph", "Noise", "Untraceable", "check", "check_compile", "over", "trace"]
@@ -129,7 +130,7 @@ def trace(function: Callable[..., Outputs], *inputs: Tensor) -> Graph:
 
     with torch.random.fork_rng(devices=[]):
         try:
-            module = make_fx(lambda *given: function(*given))(*inputs)
+            module = make_fx(lambda *given: function(*given), DECOMPOSITIONS)(*inputs)
         except Untraceable:
             raise
         except Exception as error:  # whatever the program's own operations raise under tracing

@@ -45,6 +45,8 @@ class NativeDensity:
     """
 
     def __init__(self, compiled: Compiled, held: list[Tensor], threads: int) -> None:
+        if compiled.library is None or compiled.library.with_suffix(".json").exists():
+            raise Untraceable("the density has operations without a C interface")
         self._library = _library()
         # Kept alive here: the C side only has their addresses.
         self._held = [tensor.detach().contiguous() for tensor in (*held, *compiled.graph.constants)]

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from pyro.infer import ELBO as PyroELBO
 from torch import Tensor
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from ppl_vae.inference.batches import Batches
 from ppl_vae.inference.compiler import Compiled, compile_graph, fall_back
@@ -290,6 +289,8 @@ class _Unrolled:
         # Tensors of their own: the same one given twice would be taken for one input.
         moments = [torch.zeros_like(leaf) for leaf in (*leaves, *leaves)]
         data = [t for t in task.data if isinstance(t, Tensor)]
+        from torch.fx.experimental.proxy_tensor import make_fx
+
         inputs = [*self._changing(0), *leaves, *moments, *data, *self._constant()]
         try:
             with torch.no_grad():
