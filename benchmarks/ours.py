@@ -105,7 +105,7 @@ def _chains(problem: Sampling, seed: int, **options: Any) -> Chains:
 
 def log_evidence(pair: Pair, x: Tensor, num_samples: int) -> Any:
     """log p(x) of every image, with its error."""
-    return importance.log_evidence(pair, x, num_samples=num_samples, progress=False)
+    return importance.log_evidence(pair, x, num_samples=num_samples, compile=True, progress=False)
 
 
 def seconds_per_image(pair: Pair, x: Tensor, num_samples: int) -> Callable[[], float]:

@@ -1,11 +1,15 @@
 """log p(x) by unit, with its error and its diagnostics."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
-import xarray as xr
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 __all__ = ["Evidence"]
 
@@ -93,6 +97,8 @@ class Evidence:
 
     def to_dataset(self) -> xr.Dataset:
         """As xarray, with one dimension ``unit``."""
+        import xarray as xr
+
         columns = {
             name: ("unit", values)
             for name in ("log_evidence", "std_error", "bias", "ess", "pareto_k", "elbo")
@@ -111,6 +117,8 @@ class Evidence:
     @classmethod
     def load(cls, path: str | Path) -> Self:
         """Read what `save` wrote."""
+        import xarray as xr
+
         with xr.open_dataset(path, engine="h5netcdf") as data:
             data = data.load()
         columns: dict[str, Any] = {str(name): values.to_numpy() for name, values in data.data_vars.items()}

@@ -1,13 +1,17 @@
 """What every inference method answers with: draws of the latent variables, as xarray."""
 
+from __future__ import annotations
+
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
-import pandas as pd
-import xarray as xr
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
 
 __all__ = ["Posterior"]
 
@@ -15,6 +19,12 @@ Dependence = Literal["chains", "independent"]
 
 
 SUPERCHAINS = 8
+
+
+def _no_statistics() -> xr.Dataset:
+    import xarray as xr
+
+    return xr.Dataset()
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +44,7 @@ class Posterior:
     method: str
     dependence: Dependence
     log_weights: xr.DataArray | None = None
-    stats: xr.Dataset = field(default_factory=xr.Dataset)
+    stats: xr.Dataset = field(default_factory=_no_statistics)
     seconds: float = float("nan")
 
     @property
@@ -78,11 +88,15 @@ class Posterior:
         Margossian et al. (2024) with pairs of neighbouring chains as superchains. Independent draws
         have no R-hat, and their ESS is their number.
         """
+        import pandas as pd
+
         rows = {name: _summarise(values, self.dependence) for name, values in self.scalars().items()}
         return pd.DataFrame.from_dict(rows, orient="index")
 
     def to_datatree(self) -> xr.DataTree:
         """The groups that ArviZ expects: ``posterior``, ``sample_stats`` and ``log_weights``."""
+        import xarray as xr
+
         groups = {"posterior": self.draws.assign_attrs(self._attributes())}
         if self.stats.data_vars:
             groups["sample_stats"] = self.stats
@@ -97,6 +111,8 @@ class Posterior:
     @classmethod
     def load(cls, path: str | Path) -> Self:
         """Read what `save` wrote."""
+        import xarray as xr
+
         with xr.open_datatree(path, engine="h5netcdf") as tree:
             tree = tree.load()
         draws = tree["posterior"].to_dataset()

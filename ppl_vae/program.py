@@ -5,20 +5,24 @@ the same data. A `Pair` is the two together with the values of their parameters.
 are optional; inference asks for them by type and does without where they are missing.
 """
 
+from __future__ import annotations
+
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, runtime_checkable
 
 import pyro
 import torch
-import xarray as xr
 from pyro import poutine
 from torch import Tensor, nn
 
 from ppl_vae.errors import InputError
 from ppl_vae.rng import seeded
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 __all__ = [
     "ExactEvidence",
@@ -217,7 +221,7 @@ class Pair:
             for name, tensor in own.items():
                 tensor.copy_(state[name])
 
-    def cast_model(self, dtype: torch.dtype, guide: Callable[[Program], Program]) -> "Pair":
+    def cast_model(self, dtype: torch.dtype, guide: Callable[[Program], Program]) -> Pair:
         """A pair of a copy of the model in another precision with a guide made for that copy.
 
         A model that is a plain function stays itself; its ``pyro.param`` values are copied.

@@ -1,10 +1,11 @@
 """The variational answer itself: draws from a fitted guide."""
 
+from __future__ import annotations
+
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-import xarray as xr
 
 from ppl_vae.errors import InputError
 from ppl_vae.inference.labels import to_dataset
@@ -12,6 +13,9 @@ from ppl_vae.inference.terms import layout, terms
 from ppl_vae.posterior import Posterior
 from ppl_vae.program import Pair
 from ppl_vae.rng import seeded
+
+if TYPE_CHECKING:
+    pass
 
 __all__ = ["draws"]
 
@@ -35,6 +39,8 @@ def draws(
     Raises:
         InputError: if num_draws is not positive.
     """
+    import xarray as xr
+
     if num_draws < 1:
         raise InputError(f"num_draws is {num_draws}; it must be at least 1")
     start = time.perf_counter()

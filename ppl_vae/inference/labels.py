@@ -1,13 +1,17 @@
 """Draws as xarray: dimensions named by plates and by the model, with real coordinates."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import xarray as xr
 from torch import Tensor
 
 from ppl_vae.program import Labelled, Program
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 __all__ = ["to_dataset"]
 
@@ -26,6 +30,8 @@ def to_dataset(
         model: asked for names if it is `Labelled`; event dimensions are else ``site_dim_0``, ….
         coords: more coordinates, such as the indices of the data that the draws belong to.
     """
+    import xarray as xr
+
     names: Mapping[str, Sequence[str]] = model.event_dims() if isinstance(model, Labelled) else {}
     labels = {**(model.coords() if isinstance(model, Labelled) else {}), **(coords or {})}
     variables = {}

@@ -1,10 +1,12 @@
 """Many chains of HMC on the log density of a Pyro model."""
 
+from __future__ import annotations
+
 import time
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-import xarray as xr
 from torch import Tensor
 
 from ppl_vae.errors import InputError
@@ -13,6 +15,9 @@ from ppl_vae.inference.chains import ChainSettings
 from ppl_vae.inference.gradients import Gradient, gradient, leapfrog
 from ppl_vae.inference.objectives import Density
 from ppl_vae.progress import progress_bar
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 __all__ = ["sample_positions"]
 
@@ -76,6 +81,8 @@ def _start(slope: Gradient, settings: ChainSettings) -> Tensor:
 
 
 def _statistics(found: hmc.Chains) -> xr.Dataset:
+    import xarray as xr
+
     chains, draws = found.diverging.shape
     over = ("chain", "draw")
     return xr.Dataset(

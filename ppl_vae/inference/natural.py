@@ -39,7 +39,6 @@ import numpy as np
 import pyro
 import torch
 from pyro.infer.autoguide import AutoNormal
-from scipy.special import roots_hermitenorm
 from torch import Tensor
 from torch.distributions import transform_to
 
@@ -352,6 +351,8 @@ def _problem(pair: Pair, *data: Any, num_nodes: int) -> _Problem:
 
 
 def _rule(num_nodes: int) -> Tensor:
+    from scipy.special import roots_hermitenorm
+
     nodes, weights = roots_hermitenorm(num_nodes)
     return torch.from_numpy(np.stack([nodes, weights / weights.sum()]))
 

@@ -4,15 +4,16 @@ Source: Hoffman and Gelman, "The No-U-Turn Sampler" (2014); nutpie adapts its ma
 gradients (Seyboldt, Carlson and Carpenter 2026).
 """
 
+from __future__ import annotations
+
 import os
 import time
 import warnings
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import xarray as xr
 from torch import Tensor
 
 from ppl_vae.errors import InputError
@@ -21,6 +22,9 @@ from ppl_vae.inference.compiler import fall_back
 from ppl_vae.inference.gradients import Gradient
 from ppl_vae.inference.graph import Untraceable
 from ppl_vae.inference.native import NativeDensity
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 __all__ = ["sample_positions"]
 
@@ -56,6 +60,8 @@ def sample_positions(
     Raises:
         InputError: if no starting point of finite density is found.
     """
+    import xarray as xr
+
     with warnings.catch_warnings():
         # ArviZ 0.23, which nutpie imports, announces its successor.
         warnings.simplefilter("ignore", FutureWarning)

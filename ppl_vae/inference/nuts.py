@@ -3,14 +3,15 @@
 Source: Hoffman and Gelman, "The No-U-Turn Sampler" (2014).
 """
 
+from __future__ import annotations
+
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pyro
 import torch
-import xarray as xr
 from torch import Tensor
 
 from ppl_vae.errors import InputError
@@ -29,6 +30,9 @@ from ppl_vae.program import Pair, Program
 from ppl_vae.progress import progress_bar
 from ppl_vae.rng import keep_generator
 from ppl_vae.threads import one_thread
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 __all__ = ["Mass", "Sampler", "sample"]
 

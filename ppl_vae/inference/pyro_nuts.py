@@ -1,18 +1,22 @@
 """Pyro's own NUTS, its chains one after another."""
 
+from __future__ import annotations
+
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import xarray as xr
 from pyro.infer import MCMC, NUTS
 from torch import Tensor
 
 from ppl_vae.inference.chains import ChainSettings
 from ppl_vae.program import Program
 from ppl_vae.rng import seeded
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 __all__ = ["sample_sites"]
 
@@ -78,6 +82,8 @@ def _chain(
 
 def _statistics(runs: list[dict[str, Any]]) -> xr.Dataset:
     """Under ArviZ's names; the acceptance rate is a chain's mean, which is what Pyro keeps."""
+    import xarray as xr
+
     num_draws = len(runs[0]["diverging"])
     return xr.Dataset(
         {

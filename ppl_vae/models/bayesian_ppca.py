@@ -1,13 +1,14 @@
 """Probabilistic PCA with priors over all its parameters, the latent coordinates integrated out."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import pyro
 import pyro.distributions as dist
 import torch
-import xarray as xr
 from pyro.infer.autoguide import AutoLowRankMultivariateNormal, AutoMultivariateNormal, AutoNormal
 from pyro.nn import PyroModule
 from torch import Tensor, nn
@@ -16,6 +17,9 @@ from ppl_vae.data import Rows
 from ppl_vae.errors import InputError
 from ppl_vae.models.options import FitDefaults
 from ppl_vae.models.ppca import check_latent_dim
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 __all__ = ["BayesianPPCA"]
 
@@ -109,6 +113,8 @@ class BayesianPPCA(PyroModule):  # type: ignore[misc]
 
     def identifiable(self, draws: xr.Dataset) -> xr.Dataset:
         """WWᵀ (its upper triangle), the singular values of W in descending order, μ and σ."""
+        import xarray as xr
+
         columns = draws["loadings"].transpose("chain", "draw", "component", "feature").to_numpy()
         product = np.einsum("abki,abkj->abij", columns, columns)
         rows, cols = np.triu_indices(self.num_features)

@@ -1,15 +1,15 @@
 """Skills of players from wins and losses (Herbrich, Minka and Graepel 2007)."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
-import pandas as pd
 import pyro
 import pyro.distributions as dist
 import torch
-import xarray as xr
 from pyro.infer.autoguide import AutoMultivariateNormal, AutoNormal
 from pyro.nn import PyroModule
 from torch import Tensor, nn
@@ -19,6 +19,10 @@ from ppl_vae.errors import InputError
 from ppl_vae.models.likelihoods import BernoulliProbit
 from ppl_vae.models.options import FitDefaults
 from ppl_vae.posterior import Posterior
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
 
 __all__ = ["LINKS", "TrueSkill"]
 
@@ -159,6 +163,8 @@ class TrueSkill(PyroModule):  # type: ignore[misc]
 
     def win_probability(self, posterior: Posterior) -> pd.DataFrame:
         """E[P(row player beats column player next)] over the posterior, players in the model's order."""
+        import pandas as pd
+
         skill = torch.as_tensor(_flat_skills(posterior))
         with torch.no_grad():
             rows = [
@@ -170,6 +176,8 @@ class TrueSkill(PyroModule):  # type: ignore[misc]
 
     def leaderboard(self, posterior: Posterior) -> pd.DataFrame:
         """Players by descending conservative skill: posterior mean, sd and mean − 3 sd."""
+        import pandas as pd
+
         skill = _flat_skills(posterior)
         mean, sd = skill.mean(0), skill.std(0, ddof=1)
         table = pd.DataFrame(
@@ -180,6 +188,8 @@ class TrueSkill(PyroModule):  # type: ignore[misc]
 
     def identifiable(self, draws: xr.Dataset) -> xr.Dataset:
         """Skills relative to the mean skill, and, for up to ten players, every difference s_i − s_j."""
+        import xarray as xr
+
         skill = draws["skill"]
         found = xr.Dataset({"relative_skill": skill - skill.mean("player")})
         if self.num_players <= MAX_PLAYERS_FOR_PAIRS:
