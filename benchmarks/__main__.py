@@ -24,7 +24,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("rows", nargs="*", metavar="ROW", help="names of rows, all by default")
     parser.add_argument("--list", action="store_true", help="list the rows and their targets")
-    parser.add_argument("--quick", action="store_true", help="fewer repeats; RESULTS.md is left alone")
+    parser.add_argument("--quick", action="store_true", help="at most two repeats a row")
     parser.add_argument("--measure", metavar="ROW", help=argparse.SUPPRESS)
     parser.add_argument("--repeats", type=int, default=1, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -51,14 +51,14 @@ def run(rows: list[Row], quick: bool, whole: bool) -> None:
         for row in rows:
             repeats = min(QUICK_REPEATS, row.repeats) if quick else row.repeats
             outcomes.append(run_row(row, repeats, env))
+            if whole:  # after every row: what is measured is kept, however the run ends
+                results.write(outcomes, RESULTS, quick=quick)
             shown = dict(zip(results.COLUMNS, results.cells(outcomes[-1]), strict=True))
             ratio = f"{shown['ratio']} ({shown['spread']}), target {shown['target']}: {shown['met']}"
             print(f"{row.name}: {ratio} [{outcomes[-1].seconds:.0f} s]", file=sys.stderr, flush=True)
     console.print(results.table(outcomes))
     for line in results.notes(outcomes):
         console.print(line, highlight=False)
-    if whole and not quick:
-        results.write(outcomes, RESULTS)
 
 
 if __name__ == "__main__":

@@ -55,8 +55,8 @@ def table(outcomes: Sequence[Outcome]) -> Table:
     return shown
 
 
-def write(outcomes: Sequence[Outcome], path: Path) -> None:
-    """RESULTS.md of a full run."""
+def write(outcomes: Sequence[Outcome], path: Path, *, quick: bool) -> None:
+    """RESULTS.md of a run of all rows."""
     lines = [
         "# Speed, side by side",
         "",
@@ -64,7 +64,8 @@ def write(outcomes: Sequence[Outcome], path: Path) -> None:
         "check that they compute the same quantity. Medians; the ratio is ours over the peer's, its spread",
         "the smallest and largest ratio of any repeat.",
         "",
-        f"{datetime.date.today():%Y-%m-%d}. {machine()}",
+        f"{datetime.date.today():%Y-%m-%d}. {machine()}"
+        + (" A quick run: at most two repeats a row." if quick else ""),
         "",
         "| " + " | ".join(COLUMNS) + " |",
         "|" + " --- |" * len(COLUMNS),

@@ -27,8 +27,10 @@ __all__ = ["Schedule", "Stepper", "cosine", "engine_for", "stepper"]
 UNROLLED = 5
 # Up to this many parameters, Adam's own arithmetic is part of the graph; beyond, it is PyTorch's fused Adam.
 FEW_PARAMETERS = 2**15
-# Fewer steps are over before a graph is traced; fewer than COMPILED, before one is compiled.
-TRACED, COMPILED = 100, 10_000
+# Fewer steps are over before a graph is traced. A graph that runs operation by operation saves most of
+# Pyro's time already; what compiling saves beyond, half a millisecond a step, pays for its ten to twenty
+# seconds after about COMPILED steps.
+TRACED, COMPILED = 100, 30_000
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 
 
