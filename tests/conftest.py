@@ -2,13 +2,15 @@
 
 import importlib.util
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pyro
 import pytest
 import torch
+
+from ppl_vae.inference import compiler
 
 ROOT = Path(__file__).parents[1]
 
@@ -18,11 +20,24 @@ def pytest_configure() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """One folder of compiled graphs for all tests of a run and all its workers, and none of the user's."""
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PPL_VAE_CACHE", str(base / "compiled"))
+        yield base / "compiled"
+
+
 @pytest.fixture(autouse=True)
 def _own_start() -> None:
     """Every test starts from the same generators and an empty parameter store, whatever ran before."""
     torch.manual_seed(0)
     pyro.clear_param_store()
+    # What is said once in a process is said once in a test.
+    compiler._said.clear()
 
 
 @pytest.fixture(scope="session")
