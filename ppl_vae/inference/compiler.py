@@ -53,7 +53,7 @@ class Compiled:
     def __call__(self, *inputs: Tensor, noise: Sequence[Tensor] | None = None) -> Outputs:
         """Run it, drawing the noise from the current generator unless it is given."""
         drawn = self.graph.draw() if noise is None else noise
-        return tuple(self.run([*inputs, *self.graph.constants, *drawn]))
+        return tuple(self.run([*(t.contiguous() for t in inputs), *self.graph.constants, *drawn]))
 
 
 def cache_folder() -> Path:
@@ -86,18 +86,29 @@ def compile_graph(graph: Graph, *inputs: Tensor) -> Compiled:
     if not found:
         _build(graph, everything, path)
     try:
-        runner = torch._C._aoti.AOTIModelContainerRunnerCpu(str(path), 1)
-    except (RuntimeError, AttributeError) as error:
-        raise Untraceable(f"the compiled library {path.name} cannot be loaded: {error}") from error
-    return Compiled(graph, runner.run, path, time.perf_counter() - start, found)
+        run = _load(path)
+    except RuntimeError:  # damaged on disk
+        path.unlink()
+        found = False
+        _build(graph, everything, path)
+        try:
+            run = _load(path)
+        except RuntimeError as error:
+            raise Untraceable(f"the compiled library {path.name} cannot be loaded: {error}") from error
+    return Compiled(graph, run, path, time.perf_counter() - start, found)
+
+
+def _load(path: Path) -> Callable[[list[Tensor]], Sequence[Tensor]]:
+    runner = torch._C._aoti.AOTIModelContainerRunnerCpu(str(path), 1)
+    return runner.run
 
 
 _said: set[str] = set()
 
 
-def fall_back(what: str, reason: Untraceable) -> None:
-    """Say, once for each reason, that a program runs through stock Pyro."""
-    sentence = f"{what} runs through stock Pyro, uncompiled: {reason}"
+def fall_back(what: str, reason: Untraceable, instead: str = "runs through stock Pyro, uncompiled") -> None:
+    """Say, once for each reason, that something runs otherwise than it was meant to."""
+    sentence = f"{what} {instead}: {reason}"
     if sentence not in _said:
         _said.add(sentence)
         warnings.warn(sentence, RuntimeWarning, stacklevel=3)
@@ -148,8 +159,9 @@ def _build(graph: Graph, everything: list[Tensor], path: Path) -> None:
     import torch._inductor
     from torch.fx.experimental.proxy_tensor import make_fx
 
-    # It warns of a missing CUDA runtime, which a graph on the CPU does not need.
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+    # They warn of a missing CUDA runtime, and of operations without a C interface, which run all the same.
+    for name in ("torch.utils.cpp_extension", "torch._inductor"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory(dir=path.parent) as work, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:

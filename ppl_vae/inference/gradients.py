@@ -85,7 +85,7 @@ def leapfrog(slope: Gradient, chains: int, *, compiled: bool) -> Leapfrog:
     """
     if slope.batched is None:
         return leapfrog_of(slope)
-    held = [*slope.density.tensors, *slope.batched.constants]
+    held = [t.contiguous() for t in (*slope.density.tensors, *slope.batched.constants)]
     module = slope.batched.module
 
     def step(*given: Tensor) -> Outputs:
@@ -114,6 +114,8 @@ def traced(density: Density) -> tuple[Graph, Tensor]:
         return density.value_and_gradient(position)
 
     graph = trace(function, position, *held)
+    if graph.noise:
+        raise Untraceable("the model draws random numbers beside its latents")
     check(graph, function, position, *held, vary=[(position, torch.randn_like)])
     return graph, position
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from ppl_vae.errors import InputError
-from ppl_vae.inference.small_matrices import DECOMPOSITIONS
+from ppl_vae.inference.decompositions import DECOMPOSITIONS
 from ppl_vae.rng import seeded
 
 __all__ = ["Compile", "Graph", "Noise", "Untraceable", "check", "check_compile", "over", "trace"]
@@ -134,7 +134,7 @@ def trace(function: Callable[..., Outputs], *inputs: Tensor) -> Graph:
         except Untraceable:
             raise
         except Exception as error:  # whatever the program's own operations raise under tracing
-            raise Untraceable(_first_sentence(error)) from error
+            raise Untraceable(_sentence(error)) from error
     last = _last_placeholder(module)
     noise = _lift_noise(module)
     constants = _lift_constants(module, last)
@@ -161,7 +161,8 @@ def check(
         inputs: as for `trace`; those that vary are changed in place and put back.
         vary: inputs, each with a function from its value to another.
         run: another way of running the graph (compiled), called as the graph is.
-        points: how many random points.
+        points: how many random points, after the inputs as they are. Where the program itself fails at one,
+            there is nothing to compare.
         tolerance: largest difference as a fraction of an output's largest magnitude; by default 10⁻⁴
             for float32 and 10⁻⁹ for float64.
 
@@ -170,14 +171,23 @@ def check(
     """
     saved = [tensor.detach().clone() for tensor, _ in vary]
     try:
-        for point in range(points):
-            with seeded(7919 + point), torch.no_grad():
-                for tensor, other in vary:
-                    tensor.copy_(other(tensor))
+        for point in range(points + 1):
+            if point:  # at first, as they are
+                with seeded(7919 + point), torch.no_grad():
+                    for tensor, other in vary:
+                        tensor.copy_(other(tensor))
             with seeded(point):
-                expected = function(*inputs)
+                try:
+                    expected = function(*inputs)
+                except Exception:  # the program itself does not run there
+                    continue
             with seeded(point), torch.no_grad():
-                found = (run or graph)(*inputs)
+                try:
+                    found = (run or graph)(*inputs)
+                except Exception as error:
+                    raise Untraceable(
+                        f"the graph fails where the program runs: {_sentence(error)}"
+                    ) from error
             for a, b in zip(expected, found, strict=True):
                 _compare(a.detach(), b, tolerance)
     finally:
@@ -215,7 +225,7 @@ def over(graph: Graph, batched: Sequence[bool], example: Sequence[Tensor], noise
         with torch.no_grad():
             module = make_fx(together)(*(t.detach() for t in example), *graph.constants, *drawn)
     except Exception as error:
-        raise Untraceable(_first_sentence(error)) from error
+        raise Untraceable(_sentence(error)) from error
     extra = _lift_constants(module, _nth_placeholder(module, len(example) + len(graph.constants)))
     module.recompile()
     return Graph(module, len(example), (*graph.constants, *extra), tuple(lifted))
@@ -300,8 +310,9 @@ def _refuse_mutation(module: GraphModule) -> None:
     """A graph that changes its inputs would not be a function of them."""
     for node in module.graph.nodes:
         schema = getattr(node.target, "_schema", None)
-        if node.op == "call_function" and schema is not None and schema.is_mutable:
-            source = node.args[0] if node.args else None
+        hidden = _name(node).endswith("batch_norm") and node.args[5] is True  # training, undeclared
+        if node.op == "call_function" and schema is not None and (schema.is_mutable or hidden):
+            source = node.args[3 if hidden else 0] if node.args else None
             while isinstance(source, Node) and source.op == "call_function" and _is_view(source):
                 source = source.args[0]
             if isinstance(source, Node) and source.op == "placeholder":
@@ -354,6 +365,7 @@ def _compare(expected: Tensor, found: Tensor, tolerance: float | None) -> None:
         )
 
 
-def _first_sentence(error: BaseException) -> str:
+def _sentence(error: BaseException) -> str:
+    """The kind of an error and the first sentence of its text."""
     text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0][:200]}" if text else type(error).__name__
+    return f"{type(error).__name__}: {text[0].split('. ')[0][:200]}" if text else type(error).__name__

@@ -12,7 +12,9 @@ from torch import Tensor
 from ppl_vae.errors import InputError
 from ppl_vae.inference import hmc
 from ppl_vae.inference.chains import ChainSettings
+from ppl_vae.inference.compiler import fall_back
 from ppl_vae.inference.gradients import Gradient, gradient, leapfrog
+from ppl_vae.inference.graph import Untraceable
 from ppl_vae.inference.objectives import Density
 from ppl_vae.progress import progress_bar
 
@@ -46,7 +48,12 @@ def sample_positions(
     start = time.perf_counter()
     # Whole leapfrog steps are compiled; the gradient alone is only needed where the chains start.
     slope = gradient(density, "pyro" if engine == "pyro" else "traced", chains=settings.chains)
-    step = leapfrog(slope, settings.chains, compiled=engine == "compiled")
+    try:
+        step = leapfrog(slope, settings.chains, compiled=engine == "compiled")
+    except Untraceable as reason:
+        fall_back("HMC", reason)
+        slope = gradient(density, "pyro", chains=settings.chains)
+        step = hmc.leapfrog_of(slope)
     seconds = time.perf_counter() - start
     total = settings.warmup + settings.num_draws
     with progress_bar("HMC", total, show=progress) as advance:

@@ -83,8 +83,7 @@ int64_t ppl_vae_gradient(uint64_t dim, const double* position, double* gradient,
                          void* pointer) {
   auto* density = static_cast<Density*>(pointer);
   const size_t count = density->held.size() + 1;
-  AtenTensorHandle inputs[64];
-  if (count > 64) return kBroken;
+  std::vector<AtenTensorHandle> inputs(count);
   const int64_t size = static_cast<int64_t>(dim), stride = 1;
   if (aoti_torch_create_tensor_from_blob(const_cast<double*>(position), 1, &size, &stride, 0,
                                          aoti_torch_dtype_float64(), aoti_torch_device_type_cpu(), 0,
@@ -93,7 +92,7 @@ int64_t ppl_vae_gradient(uint64_t dim, const double* position, double* gradient,
   for (size_t k = 1; k < count; ++k)  // the callee takes these over
     if (aoti_torch_new_tensor_handle(density->held[k - 1], &inputs[k]) != 0) return kBroken;
   AtenTensorHandle outputs[2];
-  if (density->run(density->container, inputs, count, outputs, 2, nullptr, nullptr) != 0) return kBroken;
+  if (density->run(density->container, inputs.data(), count, outputs, 2, nullptr, nullptr) != 0) return kBroken;
   void *value = nullptr, *slope = nullptr;
   aoti_torch_get_data_ptr(outputs[0], &value);
   aoti_torch_get_data_ptr(outputs[1], &slope);

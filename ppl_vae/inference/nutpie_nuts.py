@@ -67,7 +67,10 @@ def sample_positions(
         warnings.simplefilter("ignore", FutureWarning)
         import nutpie
 
-    context, model, threads = _model(gradient, min(settings.chains, os.cpu_count() or 1), settings.seed)
+    raised: list[Exception] = []
+    context, model, threads = _model(
+        gradient, min(settings.chains, os.cpu_count() or 1), settings.seed, raised
+    )
     with context:
         sampler = nutpie.sample(
             model,
@@ -83,7 +86,7 @@ def sample_positions(
             progress_bar=progress,
             blocking=False,
         )
-        found = _wait(sampler)
+        found = _wait(sampler, raised)
     positions = found.posterior["position"].to_numpy()
     stats = xr.Dataset(
         {
@@ -96,8 +99,13 @@ def sample_positions(
     return torch.from_numpy(np.ascontiguousarray(positions)), stats
 
 
-def _wait(sampler: Any) -> Any:
-    """The finished trace. Waiting in Python lets Ctrl-C through."""
+def _wait(sampler: Any, raised: list[Exception]) -> Any:
+    """The finished trace. Waiting in Python lets Ctrl-C through.
+
+    Args:
+        sampler: nutpie's.
+        raised: what the program itself raised.
+    """
     pause = 1e-3
     try:
         while not _is_finished(sampler):
@@ -105,6 +113,8 @@ def _wait(sampler: Any) -> Any:
             pause = min(0.05, 1.2 * pause)
         return sampler.wait()
     except RuntimeError as error:
+        if raised:
+            raise raised[0] from error
         raise InputError(f"NUTS could not run on this density: {str(error).splitlines()[0]}") from error
     except BaseException:
         with warnings.catch_warnings():
@@ -130,7 +140,9 @@ def _start(dim: int, seed: int) -> Any:
     return draw
 
 
-def _model(gradient: Gradient, threads: int, seed: int) -> tuple[AbstractContextManager[Any], Any, int]:
+def _model(
+    gradient: Gradient, threads: int, seed: int, raised: list[Exception]
+) -> tuple[AbstractContextManager[Any], Any, int]:
     """What must stay open while nutpie samples, what it samples from, and in how many threads."""
     dim = gradient.density.dim
     if gradient.compiled is not None:
@@ -138,9 +150,9 @@ def _model(gradient: Gradient, threads: int, seed: int) -> tuple[AbstractContext
             native = NativeDensity(gradient.compiled, gradient.density.tensors, threads)
             return native, _native_model(native, dim, seed), threads
         except Untraceable as reason:
-            fall_back("NUTS", reason)
+            fall_back("NUTS", reason, "calls its compiled gradient from Python, one chain at a time")
     # Python's lock lets one chain run at a time, and Pyro's handlers are not made for threads.
-    return nullcontext(), _python_model(gradient, dim, seed), 1
+    return nullcontext(), _python_model(gradient, dim, seed, raised), 1
 
 
 class _Function:
@@ -175,11 +187,15 @@ def _native_model(native: NativeDensity, dim: int, seed: int) -> Any:
     )
 
 
-def _python_model(gradient: Gradient, dim: int, seed: int) -> Any:
+def _python_model(gradient: Gradient, dim: int, seed: int, raised: list[Exception]) -> Any:
     from nutpie.compiled_pyfunc import from_pyfunc
 
     def evaluate(position: np.ndarray) -> tuple[float, np.ndarray]:
-        value, slope = gradient(torch.from_numpy(position.copy()))
+        try:
+            value, slope = gradient(torch.from_numpy(position.copy()))
+        except Exception as error:
+            raised.append(error)
+            raise
         number, array = float(value), np.array(slope.detach().numpy(), dtype=np.float64, ndmin=1)
         if not (np.isfinite(number) and np.isfinite(array).all()):
             raise _NotFinite

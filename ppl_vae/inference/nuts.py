@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pyro
 import torch
+from pyro import poutine
+from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 
 from ppl_vae.errors import InputError
@@ -111,7 +113,8 @@ def sample(
             model.initialise(*data)
         pair = source.cast_model(dtype, Prior)
         shape = _layout(pair, *cast)
-        found = None
+        _refuse_minibatches(pair, cast)
+        found, ran = None, sampler
         if sampler == "nutpie" and dtype != torch.float64:
             raise InputError(f"nutpie samples in float64, not {dtype}; the other samplers take others")
         if sampler != "pyro":
@@ -120,6 +123,7 @@ def sample(
             except Untraceable as reason:
                 fall_back("NUTS", reason)
         if found is None:
+            ran = "pyro"
             with (
                 pair.scope(),
                 progress_bar("NUTS", settings.iterations, show=progress) as advance,
@@ -129,12 +133,14 @@ def sample(
                     advance=advance,
                 )  # fmt: skip
             found = draws, stats, 0.0
-    draws = {name: _without_padding(found[0][name], name, shape) for name in shape.latents}
+    # Pyro's sampler sums discrete latents out.
+    drawn = [name for name in shape.latents if name in found[0]]
+    draws = {name: _without_padding(found[0][name], name, shape) for name in drawn}
     return Posterior(
         draws=to_dataset(draws, shape.latents, pair.model, coords),
-        method="hmc" if many else "nuts",
+        method="hmc" if ran == "hmc" else "nuts",
         dependence="chains",
-        stats=found[1].assign_attrs(sampler=sampler, compile_seconds=found[2]),
+        stats=found[1].assign_attrs(sampler=ran, compile_seconds=found[2]),
         seconds=time.perf_counter() - start,
     )
 
@@ -162,6 +168,18 @@ def _unconstrained(
             positions, stats, seconds = many_chains.sample_positions(target, settings, engine, progress)
     with torch.no_grad():
         return target.constrain(positions), stats, seconds
+
+
+def _refuse_minibatches(pair: Pair, data: tuple[Any, ...]) -> None:
+    with pair.scope(), keep_generator(), torch.no_grad():
+        trace = poutine.trace(pair.model).get_trace(*data)
+    for name, site in trace.nodes.items():
+        plate = site.get("fn")
+        if isinstance(plate, _Subsample) and plate.subsample_size not in (None, plate.size):
+            raise InputError(
+                f"the plate {name} takes a subsample of {plate.subsample_size}; "
+                "Markov chains need all the data"
+            )
 
 
 def _check_choices(sampler: str, mass: str) -> None:

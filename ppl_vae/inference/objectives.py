@@ -4,23 +4,27 @@ Each is a function without arguments that reads the pair's own tensors, and the 
 reads: what `graph.trace` needs.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from pyro import poutine
+from pyro.distributions.util import scale_and_mask
 from pyro.infer import ELBO as PyroELBO
-from pyro.infer import Trace_ELBO
+from pyro.infer import Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
+from pyro.infer.traceenum_elbo import _compute_dice_elbo
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
-from torch.distributions import biject_to
+from torch.distributions import biject_to, kl_divergence
+from torch.overrides import TorchFunctionMode
 
 from ppl_vae.inference.graph import Outputs, Untraceable
 from ppl_vae.inference.sites import Given, Layout, sample_sites
 from ppl_vae.program import Pair
+from ppl_vae.rng import seeded
 
 __all__ = ["Density", "Objective", "Weighed", "density", "stock_elbo"]
 
@@ -120,26 +124,81 @@ class Objective:
         device = self.leaves[0].device.type
         cast = torch.autocast(device, self.precision) if self.precision else nullcontext()
         with self.pair.scope(), Given(given), weighed, cast:
-            if type(self.loss) is Trace_ELBO:
-                return _trace_elbo(self.pair, self.data, self.loss)
-            # These read no numbers out of tensors; what other losses do, tracing finds out.
-            return self.loss.differentiable_loss(self.pair.model, self.pair.guide, *self.data)
+            return _assembled(self.pair, self.data, self.loss)
 
 
-def _trace_elbo(pair: Pair, data: tuple[Any, ...], loss: Trace_ELBO) -> Tensor:
-    """−ELBO of ``Trace_ELBO`` without its score-function terms, which are zero under reparameterisation.
+def _assembled(pair: Pair, data: tuple[Any, ...], loss: PyroELBO) -> Tensor:
+    """The loss from traces of both programs: Pyro's own assembly reads numbers out of tensors.
 
-    Pyro's own assembly reads numbers out of tensors, which cannot be traced.
+    Raises:
+        Untraceable: for other losses than ``Trace_ELBO``, ``TraceMeanField_ELBO`` and ``TraceEnum_ELBO``.
     """
+    if type(loss) not in _PARTICLES:
+        raise Untraceable(f"the loss {type(loss).__name__} is not known to the compiled engine")
+    particle = _PARTICLES[type(loss)]
     total: Tensor | float = 0.0
     for model_trace, guide_trace in loss._get_traces(pair.model, pair.guide, data, {}):
-        for name, site in sample_sites(guide_trace):
-            if not getattr(site["fn"], "has_rsample", True) and not site["is_observed"]:
-                raise Untraceable(f"site {name} of the guide cannot be reparameterised")
-        particle = guide_trace.log_prob_sum() - model_trace.log_prob_sum()
-        total = total + particle / loss.num_particles
+        total = total - particle(model_trace, guide_trace) / loss.num_particles
     assert isinstance(total, Tensor)
     return total
+
+
+def _trace_elbo(model_trace: poutine.Trace, guide_trace: poutine.Trace) -> Tensor:
+    """log p − log q of one draw; score-function terms are zero under reparameterisation."""
+    for name, site in sample_sites(guide_trace):
+        if not getattr(site["fn"], "has_rsample", True) and not site["is_observed"]:
+            raise Untraceable(f"site {name} of the guide cannot be reparameterised")
+    return model_trace.log_prob_sum() - guide_trace.log_prob_sum()
+
+
+def _mean_field_elbo(model_trace: poutine.Trace, guide_trace: poutine.Trace) -> Tensor:
+    """log p(x | z) of one draw less the KL of every site, by formula where there is one."""
+    total: Tensor | float = 0.0
+    for name, site in model_trace.nodes.items():
+        if site["type"] != "sample":
+            continue
+        if site["is_observed"]:
+            total = total + site["log_prob_sum"]
+            continue
+        own = guide_trace.nodes[name]
+        try:
+            kl = scale_and_mask(kl_divergence(own["fn"], site["fn"]), own["scale"], own["mask"])
+            total = total - (kl.sum() if isinstance(kl, Tensor) else kl * own["fn"].batch_shape.numel())
+        except NotImplementedError:
+            total = total + site["log_prob_sum"] - own["score_parts"].entropy_term.sum()
+    for name, own in guide_trace.nodes.items():
+        if own["type"] == "sample" and name not in model_trace.nodes:
+            total = total - own["score_parts"].entropy_term.sum()
+    assert isinstance(total, Tensor)
+    return total
+
+
+def _enumerated_elbo(model_trace: poutine.Trace, guide_trace: poutine.Trace) -> Tensor:
+    """The ELBO of one draw with enumerated latents summed out (Pyro's Dice estimator)."""
+    with _NoneIsZero():
+        return _compute_dice_elbo(model_trace, guide_trace)
+
+
+class _NoneIsZero(TorchFunctionMode):
+    """Take all probabilities for positive, which Pyro's sum asks of their values.
+
+    It leaves out the terms of zero probability; where there are any, they are zero all the same, or the
+    loss shows that they are not.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is torch.Tensor.all:
+            return True
+        return func(*args, **(kwargs or {}))
+
+
+_PARTICLES: dict[type, Callable[[poutine.Trace, poutine.Trace], Tensor]] = {
+    Trace_ELBO: _trace_elbo,
+    TraceMeanField_ELBO: _mean_field_elbo,
+    TraceEnum_ELBO: _enumerated_elbo,
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,7 +210,8 @@ class Density:
         data: the model's data.
         names: the latent sites, in the model's order.
         shapes: of each site's unconstrained value.
-        transforms: from unconstrained to constrained values.
+        transforms: from unconstrained to constrained values, at one draw.
+        moving: whether a site's support depends on other latents, and its transform with it.
     """
 
     pair: Pair
@@ -159,6 +219,7 @@ class Density:
     names: tuple[str, ...]
     shapes: Mapping[str, torch.Size]
     transforms: Mapping[str, Any]
+    moving: bool
 
     @property
     def dim(self) -> int:
@@ -179,18 +240,22 @@ class Density:
 
     def constrain(self, position: Tensor) -> dict[str, Tensor]:
         """Latent values by site from vectors of shape (*lead, dim)."""
-        return {name: self.transforms[name](value) for name, value in self.unflatten(position).items()}
+        if not self.moving:
+            return {name: self.transforms[name](value) for name, value in self.unflatten(position).items()}
+        # A support that depends on another latent is known only when the model has come there.
+        rows = [self._run(row)[0].values for row in position.reshape(-1, self.dim)]
+        lead = position.shape[:-1]
+        stacked = {name: torch.stack([row[name] for row in rows]) for name in self.names}
+        return {name: values.reshape(lead + values.shape[1:]) for name, values in stacked.items()}
 
     def value(self, position: Tensor) -> Tensor:
         """log p(x, z) + log |dz/du|, a scalar, for a vector of shape (dim,)."""
-        values, jacobian = {}, torch.zeros((), dtype=position.dtype, device=position.device)
-        for name, unconstrained in self.unflatten(position).items():
-            transform = self.transforms[name]
-            values[name] = transform(unconstrained)
-            jacobian = jacobian + transform.log_abs_det_jacobian(unconstrained, values[name]).sum()
-        with self.pair.scope(), Given(values):
-            trace = poutine.trace(self.pair.model).get_trace(*self.data)
-            return trace.log_prob_sum() + jacobian
+        placed, trace = self._run(position)
+        return trace.log_prob_sum() + placed.log_jacobian
+
+    def _run(self, position: Tensor) -> tuple["_Placed", poutine.Trace]:
+        with self.pair.scope(), _Placed(self.unflatten(position)) as placed:
+            return placed, poutine.trace(self.pair.model).get_trace(*self.data)
 
     def value_and_gradient(self, position: Tensor) -> Outputs:
         """The log density and its gradient."""
@@ -207,20 +272,44 @@ class Density:
         return [*held, *(t for t in self.data if isinstance(t, Tensor))]
 
 
+class _Placed(Messenger):  # type: ignore[misc]
+    """Give latents their values by unconstrained ones, each in the support that it finds."""
+
+    def __init__(self, unconstrained: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.unconstrained = unconstrained
+        self.values: dict[str, Tensor] = {}
+        self.log_jacobian: Tensor | float = 0.0
+
+    def _pyro_sample(self, msg: dict[str, Any]) -> None:
+        name = msg["name"]
+        if name in self.unconstrained and not msg["is_observed"]:
+            at, transform = self.unconstrained[name], biject_to(msg["fn"].support)
+            self.values[name] = msg["value"] = transform(at)
+            self.log_jacobian = self.log_jacobian + transform.log_abs_det_jacobian(at, msg["value"]).sum()
+            msg["done"] = True
+
+
 def density(pair: Pair, *data: Any) -> Density:
     """The unconstrained log density of an initialised pair's model.
 
     Raises:
         Untraceable: if a latent site is discrete.
     """
-    with pair.scope(), torch.no_grad():
-        trace = poutine.trace(pair.model).get_trace(*data)
-    latents = {name: site for name, site in sample_sites(trace) if not site["is_observed"]}
-    shapes, transforms = {}, {}
-    for name, site in latents.items():
-        support = site["fn"].support
-        if support.is_discrete:
+    traces = []
+    for seed in (0, 1):
+        with pair.scope(), torch.no_grad(), seeded(seed):
+            traces.append(poutine.trace(pair.model).get_trace(*data))
+    first, other = (
+        {name: site for name, site in sample_sites(trace) if not site["is_observed"]} for trace in traces
+    )
+    shapes, transforms, moving = {}, {}, False
+    for name, site in first.items():
+        if site["fn"].support.is_discrete:
             raise Untraceable(f"site {name} is discrete")
-        transforms[name] = biject_to(support).with_cache(0)
-        shapes[name] = transforms[name].inv(site["value"]).shape
-    return Density(pair, data, tuple(latents), shapes, transforms)
+        transforms[name] = biject_to(site["fn"].support)
+        unconstrained = transforms[name].inv(site["value"])
+        shapes[name] = unconstrained.shape
+        elsewhere = biject_to(other[name]["fn"].support)(unconstrained)
+        moving = moving or not torch.allclose(elsewhere, site["value"])
+    return Density(pair, data, tuple(first), shapes, transforms, moving)

@@ -4,14 +4,15 @@ All ways take the same random numbers in the same order and give the same parame
 """
 
 import math
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from pyro.infer import ELBO as PyroELBO
+from pyro.infer import TraceEnum_ELBO
 from torch import Tensor
 
 from ppl_vae.inference.batches import Batches
@@ -139,7 +140,9 @@ def _objective(
     index = schedule.batches.index(0)
     if index is not None:
         index = index.to(like.device)
-    scale = None if index is None else like.new_tensor(shape.batch_plate_size / len(index))
+    # Sums over enumerated latents want one scale, a number.
+    fixed = index is None or isinstance(loss, TraceEnum_ELBO)
+    scale = None if fixed or index is None else like.new_tensor(shape.batch_plate_size / len(index))
     beta = like.new_tensor(1.0) if schedule.kl_warmup else None
     return Objective(pair, data, shape, leaves, loss, index, scale, beta, precision)
 
@@ -208,8 +211,9 @@ class _Traced:
         self.mean = [torch.zeros_like(leaf) for leaf in self.leaves]
         self.square = [torch.zeros_like(leaf) for leaf in self.leaves]
         self.counts = [torch.zeros((), device=leaf.device) for leaf in self.leaves]
-        self.graph = trace(objective, *objective.tensors)
-        check(self.graph, objective, *objective.tensors, vary=_varied(objective))
+        with _kept(list(objective.pair.buffers().values())):
+            self.graph = trace(objective, *objective.tensors)
+            check(self.graph, objective, *objective.tensors, vary=_varied(objective))
         self.one: Graph | Compiled = self.graph
         self.many: _Unrolled | None = None
         self.compile_seconds = 0.0
@@ -224,7 +228,9 @@ class _Traced:
 
     @torch.no_grad()
     def run(self, first: int, count: int, data: tuple[Any, ...]) -> np.ndarray:
-        data_tensors = [t.contiguous() for t in data if isinstance(t, Tensor)]
+        like = [t for t in self.objective.data if isinstance(t, Tensor)]
+        given = [t for t in data if isinstance(t, Tensor)]
+        data_tensors = [t.to(first.dtype).contiguous() for t, first in zip(given, like, strict=True)]
         losses, step, last = [], first, first + count
         while step < last:
             if self.many is not None and step + UNROLLED <= last:
@@ -290,7 +296,7 @@ class _Unrolled:
         leaves = [leaf.detach() for leaf in task.leaves]
         # Tensors of their own: the same one given twice would be taken for one input.
         moments = [torch.zeros_like(leaf) for leaf in (*leaves, *leaves)]
-        data = [t for t in task.data if isinstance(t, Tensor)]
+        data = [t.contiguous() for t in task.data if isinstance(t, Tensor)]
         from torch.fx.experimental.proxy_tensor import make_fx
 
         inputs = [*self._changing(0), *leaves, *moments, *data, *self._constant()]
@@ -388,6 +394,18 @@ def _varied(task: Objective) -> list[tuple[Tensor, Callable[[Tensor], Tensor]]]:
     if task.index is not None:
         found.append((task.index, lambda index: torch.randperm(size)[: len(index)].to(index)))
     return found
+
+
+@contextmanager
+def _kept(buffers: list[Tensor]) -> Iterator[None]:
+    """Put tensors back that running a program in a block has changed."""
+    saved = [buffer.clone() for buffer in buffers]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in zip(buffers, saved, strict=True):
+                buffer.copy_(value)
 
 
 def _nearby(leaf: Tensor) -> Tensor:

@@ -16,8 +16,9 @@ from torch import Tensor
 from ppl_vae.errors import InputError
 from ppl_vae.inference.batches import Batches
 from ppl_vae.inference.checkpoint import Checkpoint, Progress
+from ppl_vae.inference.compiler import fall_back
 from ppl_vae.inference.elbo import ELBO, elbo
-from ppl_vae.inference.graph import Compile, check_compile
+from ppl_vae.inference.graph import Compile, Untraceable, check_compile
 from ppl_vae.inference.sites import Layout
 from ppl_vae.inference.steps import UNROLLED, Schedule, engine_for, stepper
 from ppl_vae.inference.terms import check_data, layout, terms
@@ -104,7 +105,8 @@ def fit(
         loss: another Pyro ELBO than ``Trace_ELBO``, such as ``TraceMeanField_ELBO()``.
         held_out: data on which the ELBO per unit is checked every ``check_every`` steps.
         check_every: steps between those checks.
-        refresh: gives an epoch's data, for data drawn anew every epoch; ``data`` is epoch 0's shape.
+        refresh: gives an epoch's data, for data drawn anew every epoch, in the shapes of ``data``. What
+            else it may change (an attribute of a model) a traced graph does not see.
         tolerance: of the convergence test, in nats a unit.
         average: fraction of the steps, at the end, over which the unconstrained parameters are averaged
             (every fifth iterate; Polyak and Juditsky 1992). The noise of single gradients then no longer
@@ -160,7 +162,7 @@ def fit(
             with keep_generator():
                 steps = stepper(
                     pair, data, shape, leaves, schedule, num_particles=num_particles, loss=loss,
-                    engine=engine_for(compile, num_steps),
+                    engine=_engine(compile, num_steps, data if refresh else ()),
                     precision=torch.bfloat16 if precision else None,
                 )  # fmt: skip
             if at.step:
@@ -168,7 +170,7 @@ def fit(
             while at.step < num_steps:
                 if refresh is not None and batches.epoch(at.step) != epoch:
                     epoch = batches.epoch(at.step)
-                    current = refresh(epoch)
+                    current = _same_shapes(refresh(epoch), data)
                 count = stops.after(at.step) - at.step
                 losses = steps.run(at.step, count, current)
                 at.history[at.step : at.step + count] = -_finite(losses, at.step)
@@ -304,6 +306,30 @@ def _work(parameters: dict[str, Tensor], batches: Batches, num_particles: int) -
     matrices = sum(leaf.numel() for leaf in parameters.values() if leaf.dim() > 1)
     vectors = sum(leaf.numel() for leaf in parameters.values() if leaf.dim() <= 1)
     return (matrices * batch + vectors + batch) * num_particles
+
+
+def _engine(compile: Compile, num_steps: int, drawn_anew: tuple[Any, ...]) -> str:
+    """How the steps are to run; a graph sees only tensors change."""
+    engine = engine_for(compile, num_steps)
+    if engine != "pyro" and not all(isinstance(values, Tensor) for values in drawn_anew):
+        fall_back("this fit", Untraceable("data that are drawn anew are no tensors"))
+        return "pyro"
+    return engine
+
+
+def _same_shapes(drawn: tuple[Any, ...], data: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Data drawn anew, if they have the first data's shapes.
+
+    Raises:
+        InputError: otherwise.
+    """
+    for position, (values, first) in enumerate(zip(drawn, data, strict=True)):
+        if isinstance(first, Tensor) and values.shape != first.shape:
+            raise InputError(
+                f"refresh gave data argument {position} the shape {tuple(values.shape)}; "
+                f"the first data's is {tuple(first.shape)}"
+            )
+    return drawn
 
 
 def _finite(losses: np.ndarray, first: int) -> np.ndarray:

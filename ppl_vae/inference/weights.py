@@ -15,6 +15,7 @@ from ppl_vae.inference.graph import Compile, Graph, Untraceable, check, trace
 from ppl_vae.inference.sites import Layout
 from ppl_vae.inference.terms import Terms, terms
 from ppl_vae.program import Pair, Program
+from ppl_vae.rng import keep_generator
 
 __all__ = ["LogWeights", "engine_for"]
 
@@ -68,7 +69,8 @@ class LogWeights:
         self._run: Graph | Compiled | Callable[..., tuple[Tensor, ...]] = self._weights
         if engine == "compiled":
             try:
-                self._run = self._compile()
+                with keep_generator():
+                    self._run = self._compile()
                 self.engine = engine
             except Untraceable as reason:
                 fall_back("importance sampling", reason)

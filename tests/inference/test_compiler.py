@@ -222,8 +222,6 @@ def _unwritable(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 MISSING = r"there is no C\+\+ compiler"
 UNWRITABLE = "the cache folder .* is not writable"
-OTHER_DRAWS = pytest.mark.xfail(strict=True, reason="compiling draws from the samples' own generator")
-OTHER_METHOD = pytest.mark.xfail(strict=True, reason="Pyro's NUTS runs instead of HMC, under HMC's name")
 
 
 @pytest.mark.parametrize(
@@ -231,9 +229,9 @@ OTHER_METHOD = pytest.mark.xfail(strict=True, reason="Pyro's NUTS runs instead o
     [
         pytest.param(_fit, _no_compiler, MISSING, id="svi"),
         pytest.param(_fit, _unwritable, UNWRITABLE, id="svi-unwritable"),
-        pytest.param(_evidence, _no_compiler, MISSING, id="importance", marks=OTHER_DRAWS),
+        pytest.param(_evidence, _no_compiler, MISSING, id="importance"),
         pytest.param(_chains("nutpie"), _wrong_compiler, MISSING, id="nutpie"),
-        pytest.param(_chains("hmc"), _no_compiler, MISSING, id="hmc", marks=OTHER_METHOD),
+        pytest.param(_chains("hmc"), _no_compiler, MISSING, id="hmc"),
     ],
 )
 def test_without_a_compiler_or_a_folder_stock_pyro_answers_and_says_so_once(

@@ -107,7 +107,6 @@ def test_constrained_latents_come_back_inside_their_supports(sampler: str) -> No
     assert drawn.draws["level"].dims == ("chain", "draw", "rows", "columns")
 
 
-@pytest.mark.xfail(strict=True, reason="the support is frozen at one draw of what it depends on")
 def test_a_support_that_depends_on_another_latent_moves_with_it() -> None:
     """b ~ U(0, a): wherever a chain goes, b lies between 0 and a, and all of that can be reached."""
 
@@ -160,7 +159,6 @@ def _mixture(x: Tensor) -> None:
 
 
 @every_sampler
-@pytest.mark.xfail(strict=True, raises=KeyError, reason="it asks for draws of what was summed out")
 def test_discrete_latents_are_summed_out_by_pyros_sampler(sampler: str, oracles: ModuleType) -> None:
     x = torch.tensor([-0.5, 0.1, 0.3, 0.8, 4.2, 3.9, 0.2], **DOUBLE)
     settings = {"sampler": sampler, "num_draws": 100, "warmup": 80, "chains": 2}
@@ -184,7 +182,6 @@ def test_discrete_latents_are_summed_out_by_pyros_sampler(sampler: str, oracles:
 
 
 @every_sampler
-@pytest.mark.xfail(strict=True, reason="nutpie draws another subsample for every gradient")
 def test_a_subsampled_plate_is_refused(sampler: str) -> None:
     def model(x: Tensor) -> None:
         z = pyro.sample("z", dist.Normal(torch.zeros((), dtype=x.dtype), 1.0))
@@ -267,7 +264,6 @@ def test_ctrl_c_ends_the_chains_at_once(compile: Any, monkeypatch: pytest.Monkey
     )
 
 
-@pytest.mark.xfail(strict=True, reason="nutpie's own sentence hides the program's")
 def test_an_error_of_the_program_ends_the_chains_and_is_told() -> None:
     calls = [0]
 

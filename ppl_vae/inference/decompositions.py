@@ -1,9 +1,11 @@
-"""Cholesky factors and triangular solves of small matrices, written out as plain arithmetic.
+"""Operations written out as plain arithmetic when a program is traced.
 
-Tracing puts these in the place of LAPACK's routines: for the two to four dimensions of a latent space a call
-costs more than its arithmetic, and written out it is fused with what stands around it.
+Cholesky factors and triangular solves of small matrices: for the two to four dimensions of a latent space a
+call of LAPACK's costs more than its arithmetic, and written out it is fused with what stands around it. And
+log Φ, for which PyTorch has no rule of batching.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -54,6 +56,14 @@ def cholesky_ex(matrix: Tensor, *, upper: bool = False, check_errors: bool = Fal
     return torch.stack(rows, -2), codes
 
 
+def log_ndtr(x: Tensor) -> Tensor:
+    """log Φ(x), by the scaled complementary error function where Φ is small."""
+    scaled = x / math.sqrt(2.0)
+    low = torch.log(torch.special.erfcx(-scaled) / 2) - scaled.square()
+    high = torch.log1p(-torch.erfc(scaled) / 2)
+    return torch.where(x < -1.0, low, high)
+
+
 def ignore_errors(info: Tensor, api_name: str, *, is_matrix: bool) -> None:
     """Raise nothing: a graph cannot. What is not positive definite shows as NaN."""
 
@@ -61,5 +71,6 @@ def ignore_errors(info: Tensor, api_name: str, *, is_matrix: bool) -> None:
 DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
     torch.ops.aten.linalg_solve_triangular.default: solve_triangular,
     torch.ops.aten.linalg_cholesky_ex.default: cholesky_ex,
+    torch.ops.aten.special_log_ndtr.default: log_ndtr,
     torch.ops.aten._linalg_check_errors.default: ignore_errors,
 }
