@@ -88,7 +88,7 @@ def compile_graph(graph: Graph, *inputs: Tensor) -> Compiled:
     try:
         run = _load(path)
     except RuntimeError:  # damaged on disk
-        path.unlink()
+        path.unlink(missing_ok=True)
         found = False
         _build(graph, everything, path)
         try:

@@ -283,9 +283,9 @@ class _Unrolled:
         # A fit of fewer steps than are unrolled still traces them.
         steps = range(max(schedule.num_steps, UNROLLED))
         corrections = np.array([schedule.corrections(step) for step in steps])
-        self.rates = torch.as_tensor(corrections, dtype=leaf.dtype)
+        self.rates = torch.as_tensor(corrections, dtype=leaf.dtype, device=leaf.device)
         betas = [schedule.beta(step) for step in steps]
-        self.betas = torch.tensor(betas, dtype=leaf.dtype)
+        self.betas = torch.tensor(betas, dtype=leaf.dtype, device=leaf.device)
         self.noise = [noise.empty(UNROLLED) for noise in graph.noise]
         # Step by step, as the program would draw.
         self.rooms = [
@@ -324,7 +324,8 @@ class _Unrolled:
             found.append(self.betas[first:last])
         if task.index is not None:
             indices = [self.schedule.batches.index(step) for step in range(first, last)]
-            found.append(torch.stack([index for index in indices if index is not None]))
+            stacked = torch.stack([index for index in indices if index is not None])
+            found.append(stacked.to(found[0].device))
         for noise, room in self.rooms:
             noise.fill(room)
         return [*found, *self.noise]

@@ -166,10 +166,7 @@ def test_log_densities_and_gradients_are_those_of_pyros_potential(name: str, con
         torch.testing.assert_close(again, positions[2], rtol=1e-7, atol=1e-7)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name if name == "TrueSkill" else ()) for name in FAMILIES],
-)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_many_chains_have_the_gradients_of_single_ones(name: str, contract: ModuleType) -> None:
     pair, data = _double(contract, name)
     with pyro.validation_enabled(False):
