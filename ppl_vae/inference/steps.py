@@ -3,10 +3,8 @@
 All ways take the same random numbers in the same order and give the same parameters to rounding.
 """
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,24 +13,22 @@ from pyro.infer import ELBO as PyroELBO
 from pyro.infer import TraceEnum_ELBO
 from torch import Tensor
 
-from ppl_vae.inference.batches import Batches
 from ppl_vae.inference.compiler import Compiled, compile_graph, fall_back
 from ppl_vae.inference.graph import Compile, Graph, Untraceable, check, trace
 from ppl_vae.inference.objectives import Objective, Weighed, stock_elbo
+from ppl_vae.inference.schedule import BETA1, BETA2, EPSILON, Schedule
 from ppl_vae.inference.sites import Given, Layout
+from ppl_vae.inference.unrolled import UNROLLED, Unrolled, clipped
 from ppl_vae.program import Pair
 
-__all__ = ["Schedule", "Stepper", "cosine", "engine_for", "stepper"]
+__all__ = ["Stepper", "engine_for", "stepper"]
 
-# Steps in one call of a compiled graph: compile time grows faster than the gain beyond about five.
-UNROLLED = 5
 # Up to this many parameters, Adam's own arithmetic is part of the graph; beyond, it is PyTorch's fused Adam.
 FEW_PARAMETERS = 2**15
 # Fewer steps are over before a graph is traced. A graph that runs operation by operation saves most of
 # Pyro's time already; what compiling saves beyond, half a millisecond a step, pays for its ten to twenty
 # seconds after about COMPILED steps.
 TRACED, COMPILED = 100, 30_000
-BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 
 
 def engine_for(compile: Compile, num_steps: int) -> str:
@@ -43,46 +39,6 @@ def engine_for(compile: Compile, num_steps: int) -> str:
     if compile == "auto":
         return "pyro" if num_steps < TRACED else "traced" if num_steps < COMPILED else "compiled"
     return "compiled" if compile else "pyro"
-
-
-@dataclass(frozen=True, eq=False)
-class Schedule:
-    """What changes from step to step.
-
-    Attributes:
-        num_steps: of the whole fit.
-        lr: the first step's learning rate.
-        lr_end: the last step's, as a fraction of it.
-        kl_warmup: steps over which β rises to 1.
-        clip_norm: largest norm of a gradient, or None.
-        batches: the entries of every step.
-    """
-
-    num_steps: int
-    lr: float
-    lr_end: float
-    kl_warmup: int
-    clip_norm: float | None
-    batches: Batches
-
-    def rate(self, step: int) -> float:
-        """The learning rate."""
-        return self.lr * cosine(step, self.num_steps, self.lr_end)
-
-    def beta(self, step: int) -> float:
-        """β. It starts above zero: at zero the guide's scale has no gradient and its entropy is lost."""
-        return min(1.0, (step + 1) / self.kl_warmup) if self.kl_warmup else 1.0
-
-    def corrections(self, step: int) -> tuple[float, float]:
-        """Adam's step size with its first bias correction, and the root of its second."""
-        count = step + 1
-        return self.rate(step) / (1 - BETA1**count), math.sqrt(1 - BETA2**count)
-
-
-def cosine(step: int, num_steps: int, end: float) -> float:
-    """The learning rate's factor: 1 at the first step, ``end`` at the last, half a cosine between."""
-    at = step / max(1, num_steps - 1)
-    return end + (1 - end) * 0.5 * (1 + math.cos(math.pi * at))
 
 
 class Stepper(Protocol):
@@ -215,10 +171,10 @@ class _Traced:
             self.graph = trace(objective, *objective.tensors)
             check(self.graph, objective, *objective.tensors, vary=_varied(objective))
         self.one: Graph | Compiled = self.graph
-        self.many: _Unrolled | None = None
+        self.many: Unrolled | None = None
         self.compile_seconds = 0.0
         if compiled and sum(leaf.numel() for leaf in self.leaves) <= FEW_PARAMETERS:
-            self.many = _Unrolled(self.graph, objective, schedule)
+            self.many = Unrolled(self.graph, objective, schedule)
             self.compile_seconds = self.many.compiled.seconds
         elif compiled:
             self.one = compile_graph(self.graph, *objective.tensors)
@@ -252,7 +208,7 @@ class _Traced:
         extra = [t for t in (task.beta, task.index, task.scale) if t is not None]
         loss, *gradients = self.one(*self.leaves, *extra, *data)
         if self.schedule.clip_norm is not None:
-            gradients = _clipped(gradients, self.schedule.clip_norm)
+            gradients = clipped(gradients, self.schedule.clip_norm)
         for count in self.counts:
             count.fill_(step + 1)
         torch._fused_adam_(
@@ -272,118 +228,6 @@ class _Traced:
         for number, (mean, square) in enumerate(zip(self.mean, self.square, strict=True)):
             mean.copy_(state[f"exp_avg/{number}"])
             square.copy_(state[f"exp_avg_sq/{number}"])
-
-
-class _Unrolled:
-    """Several whole steps of a small model, Adam included, as one compiled graph."""
-
-    def __init__(self, graph: Graph, task: Objective, schedule: Schedule) -> None:
-        self.graph, self.task, self.schedule = graph, task, schedule
-        leaf = task.leaves[0].detach()
-        # A fit of fewer steps than are unrolled still traces them.
-        steps = range(max(schedule.num_steps, UNROLLED))
-        corrections = np.array([schedule.corrections(step) for step in steps])
-        self.rates = torch.as_tensor(corrections, dtype=leaf.dtype, device=leaf.device)
-        betas = [schedule.beta(step) for step in steps]
-        self.betas = torch.tensor(betas, dtype=leaf.dtype, device=leaf.device)
-        self.noise = [noise.empty(UNROLLED) for noise in graph.noise]
-        # Step by step, as the program would draw.
-        self.rooms = [
-            (noise, stack[step])
-            for step in range(UNROLLED)
-            for noise, stack in zip(graph.noise, self.noise, strict=True)
-        ]
-        leaves = [leaf.detach() for leaf in task.leaves]
-        # Tensors of their own: the same one given twice would be taken for one input.
-        moments = [torch.zeros_like(leaf) for leaf in (*leaves, *leaves)]
-        data = [t.contiguous() for t in task.data if isinstance(t, Tensor)]
-        from torch.fx.experimental.proxy_tensor import make_fx
-
-        inputs = [*self._changing(0), *leaves, *moments, *data, *self._constant()]
-        try:
-            with torch.no_grad():
-                module = make_fx(self._steps)(*inputs)
-        except (RuntimeError, TypeError) as error:
-            raise Untraceable(f"several steps cannot be traced together: {error}") from error
-        self.compiled = compile_graph(Graph(module, len(inputs), (), ()), *inputs)
-        self._check(module, inputs)
-
-    def run(
-        self, first: int, leaves: list[Tensor], mean: list[Tensor], square: list[Tensor], data: list[Tensor]
-    ) -> Tensor:
-        inputs = [*self._changing(first), *leaves, *mean, *square, *data, *self._constant()]
-        losses, *state = self.compiled.run(inputs)
-        torch._foreach_copy_([*leaves, *mean, *square], list(state))
-        return losses
-
-    def _changing(self, first: int) -> list[Tensor]:
-        """Inputs that every step has of its own, stacked: rates, β, indices, noise."""
-        task, last = self.task, first + UNROLLED
-        found = [self.rates[first:last]]
-        if task.beta is not None:
-            found.append(self.betas[first:last])
-        if task.index is not None:
-            indices = [self.schedule.batches.index(step) for step in range(first, last)]
-            stacked = torch.stack([index for index in indices if index is not None])
-            found.append(stacked.to(found[0].device))
-        for noise, room in self.rooms:
-            noise.fill(room)
-        return [*found, *self.noise]
-
-    def _constant(self) -> list[Tensor]:
-        scale = [] if self.task.scale is None else [self.task.scale]
-        return [*scale, *self.graph.constants]
-
-    def _steps(self, *given: Tensor) -> tuple[Tensor, ...]:
-        """The steps as a function of all inputs; returns losses, parameters and moments."""
-        rest = iter(given)
-        rates = next(rest)
-        beta = None if self.task.beta is None else next(rest)
-        index = None if self.task.index is None else next(rest)
-        noise = [next(rest) for _ in self.noise]
-        number = len(self.task.leaves)
-        leaves, mean, square = ([next(rest) for _ in range(number)] for _ in range(3))
-        data = [next(rest) for t in self.task.data if isinstance(t, Tensor)]
-        scale = [] if self.task.scale is None else [next(rest)]
-        constants = list(rest)
-        losses = []
-        for step in range(UNROLLED):
-            extra = [stack[step] for stack in (beta, index) if stack is not None]
-            loss, *gradients = self.graph.module(
-                *leaves, *extra, *scale, *data, *constants, *(stack[step] for stack in noise)
-            )
-            if self.schedule.clip_norm is not None:
-                gradients = _clipped(gradients, self.schedule.clip_norm)
-            leaves, mean, square = _adam(leaves, gradients, mean, square, rates[step])
-            losses.append(loss.reshape(()))
-        return torch.stack(losses), *leaves, *mean, *square
-
-    @torch.no_grad()
-    def _check(self, module: Callable[..., Any], inputs: list[Tensor]) -> None:
-        expected, found = module(*inputs), self.compiled.run(inputs)
-        for a, b in zip(expected, found, strict=True):
-            largest = 1.0 + float(a.abs().max())
-            if not torch.allclose(a, b, rtol=1e-3, atol=1e-3 * largest, equal_nan=True):
-                raise Untraceable("the compiled steps differ from the program's")
-
-
-def _adam(
-    leaves: list[Tensor], gradients: list[Tensor], mean: list[Tensor], square: list[Tensor], rates: Tensor
-) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-    """One step of Adam (Kingma and Ba 2015, algorithm 1), written as PyTorch computes it."""
-    mean = [m + (1 - BETA1) * (g - m) for m, g in zip(mean, gradients, strict=True)]
-    square = [s * BETA2 + (1 - BETA2) * (g * g) for s, g in zip(square, gradients, strict=True)]
-    moved = [
-        leaf - rates[0].to(leaf.dtype) * m / (s.sqrt() / rates[1].to(leaf.dtype) + EPSILON)
-        for leaf, m, s in zip(leaves, mean, square, strict=True)
-    ]
-    return moved, mean, square
-
-
-def _clipped(gradients: list[Tensor], largest: float) -> list[Tensor]:
-    norm = torch.stack([gradient.square().sum() for gradient in gradients]).sum().sqrt()
-    factor = (largest / (norm + 1e-6)).clamp(max=1.0)
-    return [gradient * factor for gradient in gradients]
 
 
 def _varied(task: Objective) -> list[tuple[Tensor, Callable[[Tensor], Tensor]]]:

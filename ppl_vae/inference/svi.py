@@ -19,9 +19,11 @@ from ppl_vae.inference.checkpoint import Checkpoint, Progress
 from ppl_vae.inference.compiler import fall_back
 from ppl_vae.inference.elbo import ELBO, elbo
 from ppl_vae.inference.graph import Compile, Untraceable, check_compile
+from ppl_vae.inference.schedule import Schedule
 from ppl_vae.inference.sites import Layout
-from ppl_vae.inference.steps import UNROLLED, Schedule, engine_for, stepper
+from ppl_vae.inference.steps import engine_for, stepper
 from ppl_vae.inference.terms import check_data, layout, terms
+from ppl_vae.inference.unrolled import UNROLLED
 from ppl_vae.program import Pair
 from ppl_vae.progress import progress_bar
 from ppl_vae.rng import keep_generator, seeded

@@ -24,7 +24,8 @@ from ppl_vae.inference.gradients import Gradient, gradient, leapfrog
 from ppl_vae.inference.graph import Untraceable
 from ppl_vae.inference.native import NativeDensity
 from ppl_vae.inference.objectives import density
-from ppl_vae.inference.steps import FEW_PARAMETERS, UNROLLED
+from ppl_vae.inference.steps import FEW_PARAMETERS
+from ppl_vae.inference.unrolled import UNROLLED
 from ppl_vae.models import PPCA, VAE, TrueSkill
 from ppl_vae.program import Pair
 

@@ -19,7 +19,7 @@ from ppl_vae.errors import InputError
 from ppl_vae.guides import PerDatumNormal
 from ppl_vae.inference import checkpoint, elbo, svi
 from ppl_vae.inference.batches import Batches
-from ppl_vae.inference.steps import cosine
+from ppl_vae.inference.schedule import cosine
 from ppl_vae.inference.svi import convergence
 from ppl_vae.models import PPCA
 from ppl_vae.program import Pair
