@@ -27,9 +27,10 @@ def against_pyro(repeats: int) -> Measured:
     few = x[:4]
     found = ours.log_evidence(pair, few, SAMPLES)
     plain = stock_pyro.log_evidence(pair, few, SAMPLES)
-    error = np.asarray(found.std_error)
-    # Both sides are noisy, with the same error.
-    assert np.all(np.abs(plain - found.log_evidence) < 6 * 2**0.5 * error + 1e-3), "estimates differ"
+    # Mean log weights: the weights themselves have tails too heavy for their own standard errors. Both
+    # sides are noisy, with the same error.
+    _, elbo, error = plain.T
+    assert np.all(np.abs(elbo - found.elbo) < 6 * 2**0.5 * error), "mean log weights differ"
     return harness.in_turn(
         ours.seconds_per_image(pair, x, SAMPLES),
         lambda: harness.seconds(lambda: stock_pyro.log_evidence(pair, few, SAMPLES)) / len(few),

@@ -118,13 +118,19 @@ def _run(
 
 @torch.no_grad()
 def log_evidence(pair: Pair, x: Tensor, num_samples: int) -> np.ndarray:
-    """log p(x) the plain Pyro way: one image at a time, a vectorised plate of samples."""
+    """log p(x) the plain Pyro way: one image at a time, a vectorised plate of samples.
+
+    Returns:
+        One row an image: log p(x), and the mean log weight with its standard error.
+    """
     found = []
     with pair.scope():
         for row in x:
             traces = _traces(pair.model, pair.guide, row[None], num_samples)
             log_p, log_q = (_log_prob(trace) for trace in traces)
-            found.append((log_p - log_q).logsumexp(0).item() - math.log(num_samples))
+            log_w = log_p - log_q
+            value = log_w.logsumexp(0).item() - math.log(num_samples)
+            found.append((value, log_w.mean().item(), log_w.std().item() / math.sqrt(num_samples)))
     return np.asarray(found)
 
 
