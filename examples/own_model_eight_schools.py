@@ -43,9 +43,7 @@ def main(quick: bool = False) -> None:
         answers[auto.__name__] = guide.draws(pair, EFFECT, ERROR, num_draws=4000)
 
     chains, draws = (2, 50) if quick else (4, 250)
-    truth = nuts.sample(
-        model, EFFECT, ERROR, chains=chains, num_draws=draws, warmup=50 if quick else 150
-    )
+    truth = nuts.sample(model, EFFECT, ERROR, chains=chains, num_draws=draws, warmup=50 if quick else 150)
     print(f"NUTS: {chains} chains of {draws} draws, {int(truth.stats['diverging'].sum())} divergent")
     found = compare(answers, reference=truth)
     print("\n", found.worst(6).round(3).to_string(index=False), sep="")
