@@ -122,7 +122,7 @@ class PPCA(PyroModule):  # type: ignore[misc]
         self.check_data(x)
         x = x.double()
         mean = x.mean(0)
-        values, vectors = torch.linalg.eigh((x - mean).T @ (x - mean) / len(x))
+        values, vectors = torch.linalg.eigh(_gram(x - mean) / len(x))
         values, vectors = values.flip(0), vectors.flip(1)
         noise = values[self.latent_dim :].mean()
         if noise <= 1e-12 * values[0]:
@@ -169,6 +169,14 @@ class PPCA(PyroModule):  # type: ignore[misc]
     def coords(self) -> dict[str, list[Any]]:
         """Labels of the components."""
         return {"component": list(range(1, self.latent_dim + 1))}
+
+
+def _gram(x: Tensor) -> Tensor:
+    """XᵀX. NumPy sees that it is symmetric and computes half of it."""
+    if x.is_cuda:
+        return x.T @ x
+    array = x.numpy()
+    return torch.from_numpy(array.T @ array)
 
 
 def check_latent_dim(latent_dim: int, limit: int, what: str = "the number of features") -> None:
