@@ -184,9 +184,7 @@ class _Traced:
 
     @torch.no_grad()
     def run(self, first: int, count: int, data: tuple[Any, ...]) -> np.ndarray:
-        like = [t for t in self.objective.data if isinstance(t, Tensor)]
-        given = [t for t in data if isinstance(t, Tensor)]
-        data_tensors = [t.to(first.dtype).contiguous() for t, first in zip(given, like, strict=True)]
+        data_tensors = [t.contiguous() for t in data if isinstance(t, Tensor)]
         losses, step, last = [], first, first + count
         while step < last:
             if self.many is not None and step + UNROLLED <= last:

@@ -107,8 +107,8 @@ def fit(
         loss: another Pyro ELBO than ``Trace_ELBO``, such as ``TraceMeanField_ELBO()``.
         held_out: data on which the ELBO per unit is checked every ``check_every`` steps.
         check_every: steps between those checks.
-        refresh: gives an epoch's data, for data drawn anew every epoch, in the shapes of ``data``. What
-            else it may change (an attribute of a model) a traced graph does not see.
+        refresh: gives an epoch's data, for data drawn anew every epoch, in the shapes and types of
+            ``data``. What else it may change (an attribute of a model) a traced graph does not see.
         tolerance: of the convergence test, in nats a unit.
         average: fraction of the steps, at the end, over which the unconstrained parameters are averaged
             (every fifth iterate; Polyak and Juditsky 1992). The noise of single gradients then no longer
@@ -172,7 +172,7 @@ def fit(
             while at.step < num_steps:
                 if refresh is not None and batches.epoch(at.step) != epoch:
                     epoch = batches.epoch(at.step)
-                    current = _same_shapes(refresh(epoch), data)
+                    current = _same_form(refresh(epoch), data)
                 count = stops.after(at.step) - at.step
                 losses = steps.run(at.step, count, current)
                 at.history[at.step : at.step + count] = -_finite(losses, at.step)
@@ -319,17 +319,17 @@ def _engine(compile: Compile, num_steps: int, drawn_anew: tuple[Any, ...]) -> st
     return engine
 
 
-def _same_shapes(drawn: tuple[Any, ...], data: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Data drawn anew, if they have the first data's shapes.
+def _same_form(drawn: tuple[Any, ...], data: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Data drawn anew, if they have the first data's shapes and types.
 
     Raises:
         InputError: otherwise.
     """
     for position, (values, first) in enumerate(zip(drawn, data, strict=True)):
-        if isinstance(first, Tensor) and values.shape != first.shape:
+        if isinstance(first, Tensor) and (values.shape, values.dtype) != (first.shape, first.dtype):
             raise InputError(
-                f"refresh gave data argument {position} the shape {tuple(values.shape)}; "
-                f"the first data's is {tuple(first.shape)}"
+                f"refresh gave data argument {position} the shape {tuple(values.shape)} and {values.dtype}; "
+                f"the first data have {tuple(first.shape)} and {first.dtype}"
             )
     return drawn
 

@@ -61,7 +61,6 @@ def _same(one: tuple[svi.Fit, dict[str, Tensor]], two: tuple[svi.Fit, dict[str, 
 REFRESHES = {
     "new rows": lambda x, epoch: x + 0.1 * epoch,
     "strided rows": lambda x, epoch: (x + epoch).T.contiguous().T,
-    "float32": lambda x, epoch: (x + epoch).float(),
 }
 
 

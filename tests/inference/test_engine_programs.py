@@ -261,8 +261,8 @@ def test_data_drawn_anew_may_lie_anyhow_in_memory(points: Tensor) -> None:
     _traced_as_stock(_global, _global_guide, wide[:, 0], refresh=lambda epoch: (wide[:, epoch % 3],))
 
 
-def test_data_drawn_anew_in_another_shape_are_refused(points: Tensor) -> None:
-    for other in (points[:-1], torch.cat([points, points])):
+def test_data_drawn_anew_in_another_shape_or_type_are_refused(points: Tensor) -> None:
+    for other in (points[:-1], torch.cat([points, points]), points.float()):
         with pytest.raises(InputError, match="shape"):
             _run("traced", _global, _global_guide, points, refresh=lambda epoch, o=other: (o,))
 
