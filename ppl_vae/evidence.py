@@ -35,6 +35,7 @@ class Evidence:
         num_samples: draws a unit.
         proposal: what they were drawn from.
         seconds: wall time.
+        compile_seconds: the part of it that compiling or loading the compiled weights took.
     """
 
     log_evidence: np.ndarray
@@ -49,6 +50,7 @@ class Evidence:
     num_samples: int = 0
     proposal: str = ""
     seconds: float = float("nan")
+    compile_seconds: float = 0.0
 
     @property
     def num_units(self) -> int:
@@ -106,7 +108,7 @@ class Evidence:
         }
         attributes = {
             name: getattr(self, name)
-            for name in ("method", "unit", "kind", "num_samples", "proposal", "seconds")
+            for name in ("method", "unit", "kind", "num_samples", "proposal", "seconds", "compile_seconds")
         }
         return xr.Dataset(columns, attrs=attributes)
 

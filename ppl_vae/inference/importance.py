@@ -89,6 +89,7 @@ def log_evidence(
         num_samples=num_samples,
         proposal=_proposal_name(pair, defensive),
         seconds=time.perf_counter() - start,
+        compile_seconds=sum(stratum.weights.compile_seconds for stratum in strata),
     )
 
 
