@@ -94,15 +94,7 @@ def sample(
             differentiable in ``dtype``.
     """
     _check_choices(sampler, mass)
-    many = sampler == "hmc"
-    settings = ChainSettings(
-        num_draws,
-        (150 if many else 500) if warmup is None else warmup,
-        (64 if many else 4) if chains is None else chains,
-        target_accept,
-        max_tree_depth,
-        seed,
-    )
+    settings = _settings(sampler, num_draws, warmup, chains, target_accept, max_tree_depth, seed)
     check_compile(compile)
     start = time.perf_counter()
     source = model if isinstance(model, Pair) else Pair(model, model)
@@ -124,12 +116,13 @@ def sample(
                 fall_back("NUTS", reason)
         if found is None:
             ran = "pyro"
+            settings = _settings(ran, num_draws, warmup, chains, target_accept, max_tree_depth, seed)
             with (
                 pair.scope(),
                 progress_bar("NUTS", settings.iterations, show=progress) as advance,
             ):
                 draws, stats = pyro_nuts.sample_sites(
-                    pair.model, cast, settings, dense=mass == "dense", jit_compile=compile is True,
+                    pair.model, cast, settings, dense=mass != "diagonal", jit_compile=compile is True,
                     advance=advance,
                 )  # fmt: skip
             found = draws, stats, 0.0
@@ -180,6 +173,22 @@ def _refuse_minibatches(pair: Pair, data: tuple[Any, ...]) -> None:
                 f"the plate {name} takes a subsample of {plate.subsample_size}; "
                 "Markov chains need all the data"
             )
+
+
+def _settings(
+    sampler: str,
+    num_draws: int,
+    warmup: int | None,
+    chains: int | None,
+    target_accept: float,
+    max_tree_depth: int,
+    seed: int,
+) -> ChainSettings:
+    """The settings with the sampler's own defaults."""
+    many = sampler == "hmc"
+    warmup = (150 if many else 500) if warmup is None else warmup
+    chains = (64 if many else 4) if chains is None else chains
+    return ChainSettings(num_draws, warmup, chains, target_accept, max_tree_depth, seed)
 
 
 def _check_choices(sampler: str, mass: str) -> None:

@@ -325,7 +325,13 @@ def _same_form(drawn: tuple[Any, ...], data: tuple[Any, ...]) -> tuple[Any, ...]
     Raises:
         InputError: otherwise.
     """
+    if len(drawn) != len(data):
+        raise InputError(f"refresh gave {len(drawn)} data arguments; the programs take {len(data)}")
     for position, (values, first) in enumerate(zip(drawn, data, strict=True)):
+        if isinstance(first, Tensor) and not isinstance(values, Tensor):
+            raise InputError(
+                f"refresh gave data argument {position} as {type(values).__name__}, not a tensor"
+            )
         if isinstance(first, Tensor) and (values.shape, values.dtype) != (first.shape, first.dtype):
             raise InputError(
                 f"refresh gave data argument {position} the shape {tuple(values.shape)} and {values.dtype}; "
