@@ -16,8 +16,7 @@ def seeded(seed: int) -> Iterator[None]:
         seed: any integer in [0, 2⁶³). The same seed gives the same numbers on the same machine and
             installation.
     """
-    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
-    with torch.random.fork_rng(devices=devices):
+    with keep_generator():
         torch.manual_seed(seed)
         yield
 

@@ -99,8 +99,9 @@ def compile_graph(graph: Graph, *inputs: Tensor) -> Compiled:
 
 
 def _load(path: Path) -> Callable[[list[Tensor]], Sequence[Tensor]]:
-    runner = torch._C._aoti.AOTIModelContainerRunnerCpu(str(path), 1)
-    return runner.run
+    if not hasattr(torch._C, "_aoti"):
+        raise Untraceable(f"PyTorch {torch.__version__} cannot load compiled graphs")
+    return torch._C._aoti.AOTIModelContainerRunnerCpu(str(path), 1).run
 
 
 _said: set[str] = set()

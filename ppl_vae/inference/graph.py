@@ -22,7 +22,7 @@ from torch.fx import GraphModule, Node
 
 from ppl_vae.errors import InputError
 from ppl_vae.inference.decompositions import DECOMPOSITIONS
-from ppl_vae.rng import seeded
+from ppl_vae.rng import keep_generator, seeded
 
 __all__ = ["Compile", "Graph", "Noise", "Untraceable", "check", "check_compile", "over", "trace"]
 
@@ -128,7 +128,7 @@ def trace(function: Callable[..., Outputs], *inputs: Tensor) -> Graph:
     """
     from torch.fx.experimental.proxy_tensor import make_fx
 
-    with torch.random.fork_rng(devices=[]):
+    with keep_generator():
         try:
             module = make_fx(lambda *given: function(*given), DECOMPOSITIONS)(*inputs)
         except Untraceable:
