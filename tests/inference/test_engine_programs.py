@@ -267,6 +267,17 @@ def test_data_drawn_anew_in_another_shape_or_type_are_refused(points: Tensor) ->
             _run("traced", _global, _global_guide, points, refresh=lambda epoch, o=other: (o,))
 
 
+@pytest.mark.parametrize(
+    ("drawn", "words"),
+    [((), "gave 0 data arguments; the programs take 1"), ((3.0,), "as float, not a tensor")],
+    ids=["none", "number"],
+)
+def test_what_is_drawn_anew_must_be_data(drawn: tuple[Any, ...], words: str, points: Tensor) -> None:
+    for engine in ("pyro", "traced"):
+        with pytest.raises(InputError, match=words):
+            _run(engine, _global, _global_guide, points, refresh=lambda epoch: drawn)
+
+
 def test_the_default_dtype_does_not_matter(conjugate: Any, x: Tensor) -> None:
     usual = _run("traced", conjugate.model, conjugate.guide, x)
     before = torch.get_default_dtype()

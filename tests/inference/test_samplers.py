@@ -181,6 +181,13 @@ def test_discrete_latents_are_summed_out_by_pyros_sampler(sampler: str, oracles:
     assert np.abs(_score(drawn.draws["centre"].to_numpy(), mean, sd)).max() < oracles.z_limit(6)
 
 
+def test_pyros_sampler_takes_its_own_defaults_when_it_stands_in() -> None:
+    """Sixty-four chains are for one graph, not for one chain after another."""
+    with pytest.warns(RuntimeWarning, match="site k is discrete"):
+        drawn = _sample(_mixture, torch.tensor([0.1, 3.9], **DOUBLE), sampler="hmc", num_draws=4, warmup=2)
+    assert drawn.draws.sizes["chain"] == 4
+
+
 @every_sampler
 def test_a_subsampled_plate_is_refused(sampler: str) -> None:
     def model(x: Tensor) -> None:
