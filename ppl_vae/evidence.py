@@ -22,18 +22,25 @@ class Evidence:
 
     Attributes:
         log_evidence: shape (units,).
-        method: how it was got: "is", "exact", ….
+        method: how it was got: "exact", "prior" (simple Monte Carlo), "is", "defensive", "iwae", "ais",
+            "bridge", or "bdmc" (the reverse chain's upper bound).
         unit: "datum" or "dataset".
-        kind: what kind of number it is. Importance sampling gives a consistent estimate, which is
-            also a lower bound in expectation.
+        kind: what kind of number it is. Importance sampling and annealing give consistent estimates,
+            which are also lower bounds in expectation.
         std_error: of each log evidence; delta method, s = sd(w) / (mean(w) √S). Zero where exact.
         bias: estimate of each log's own bias, −s²/2 (the mean of a log is below the log of a mean).
         ess: effective sample size (Σw)² / Σw², out of num_samples.
         pareto_k: tail index k̂ of the weights (Vehtari et al. 2024); −1 where the weights are
             constant to rounding.
         elbo: mean log weight: the ELBO where the proposal was the guide.
-        num_samples: draws a unit.
+        smoothed: the estimate from Pareto-smoothed weights.
+        acceptance: mean acceptance probability of the annealed chains' transitions.
+        index: which units these are, where they are not all.
+        curve: the mean over units as it was after fewer samples, shape (points, 3): number of samples,
+            estimate, standard error.
+        num_samples: draws a unit, or annealed chains.
         proposal: what they were drawn from.
+        notes: what has to be said about the numbers, in sentences.
         seconds: wall time.
         compile_seconds: the part of it that compiling or loading the compiled weights took.
     """
@@ -47,8 +54,13 @@ class Evidence:
     ess: np.ndarray = field(default_factory=lambda: np.zeros(0))
     pareto_k: np.ndarray = field(default_factory=lambda: np.zeros(0))
     elbo: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    smoothed: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    acceptance: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    index: np.ndarray | None = None
+    curve: np.ndarray = field(default_factory=lambda: np.zeros((0, 3)))
     num_samples: int = 0
     proposal: str = ""
+    notes: tuple[str, ...] = ()
     seconds: float = float("nan")
     compile_seconds: float = 0.0
 
@@ -87,30 +99,40 @@ class Evidence:
         """Which units' weights cannot be trusted, shape (units,).
 
         A high k̂ alone is no alarm: a good full-rank guide may have k̂ > 0.7 and use nearly every
-        sample. The alarm sounds when k̂ exceeds min(1 − 1/log₁₀ S, 0.7) *and* more than a tenth of
-        the samples is lost, or when fewer than 100 effective samples are left.
+        sample. The alarm sounds when k̂ exceeds min(1 − 1/log₁₀ S, 0.7) *and* it matters: more than a
+        tenth of the samples is lost, or smoothing the weights moves the estimate by more than a standard
+        error. It also sounds when fewer than 100 effective samples are left, or half of them where there
+        are fewer than 200.
         """
         if not len(self.ess):
             return np.zeros(self.num_units, dtype=bool)
-        threshold = min(1 - 1 / np.log10(max(self.num_samples, 11)), 0.7)
-        wasteful = self.ess < 0.9 * self.num_samples
         few = self.ess < min(100, 0.5 * self.num_samples)
-        return ((self.pareto_k > threshold) & wasteful) | few
+        if not len(self.pareto_k):
+            return few
+        threshold = min(1 - 1 / np.log10(max(self.num_samples, 11)), 0.7)
+        matters = self.ess < 0.9 * self.num_samples
+        if len(self.smoothed):
+            matters |= np.abs(self.smoothed - self.log_evidence) > self.std_error
+        return ((self.pareto_k > threshold) & matters) | few
+
+    @property
+    def units(self) -> np.ndarray:
+        """The numbers of the units, shape (units,)."""
+        return np.arange(self.num_units) if self.index is None else self.index
 
     def to_dataset(self) -> xr.Dataset:
-        """As xarray, with one dimension ``unit``."""
+        """As xarray, with the dimension ``unit`` and, for the curve, ``point``."""
         import xarray as xr
 
-        columns = {
-            name: ("unit", values)
-            for name in ("log_evidence", "std_error", "bias", "ess", "pareto_k", "elbo")
-            if len(values := getattr(self, name))
+        columns: dict[str, Any] = {
+            name: ("unit", values) for name in _COLUMNS if len(values := getattr(self, name))
         }
-        attributes = {
-            name: getattr(self, name)
-            for name in ("method", "unit", "kind", "num_samples", "proposal", "seconds", "compile_seconds")
-        }
-        return xr.Dataset(columns, attrs=attributes)
+        if len(self.curve):
+            columns["curve"] = (("point", "column"), self.curve)
+        attributes = {name: getattr(self, name) for name in _ATTRIBUTES}
+        attributes["notes"] = "\n".join(self.notes)
+        coords = {"unit": self.units, "column": ["num_samples", "log_evidence_mean", "std_error_mean"]}
+        return xr.Dataset(columns, coords=coords, attrs=attributes)
 
     def save(self, path: str | Path) -> None:
         """Write a NetCDF file."""
@@ -124,7 +146,15 @@ class Evidence:
         with xr.open_dataset(path, engine="h5netcdf") as data:
             data = data.load()
         columns: dict[str, Any] = {str(name): values.to_numpy() for name, values in data.data_vars.items()}
+        if "unit" in data.coords:
+            columns["index"] = data["unit"].to_numpy()
         attributes = dict(data.attrs)
         attributes["num_samples"] = int(attributes["num_samples"])
-        attributes["seconds"] = float(attributes["seconds"])
+        attributes["notes"] = tuple(line for line in attributes.get("notes", "").split("\n") if line)
+        for name in ("seconds", "compile_seconds"):
+            attributes[name] = float(attributes.get(name, 0.0))
         return cls(**columns, **attributes)
+
+
+_COLUMNS = ("log_evidence", "std_error", "bias", "ess", "pareto_k", "elbo", "smoothed", "acceptance")
+_ATTRIBUTES = ("method", "unit", "kind", "num_samples", "proposal", "seconds", "compile_seconds")

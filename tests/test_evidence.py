@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -84,3 +85,30 @@ def test_alarm_sounds_when_k_hat_is_high_and_matters_or_the_ess_is_low(
 def test_exact_evidence_never_alarms() -> None:
     assert _exact().alarming.tolist() == [False, False]
     assert _exact().total_std_error == 0
+
+
+def test_what_belongs_to_some_units_or_to_the_course_of_an_estimate_is_kept(tmp_path: Path) -> None:
+    evidence = replace(
+        _evidence(),
+        index=np.array([7, 2, 40]),
+        smoothed=np.array([-1.0, -2.0, -3.0]),
+        acceptance=np.array([0.7, 0.8, 0.9]),
+        curve=np.array([[2.0, -3.0, 0.5], [4.0, -2.5, 0.4]]),
+        notes=("One sentence.", "Another one."),
+        compile_seconds=1.5,
+    )
+    evidence.save(tmp_path / "evidence.nc")
+    found = Evidence.load(tmp_path / "evidence.nc")
+    for name in ("smoothed", "acceptance", "curve", "units"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(evidence, name))
+    assert found.notes == evidence.notes
+    assert found.compile_seconds == 1.5
+    assert _evidence().units.tolist() == [0, 1, 2]
+
+
+def test_a_high_k_hat_matters_where_smoothing_moves_the_estimate_beyond_its_error() -> None:
+    calm = replace(_evidence(ess=990.0, pareto_k=0.9), smoothed=_evidence().log_evidence)
+    moved = replace(calm, smoothed=calm.log_evidence + 1.01 * calm.std_error)
+    assert not calm.alarming.any()
+    assert moved.alarming.all()
+    assert not replace(moved, pareto_k=np.full(3, 0.1)).alarming.any()
