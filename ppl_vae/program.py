@@ -32,6 +32,7 @@ __all__ = [
     "Pair",
     "PairwiseFactors",
     "Program",
+    "Simulator",
 ]
 
 Program = Callable[..., Any]
@@ -109,6 +110,28 @@ class PairwiseFactors(Protocol):
 
     def log_likelihood(self, difference: Tensor) -> Tensor:
         """ℓ in nats, elementwise and differentiable, for floats of any shape and precision."""
+        ...
+
+
+@runtime_checkable
+class Simulator(Protocol):
+    """A model that can put data into the form of its arguments.
+
+    Models whose observed values are one of their arguments, entry by entry, need not be: drawing their
+    observed sites is enough.
+    """
+
+    def __call__(self, *data: Any) -> Any:
+        """The Pyro program."""
+        ...
+
+    def simulate(self, latents: Mapping[str, Tensor], *data: Any) -> tuple[Any, ...]:
+        """Data drawn from p(x | z), of the same shapes as those given.
+
+        Args:
+            latents: z by site, each of shape (*plates, *event).
+            data: what is not random in them (who plays whom) is kept.
+        """
         ...
 
 

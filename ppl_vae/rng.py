@@ -3,9 +3,16 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 
-__all__ = ["keep_generator", "seeded"]
+__all__ = ["derived", "keep_generator", "seeded"]
+
+
+def derived(seed: int, *keys: int) -> int:
+    """A seed for one part of a job, such as a chunk of its data, independent of those of other parts."""
+    high, low = np.random.SeedSequence([seed, *keys]).generate_state(2)
+    return (int(high) << 31) ^ int(low)
 
 
 @contextmanager

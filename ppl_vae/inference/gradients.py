@@ -89,7 +89,7 @@ def leapfrog(slope: Gradient, chains: int, *, compiled: bool) -> Leapfrog:
     module = slope.batched.module
 
     def step(*given: Tensor) -> Outputs:
-        return leapfrog_of(lambda at: tuple(module(at, *given[5:])))(*given[:5])
+        return tuple(leapfrog_of(lambda at: tuple(module(at, *given[5:])))(*given[:5]))
 
     dim = slope.density.dim
     like = next((tensor for tensor in held if tensor.is_floating_point()), torch.zeros(()))
@@ -98,10 +98,10 @@ def leapfrog(slope: Gradient, chains: int, *, compiled: bool) -> Leapfrog:
     with torch.no_grad():
         graph = trace(step, *inputs)
     if not compiled:
-        return lambda *given: graph(*given, *held)  # type: ignore[return-value]
+        return lambda *given: graph(*given, *held)
     runner = compile_graph(graph, *inputs)
     check(graph, graph, *inputs, run=runner, tolerance=1e-6, points=1, vary=[(state[0], torch.randn_like)])
-    return lambda *given: runner.run([*given, *held, *runner.graph.constants])  # type: ignore[return-value]
+    return lambda *given: runner.run([*given, *held, *runner.graph.constants])
 
 
 def traced(density: Density) -> tuple[Graph, Tensor]:

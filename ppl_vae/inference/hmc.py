@@ -11,7 +11,7 @@ learning HMC trajectory lengths" (2021), for learning the principal direction.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -29,6 +29,7 @@ __all__ = [
     "State",
     "Transition",
     "jittered",
+    "jittered_length",
     "leapfrog_of",
     "run",
     "start_at",
@@ -38,11 +39,12 @@ __all__ = [
 LogDensity = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Positions (chains, dim) to log densities (chains,) and their gradients (chains, dim)."""
 
-Leapfrog = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor, Tensor]]
-"""(position, momentum, gradient, step_size, inverse_mass) to (position, momentum, log_density, gradient).
+Leapfrog = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Sequence[Tensor]]
+"""(position, momentum, gradient, step_size, inverse_mass) to (position, momentum, log_density, gradient, …).
 
 Positions, momenta and gradients are (chains, dim), log densities (chains,), the step size a scalar or
-(chains, 1) and the inverse mass (dim,).
+(chains, 1) and the inverse mass (dim,). Further results, each (chains,) or (chains, dim), are functions of
+the position that the state keeps beside its density.
 """
 
 # An energy error beyond which a trajectory has left the level set for good (Stan's limit).
@@ -55,11 +57,13 @@ _SEARCH, _SETTLE = 0.25, 0.2
 
 
 class State(NamedTuple):
-    """Where the chains are: position (chains, dim), log density (chains,) and gradient (chains, dim)."""
+    """Where the chains are: position (chains, dim), log density (chains,) and gradient (chains, dim), and
+    whatever else the leapfrog gives at a position."""
 
     position: Tensor
     log_density: Tensor
     gradient: Tensor
+    more: tuple[Tensor, ...] = ()
 
 
 class Transition(NamedTuple):
@@ -169,12 +173,11 @@ def transition(
         inverse_mass: diagonal of the inverse mass matrix, (dim,).
         generator: of the momenta and of the acceptance.
     """
-    position, _, gradient = state
+    position, log_density, gradient, more = state
     momentum = torch.empty_like(position).normal_(generator=generator).mul_(inverse_mass.rsqrt())
     before = state.log_density - _kinetic(momentum, inverse_mass)
-    log_density = state.log_density
     for _ in range(num_leapfrogs):
-        position, momentum, log_density, gradient = leapfrog(
+        position, momentum, log_density, gradient, *more = leapfrog(  # type: ignore[assignment]
             position, momentum, gradient, step_size, inverse_mass
         )
     gain = (log_density - _kinetic(momentum, inverse_mass)).sub_(before)
@@ -187,6 +190,10 @@ def transition(
         torch.where(moved, position, state.position),
         torch.where(accepted, log_density, state.log_density),
         torch.where(moved, gradient, state.gradient),
+        tuple(
+            torch.where(accepted if new.dim() == 1 else moved, new, old)
+            for new, old in zip(more, state.more, strict=True)
+        ),
     )
     return Transition(after, acceptance, accepted, gain < -_DIVERGENCE)
 
@@ -199,6 +206,23 @@ def jittered(mean: float, iteration: int, max_leapfrogs: int) -> int:
     """
     steps = round(mean * (1 + _JITTER * (2 * _van_der_corput(iteration + 1) - 1)))
     return min(max(steps, 1), max_leapfrogs)
+
+
+def jittered_length(mean: float, step_size: float, iteration: int, most: int = 64) -> tuple[float, int]:
+    """A trajectory of quasi-randomly jittered length, as `jittered`, in whole steps of at most a given size.
+
+    Args:
+        mean: length, in units of the metric.
+        step_size: the largest step.
+        iteration: number of the transition.
+        most: largest number of steps; trajectories are then shorter.
+
+    Returns:
+        A factor on the step size, at most 1, and the number of steps.
+    """
+    length = mean * (1 + _JITTER * (2 * _van_der_corput(iteration + 1) - 1))
+    count = math.ceil(length / step_size) if length < most * step_size else most
+    return min(1.0, length / (count * step_size)), count
 
 
 def run(

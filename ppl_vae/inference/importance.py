@@ -8,10 +8,12 @@ would be useless.
 
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,15 +22,19 @@ from ppl_vae.evidence import Evidence
 from ppl_vae.guides import Prior
 from ppl_vae.inference.elbo import unit_chunks
 from ppl_vae.inference.graph import Compile, check_compile
-from ppl_vae.inference.pareto import pareto_k, tail_length
+from ppl_vae.inference.partial import Partial, fingerprint
+from ppl_vae.inference.running import Running, summarise
 from ppl_vae.inference.sites import Layout
 from ppl_vae.inference.terms import has_log_density, layout
-from ppl_vae.inference.weights import LogWeights, engine_for
+from ppl_vae.inference.weights import CHUNK, LogWeights, engine_for
 from ppl_vae.program import Pair
 from ppl_vae.progress import progress_bar
-from ppl_vae.rng import seeded
+from ppl_vae.rng import derived, seeded
 
 __all__ = ["log_evidence"]
+
+# Draws a unit beyond which a tolerance is given up.
+MAX_SAMPLES = 1_000_000
 
 
 @torch.no_grad()
@@ -37,9 +43,13 @@ def log_evidence(
     *data: Any,
     num_samples: int = 1000,
     defensive: float = 0.0,
+    tolerance: float | None = None,
+    max_samples: int = MAX_SAMPLES,
     index: Tensor | None = None,
     compile: Compile = "auto",
     seed: int = 0,
+    checkpoint: Path | None = None,
+    resume: bool = False,
     progress: bool = True,
 ) -> Evidence:
     """Estimate log p(x) of every unit.
@@ -53,90 +63,187 @@ def log_evidence(
         num_samples: S, draws a unit, at least 2.
         defensive: fraction α of the draws to take from the prior. The proposal is then the mixture
             (1 − α) q + α p(z), whose weights are bounded by p(x | z)/α (Owen and Zhou 2000).
+        tolerance: keep adding draws until the standard error of the mean over units is at most this, in
+            nats; ``notes`` say why where it cannot be reached.
+        max_samples: draws a unit at which that is given up.
         index: the units to estimate (all by default).
         compile: whether to compile the weights; "auto" does where the work is large. False runs stock
             Pyro. The numbers are the same to rounding.
         seed: of the draws.
+        checkpoint: a file that keeps finished chunks of units, for an estimate that may be interrupted; it
+            goes when the estimate is finished.
+        resume: go on from that file. The result is that of an unbroken run.
         progress: whether to show a progress bar on a terminal.
 
     Raises:
-        InputError: for fewer than 2 samples, α outside [0, 1), or α > 0 with a guide whose density at
-            a given z is not available.
+        InputError: for fewer than 2 samples, α outside [0, 1), α > 0 with a guide whose density at
+            a given z is not available, or a checkpoint of another estimate.
     """
-    if num_samples < 2:
-        raise InputError(f"num_samples is {num_samples}; importance sampling needs at least 2")
-    if not 0 <= defensive < 1:
-        raise InputError(f"defensive is {defensive}; it is the fraction of draws from the prior, in [0, 1)")
+    _check_arguments(num_samples, defensive, tolerance)
+    check_compile(compile)
     start = time.perf_counter()
     shape = layout(pair, *data)
     if defensive and not has_log_density(pair, *data):
         raise InputError(
             "a defensive mixture needs log q at a given z, which this guide's hidden randomness denies"
         )
-    check_compile(compile)
     units = shape.num_units if index is None else len(index)
-    engine = engine_for(compile, num_samples, units, shape.event_size)
+    about = {
+        "samples": num_samples, "defensive": defensive, "tolerance": tolerance, "seed": seed,
+        "compile": compile, "problem": fingerprint(pair, data, index) if checkpoint else "",
+    }  # fmt: skip
+    partial = Partial(checkpoint, about, resume)
     with seeded(seed), progress_bar("log p(x)", num_samples * units, show=progress) as advance:
-        chunks = unit_chunks(shape, min(num_samples, 1000), index, CHUNK)
-        strata = _strata(pair, data, shape, chunks[0], num_samples, defensive, engine)
-        sums = [_sums(strata, chunk, num_samples, advance) for chunk in chunks]
-    columns = {name: torch.cat([getattr(s, name)() for s in sums]).numpy() for name in _COLUMNS}
-    return Evidence(
-        **columns,
-        method="is",
-        unit="datum" if shape.unit_plate else "dataset",
-        kind="estimate",
-        num_samples=num_samples,
+        job = _Job(pair, data, shape, index, num_samples, defensive, compile, seed, partial)
+        rounds, notes = 1, tuple[str, ...]()
+        running = job.run(0, 1, None, advance)
+        while tolerance is not None:
+            more, notes = _further(job.summary(running), tolerance, rounds * num_samples, max_samples)
+            if not more:
+                break
+            extra = math.ceil(more / num_samples)
+            running = job.run(rounds, extra, running, advance)
+            rounds += extra
+    partial.finish()
+    found = job.summary(running)
+    return replace(
+        found,
+        method="prior" if isinstance(pair.guide, Prior) else "defensive" if defensive else "is",
+        index=None if index is None else index.cpu().numpy(),
         proposal=_proposal_name(pair, defensive),
+        notes=notes,
         seconds=time.perf_counter() - start,
-        compile_seconds=sum(stratum.weights.compile_seconds for stratum in strata),
+        compile_seconds=sum(stratum.weights.compile_seconds for stratum in job.strata),
     )
-
-
-# Numbers in the largest site of one chunk: small enough to stay in the processor's cache.
-CHUNK = 2**20
-_COLUMNS = ("log_evidence", "std_error", "bias", "ess", "pareto_k", "elbo")
-
-
-@dataclass
-class _Sums:
-    """Running sums over the samples of some units, each of shape (units,), in float64 logs.
-
-    Samples come in strata of fixed sizes (guide and prior); the variance is the sum over strata.
-    """
-
-    num_samples: int
-    log_weight: Tensor
-    log_square: Tensor
-    sum_log: Tensor
-    largest: Tensor
-    log_variance: Tensor
-
-    def log_evidence(self) -> Tensor:
-        return self.log_weight - math.log(self.num_samples)
-
-    def std_error(self) -> Tensor:
-        return (0.5 * self.log_variance - self.log_weight).exp()
-
-    def bias(self) -> Tensor:
-        return -0.5 * self.std_error() ** 2
-
-    def ess(self) -> Tensor:
-        return (2 * self.log_weight - self.log_square).exp()
-
-    def pareto_k(self) -> Tensor:
-        return pareto_k(self.largest)
-
-    def elbo(self) -> Tensor:
-        return self.sum_log / self.num_samples
 
 
 @dataclass(frozen=True)
 class _Stratum:
-    """Draws of one proposal: how many in all, and the weights of a chunk of them."""
+    """Draws of one proposal: how many a round, and the weights of a block of them."""
 
     size: int
     weights: LogWeights
+
+
+class _Job:
+    """The draws of one estimate: rounds of strata, chunk by chunk of units."""
+
+    def __init__(
+        self,
+        pair: Pair,
+        data: tuple[Any, ...],
+        shape: Layout,
+        index: Tensor | None,
+        num_samples: int,
+        defensive: float,
+        compile: Compile,
+        seed: int,
+        partial: Partial,
+    ) -> None:
+        self.shape, self.seed, self.partial = shape, seed, partial
+        units = shape.num_units if index is None else len(index)
+        self.chunks = unit_chunks(shape, min(num_samples, 1000), index, CHUNK)
+        engine = engine_for(compile, num_samples, units, shape.event_size)
+        self.strata = _strata(pair, data, shape, self.chunks[0], num_samples, defensive, engine)
+
+    def run(
+        self,
+        first: int,
+        rounds: int,
+        before: list[list[Running]] | None,
+        advance: Callable[[int, str], None],
+    ) -> list[list[Running]]:
+        """Rounds ``first`` to ``first + rounds − 1``: running sums by chunk and stratum."""
+        found = []
+        for number, chunk in enumerate(self.chunks):
+            name = f"{first}-{rounds}/{number}"
+            kept = self.partial.get(name)
+            if kept is not None:
+                sums = [Running.from_tensors(kept, str(k)) for k in range(len(self.strata))]
+                advance(sum(s.size for s in self.strata) * rounds * sums[0].num_units, "")
+            else:
+                earlier = None if before is None else before[number]
+                sums = self._chunk(chunk, rounds, earlier, derived(self.seed, first, number), advance)
+                tensors = [s.tensors(str(k)) for k, s in enumerate(sums)]
+                self.partial.put(name, {key: t for part in tensors for key, t in part.items()})
+            found.append(sums)
+        return found
+
+    def _chunk(
+        self,
+        chunk: Tensor | None,
+        rounds: int,
+        before: list[Running] | None,
+        seed: int,
+        advance: Callable[[int, str], None],
+    ) -> list[Running]:
+        torch.manual_seed(seed)
+        found = []
+        for number, stratum in enumerate(self.strata):
+            sums = None if before is None else before[number]
+            done, size = 0, stratum.size * rounds
+            while done < size:
+                log_w = stratum.weights(chunk)[: size - done].cpu()
+                sums = (Running.empty(log_w.shape[1]) if sums is None else sums).plus(log_w)
+                done += len(log_w)
+                advance(log_w.numel(), "")
+            assert sums is not None
+            found.append(sums)
+        return found
+
+    def summary(self, running: list[list[Running]]) -> Evidence:
+        """Log mean weights and their diagnostics, all chunks together."""
+        columns, curve = summarise(running)
+        return _evidence(columns, curve, sum(s.count for s in running[0]), self.shape)
+
+
+def _evidence(columns: Mapping[str, np.ndarray], curve: np.ndarray, samples: int, shape: Layout) -> Evidence:
+    return Evidence(
+        log_evidence=columns["log_evidence"],
+        method="is",
+        unit="datum" if shape.unit_plate else "dataset",
+        kind="estimate",
+        std_error=columns["std_error"],
+        bias=-0.5 * columns["std_error"] ** 2,
+        ess=columns["ess"],
+        pareto_k=columns["pareto_k"],
+        elbo=columns["elbo"],
+        smoothed=columns["smoothed"],
+        curve=curve,
+        num_samples=samples,
+    )
+
+
+def _further(
+    found: Evidence, tolerance: float, num_samples: int, max_samples: int
+) -> tuple[int, tuple[str, ...]]:
+    """How many more draws a unit the tolerance needs, as far as the error tells; or why to stop."""
+    error = found.mean_std_error
+    alarms = int(found.alarming.sum())
+    doubt = (
+        f"the weights of {alarms} of {found.num_units} units cannot be trusted, nor their standard error: a "
+        "better guide, a defensive mixture or annealing is needed",
+    )
+    if error <= tolerance:
+        return 0, doubt if alarms else ()
+    # A tenth more than the square-root law asks for, so that it is met at once.
+    needed = math.ceil(1.1 * num_samples * (error / tolerance) ** 2)
+    if needed <= max_samples:
+        return needed - num_samples, ()
+    reason = (
+        f"the standard error {error:.2g} cannot be brought to {tolerance:g}: about {needed:.1e} samples a "
+        f"unit would be needed, more than {max_samples}"
+    )
+    return 0, (reason, *(doubt if alarms else ()))
+
+
+def _check_arguments(num_samples: int, defensive: float, tolerance: float | None) -> None:
+    if num_samples < 2:
+        raise InputError(f"num_samples is {num_samples}; importance sampling needs at least 2")
+    if not 0 <= defensive < 1:
+        raise InputError(f"defensive is {defensive}; it is the fraction of draws from the prior, in [0, 1)")
+    if tolerance is not None and not tolerance > 0:
+        raise InputError(f"tolerance is {tolerance}; it is a standard error in nats, above 0")
 
 
 def _strata(
@@ -164,64 +271,6 @@ def _strata(
             )
             found.append(_Stratum(size, weights))
     return found
-
-
-def _sums(
-    strata: list[_Stratum], index: Tensor | None, num_samples: int, advance: Callable[[int, str], None]
-) -> _Sums:
-    """All samples of one chunk of units."""
-    keep = tail_length(num_samples) + 1
-    total: _Sums | None = None
-    for stratum in strata:
-        sums: _Sums | None = None
-        done = 0
-        while done < stratum.size:
-            log_w = stratum.weights(index)[: stratum.size - done]
-            sums = _empty(log_w.shape[1], num_samples) if sums is None else sums
-            _add(sums, log_w, keep)
-            done += len(log_w)
-            advance(log_w.numel(), "")
-        assert sums is not None
-        sums.log_variance = _log_variance_of_sum(sums, stratum.size)
-        total = sums if total is None else _merge(total, sums, keep)
-    assert total is not None
-    return total
-
-
-def _empty(units: int, num_samples: int) -> _Sums:
-    nothing = torch.full((units,), -torch.inf, dtype=torch.float64)
-    zero = torch.zeros(units, dtype=torch.float64)
-    return _Sums(num_samples, nothing, nothing, zero, nothing[None][:0], nothing)
-
-
-def _add(sums: _Sums, log_w: Tensor, keep: int) -> None:
-    log_w = log_w.cpu()
-    sums.log_weight = torch.logaddexp(sums.log_weight, log_w.logsumexp(0))
-    sums.log_square = torch.logaddexp(sums.log_square, (2 * log_w).logsumexp(0))
-    sums.sum_log = sums.sum_log + log_w.sum(0)
-    sums.largest = _largest(torch.cat([sums.largest, log_w]), keep)
-
-
-def _merge(a: _Sums, b: _Sums, keep: int) -> _Sums:
-    return _Sums(
-        a.num_samples,
-        torch.logaddexp(a.log_weight, b.log_weight),
-        torch.logaddexp(a.log_square, b.log_square),
-        a.sum_log + b.sum_log,
-        _largest(torch.cat([a.largest, b.largest]), keep),
-        torch.logaddexp(a.log_variance, b.log_variance),
-    )
-
-
-def _largest(log_w: Tensor, keep: int) -> Tensor:
-    return log_w if len(log_w) <= keep else log_w.topk(keep, dim=0).values
-
-
-def _log_variance_of_sum(sums: _Sums, stratum: int) -> Tensor:
-    """log Var(Σ w) = log[n/(n − 1) (Σ w² − (Σ w)²/n)], without leaving the log scale."""
-    log_mean_square = sums.log_square - math.log(stratum)
-    excess = 1 - (2 * (sums.log_weight - math.log(stratum)) - log_mean_square).exp()
-    return sums.log_square + excess.clamp_min(0).log() + math.log(stratum / (stratum - 1))
 
 
 def _proposal_name(pair: Pair, defensive: float) -> str:

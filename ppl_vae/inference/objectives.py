@@ -22,11 +22,12 @@ from torch.distributions import biject_to, kl_divergence
 from torch.overrides import TorchFunctionMode
 
 from ppl_vae.inference.graph import Outputs, Untraceable
+from ppl_vae.inference.iwae import IWAE
 from ppl_vae.inference.sites import Given, Layout, sample_sites
 from ppl_vae.program import Pair
 from ppl_vae.rng import seeded
 
-__all__ = ["Density", "Objective", "Weighed", "density", "stock_elbo"]
+__all__ = ["Density", "Objective", "Placed", "Weighed", "density", "stock_elbo"]
 
 
 class Weighed(Messenger):  # type: ignore[misc]
@@ -75,7 +76,7 @@ class Objective:
         data: the programs' full data.
         shape: the pair's layout.
         leaves: the parameters that are trained.
-        loss: Pyro's ELBO.
+        loss: Pyro's ELBO, or the importance-weighted bound.
         index: entries of the batch plate, or None for all the data.
         scale: N/B as a scalar tensor; None without an index.
         beta: β as a scalar tensor, or None where it is always 1.
@@ -86,7 +87,7 @@ class Objective:
     data: tuple[Any, ...]
     shape: Layout
     leaves: tuple[Tensor, ...]
-    loss: PyroELBO
+    loss: PyroELBO | IWAE
     index: Tensor | None
     scale: Tensor | None
     beta: Tensor | None
@@ -112,17 +113,17 @@ class Objective:
 
     def value(self) -> Tensor:
         """The loss."""
+        device = self.leaves[0].device.type
+        cast = torch.autocast(device, self.precision) if self.precision else nullcontext()
+        beta = 1.0 if self.beta is None else self.beta
+        if isinstance(self.loss, IWAE):
+            scale = self.ratio if self.scale is None else self.scale
+            with self.pair.scope(), Weighed(beta), cast:
+                return self.loss.loss(self.pair, self.data, self.shape, self.index, scale, beta)
         given = {}
         if self.index is not None and self.shape.batch_plate:
             given[self.shape.batch_plate] = self.index
-        weighed = Weighed(
-            1.0 if self.beta is None else self.beta,
-            self.shape.batch_plate,
-            self.scale,
-            self.ratio,
-        )
-        device = self.leaves[0].device.type
-        cast = torch.autocast(device, self.precision) if self.precision else nullcontext()
+        weighed = Weighed(beta, self.shape.batch_plate, self.scale, self.ratio)
         with self.pair.scope(), Given(given), weighed, cast:
             return _assembled(self.pair, self.data, self.loss)
 
@@ -253,8 +254,8 @@ class Density:
         placed, trace = self._run(position)
         return trace.log_prob_sum() + placed.log_jacobian
 
-    def _run(self, position: Tensor) -> tuple["_Placed", poutine.Trace]:
-        with self.pair.scope(), _Placed(self.unflatten(position)) as placed:
+    def _run(self, position: Tensor) -> tuple["Placed", poutine.Trace]:
+        with self.pair.scope(), Placed(self.unflatten(position)) as placed:
             return placed, poutine.trace(self.pair.model).get_trace(*self.data)
 
     def value_and_gradient(self, position: Tensor) -> Outputs:
@@ -272,12 +273,19 @@ class Density:
         return [*held, *(t for t in self.data if isinstance(t, Tensor))]
 
 
-class _Placed(Messenger):  # type: ignore[misc]
-    """Give latents their values by unconstrained ones, each in the support that it finds."""
+class Placed(Messenger):  # type: ignore[misc]
+    """Give latents their values by unconstrained ones, each in the support that it finds.
 
-    def __init__(self, unconstrained: Mapping[str, Tensor]) -> None:
+    Args:
+        unconstrained: values by site.
+        reduce: how the log Jacobians of a site, of its batch shape, are summed.
+    """
+
+    def __init__(
+        self, unconstrained: Mapping[str, Tensor], reduce: Callable[[Tensor], Tensor] = torch.sum
+    ) -> None:
         super().__init__()
-        self.unconstrained = unconstrained
+        self.unconstrained, self.reduce = unconstrained, reduce
         self.values: dict[str, Tensor] = {}
         self.log_jacobian: Tensor | float = 0.0
 
@@ -286,7 +294,8 @@ class _Placed(Messenger):  # type: ignore[misc]
         if name in self.unconstrained and not msg["is_observed"]:
             at, transform = self.unconstrained[name], biject_to(msg["fn"].support)
             self.values[name] = msg["value"] = transform(at)
-            self.log_jacobian = self.log_jacobian + transform.log_abs_det_jacobian(at, msg["value"]).sum()
+            log_jacobian = transform.log_abs_det_jacobian(at, msg["value"])
+            self.log_jacobian = self.log_jacobian + self.reduce(log_jacobian)
             msg["done"] = True
 
 

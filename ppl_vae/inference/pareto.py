@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["pareto_k", "tail_length"]
+__all__ = ["pareto_k", "smoothed_tail", "tail_length"]
 
 
 def tail_length(num_samples: int) -> int:
@@ -27,19 +27,52 @@ def pareto_k(largest: Tensor) -> Tensor:
         k̂ of shape (units,); −1 where the weights are constant to rounding, and infinity where the
         tail has fewer than five weights.
     """
+    return _fit(largest)[0]
+
+
+def smoothed_tail(largest: Tensor) -> tuple[Tensor, Tensor]:
+    """Logs of the sums of the M largest weights as they are, and Pareto-smoothed.
+
+    The order statistics are replaced by quantiles of the fitted distribution at (i − ½)/M, none above the
+    largest weight itself (Vehtari et al. 2024, section 2). Where nothing can be fitted, both are the same.
+
+    Args:
+        largest: as for `pareto_k`.
+
+    Returns:
+        Two tensors of shape (units,).
+    """
+    ordered = largest.double().sort(dim=0).values
+    raw = ordered[1:].logsumexp(0)
+    shape, scale = _fit(largest)
+    size = len(ordered) - 1
+    if size < 5:
+        return raw, raw
+    chance = (torch.arange(1, size + 1, dtype=torch.float64) - 0.5)[:, None] / size
+    # Relative to the largest weight, and never above it.
+    beyond = scale * torch.expm1(-shape * torch.log1p(-chance)) / torch.where(shape == 0, 1.0, shape)
+    fitted = ((ordered[:1] - ordered[-1:]).exp() + beyond).clamp_max(1.0)
+    smooth = fitted.sum(0).log() + ordered[-1]
+    return raw, torch.where(shape.isfinite() & (shape > -1), smooth, raw)
+
+
+def _fit(largest: Tensor) -> tuple[Tensor, Tensor]:
+    """k̂ and the scale, the latter relative to the largest weight, each of shape (units,)."""
     ordered = largest.double().sort(dim=0).values
     excess = (ordered[1:] - ordered[-1:]).exp() - (ordered[:1] - ordered[-1:]).exp()
     size, units = excess.shape
     if size < 5:
-        return torch.full((units,), torch.inf, dtype=torch.float64)
+        return torch.full((units,), torch.inf, dtype=torch.float64), torch.zeros(units, dtype=torch.float64)
     constant = excess[-1] < 1e-10
-    shape = _gpd_shape(torch.where(constant, torch.ones_like(excess).cumsum(0), excess.clamp_min(1e-300)))
+    shape, scale = _generalised_pareto(
+        torch.where(constant, torch.ones_like(excess).cumsum(0), excess.clamp_min(1e-300))
+    )
     shrunk = (size * shape + 10 * 0.5) / (size + 10)
-    return torch.where(constant, -torch.ones_like(shrunk), shrunk)
+    return torch.where(constant, -torch.ones_like(shrunk), shrunk), scale
 
 
-def _gpd_shape(excess: Tensor) -> Tensor:
-    """Zhang and Stephens' estimate for ascending excesses of shape (M, units)."""
+def _generalised_pareto(excess: Tensor) -> tuple[Tensor, Tensor]:
+    """Zhang and Stephens' estimates of shape and scale for ascending excesses of shape (M, units)."""
     size = excess.shape[0]
     grid = 30 + int(math.sqrt(size))
     quartile = excess[int(size / 4 + 0.5) - 1].clamp_min(1e-300)
@@ -49,4 +82,5 @@ def _gpd_shape(excess: Tensor) -> Tensor:
     log_likelihood = size * ((-theta / shape).log() - shape - 1)
     weights = log_likelihood.softmax(0)
     posterior_mean = (weights * theta).sum(0)
-    return torch.log1p(-posterior_mean * excess).mean(0)
+    shape = torch.log1p(-posterior_mean * excess).mean(0)
+    return shape, -shape / posterior_mean

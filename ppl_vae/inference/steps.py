@@ -5,6 +5,7 @@ All ways take the same random numbers in the same order and give the same parame
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from ppl_vae.inference.compiler import Compiled, compile_graph, fall_back
 from ppl_vae.inference.graph import Compile, Graph, Untraceable, check, trace
+from ppl_vae.inference.iwae import IWAE
 from ppl_vae.inference.objectives import Objective, Weighed, stock_elbo
 from ppl_vae.inference.schedule import BETA1, BETA2, EPSILON, Schedule
 from ppl_vae.inference.sites import Given, Layout
@@ -68,7 +70,7 @@ def stepper(
     schedule: Schedule,
     *,
     num_particles: int,
-    loss: PyroELBO | None,
+    loss: PyroELBO | IWAE | None,
     engine: str,
     precision: torch.dtype | None,
 ) -> Stepper:
@@ -89,7 +91,7 @@ def _objective(
     shape: Layout,
     leaves: tuple[Tensor, ...],
     schedule: Schedule,
-    loss: PyroELBO,
+    loss: PyroELBO | IWAE,
     precision: torch.dtype | None,
 ) -> Objective:
     like = leaves[0].detach()
@@ -131,6 +133,11 @@ class _Stock:
     def _loss(self, step: int, data: tuple[Any, ...]) -> Tensor:
         task = self.objective
         index = self.schedule.batches.index(step)
+        if isinstance(task.loss, IWAE):
+            like = task.leaves[0]
+            beta = None if task.beta is None else like.new_tensor(self.schedule.beta(step))
+            index = None if index is None else index.to(like.device)
+            return replace(task, data=data, index=index, beta=beta).value()
         given = {} if index is None else {task.shape.batch_plate or "": index.to(task.leaves[0].device)}
         device = task.leaves[0].device.type
         cast = torch.autocast(device, task.precision) if task.precision else nullcontext()

@@ -1,4 +1,4 @@
-"""Stochastic variational inference: Adam on Pyro's ``Trace_ELBO``, resumable to the last digit."""
+"""Stochastic variational inference: Adam on the ELBO or the IWAE bound, resumable to the last digit."""
 
 import math
 import time
@@ -14,11 +14,13 @@ from pyro.infer import ELBO as PyroELBO
 from torch import Tensor
 
 from ppl_vae.errors import InputError
+from ppl_vae.inference import bounds
 from ppl_vae.inference.batches import Batches
 from ppl_vae.inference.checkpoint import Checkpoint, Progress
 from ppl_vae.inference.compiler import fall_back
 from ppl_vae.inference.elbo import ELBO, elbo
 from ppl_vae.inference.graph import Compile, Untraceable, check_compile
+from ppl_vae.inference.iwae import IWAE, check_iwae, grouped_bound
 from ppl_vae.inference.schedule import Schedule
 from ppl_vae.inference.sites import Layout
 from ppl_vae.inference.steps import engine_for, stepper
@@ -43,8 +45,9 @@ class Fit:
     """What a fit did. The parameters themselves stay in the pair.
 
     Attributes:
-        elbo: the Trace_ELBO estimate of every step, in nats for the whole data, shape (steps,).
-        held_out: step and held-out ELBO per unit at every check, shape (checks, 2).
+        elbo: the objective's estimate at every step (the ELBO or the IWAE bound), in nats for the whole
+            data, shape (steps,).
+        held_out: step and held-out objective per unit at every check, shape (checks, 2).
         final: the ELBO of the training data under the final parameters, with its error and parts.
         steps: number of steps.
         seconds: wall time, resumed runs included.
@@ -78,6 +81,8 @@ def fit(
     kl_warmup: int = 0,
     train: Literal["both", "guide"] = "both",
     loss: PyroELBO | None = None,
+    objective: Literal["elbo", "iwae"] = "elbo",
+    doubly_reparameterised: bool = False,
     held_out: tuple[Any, ...] | None = None,
     check_every: int = 200,
     refresh: Callable[[int], tuple[Any, ...]] | None = None,
@@ -105,7 +110,10 @@ def fit(
         kl_warmup: steps over which β, the weight of the latents' terms, rises from 0 to 1.
         train: "both", or "guide" to hold the model's parameters.
         loss: another Pyro ELBO than ``Trace_ELBO``, such as ``TraceMeanField_ELBO()``.
-        held_out: data on which the ELBO per unit is checked every ``check_every`` steps.
+        objective: "elbo", or "iwae" for the importance-weighted bound of ``num_particles`` draws (Burda et
+            al. 2016), which is right with minibatches too.
+        doubly_reparameterised: the guide's gradient of that bound by Tucker et al. (2019): less noise.
+        held_out: data on which the objective per unit is checked every ``check_every`` steps.
         check_every: steps between those checks.
         refresh: gives an epoch's data, for data drawn anew every epoch, in the shapes and types of
             ``data``. What else it may change (an attribute of a model) a traced graph does not see.
@@ -131,6 +139,7 @@ def fit(
               "num_particles": num_particles, "check_every": check_every,
               "checkpoint_every": checkpoint_every}  # fmt: skip
     _check_arguments(counts, lr, average, precision)
+    weighted = _iwae(objective, num_particles, doubly_reparameterised, loss)
     check_compile(compile)
     check_data(pair.model, *data)
     start = time.perf_counter()
@@ -139,12 +148,14 @@ def fit(
         shape = layout(pair, *data)
         _check_held_out(pair, held_out)
         batches = _batches(shape, batch_size, seed)
+        if weighted is not None:
+            check_iwae(weighted, pair, data, shape, batches.batch_size)
         leaves = pair.parameters(train)
         if not leaves:
             raise InputError(f"there is nothing to train: no parameters with train={train!r}")
         saved = Checkpoint(checkpoint, pair) if checkpoint else None
         at = saved.load(num_steps) if resume and saved else Progress.at_start(num_steps)
-        fixed = _FixedData(pair, data, shape, seed)
+        fixed = _FixedData(pair, data, shape, seed, weighted)
         schedule = Schedule(num_steps, lr, lr_end, kl_warmup, clip_norm, batches)
         current, epoch = data, -1
         average_from = num_steps - round(average * num_steps)
@@ -163,7 +174,8 @@ def fit(
         ):
             with keep_generator():
                 steps = stepper(
-                    pair, data, shape, leaves, schedule, num_particles=num_particles, loss=loss,
+                    pair, data, shape, leaves, schedule, num_particles=num_particles,
+                    loss=loss if weighted is None else weighted,
                     engine=_engine(compile, num_steps, data if refresh else ()),
                     precision=torch.bfloat16 if precision else None,
                 )  # fmt: skip
@@ -182,7 +194,7 @@ def fit(
                 if at.step == num_steps and average:
                     at.write_average(list(leaves.values()))
                 if held_out is not None and (at.step % check_every == 0 or at.step == num_steps):
-                    at.checks.append((at.step, elbo(pair, *held_out, num_particles=4, seed=seed).mean))
+                    at.checks.append((at.step, _held_out_mean(pair, held_out, weighted, seed)))
                 if at.step == num_steps - num_steps // 4:
                     at.earlier = fixed.log_weights()
                 if saved and (at.step % checkpoint_every == 0 or at.step == num_steps):
@@ -247,7 +259,8 @@ def convergence(earlier: Tensor, later: Tensor, tolerance: float = 0.05) -> tupl
     passing it says nothing about the quality of the posterior.
 
     Args:
-        earlier, later: log p(x, z) − log q(z) at the two moments, shape (particles, units).
+        earlier, later: log p(x, z) − log q(z), or bounds of groups of particles, at the two moments, of
+            shape (particles, units).
         tolerance: in nats a unit.
 
     Returns:
@@ -265,8 +278,11 @@ def convergence(earlier: Tensor, later: Tensor, tolerance: float = 0.05) -> tupl
 class _FixedData:
     """The log weights of a few fixed data under fixed noise, for judging progress."""
 
-    def __init__(self, pair: Pair, data: tuple[Any, ...], shape: Layout, seed: int) -> None:
+    def __init__(
+        self, pair: Pair, data: tuple[Any, ...], shape: Layout, seed: int, weighted: IWAE | None
+    ) -> None:
         self.pair, self.data, self.shape, self.seed = pair, data, shape, seed
+        self.group = 1 if weighted is None else weighted.num_particles
         self.index: Tensor | None = None
         if shape.can_index and shape.num_units > 512:
             generator = torch.Generator().manual_seed(seed)
@@ -277,9 +293,10 @@ class _FixedData:
         units = self.shape.num_units if self.index is None else len(self.index)
         most = 256 if self.shape.vectorized else 16
         particles = min(most, max(8, self.shape.particles_per_chunk(units, budget=2**20)))
+        particles = max(2, particles // self.group) * self.group
         with seeded(self.seed):
             drawn = terms(self.pair, *self.data, layout=self.shape, num_particles=particles, index=self.index)
-        return drawn.log_weights.double().cpu()
+        return grouped_bound(drawn.log_weights.double().cpu(), self.group)
 
 
 def _batches(shape: Layout, batch_size: int | None, seed: int) -> Batches:
@@ -338,6 +355,28 @@ def _same_form(drawn: tuple[Any, ...], data: tuple[Any, ...]) -> tuple[Any, ...]
                 f"the first data have {tuple(first.shape)} and {first.dtype}"
             )
     return drawn
+
+
+def _iwae(
+    objective: str, num_particles: int, doubly_reparameterised: bool, loss: PyroELBO | None
+) -> IWAE | None:
+    if objective not in ("elbo", "iwae"):
+        raise InputError(f"objective={objective!r} is not known; it is 'elbo' or 'iwae'")
+    if objective == "elbo":
+        if doubly_reparameterised:
+            raise InputError("doubly_reparameterised belongs to objective='iwae'")
+        return None
+    if loss is not None:
+        raise InputError("loss and objective='iwae' exclude each other")
+    return IWAE(num_particles, doubly_reparameterised)
+
+
+def _held_out_mean(pair: Pair, data: tuple[Any, ...], weighted: IWAE | None, seed: int) -> float:
+    if weighted is None:
+        return elbo(pair, *data, num_particles=4, seed=seed).mean
+    return bounds.iwae(
+        pair, *data, num_particles=weighted.num_particles, num_repeats=2, seed=seed, progress=False
+    ).mean
 
 
 def _finite(losses: np.ndarray, first: int) -> np.ndarray:

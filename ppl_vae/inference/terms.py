@@ -33,7 +33,7 @@ from ppl_vae.inference.sites import (
 from ppl_vae.program import Pair, Program
 from ppl_vae.rng import seeded
 
-__all__ = ["Terms", "check_data", "has_log_density", "layout", "particle_traces", "terms"]
+__all__ = ["Terms", "check_data", "guide_values", "has_log_density", "layout", "particle_traces", "terms"]
 
 PROBE_SIZE = 64
 
@@ -193,7 +193,7 @@ def particle_traces(
             )
         given[layout.unit_plate] = index
     if latents is not None:
-        given |= _guide_values(guide, latents, layout)
+        given |= guide_values(guide, latents, layout)
     with pair.scope():
         with Given(given), particle_plate(layout, num_particles):
             guide_trace = poutine.trace(guide).get_trace(*data)
@@ -314,7 +314,7 @@ def _vectorizes(pair: Pair, found: Layout, *data: Any, num_particles: int = 3) -
     return True
 
 
-def _guide_values(guide: Program, latents: Mapping[str, Tensor], layout: Layout) -> dict[str, Tensor]:
+def guide_values(guide: Program, latents: Mapping[str, Tensor], layout: Layout) -> dict[str, Tensor]:
     """The values that a guide's own sample statements must take for it to arrive at given latents.
 
     Pyro's AutoGuides draw auxiliary unconstrained values and transform them; all other auxiliary

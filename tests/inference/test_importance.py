@@ -1,3 +1,4 @@
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor
 from ppl_vae.errors import InputError
 from ppl_vae.evidence import Evidence
 from ppl_vae.guides import LinearNormal, Prior
-from ppl_vae.inference import exact, importance
+from ppl_vae.inference import exact, importance, partial
 from ppl_vae.inference import weights as weights_module
 from ppl_vae.inference.sites import Layout
 from ppl_vae.inference.terms import layout, terms
@@ -190,3 +191,113 @@ def test_bad_arguments_are_refused(conjugate: Any, x: Tensor) -> None:
     for value in (-0.1, 1.0):
         with pytest.raises(InputError, match=f"defensive is {value}"):
             _estimate(pair, x, defensive=value)
+
+
+@pytest.mark.parametrize("block", [1, 7, 1000])
+def test_the_course_of_an_estimate_is_that_of_its_first_samples(
+    block: int, conjugate: Any, x: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Layout, "particles_per_chunk", lambda self, units, budget=0: block)
+    kept = []
+    honest = weights_module.LogWeights.__call__
+
+    def spy(self: Any, index: Tensor | None = None) -> Tensor:
+        kept.append(honest(self, index))
+        return kept[-1]
+
+    monkeypatch.setattr(weights_module.LogWeights, "__call__", spy)
+    found = _estimate(Pair(conjugate.model, conjugate.guide), x, num_samples=70)
+    log_w = torch.cat(kept)[:70].numpy()
+    assert found.curve[:, 0].tolist() == [2, 4, 8, 16, 32, 64]
+    for size, value, error in found.curve:
+        first = log_w[: int(size)]
+        log_mean = special.logsumexp(first, axis=0) - np.log(size)
+        relative = np.exp(first - log_mean).std(0, ddof=1) / np.sqrt(size)
+        assert value == pytest.approx(log_mean.mean(), rel=1e-10)
+        assert error == pytest.approx(np.sqrt((relative**2).sum()) / 40, rel=1e-6)
+
+
+def test_samples_are_added_until_the_tolerance_is_met(conjugate: Any, x: Tensor, oracles: ModuleType) -> None:
+    pair = Pair(conjugate.model, conjugate.guide)
+    few = _estimate(pair, x, num_samples=50)
+    found = _estimate(pair, x, num_samples=50, tolerance=0.004)
+    assert few.mean_std_error > 0.004 >= found.mean_std_error
+    assert found.notes == ()
+    # No more than the square-root law asks for, and some.
+    assert found.num_samples < 3 * 50 * (few.mean_std_error / 0.004) ** 2
+    truth = conjugate.log_evidence(x).mean()
+    assert abs(found.mean - found.total_bias / 40 - truth) < oracles.z_limit() * found.mean_std_error
+    assert found.curve[-1, 0] > 50
+
+
+@pytest.mark.parametrize("defensive", [0.0, 0.2])
+def test_rounds_of_samples_are_one_sample(defensive: float, conjugate: Any, x: Tensor) -> None:
+    """Errors of the sum of all rounds are the spread of repetitions."""
+    pair = Pair(conjugate.model, conjugate.guide)
+    runs = [
+        _estimate(pair, x, num_samples=20, tolerance=0.012, defensive=defensive, seed=seed)
+        for seed in range(30)
+    ]
+    assert min(run.num_samples for run in runs) > 40
+    truth = conjugate.log_evidence(x).mean()
+    scores = [(run.mean - run.total_bias / 40 - truth) / run.mean_std_error for run in runs]
+    low, high = stats.chi2.ppf([5e-4, 1 - 5e-4], 29) / 29
+    assert low < np.var(scores, ddof=1) < high
+    assert abs(np.mean(scores)) * np.sqrt(30) < 3.5
+
+
+def test_a_tolerance_that_cannot_be_reached_is_given_up_in_a_sentence(conjugate: Any, x: Tensor) -> None:
+    pair = Pair(conjugate.model, conjugate.guide)
+    found = _estimate(pair, x, num_samples=50, tolerance=1e-6)
+    assert found.num_samples == 50
+    assert "cannot be brought to 1e-06" in found.notes[0]
+    doubtful = _estimate(_narrow(conjugate, x), x, num_samples=2000, tolerance=1.0)
+    assert "cannot be trusted" in doubtful.notes[0]
+
+
+def test_an_interrupted_estimate_goes_on_to_the_same_numbers(
+    conjugate: Any, x: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(partial, "_PERIOD", -1.0)
+    monkeypatch.setattr(importance, "CHUNK", 7000)  # seven units at once
+    pair = Pair(conjugate.model, conjugate.guide)
+    path = tmp_path / "evidence.partial"
+    options = {"num_samples": 1000, "defensive": 0.2, "checkpoint": path}
+    whole = _estimate(pair, x, **options)
+    assert not path.exists()
+    calls = []
+    honest = weights_module.LogWeights.__call__
+
+    def interrupted(self: Any, index: Tensor | None = None) -> Tensor:
+        calls.append(index)
+        if len(calls) == 9:
+            raise KeyboardInterrupt
+        return honest(self, index)
+
+    monkeypatch.setattr(weights_module.LogWeights, "__call__", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        _estimate(pair, x, **options)
+    assert path.exists()
+    before = len(calls)
+    resumed = _estimate(pair, x, resume=True, **options)
+    assert len(calls) - before < 12  # six chunks of two strata, some of them kept
+    for name in ("log_evidence", "std_error", "ess", "pareto_k", "elbo", "smoothed"):
+        np.testing.assert_array_equal(getattr(resumed, name), getattr(whole, name))
+    assert not path.exists()
+
+
+def test_parts_of_another_estimate_are_refused(
+    conjugate: Any, x: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(partial, "_PERIOD", -1.0)
+    monkeypatch.setattr(partial.Partial, "finish", lambda self: None)
+    pair = Pair(conjugate.model, conjugate.guide)
+    path = tmp_path / "evidence.partial"
+    _estimate(pair, x, num_samples=100, checkpoint=path)
+    _estimate(pair, x, num_samples=100, checkpoint=path, resume=True)
+    for other, options in ((x, {"num_samples": 200}), (x + 1, {"num_samples": 100})):
+        with pytest.raises(InputError, match="with other options"):
+            _estimate(pair, other, checkpoint=path, resume=True, **options)
+    path.write_bytes(b"nonsense")
+    with pytest.raises(InputError, match="is damaged"):
+        _estimate(pair, x, num_samples=100, checkpoint=path, resume=True)

@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 import torch
 from arviz_stats.base import array_stats
+from scipy import special
 from torch import Tensor
 
-from ppl_vae.inference.pareto import pareto_k, tail_length
+from ppl_vae.inference.pareto import pareto_k, smoothed_tail, tail_length
 
 NUM_SAMPLES, NUM_UNITS = 4000, 60
 
@@ -77,3 +78,23 @@ def test_a_tail_too_short_to_judge_is_infinite() -> None:
 
 def test_the_tail_is_a_fifth_of_few_and_three_roots_of_many() -> None:
     assert (tail_length(100), tail_length(10_000)) == (20, 300)
+
+
+@pytest.mark.parametrize("k", [0.2, 0.7, 1.2])
+def test_smoothed_weights_are_those_of_arviz(k: float) -> None:
+    log_w = _log_weights(k)[:, :5]
+    raw, smooth = smoothed_tail(_largest(log_w))
+    size = tail_length(NUM_SAMPLES)
+    for unit in range(5):
+        ordered = log_w[:, unit].sort().values.numpy()
+        np.testing.assert_allclose(raw[unit], special.logsumexp(ordered[-size:]), rtol=1e-12)
+        # ArviZ returns normalised weights: relative to those it leaves alone.
+        theirs, _ = array_stats.psislw(-ordered)
+        rest = special.logsumexp(ordered[:-size]) - special.logsumexp(theirs[:-size])
+        np.testing.assert_allclose(smooth[unit], special.logsumexp(theirs[-size:]) + rest, atol=1e-2)
+
+
+def test_weights_that_cannot_be_smoothed_stay_as_they_are() -> None:
+    for log_w in (torch.full((50, 2), -3.0, dtype=torch.float64), torch.randn(4, 2, dtype=torch.float64)):
+        raw, smooth = smoothed_tail(log_w)
+        assert torch.equal(raw, smooth)

@@ -1,0 +1,326 @@
+"""log p(x) by annealed importance sampling, and bounds from both sides on simulated data.
+
+Chains start from the guide (or the prior) and move through tempered posteriors; the product of the ratios
+of successive densities is an unbiased estimate of p(x) (Neal 2001). On data simulated from the model the
+latents that made them are an exact draw from the posterior: chains run from there backwards give an
+unbiased estimate of 1/p(x), so that the true value lies between the two means' logs in expectation, and
+their distance bounds the error of both (Grosse, Ghahramani and Adams 2015; Wu, Burda, Salakhutdinov and
+Grosse 2017).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ppl_vae.errors import InputError
+from ppl_vae.evidence import Evidence
+from ppl_vae.inference.elbo import unit_chunks
+from ppl_vae.inference.graph import Compile, check_compile
+from ppl_vae.inference.hmc import State, jittered_length, transition
+from ppl_vae.inference.simulation import simulate
+from ppl_vae.inference.sites import Layout
+from ppl_vae.inference.temperatures import LENGTH, Plan, by_row, pilot, tempered
+from ppl_vae.inference.tempered import Path
+from ppl_vae.inference.terms import has_log_density, layout
+from ppl_vae.program import Pair
+from ppl_vae.progress import progress_bar
+from ppl_vae.rng import derived, seeded
+from ppl_vae.threads import one_thread
+
+__all__ = ["Settings", "bidirectional", "log_evidence"]
+
+Start = Literal["guide", "prior"]
+
+# Numbers in the largest site of all rows of a chunk.
+CHUNK = 2**21
+# The same over all transitions of a run, from which on a compiled graph returns its ten seconds.
+COMPILED = 2**32
+# Numbers of one batch, below which threads cost more than they bring.
+SMALL = 2**17
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How chains are annealed.
+
+    Attributes:
+        start: "guide" or "prior": what the chains start from.
+        num_temperatures: T, the number of steps along the path.
+        num_chains: K, chains a unit.
+        target_accept: acceptance probability that the pilot run tunes step sizes to.
+
+    Raises:
+        InputError: for a value out of range.
+    """
+
+    start: Start = "guide"
+    num_temperatures: int = 1000
+    num_chains: int = 16
+    target_accept: float = 0.8
+
+    def __post_init__(self) -> None:
+        if self.start not in ("guide", "prior"):
+            raise InputError(f"start={self.start!r} is not known; it is 'guide' or 'prior'")
+        for name, least in (("num_temperatures", 2), ("num_chains", 2)):
+            if getattr(self, name) < least:
+                raise InputError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+        if not 0 < self.target_accept < 1:
+            raise InputError(f"target_accept is {self.target_accept}; it must lie between 0 and 1")
+
+
+@torch.no_grad()
+def log_evidence(
+    pair: Pair,
+    *data: Any,
+    start: Start = "guide",
+    num_temperatures: int = 1000,
+    num_chains: int = 16,
+    target_accept: float = 0.8,
+    index: Tensor | None = None,
+    compile: Compile = "auto",
+    seed: int = 0,
+    progress: bool = True,
+) -> Evidence:
+    """Estimate log p(x) of every unit by annealed importance sampling (Neal 2001).
+
+    Step sizes, metric and temperatures are learnt in a pilot run along the path and then frozen; the
+    weighed chains are new ones. Units are taken in chunks of bounded memory.
+
+    Args:
+        pair: model and guide; nothing is trained.
+        data: the programs' data.
+        start: "guide" or "prior".
+        num_temperatures: T; the error falls as chains have more time to follow the path.
+        num_chains: K, independent weights a unit.
+        target_accept: acceptance probability that step sizes are tuned to.
+        index: the units (all by default).
+        compile: whether to compile the leapfrog steps; "auto" traces them, and compiles long runs.
+        seed: of everything random.
+        progress: whether to show a progress bar on a terminal.
+
+    Returns:
+        Evidence with the standard error over the chains, the effective number of them, and their acceptance.
+
+    Raises:
+        InputError: for a value out of range, a discrete latent, or a guide whose density at a given z is
+            not available (start from the prior then).
+    """
+    settings = Settings(start, num_temperatures, num_chains, target_accept)
+    begin = time.perf_counter()
+    job = _Job(pair, data, settings, index, compile, seed)
+    total = len(job.chunks) * num_temperatures
+    with seeded(seed), job.threads(), progress_bar("AIS", total, show=progress) as advance:
+        runs = [job.forward(number, advance) for number in range(len(job.chunks))]
+    log_w, acceptance = (torch.cat(part, dim=-1) for part in zip(*runs, strict=True))
+    return job.evidence(log_w, acceptance, "ais", "estimate", begin)
+
+
+@torch.no_grad()
+def bidirectional(
+    pair: Pair,
+    *data: Any,
+    start: Start = "guide",
+    num_temperatures: int = 1000,
+    num_chains: int = 16,
+    target_accept: float = 0.8,
+    index: Tensor | None = None,
+    compile: Compile = "auto",
+    seed: int = 0,
+    progress: bool = True,
+) -> tuple[Evidence, Evidence]:
+    """Bounds on log p(x) from both sides, on data simulated from the model in the shape of those given.
+
+    In expectation the forward chains' estimate is below and the reverse chains' above the truth, which they
+    enclose however badly the chains mix: the distance between the two measures the estimator's own error
+    (Grosse et al. 2015, section 3). It is informative about real data as far as the model resembles them.
+
+    Args:
+        pair: model and guide; an amortised guide is shown the simulated data.
+        data: the programs' data, whose shapes are kept.
+        start, num_temperatures, num_chains, target_accept, index, compile, seed, progress: as for
+            `log_evidence`.
+
+    Returns:
+        The lower bound (method "ais") and the upper bound (method "bdmc", kind "upper bound") of the same
+        simulated units. Standard errors are over chains; the reverse chains of a unit share their start.
+
+    Raises:
+        InputError: as for `log_evidence`, or if data cannot be simulated.
+    """
+    settings = Settings(start, num_temperatures, num_chains, target_accept)
+    begin = time.perf_counter()
+    shape = layout(pair, *data)
+    latents, simulated = simulate(pair, *data, layout=shape, seed=seed)
+    job = _Job(pair, simulated, settings, index, compile, seed)
+    total = 2 * len(job.chunks) * num_temperatures
+    with seeded(seed), job.threads(), progress_bar("BDMC", total, show=progress) as advance:
+        runs = [job.both(number, latents, advance) for number in range(len(job.chunks))]
+    forward, accepted, backward, accepted_back = (torch.cat(part, dim=-1) for part in zip(*runs, strict=True))
+    lower = job.evidence(forward, accepted, "ais", "lower bound", begin)
+    upper = job.evidence(backward, accepted_back, "bdmc", "upper bound", begin)
+    return lower, upper
+
+
+class _Job:
+    """One estimate: its chunks of units, and how each of them is annealed."""
+
+    def __init__(
+        self,
+        pair: Pair,
+        data: tuple[Any, ...],
+        settings: Settings,
+        index: Tensor | None,
+        compile: Compile,
+        seed: int,
+    ) -> None:
+        check_compile(compile)
+        self.settings, self.seed, self.index = settings, seed, index
+        self.shape = layout(pair, *data)
+        if settings.start == "guide" and not has_log_density(pair, *data):
+            raise InputError(
+                "annealing from the guide needs log q at a given z, which this guide's hidden randomness "
+                "denies; start from the prior"
+            )
+        self.chunks = unit_chunks(self.shape, settings.num_chains, index, CHUNK)
+        first = self.chunks[0]
+        units = self.shape.num_units if index is None else len(index)
+        engine = _engine(compile, settings, units, self.shape)
+        self.path = Path(pair, data, self.shape, settings.num_chains, first, settings.start, engine)
+
+    def threads(self) -> AbstractContextManager[None]:
+        """One thread where a batch of rows is small."""
+        return one_thread(self.path.units * self.settings.num_chains * self.shape.event_size < SMALL)
+
+    def forward(self, number: int, advance: Callable[[int, str], None]) -> tuple[Tensor, Tensor]:
+        """Log weights (K, units) and acceptance (units,) of one chunk."""
+        units, plan, generator = self._planned(number, advance)
+        state = self.path.state(self.path.draw(), 0.0)
+        log_w, acceptance = _anneal(self.path, plan, state, generator, advance)
+        return log_w[:, :units], acceptance[:units]
+
+    def both(
+        self, number: int, latents: dict[str, Tensor], advance: Callable[[int, str], None]
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The same forwards, and from exact posterior draws backwards."""
+        units, plan, generator = self._planned(number, advance)
+        state = self.path.state(self.path.draw(), 0.0)
+        forward, accepted = _anneal(self.path, plan, state, generator, advance)
+        state = self.path.state(self.path.place(latents), 1.0)
+        backward, accepted_back = _anneal(self.path, plan, state, generator, advance, backwards=True)
+        return forward[:, :units], accepted[:units], backward[:, :units], accepted_back[:units]
+
+    def _planned(self, number: int, advance: Callable[[int, str], None]) -> tuple[int, Plan, torch.Generator]:
+        units = self.path.choose(self.chunks[number])
+        seed = derived(self.seed, number)
+        torch.manual_seed(seed)
+        generator = torch.Generator(self.path.device).manual_seed(seed)
+        plan = pilot(
+            self.path,
+            self.settings.num_temperatures,
+            target_accept=self.settings.target_accept,
+            generator=generator,
+            advance=advance,
+        )
+        return units, plan, generator
+
+    def evidence(self, log_w: Tensor, acceptance: Tensor, method: str, kind: Any, begin: float) -> Evidence:
+        """Log mean weights with their errors; the negative of it for reverse chains."""
+        sign = -1.0 if method == "bdmc" else 1.0
+        value, error, ess = log_mean(log_w)
+        return Evidence(
+            log_evidence=(sign * value).numpy(),
+            method=method,
+            unit="datum" if self.shape.unit_plate else "dataset",
+            kind=kind,
+            std_error=error.numpy(),
+            bias=(-0.5 * sign * error**2).numpy(),
+            ess=ess.numpy(),
+            acceptance=acceptance.double().numpy(),
+            index=None if self.index is None else self.index.cpu().numpy(),
+            curve=_curve(log_w, sign),
+            num_samples=len(log_w),
+            proposal=f"{self.settings.start}, {self.settings.num_temperatures} temperatures",
+            seconds=time.perf_counter() - begin,
+            compile_seconds=self.path.compile_seconds,
+        )
+
+
+def _engine(compile: Compile, settings: Settings, units: int, shape: Layout) -> str:
+    """How the leapfrog steps run, a fixed function of the size of the work."""
+    if compile != "auto":
+        return "compiled" if compile else "pyro"
+    numbers = 2 * settings.num_temperatures * settings.num_chains * units * shape.event_size
+    return "compiled" if numbers >= COMPILED else "traced"
+
+
+def _anneal(
+    path: Path,
+    plan: Plan,
+    state: State,
+    generator: torch.Generator,
+    advance: Callable[[int, str], None],
+    backwards: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Log weights (K, units) in float64 and mean acceptance (units,) of one frozen run.
+
+    Backwards, the very transitions of the forward run are made in the opposite order: each leaves its own
+    tempered density invariant and is reversible.
+    """
+    steps = plan.num_steps
+    log_w = torch.zeros(len(state.position), dtype=torch.float64, device=state.position.device)
+    accepted = torch.zeros_like(log_w)
+    unit_mass = state.position.new_ones(path.dim)
+    largest = plan.step_size.median(1).values.tolist()
+    for step in range(steps):
+        here, there = (step, step + 1) if not backwards else (steps - step, steps - step - 1)
+        before, after = float(plan.betas[here]), float(plan.betas[there])
+        log_w += (after - before) * state.more[0].double()
+        if 0 < there < steps:
+            inner = there - 1
+            factor, count = jittered_length(LENGTH, largest[inner], inner)
+            moved = transition(
+                path.leapfrog(after, plan.factor(inner)),
+                tempered(state, before, after),
+                step_size=by_row(plan.step_size[inner] * factor, path),
+                num_leapfrogs=count,
+                inverse_mass=unit_mass,
+                generator=generator,
+            )
+            state = moved.state
+            accepted += moved.acceptance
+            if step % 20 == 0:
+                advance(min(20, steps - step), f"acceptance {float(moved.acceptance.mean()):.2f}")
+    shape = (path.num_chains, path.units)
+    return log_w.reshape(shape).cpu(), accepted.reshape(shape).mean(0).cpu() / max(1, steps - 1)
+
+
+def log_mean(log_w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """log of the mean weight, its standard error by the delta method, and the effective sample size.
+
+    Args:
+        log_w: shape (samples, units).
+    """
+    size = len(log_w)
+    value = log_w.logsumexp(0) - math.log(size)
+    relative = (log_w - value).exp()
+    error = relative.std(0) / math.sqrt(size)
+    return value, error, size / relative.square().mean(0)
+
+
+def _curve(log_w: Tensor, sign: float) -> np.ndarray:
+    """The mean over units as it is for fewer chains: columns samples, estimate, standard error."""
+    size, points = 2, []
+    while size <= len(log_w):
+        value, error, _ = log_mean(log_w[:size])
+        points.append((size, sign * float(value.mean()), float(error.square().sum().sqrt()) / len(value)))
+        size *= 2
+    return np.array(points).reshape(-1, 3)
