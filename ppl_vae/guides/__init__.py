@@ -3,6 +3,7 @@
 from ppl_vae.guides.amortised import AmortisedNormal, LinearNormal
 from ppl_vae.guides.normal import num_raw
 from ppl_vae.guides.per_datum import PerDatumNormal
+from ppl_vae.guides.per_datum_flow import PerDatumFlow
 from ppl_vae.guides.prior import Prior
 
-__all__ = ["AmortisedNormal", "LinearNormal", "PerDatumNormal", "Prior", "num_raw"]
+__all__ = ["AmortisedNormal", "LinearNormal", "PerDatumFlow", "PerDatumNormal", "Prior", "num_raw"]
