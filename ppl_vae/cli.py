@@ -48,7 +48,10 @@ def main() -> None:
         print(f"ppl-vae: {error}", file=sys.stderr)
         sys.exit(2)
     except _Interrupted:
-        print("ppl-vae: interrupted; a fit goes on from its last checkpoint with --resume", file=sys.stderr)
+        print(
+            "ppl-vae: interrupted; a fit or an estimate goes on from its last checkpoint with --resume",
+            file=sys.stderr,
+        )
         sys.exit(130)
     finally:
         signal.signal(signal.SIGINT, before)
@@ -91,6 +94,8 @@ def fit(
     particles: Annotated[int | None, typer.Option(help="Draws of the guide a step. (default: 1 (vae, ppca), 4 (bayesian-ppca), 16 (trueskill))")] = None,
     kl_warmup: Annotated[int | None, typer.Option(help="Steps over which the weight β of the KL rises from 0 to 1. (default: a tenth of the steps (vae), 0 (others))")] = None,
     clip_norm: Annotated[float | None, typer.Option(help="Largest gradient norm, in nats. (default: none)")] = None,
+    objective: Annotated[str | None, typer.Option(help="elbo, or iwae: the importance-weighted bound of --particles draws. (default: elbo)")] = None,
+    doubly_reparameterised: Annotated[bool | None, typer.Option("--doubly-reparameterised", help="With --objective iwae: less noise in the guide's gradient. (default: off)")] = None,
     train: Annotated[str | None, typer.Option(help="both, or guide to hold the model's parameters. (default: both)")] = None,
     latent_dim: Annotated[int | None, typer.Option(help="Latent dimensions. (default: 10 (vae), 2 (ppca, bayesian-ppca))")] = None,
     hidden: Annotated[str | None, typer.Option(help="Widths of the VAE's hidden layers. (default: 200,200)")] = None,
@@ -104,6 +109,7 @@ def fit(
     option: Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Any other option of the model. (default: none)")] = None,
     standardize: Annotated[bool | None, typer.Option("--standardize/--no-standardize", help="Centre and scale features by the training rows. (default: on (ppca, bayesian-ppca), off (vae))")] = None,
     binarize: Annotated[str | None, typer.Option(help="static (once), dynamic (every epoch) or none. (default: static (vae with bernoulli), none (others))")] = None,
+    dequantize: Annotated[bool | None, typer.Option("--dequantize", help="Add uniform noise of one grid step to grey or whole-numbered features; needs --binarize none. (default: off)")] = None,
     split: Annotated[str | None, typer.Option(help="Fractions of train, validation and test rows; an official test split is kept. (default: 0.8,0.1,0.1 (vae), 1,0,0 (others))")] = None,
     seed: Seed = None,
     average: Annotated[float | None, typer.Option(help="Fraction of the steps, at the end, whose parameters are averaged. (default: 0)")] = None,
@@ -126,6 +132,7 @@ def fit(
     given = {
         "guide": guide, "steps": steps, "epochs": epochs, "batch_size": batch_size, "lr": lr,
         "particles": particles, "kl_warmup": kl_warmup, "clip_norm": clip_norm, "train": train,
+        "objective": objective, "doubly_reparameterised": doubly_reparameterised, "dequantize": dequantize,
         "standardize": standardize, "binarize": binarize, "split": _numbers("--split", split, float),
         "average": average, "precision": precision, "compile": compile_,
         "seed": seed, "device": device, "data_dir": str(data_dir.resolve()) if data_dir else None,
@@ -180,29 +187,83 @@ def compare(
 @app.command()
 def evidence(
     run: RunFolder,
-    method: Annotated[str, typer.Option(help="is (importance sampling from the guide) or exact.")] = "is",
-    samples: Annotated[int, typer.Option(help="Importance samples a unit.")] = 1000,
+    method: Annotated[str, typer.Option(help="One or several of exact, is (importance sampling from the guide), defensive (mixed with the prior), prior (simple Monte Carlo), iwae (bound), ais (annealed), bridge (NUTS against the guide), bdmc (bounds from both sides on simulated data), with commas between; or all that apply.")] = "is",
+    samples: Annotated[int, typer.Option(help="Draws a unit: is, defensive, prior, iwae.")] = 1000,
+    tolerance: Annotated[float | None, typer.Option(help="Add draws until the standard error of the mean is at most this, in nats: is, defensive. (default: none)")] = None,
+    max_samples: Annotated[int, typer.Option(help="Draws a unit at which --tolerance is given up.")] = 1_000_000,
+    particles: Annotated[int, typer.Option(help="K of the IWAE bound.")] = 50,
+    chains: Annotated[int, typer.Option(help="Chains a unit: ais, bdmc.")] = 16,
+    temperatures: Annotated[int, typer.Option(help="Steps from the start to the posterior: ais, bdmc.")] = 1000,
+    start: Annotated[str, typer.Option(help="guide or prior: where ais and bdmc start.")] = "guide",
     data: Annotated[str | None, typer.Option(help="Another data set or file. (default: the run's)")] = None,
     split: Split = None,
-    defensive: Annotated[float, typer.Option(help="Fraction of the samples drawn from the prior.")] = 0.0,
+    rows: Annotated[str | None, typer.Option(help="Rows of that split, as FIRST:LAST; models with a latent per row only. (default: all, or 0:100 with --method all)")] = None,
+    defensive: Annotated[float, typer.Option(help="Fraction of the samples drawn from the prior. (with --method defensive: 0.1)")] = 0.0,
+    worst: Annotated[int, typer.Option(help="How many of the worst-fitted rows to show.")] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from an interrupted estimate: is, defensive, prior, ais.")] = False,
+    compile_: Compiled = "auto",
+    seed: Seed = None,
+    json_: JSON = False,
+) -> None:  # fmt: skip
+    """Estimate log p(x) of a run's data, with its standard error and diagnostics, in one way or in several."""
+    from ppl_vae.evidence_jobs import Asked, evidence_of_run
+    from ppl_vae.run import Run
+
+    methods = tuple(name.strip() for name in method.split(","))
+    if defensive and methods == ("is",):
+        methods = ("defensive",)
+    asked = Asked(
+        methods, samples=samples, tolerance=tolerance, max_samples=max_samples, particles=particles,
+        chains=chains, temperatures=temperatures, start=start, defensive=defensive, compile=compile_,
+    )  # fmt: skip
+    opened = Run.open(run)
+    found = evidence_of_run(
+        opened, asked, data=data, split=split, rows=_slice(rows), worst=worst, seed=seed, resume=resume
+    )
+    if json_:
+        _print_json(found.result)
+        return
+    from ppl_vae.tables import console, say_evidence_found
+
+    say_evidence_found(console(), run.name, found)
+
+
+@app.command()
+def gaps(
+    run: RunFolder,
+    split: Split = None,
+    rows: Annotated[
+        str | None, typer.Option(help="Rows of that split, as FIRST:LAST. (default: 0:100)")
+    ] = None,
+    samples: Annotated[int, typer.Option(help="Draws a row behind each ELBO.")] = 2000,
+    method: Annotated[
+        str,
+        typer.Option(
+            help="ais (annealed) or is (from the best guides): log p(x), where the model does not know it."
+        ),
+    ] = "ais",
     compile_: Compiled = "auto",
     seed: Seed = None,
     json_: JSON = False,
 ) -> None:
-    """Estimate log p(x) of a run's data, with its standard error and diagnostics."""
-    from ppl_vae.jobs import evidence_of_run
+    """Split log p(x) − ELBO into what the guide's family lacks and what its network lacks."""
+    from ppl_vae.jobs import gaps_of_run
     from ppl_vae.run import Run
 
-    _, result = evidence_of_run(
-        Run.open(run), method=method, samples=samples, data=data, split=split, defensive=defensive,
-        compile=compile_, seed=seed,
+    found, result = gaps_of_run(
+        Run.open(run), split=split, rows=_slice(rows), samples=samples, method=method, compile=compile_,
+        seed=seed,
     )  # fmt: skip
     if json_:
         _print_json(result)
         return
-    from ppl_vae.tables import console, evidence_table
+    from ppl_vae.tables import console, gaps_table
 
-    console().print(evidence_table([(run.name, result)]))
+    out = console()
+    out.print(gaps_table(found, f"{run.name}: the gap between the ELBO and log p(x)"))
+    for note in found.notes:
+        out.print(f"Note: {note}.")
+    out.print(f"Picture: [bold]{run / 'gaps.png'}[/bold]")
 
 
 @app.command()
@@ -237,7 +298,7 @@ def datasets(json_: JSON = False) -> None:
 @app.command()
 def models(json_: JSON = False) -> None:
     """List the models, with their guides and options."""
-    from ppl_vae.run import model_classes, model_options
+    from ppl_vae.settings import model_classes, model_options
 
     known: dict[str, dict[str, Any]] = {
         name: {

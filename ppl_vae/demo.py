@@ -9,7 +9,8 @@ from rich.console import Console
 
 from ppl_vae.diagnostics import Comparison
 from ppl_vae.errors import InputError
-from ppl_vae.jobs import compare_run, evidence_of_run, fit_run
+from ppl_vae.evidence_jobs import Asked, evidence_of_run
+from ppl_vae.jobs import compare_run, fit_run
 from ppl_vae.run import Run, settings_for
 from ppl_vae.summary import say_comparison, say_evidence, say_fit, write_report
 from ppl_vae.tables import comparison_table, console, evidence_table, fit_table, say_warnings
@@ -80,7 +81,9 @@ def run_demo(out: Path, *, quick: bool = False, seed: int = 0, show: bool = True
         screen.print("  estimating log p(x) …")
         methods = ("is", "exact") if "exact" in study.references else ("is",)
         samples = 200 if quick else 1000
-        evidence = {method: evidence_of_run(run, method=method, samples=samples)[1] for method in methods}
+        evidence = {
+            method: evidence_of_run(run, Asked((method,), samples=samples)).result for method in methods
+        }
         results[study.model] = {"fit": fitted, "compare": compared, "evidence": evidence}
     report = write_report(runs, out / "report.html", title="ppl_vae: VAE, PPCA and TrueSkill by SVI, checked")
     results["report"] = str(report)
@@ -101,10 +104,12 @@ def _show(screen: Console, results: dict[str, Any], comparisons: list[tuple[str,
         study = title.split(" on ")[0]
         screen.print(say_comparison(results[study]["compare"][found.reference]))
     screen.print()
-    rows = [(name, each) for name, result in named for each in result["evidence"].values()]
+    rows = [
+        (f"{name}, {method}", each) for name, result in named for method, each in result["evidence"].items()
+    ]
     screen.print(evidence_table(rows))
     for name, each in rows:
-        screen.print(f"{name}: {say_evidence(each)}")
+        screen.print(f"{name.rpartition(', ')[0]}: {say_evidence(each)}")
     screen.print(f"\nReport: [bold]{results['report']}[/bold] ({results['seconds']:.0f} s in all)")
 
 

@@ -115,6 +115,17 @@ class Evidence:
             matters |= np.abs(self.smoothed - self.log_evidence) > self.std_error
         return ((self.pareto_k > threshold) & matters) | few
 
+    def bits_per_dim(self, num_dims: int, log_volume: float = 0.0) -> float:
+        """Mean −log₂ p(x) a dimension of a unit.
+
+        Args:
+            num_dims: numbers that a unit observes.
+            log_volume: for a density of values on a grid, the log of the volume of one of its cells (Σ log
+                of the steps), which makes a probability of it; 0 for discrete values. A density of
+                dequantised values gives an upper bound (Theis, van den Oord and Bethge 2016, section 3.1).
+        """
+        return -(self.mean + log_volume) / (num_dims * float(np.log(2)))
+
     @property
     def units(self) -> np.ndarray:
         """The numbers of the units, shape (units,)."""

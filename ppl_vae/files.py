@@ -1,13 +1,15 @@
 """Files written whole or not at all."""
 
+import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from ppl_vae.errors import InputError
 
-__all__ = ["write_text", "write_whole"]
+__all__ = ["merge_json", "write_json", "write_text", "write_whole"]
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
@@ -38,3 +40,21 @@ def write_text(path: Path, text: str) -> None:
         InputError: if it cannot be written.
     """
     write_whole(path, lambda beside: beside.write_text(text, encoding="utf-8"))
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write one JSON object.
+
+    Raises:
+        InputError: if it cannot be written.
+    """
+    write_text(path, json.dumps(content, indent=2, allow_nan=False, default=float) + "\n")
+
+
+def merge_json(path: Path, key: str, content: Mapping[str, Any]) -> None:
+    """Keep the results of other methods beside this one's."""
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        before = {}
+    write_json(path, {**before, key: content})

@@ -1,31 +1,35 @@
-"""What the commands do with a run: fit it, compare it, estimate its evidence."""
+"""What the commands do with a run: fit it, compare it, and take its gap apart."""
 
 import csv
 import io
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from ppl_vae.diagnostics import Comparison, compare
+from ppl_vae.diagnostics import Comparison, Gaps, compare, gaps
 from ppl_vae.errors import InputError
 from ppl_vae.evidence import Evidence
-from ppl_vae.files import write_text, write_whole
+from ppl_vae.files import write_json, write_text, write_whole
 from ppl_vae.guides import PerDatumNormal
-from ppl_vae.inference import exact, guide, importance, nuts, svi
+from ppl_vae.inference import annealing, exact, guide, importance, nuts, svi
 from ppl_vae.inference.checkpoint import save_parameters
 from ppl_vae.inference.nuts import Mass, Sampler
+from ppl_vae.inference.sites import Layout
 from ppl_vae.inference.terms import layout
 from ppl_vae.program import ExactEvidence, ExactPosterior
-from ppl_vae.run import Run, Settings, compile_option, prepare_folder
+from ppl_vae.report.figures import write_figure
+from ppl_vae.report.gap_figure import gap_bars
+from ppl_vae.run import Run, prepare_folder
+from ppl_vae.settings import Settings, compile_option
 
-__all__ = ["compare_run", "evidence_of_run", "fit_run"]
+__all__ = ["check_guide", "chosen_rows", "compare_run", "fit_run", "gaps_of_run", "part_of", "row_numbers"]
 
 MAX_ROWS = 8
+# Rows of a gap analysis.
+GAP_ROWS = 100
 # The mass matrix that follows correlations, where a sampler has one.
 MASS: Mapping[str, Mass] = {"nutpie": "low-rank", "pyro": "dense"}
 
@@ -61,6 +65,8 @@ def fit_run(
         batch_size=settings.batch_size,
         lr=settings.lr,
         num_particles=settings.particles,
+        objective="iwae" if settings.objective == "iwae" else "elbo",
+        doubly_reparameterised=settings.doubly_reparameterised,
         kl_warmup=settings.kl_warmup,
         clip_norm=settings.clip_norm,
         train="guide" if settings.train == "guide" else "both",
@@ -86,6 +92,7 @@ def fit_run(
         "kl": final.kl,
         "kl_is_analytic": final.kl_is_analytic,
         "num_units": final.num_units,
+        "objective": settings.objective,
         "steps": fitted.steps,
         "seconds": fitted.seconds,
         "converged": fitted.converged,
@@ -95,7 +102,7 @@ def fit_run(
         "warnings": list(run.warnings),
         "out": str(out),
     }
-    _write_json(out / "fit.json", result)
+    write_json(out / "fit.json", result)
     return result
 
 
@@ -141,7 +148,7 @@ def compare_run(
     if sampler not in ("nutpie", "pyro", "hmc"):
         raise InputError(f"--sampler is {sampler!r}; it is nutpie, pyro or hmc")
     seed = run.settings.seed if seed is None else seed
-    part, index, data = _chosen(run, split, rows)
+    part, index, data = chosen_rows(run, split, rows)
     full = run.tensors(part)
     independent = max(4000, (chains or 4) * draws)
     answer = guide.draws(run.pair, *full, num_draws=independent, index=index, seed=seed)
@@ -171,79 +178,119 @@ def compare_run(
     if run.folder is not None:
         for name, posterior in (("svi", answer), (against, reference)):
             write_whole(run.folder / f"posterior-{name}.nc", posterior.save)
-        _write_json(run.folder / "compare.json", result)
+        write_json(run.folder / "compare.json", result)
     return found, result
 
 
-def evidence_of_run(
+def gaps_of_run(
     run: Run,
     *,
-    method: str = "is",
-    samples: int = 1000,
-    data: str | None = None,
     split: str | None = None,
-    defensive: float = 0.0,
+    rows: slice | None = None,
+    samples: int = 2000,
+    method: str = "ais",
     compile: str = "auto",
     seed: int | None = None,
     progress: bool = True,
-) -> tuple[Evidence, dict[str, Any]]:
-    """log p(x) of a run's data, by importance sampling from its guide or exactly.
+) -> tuple[Gaps, dict[str, Any]]:
+    """log p(x) − ELBO of some rows, split into what the family lacks and what the network lacks.
 
     Args:
-        run: a fitted run.
-        method: "is" or "exact".
-        samples: draws a unit.
-        data: another data set or file than the run's.
+        run: a fitted run with a latent per row. ``gaps.nc``, ``gaps.json`` and ``gaps.png`` are written.
         split: "train", "validation" or "test"; test where there are test rows, else train.
-        defensive: fraction of the draws to take from the prior.
+        rows: which rows of that part, the first hundred by default.
+        samples: draws a row behind each ELBO.
+        method: of log p(x) where the model does not know it: "ais", or "is" from the best guides.
         compile: "auto", "on" or "off".
         seed: the run's by default.
         progress: whether to show a progress bar on a terminal.
 
     Raises:
-        InputError: for an unknown method, or data that the pair cannot take.
+        InputError: for a model without a latent per row, or a guide of an unknown family.
     """
-    if method not in ("is", "exact"):
-        raise InputError(f"--method is {method!r}; it is is or exact")
-    if method == "is" and samples < 2:
+    part = part_of(run, split)
+    tensors = run.tensors(part)
+    check_guide(run, tensors)
+    shape = layout(run.pair, *tensors)
+    index = row_numbers(run, shape, rows, part, default=slice(0, GAP_ROWS))
+    if method not in ("ais", "is"):
+        raise InputError(f"--method is {method!r}; it is ais or is")
+    if samples < 2:
         raise InputError(f"--samples is {samples}; it must be at least 2")
     seed = run.settings.seed if seed is None else seed
-    part = _part(run, split)
-    tensors = run.tensors(part) if data is None else run.other_tensors(data)
-    if method == "exact":
-        if not isinstance(run.model, ExactEvidence):
-            raise InputError(f"{run.settings.model} does not know its exact evidence; use --method is")
-        found = exact.log_evidence(run.model, *tensors)
-    else:
-        _check_guide(run, tensors)
-        found = importance.log_evidence(
-            run.pair, *tensors, num_samples=samples, defensive=defensive, compile=compile_option(compile),
-            seed=seed, progress=progress,
-        )  # fmt: skip
-    result = _evidence_json(found, part if data is None else data)
+    evidence = None
+    if method == "ais" and index is not None and not isinstance(run.model, ExactEvidence):
+        evidence = annealing.log_evidence(
+            run.pair, *tensors, index=index, compile=compile_option(compile), seed=seed, progress=progress
+        )
+    found = gaps(
+        run.pair,
+        *tensors,
+        index=index,
+        evidence=evidence,
+        num_samples=samples,
+        seed=seed,
+        compile=compile_option(compile),
+        progress=progress,
+    )
+    result = {
+        "split": part,
+        "num_units": found.num_units,
+        "family": found.family,
+        "amortised": found.amortised,
+        "evidence_method": found.evidence_method,
+        "rows": found.table.to_dict("records"),
+        "notes": list(found.notes),
+        "seconds": found.seconds,
+    }
     if run.folder is not None:
-        write_whole(run.folder / f"evidence-{method}.nc", found.save)
-        _merge_json(run.folder / "evidence.json", method, result)
+        write_whole(run.folder / "gaps.nc", found.save)
+        write_json(run.folder / "gaps.json", result)
+        write_figure(run.folder / "gaps.png", gap_bars(found))
     return found, result
 
 
-def _chosen(run: Run, split: str | None, rows: slice | None) -> tuple[str, Tensor | None, tuple[Tensor, ...]]:
-    """The part, the rows of it, and the model's data for these rows alone."""
-    part = _part(run, split)
-    full = run.tensors(part)
-    if layout(run.pair, *full).unit_plate is None:
+def row_numbers(
+    run: Run, shape: Layout, rows: slice | None, part: str, *, default: slice | None = None
+) -> Tensor | None:
+    """The numbers of the rows that were asked for; None for all of them, and where there are no rows.
+
+    Raises:
+        InputError: if there are none of these numbers, or no rows.
+    """
+    if shape.unit_plate is None:
         if rows is not None:
             raise InputError(f"--rows belongs to models with a latent per row; {run.settings.model} has none")
+        return None
+    rows = default if rows is None else rows
+    if rows is None:
+        return None
+    chosen = torch.arange(shape.num_units)[rows]
+    if not len(chosen):
+        raise InputError(f"--rows chooses none of the {shape.num_units} {part} rows")
+    return chosen
+
+
+def chosen_rows(
+    run: Run, split: str | None, rows: slice | None
+) -> tuple[str, Tensor | None, tuple[Tensor, ...]]:
+    """The part, the rows of it, and the model's data for these rows alone."""
+    part = part_of(run, split)
+    full = run.tensors(part)
+    shape = layout(run.pair, *full)
+    index = row_numbers(run, shape, rows, part, default=slice(0, MAX_ROWS))
+    if index is None:
         return part, None, full
-    count = len(full[0])
-    index = torch.arange(count)[rows if rows is not None else slice(0, MAX_ROWS)]
-    if not len(index):
-        raise InputError(f"--rows chooses none of the {count} {part} rows")
-    _check_guide(run, full)
+    check_guide(run, full)
     return part, index, tuple(values[index.to(values.device)] for values in full)
 
 
-def _part(run: Run, split: str | None) -> str:
+def part_of(run: Run, split: str | None) -> str:
+    """The name of a run's part; by default test rows where there are any that the guide can take.
+
+    Raises:
+        InputError: for a part that the run does not have.
+    """
     if split is None:
         split = (
             "test"
@@ -256,7 +303,12 @@ def _part(run: Run, split: str | None) -> str:
     return split
 
 
-def _check_guide(run: Run, data: tuple[Tensor, ...]) -> None:
+def check_guide(run: Run, data: tuple[Tensor, ...]) -> None:
+    """Refuse data that the guide cannot take.
+
+    Raises:
+        InputError: as the guide says it.
+    """
     check = getattr(run.pair.guide, "check_data", None)
     if check is not None:
         check(*data)
@@ -290,50 +342,6 @@ def _comparison_json(
         "ess": weights.ess.tolist(),
         "num_samples": weights.num_samples,
     }
-
-
-def _evidence_json(found: Evidence, data: str) -> dict[str, Any]:
-    result: dict[str, Any] = {
-        "method": found.method,
-        "proposal": found.proposal,
-        "data": data,
-        "num_samples": found.num_samples,
-        "unit": found.unit,
-        "num_units": found.num_units,
-        "log_evidence": found.total,
-        "std_error": found.total_std_error,
-        "bias": found.total_bias,
-        "log_evidence_mean": found.mean,
-        "std_error_mean": found.mean_std_error,
-        "seconds": found.seconds,
-    }
-    if found.method == "is":
-        result |= {
-            "elbo": float(found.elbo.sum()),
-            "elbo_mean": float(found.elbo.mean()),
-            "ess": _three(found.ess),
-            "pareto_k": _three(found.pareto_k),
-            "num_alarms": int(found.alarming.sum()),
-        }
-    return result
-
-
-def _three(values: np.ndarray) -> dict[str, float | None]:
-    three = {"min": values.min(), "median": np.median(values), "max": values.max()}
-    return {name: float(value) if np.isfinite(value) else None for name, value in three.items()}
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    write_text(path, json.dumps(content, indent=2, allow_nan=False, default=float) + "\n")
-
-
-def _merge_json(path: Path, key: str, content: Mapping[str, Any]) -> None:
-    """Keep the results of other methods beside this one's."""
-    try:
-        before = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        before = {}
-    _write_json(path, {**before, key: content})
 
 
 def _csv(header: tuple[str, ...], rows: Any) -> str:

@@ -1,13 +1,9 @@
 """A run's folder: what a fit was asked for, what it learnt, and how to open it again."""
 
-import inspect
 import json
-import platform
-import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, replace
-from importlib.metadata import version
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,98 +11,33 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ppl_vae import models
-from ppl_vae.data import Games, Rows, binarise, dynamic_binarise, load, split, standardise
+from ppl_vae.data import Games, Rows, binarise, dequantise, dynamic_binarise, load, split, standardise
 from ppl_vae.errors import InputError
 from ppl_vae.files import write_text
 from ppl_vae.inference.checkpoint import load_parameters
-from ppl_vae.inference.graph import Compile
-from ppl_vae.inference.steps import engine_for
 from ppl_vae.program import Pair
 from ppl_vae.rng import seeded
+from ppl_vae.settings import (
+    Settings,
+    check_values,
+    checked_options,
+    device_of,
+    model_class,
+    model_options,
+)
 
-__all__ = ["Run", "Settings", "compile_option", "model_class", "model_classes", "settings_for"]
+__all__ = ["METHODS", "Run", "prepare_folder", "settings_for"]
 
-PACKAGES = ("ppl-vae", "torch", "pyro-ppl", "numpy", "arviz-stats", "xarray")
+# How log p(x) can be had, in the order in which a table shows them.
+METHODS = ("exact", "is", "defensive", "prior", "iwae", "ais", "bridge", "bdmc")
 FILES = (
     "config.json", "parameters.safetensors", "checkpoint", "fit.json", "elbo.csv", "held-out.csv",
     "posterior-svi.nc", "posterior-nuts.nc", "posterior-exact.nc", "compare.json",
-    "evidence-is.nc", "evidence-exact.nc", "evidence.json", "report.html",
+    *(f"evidence-{method}.nc" for method in METHODS), "evidence-bdmc-lower.nc",
+    "evidence.json", "evidence.png", "worst.png",
+    "evidence-is.partial", "evidence-defensive.partial", "evidence-prior.partial", "evidence-ais.partial",
+    "gaps.nc", "gaps.json", "gaps.png", "report.html",
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Everything that determines a fit; written to ``config.json``.
-
-    Attributes:
-        model: its name on the command line.
-        data: name of a data set or path of a file.
-        guide: its name among the model's guides.
-        options: the model's own options.
-        standardize: whether features are centred and scaled by the training rows.
-        binarize: "static", "dynamic" or "none".
-        split: fractions of train, validation and test rows.
-        steps, batch_size, lr, particles, kl_warmup, clip_norm, train: of `svi.fit`.
-        seed: of the split, of initial values and of everything random.
-        device: "cpu", "cuda" or "cuda:N".
-        data_dir: where torchvision's data sets are.
-        average: fraction of the steps, at the end, whose iterates are averaged.
-        precision: "float32" (as the model is) or "bfloat16" (autocast).
-        compile: "auto", "on" or "off".
-    """
-
-    model: str
-    data: str
-    guide: str
-    options: Mapping[str, Any]
-    standardize: bool
-    binarize: str
-    split: tuple[float, float, float]
-    steps: int
-    batch_size: int | None
-    lr: float
-    particles: int
-    kl_warmup: int
-    clip_norm: float | None
-    train: str
-    seed: int
-    device: str
-    data_dir: str | None
-    average: float = 0.0
-    precision: str = "float32"
-    compile: str = "auto"
-
-    @property
-    def compile_option(self) -> Compile:
-        """``compile`` as `svi.fit` takes it."""
-        return compile_option(self.compile)
-
-    def to_json(self) -> str:
-        """The settings with the versions they are fitted under."""
-        about = {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
-        engine = engine_for(self.compile_option, self.steps)
-        return json.dumps({**asdict(self), "engine": engine, "versions": about}, indent=2) + "\n"
-
-    @classmethod
-    def from_json(cls, path: Path) -> Self:
-        """Read what `to_json` wrote.
-
-        Raises:
-            InputError: if the file is missing or damaged.
-        """
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            fields = cls.__dataclass_fields__.items()
-            # Runs from before a field existed have its default.
-            content = {
-                name: content[name] for name, field in fields if name in content or field.default is MISSING
-            }
-            return cls(**{**content, "split": tuple(content["split"])})
-        except FileNotFoundError:
-            raise InputError(f"{path.parent} is not a run: it has no config.json") from None
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path} is damaged: {error}") from error
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,7 +68,7 @@ class Run:
         Raises:
             InputError: for anything asked that cannot be done.
         """
-        device = _device(settings.device)
+        device = device_of(settings.device)
         chosen = model_class(settings.model)
         source = load(settings.data, data_dir=Path(settings.data_dir) if settings.data_dir else None)
         if not isinstance(source, chosen.data_type):
@@ -154,7 +85,7 @@ class Run:
             training = source
             parts = {"train": np.arange(source.num_games)}
         with seeded(settings.seed):
-            model = chosen.from_data(training, **_checked_options(chosen, settings.options))
+            model = chosen.from_data(training, **checked_options(chosen, settings.options))
             data = training.tensors(getattr(torch, chosen.defaults.dtype))
             guides = chosen.guides
             if settings.guide not in guides:
@@ -190,7 +121,7 @@ class Run:
         Raises:
             InputError: for a part that this run does not have.
         """
-        device = _device(self.settings.device)
+        device = device_of(self.settings.device)
         dtype = getattr(torch, type(self.model).defaults.dtype)
         if isinstance(self.source, Games):
             return tuple(values.to(device) for values in self.source.tensors())
@@ -216,9 +147,12 @@ class Run:
             raise InputError(
                 f"{data} has {other.num_features} features; this run's data have {self.source.num_features}"
             )
+        if self.settings.dequantize:
+            other = dequantise(other, self.settings.seed)
         if self.settings.standardize:
             raw = load(self.settings.data, data_dir=data_dir)
             assert isinstance(raw, Rows)
+            raw = dequantise(raw, self.settings.seed) if self.settings.dequantize else raw
             both = Rows(
                 name=other.name,
                 values=np.concatenate([raw.values[self.parts["train"]], other.values]),
@@ -230,13 +164,13 @@ class Run:
         elif self.settings.binarize != "none":
             other = binarise(other, "static", self.settings.seed)
         dtype = getattr(torch, type(self.model).defaults.dtype)
-        return tuple(values.to(_device(self.settings.device)) for values in other.tensors(dtype))
+        return tuple(values.to(device_of(self.settings.device)) for values in other.tensors(dtype))
 
     def epoch_data(self, epoch: int) -> tuple[Tensor, ...]:
         """Training rows binarised afresh for an epoch."""
         assert self.grey is not None
         values = dynamic_binarise(self.grey.values[self.parts["train"]], self.settings.seed, epoch)
-        return (torch.from_numpy(values).float().to(_device(self.settings.device)),)
+        return (torch.from_numpy(values).float().to(device_of(self.settings.device)),)
 
     @property
     def is_dynamic(self) -> bool:
@@ -247,29 +181,6 @@ class Run:
     def warnings(self) -> tuple[str, ...]:
         """What preprocessing had to say, each once."""
         return self.source.warnings if isinstance(self.source, Rows) else ()
-
-
-def model_classes() -> dict[str, Any]:
-    """The suite's models by their names on the command line."""
-    return {cls.name: cls for cls in (getattr(models, name) for name in models.__all__)}
-
-
-def model_class(name: str) -> Any:
-    """The model of that name.
-
-    Raises:
-        InputError: naming the ones there are.
-    """
-    known = model_classes()
-    if name not in known:
-        raise InputError(f"there is no model {name!r}; there are {', '.join(sorted(known))}")
-    return known[name]
-
-
-def model_options(cls: Any) -> dict[str, inspect.Parameter]:
-    """A model's own options and their defaults."""
-    parameters = inspect.signature(cls.from_data).parameters.values()
-    return {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY}
 
 
 def settings_for(model: str, data: str, given: Mapping[str, Any], options: Mapping[str, Any]) -> Settings:
@@ -287,7 +198,7 @@ def settings_for(model: str, data: str, given: Mapping[str, Any], options: Mappi
     cls = model_class(model)
     defaults = cls.defaults
     options = {name: value for name, value in options.items() if value is not None}
-    _checked_options(cls, options)
+    checked_options(cls, options)
     given = {name: value for name, value in given.items() if value is not None}
     epochs = given.pop("epochs", None)
     is_vae_like = "likelihood" in model_options(cls)
@@ -310,9 +221,12 @@ def settings_for(model: str, data: str, given: Mapping[str, Any], options: Mappi
         "average": 0.0,
         "precision": "float32",
         "compile": "auto",
+        "objective": "elbo",
+        "doubly_reparameterised": False,
+        "dequantize": False,
         **given,
     }
-    _check_values(values, cls)
+    check_values(values, cls)
     # A run can be opened from any folder: a file's path is kept in full.
     data = str(Path(data).resolve()) if Path(data).suffix in (".csv", ".npy", ".npz") else data
     settings = Settings(model=model, data=data, options=options, **values)
@@ -322,19 +236,6 @@ def settings_for(model: str, data: str, given: Mapping[str, Any], options: Mappi
     if "kl_warmup" in given:
         return settings
     return replace(settings, kl_warmup=round(defaults.kl_warmup * settings.steps))
-
-
-def compile_option(text: str) -> Compile:
-    """The command line's word as `svi.fit` and its kin take it.
-
-    Raises:
-        InputError: unless it is "auto", "on" or "off".
-    """
-    if text == "auto":
-        return "auto"
-    if text not in ("on", "off"):
-        raise InputError(f"--compile is {text!r}; it is auto, on or off")
-    return text == "on"
 
 
 def prepare_folder(folder: Path, settings: Settings, *, resume: bool, overwrite: bool) -> None:
@@ -370,6 +271,8 @@ def prepare_folder(folder: Path, settings: Settings, *, resume: bool, overwrite:
 
 def _preprocess(rows: Rows, settings: Settings, train: np.ndarray) -> tuple[Rows, Rows | None]:
     """The rows as the model sees them, and the grey ones that dynamic binarisation draws from."""
+    if settings.dequantize:
+        rows = dequantise(rows, settings.seed)
     if settings.standardize and settings.binarize != "none":
         raise InputError("--standardize and --binarize exclude each other: standardised values are no greys")
     if settings.standardize:
@@ -380,40 +283,6 @@ def _preprocess(rows: Rows, settings: Settings, train: np.ndarray) -> tuple[Rows
     return binarise(rows, "static", settings.seed), grey
 
 
-def _checked_options(cls: Any, options: Mapping[str, Any]) -> dict[str, Any]:
-    known = model_options(cls)
-    for name in options:
-        if name not in known:
-            shown = ", ".join("--" + option.replace("_", "-") for option in known)
-            raise InputError(
-                f"--{name.replace('_', '-')} does not belong to {cls.name}; its options are {shown}"
-            )
-    return dict(options)
-
-
-def _check_values(values: Mapping[str, Any], cls: Any) -> None:
-    if values["guide"] not in cls.guides:
-        raise InputError(f"{cls.name} has no guide {values['guide']!r}; it has {', '.join(cls.guides)}")
-    if values["binarize"] not in ("static", "dynamic", "none"):
-        raise InputError(f"--binarize is {values['binarize']!r}; it is static, dynamic or none")
-    if values["train"] not in ("both", "guide"):
-        raise InputError(f"--train is {values['train']!r}; it is both or guide")
-    compile_option(values["compile"])
-    if values["precision"] not in ("float32", "bfloat16"):
-        raise InputError(f"--precision is {values['precision']!r}; it is float32 or bfloat16")
-    if not 0 <= values["average"] <= 1:
-        raise InputError(f"--average is {values['average']}; it is a fraction of the steps, from 0 to 1")
-    for name, least in (("steps", 1), ("particles", 1), ("kl_warmup", 0), ("seed", 0)):
-        if values[name] < least:
-            raise InputError(f"--{name.replace('_', '-')} is {values[name]}; it must be at least {least}")
-    if values["batch_size"] is not None and values["batch_size"] < 1:
-        raise InputError(f"--batch-size is {values['batch_size']}; it must be at least 1")
-    for name in ("lr", "clip_norm"):
-        if values[name] is not None and not 0 < values[name] < float("inf"):
-            raise InputError(f"--{name.replace('_', '-')} is {values[name]}; it must be positive")
-    _device(values["device"])
-
-
 def _with_epochs(settings: Settings, epochs: float) -> Settings:
     """Epochs as steps, which needs the number of training rows."""
     if not 0 < epochs < float("inf"):
@@ -421,19 +290,6 @@ def _with_epochs(settings: Settings, epochs: float) -> Settings:
     count = len(Run.make(settings).parts["train"])
     batch = min(settings.batch_size or count, count)
     return replace(settings, steps=max(1, round(epochs * count / batch)))
-
-
-def _device(name: str) -> torch.device:
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
-        raise InputError(f"--device is {name!r}; it is cpu, cuda or cuda:N")
-    device = torch.device(name)
-    if device.type == "cuda" and (
-        not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()
-    ):
-        raise InputError(
-            f"--device is {name!r}, and this machine has {torch.cuda.device_count()} CUDA devices"
-        )
-    return device
 
 
 def _plain(value: Any) -> Any:

@@ -3,19 +3,24 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from ppl_vae.diagnostics import Comparison
+    from ppl_vae.diagnostics import Comparison, Gaps
+    from ppl_vae.evidence_jobs import Found
 
 __all__ = [
     "comparison_table",
     "console",
     "evidence_table",
     "fit_table",
+    "gaps_table",
     "plain_table",
+    "say_evidence_found",
     "say_warnings",
+    "worst_table",
 ]
 
 MAX_ROWS = 12
@@ -73,22 +78,103 @@ def comparison_table(found: "Comparison", title: str, max_rows: int = MAX_ROWS) 
     return table
 
 
-def evidence_table(results: Sequence[tuple[str, Mapping[str, Any]]]) -> Table:
-    """log p(x) per unit beside the ELBO."""
-    columns = ("run", "units", "log p(x)", "ELBO", "ESS min", "k̂ max", "alarms")
-    table = _table("log p(x) (nats a unit)", columns)
+def evidence_table(
+    results: Sequence[tuple[str, Mapping[str, Any]]],
+    title: str = "log p(x) (nats a unit)",
+    *,
+    width: int = 80,
+) -> Table:
+    """log p(x) per unit with its diagnostics: a name and the result of an estimate a row.
+
+    Args:
+        results: by name.
+        title: of the table.
+        width: of the terminal; a narrow one is spared what matters least.
+    """
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    columns = ("method", "log p(x)", "ELBO", "units", "draws", "ESS", "k̂", "alarms", "s")
+    shown = [
+        column
+        for column in columns
+        if width >= 84 or (column != "units" and (width >= 60 or column not in ("ELBO", "draws", "s")))
+    ]
+    for column in shown:
+        first = column == "method"
+        table.add_column(column, justify="left" if first else "right", overflow="fold", no_wrap=width >= 60)
     for name, result in results:
-        sampled = result["method"] == "is"
-        error = f" ± {result['std_error_mean']:.4f}" if sampled else ""
-        table.add_row(
-            f"{name}, {result['method']}",
-            str(result["num_units"]),
-            f"{result['log_evidence_mean']:.4f}{error}",
-            f"{result['elbo_mean']:.3f}" if sampled else "",
-            f"{result['ess']['min']:.0f}" if sampled else "",
-            _number(result["pareto_k"]["max"]) if sampled else "",
-            str(result["num_alarms"]) if sampled else "",
-        )
+        error = result["std_error_mean"]
+        sign = {"lower bound": "≥ ", "upper bound": "≤ "}.get(result["kind"], "")
+        ess, tail = result.get("ess"), result.get("pareto_k")
+        sampled = result["kind"] != "exact"
+        cells = {
+            "method": name,
+            "log p(x)": f"{sign}{result['log_evidence_mean']:.4f}"
+            + (f" ± {error:.4f}" if sampled and error else ""),
+            "ELBO": f"{result['elbo_mean']:.3f}" if "elbo_mean" in result else "",
+            "units": str(result["num_units"]),
+            "draws": str(result["num_samples"]) if sampled else "",
+            "ESS": _number(ess["min"], 0) if ess else "",
+            "k̂": _number(tail["max"]) if tail else "",
+            "alarms": str(result["num_alarms"]) if ess else "",
+            "s": f"{result['seconds']:.1f}",
+        }
+        table.add_row(*(cells[column] for column in shown))
+    table.caption = "± is one standard error; ESS and k̂ are those of the worst unit"
+    table.caption_justify = "left"
+    return table
+
+
+def say_evidence_found(out: Console, name: str, found: "Found") -> None:
+    """Print everything that `evidence` found: table, notes, contradictions, bounds, the worst rows."""
+    result = found.result
+    each = result["methods"] if "methods" in result else {result["method"]: result}
+    if each:
+        out.print(evidence_table(list(each.items()), f"{name}: log p(x) (nats a unit)", width=out.width))
+    if (
+        bits := next((one["bits_per_dim"] for one in each.values() if "bits_per_dim" in one), None)
+    ) is not None:
+        out.print(f"Bits per dimension: {bits:.4f}.")
+    for note in dict.fromkeys(note for one in each.values() for note in one["notes"]):
+        out.print(f"[yellow]Note:[/yellow] {note}.")
+    if found.judged is not None:
+        for flag in found.judged.flags:
+            out.print(f"[yellow]Flag:[/yellow] {flag}.")
+        if len(each) > 1:
+            verdict = (
+                "no contradiction beyond errors and biases" if found.judged.trusted else "not to be trusted"
+            )
+            out.print(f"Believe: [bold]{found.judged.best or 'none of them'}[/bold] ({verdict}).")
+    if found.bracket is not None:
+        out.print(f"On simulated data: {found.bracket.sentence}.")
+    if "worst" in result:
+        out.print(worst_table(result["worst"]))
+    for picture in result.get("pictures", ()):
+        out.print(f"Picture: [bold]{picture}[/bold]")
+
+
+def worst_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """The rows of lowest log p(x), lowest first."""
+    names = {"row": "row", "label": "label", "log_evidence": "log p(x)", "elbo_gap": "− ELBO",
+             "pareto_k": "k̂", "oddest": "oddest feature"}  # fmt: skip
+    shown = [name for name in names if any(name in row for row in rows)]
+    table = _table("The worst-fitted rows (nats)", [names[name] for name in shown])
+    for row in rows:
+        cells = {name: f"{row[name]:.3f}" for name in ("elbo_gap",) if name in row}
+        cells["log_evidence"] = f"{row['log_evidence']:.3f} ± {_number(row['std_error'], 3)}"
+        cells["pareto_k"] = _number(row.get("pareto_k"))
+        table.add_row(*(cells.get(name, str(row.get(name, ""))) for name in shown))
+    return table
+
+
+def gaps_table(found: "Gaps", title: str) -> Table:
+    """log p(x), the ELBOs, and what lies between them."""
+    columns = ("quantity", "mean", "least", "median", "most")
+    table = _table(f"{title} ({found.num_units} rows, nats a row)", columns)
+    for row in found.table.to_dict("records"):
+        spread = (f"{row[name]:.3f}" for name in ("min", "median", "max"))
+        table.add_row(str(row["name"]), f"{row['mean']:.4f} ± {row['std_error']:.4f}", *spread)
+    table.caption = f"log p(x): {found.evidence_method}; ± is one Monte Carlo standard error"
+    table.caption_justify = "left"
     return table
 
 
@@ -109,5 +195,5 @@ def _table(title: str, columns: Sequence[str]) -> Table:
     return table
 
 
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}"
+def _number(value: float | None, digits: int = 2) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"

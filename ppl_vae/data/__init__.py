@@ -2,7 +2,7 @@
 
 from ppl_vae.data.games import Games
 from ppl_vae.data.named import DatasetInfo, load, names
-from ppl_vae.data.preprocess import binarise, dynamic_binarise, split, standardise
+from ppl_vae.data.preprocess import binarise, dequantise, dynamic_binarise, grid_step, split, standardise
 from ppl_vae.data.rows import Rows
 
 __all__ = [
@@ -10,7 +10,9 @@ __all__ = [
     "Games",
     "Rows",
     "binarise",
+    "dequantise",
     "dynamic_binarise",
+    "grid_step",
     "load",
     "names",
     "split",

@@ -7,13 +7,15 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ppl_vae.data.rows import Floats, Integers, Rows
+from ppl_vae.data.rows import Floats, Integers, Rows, kind_of
 from ppl_vae.errors import InputError
 
-__all__ = ["binarise", "dynamic_binarise", "split", "standardise"]
+__all__ = ["binarise", "dequantise", "dynamic_binarise", "grid_step", "split", "standardise"]
 
 _NAMED_AT_MOST = 10
 _BLOCK = 2**16
+# Values that are looked at for a grid, and how many levels one may have: a byte's.
+_LOOKED_AT, _MOST_LEVELS = 100_000, 257
 
 
 def standardise(rows: Rows, fit_on: Integers | None = None) -> Rows:
@@ -77,6 +79,59 @@ def binarise(rows: Rows, how: Literal["static"], seed: int) -> Rows:
     return replace(
         rows, values=values, kind="binary", history=(*rows.history, f"binarised (static, seed {seed})")
     )
+
+
+def dequantise(rows: Rows, seed: int) -> Rows:
+    """Add uniform noise of one step of the values' grid, the same for every later use.
+
+    Values on a grid of step Δ become draws from cells of width Δ that begin at them; values in [0, 1] are
+    shrunk so that they stay there. A density of the result is then a lower bound, in expectation, on the
+    probability of the discrete values (Theis, van den Oord and Bethge 2016, section 3.1).
+
+    Args:
+        rows: data whose values lie on a grid: grey values, or whole numbers.
+        seed: of the noise.
+
+    Raises:
+        InputError: the values do not lie on a grid.
+    """
+    step = grid_step(rows.values)
+    if step is None:
+        raise InputError(
+            f"{rows.name} cannot be dequantised: its values do not lie on a grid of whole numbers or of grey "
+            "levels."
+        )
+    generator = np.random.default_rng(np.random.SeedSequence(_checked_seed(seed), spawn_key=(1,)))
+    noise = generator.random(rows.values.shape, dtype=np.float32).astype(rows.values.dtype)
+    values = rows.values + step * noise
+    if rows.kind != "real":
+        values /= 1 + step
+    return replace(
+        rows,
+        values=values,
+        kind=kind_of(values),
+        history=(*rows.history, f"dequantised (step {step:.4g}, seed {seed})"),
+    )
+
+
+def grid_step(values: Floats) -> float | None:
+    """The distance between neighbouring levels, if values are whole numbers or few evenly spaced greys.
+
+    Args:
+        values: any shape; a hundred thousand of them are looked at.
+
+    Returns:
+        The step, or None where there is no such grid.
+    """
+    levels = np.unique(np.ravel(values)[:_LOOKED_AT].astype(np.float64))
+    if not 2 <= len(levels) <= _MOST_LEVELS or not np.all(np.isfinite(levels)):
+        return None
+    whole = bool(np.all(levels == np.round(levels)))
+    if not whole and (levels[0] < 0 or levels[-1] > 1):
+        return None
+    step = 1.0 if whole else float(np.diff(levels).min())
+    places = levels / step
+    return step if np.all(np.abs(places - np.round(places)) < 1e-3) else None
 
 
 def dynamic_binarise(values: Floats, seed: int, epoch: int) -> Floats:

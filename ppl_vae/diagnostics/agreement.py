@@ -133,6 +133,8 @@ def sandwich(lower: Evidence, upper: Evidence) -> Sandwich:
             f"{_per(lower.unit)}: the chains, their schedule or the simulated data are wrong"
         )
         return Sandwich(width, error, num_units, False, sentence)
+    if width < 2 * error:
+        size = f"{2 * error:.2g} nats {_per(lower.unit)}, within which the bounds meet,"
     sentence = (
         f"the annealed estimate errs by at most about {size} on data simulated from the model "
         f"({num_units} of them); on real data the error is likely to be similar where the model fits"
@@ -324,13 +326,12 @@ def _conflict(a: _Column, b: _Column) -> _Finding | None:
     """Two values of the same thing."""
     # The doubtful one comes first.
     a, b = (b, a) if b.alarm.any() and not a.alarm.any() else (a, b)
-    if (found := _difference(a, b)) is None:
+    # Two alarms are each said for themselves: that they differ adds nothing.
+    if b.alarm.any() or (found := _difference(a, b)) is None:
         return None
     if not a.alarm.any():
         sentence = f"{a.label} and {b.label} contradict each other: {a.label} differs {found.words}"
         return _Finding(f"{sentence}; one of them is wrong", explained=False)
-    if b.alarm.any():
-        return _Finding(f"{a.label} differs from {b.label} {found.words}; both raise alarms", explained=True)
     sentence = f"{a.label} differs from {b.label} {found.words}; the weights of {a.label} cannot be trusted"
     if found.gap < 0:
         return _Finding(f"{sentence}, and it is probably too low", explained=True)

@@ -220,9 +220,9 @@ class _Job:
 
     def _planned(self, number: int, advance: Callable[[int, str], None]) -> tuple[int, Plan, torch.Generator]:
         units = self.path.choose(self.chunks[number])
-        seed = derived(self.seed, number)
-        torch.manual_seed(seed)
-        generator = torch.Generator(self.path.device).manual_seed(seed)
+        # Two streams: starting draws and momenta must not be the same numbers.
+        torch.manual_seed(derived(self.seed, number, 0))
+        generator = torch.Generator(self.path.device).manual_seed(derived(self.seed, number, 1))
         plan = pilot(
             self.path,
             self.settings.num_temperatures,

@@ -7,6 +7,7 @@ import math
 import time
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -72,10 +73,11 @@ def iwae(
         first = units if chunks[0] is None else len(chunks[0])
         particles = _block(total, shape, first)
         weights = LogWeights(pair, data, shape, particles, chunks[0], 0.0, None, engine)
-        columns = []
+        columns, curve = [], []
         for chunk in chunks:
             drawn = torch.cat([weights(chunk).cpu() for _ in range(math.ceil(total / particles))])[:total]
             columns.append((drawn.mean(0), *_mean_and_error(grouped_bound(drawn, num_particles))))
+            curve.append(_curve(drawn, num_particles))
             advance(drawn.shape[1], "")
     elbo, bound, error = (torch.cat(column).numpy() for column in zip(*columns, strict=True))
     return Evidence(
@@ -87,6 +89,7 @@ def iwae(
         bias=0.0 * bound,
         elbo=elbo,
         index=None if index is None else index.cpu().numpy(),
+        curve=_over_units(curve, units),
         num_samples=num_particles,
         proposal="guide",
         seconds=time.perf_counter() - start,
@@ -106,3 +109,20 @@ def _mean_and_error(values: Tensor) -> tuple[Tensor, Tensor]:
     if len(values) == 1:
         return mean, torch.full_like(mean, torch.nan)
     return mean, values.std(0) / math.sqrt(len(values))
+
+
+def _curve(drawn: Tensor, num_particles: int) -> Tensor:
+    """K' = 1, 2, 4, …, K, and the sums over units of the bound of K' and of its variance, (points, 3)."""
+    sizes = [2**power for power in range((num_particles - 1).bit_length())]
+    points = []
+    for size in [*sizes, num_particles]:
+        whole = len(drawn) // size * size
+        mean, error = _mean_and_error(grouped_bound(drawn[:whole], size))
+        points.append(torch.stack([mean.new_tensor(size), mean.sum(), error.square().sum()]))
+    return torch.stack(points)
+
+
+def _over_units(curves: list[Tensor], units: int) -> np.ndarray:
+    """The means over all units and their standard errors, from the sums of every chunk."""
+    total = torch.stack(curves).sum(0).numpy()
+    return np.column_stack([curves[0][:, 0].numpy(), total[:, 1] / units, np.sqrt(total[:, 2]) / units])

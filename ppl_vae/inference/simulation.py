@@ -8,7 +8,7 @@ from pyro import poutine
 from torch import Tensor
 
 from ppl_vae.errors import InputError
-from ppl_vae.inference.sites import Layout, canonical_value, sample_sites
+from ppl_vae.inference.sites import Given, Layout, canonical_value, sample_sites
 from ppl_vae.program import Pair, Simulator
 from ppl_vae.rng import seeded
 
@@ -33,8 +33,9 @@ def simulate(
         The latents by site, each of shape (1, *plates, *event), and data in the form of those given.
 
     Raises:
-        InputError: if an observed site's values are none of the data arguments, so that it is not known
-            where simulated ones belong, and the model is no `Simulator`.
+        InputError: if the model is no `Simulator` and an observed site's values are none of the data
+            arguments, so that it is not known where simulated ones belong, or its density depends on the
+            values that are observed, so that z would be no draw from the posterior given simulated ones.
     """
     with pair.scope(), seeded(seed):
         observed = poutine.trace(pair.model).get_trace(*data)
@@ -43,8 +44,26 @@ def simulate(
         latents = {name: canonical_value(sites[name], layout) for name in layout.latents}
         if isinstance(pair.model, Simulator):
             return latents, pair.model.simulate({name: z[0] for name, z in latents.items()}, *data)
-    values = {name: (observed.nodes[name]["value"], sites[name]["value"]) for name in layout.observed}
-    return latents, _exchange(data, values)
+        values = {name: (observed.nodes[name]["value"], sites[name]["value"]) for name in layout.observed}
+        changed = _exchange(data, values)
+        _check(pair, drawn, changed, layout)
+    return latents, changed
+
+
+def _check(pair: Pair, drawn: poutine.Trace, changed: tuple[Any, ...], layout: Layout) -> None:
+    """Refuse a model that, given the simulated data, is another one than that which made them."""
+    latents = {name: drawn.nodes[name]["value"] for name in layout.latents}
+    with Given(latents):
+        again = poutine.trace(pair.model).get_trace(*changed)
+    for name, site in sample_sites(drawn):
+        other = again.nodes[name]
+        before, after = (one["fn"].log_prob(site["value"]) for one in (site, other))
+        same = other["value"].shape == site["value"].shape and torch.allclose(before, after, rtol=1e-4)
+        if not same or not torch.equal(other["value"], site["value"].to(other["value"].dtype)):
+            raise InputError(
+                f"data cannot be simulated: the model's site {name} depends on the values that are observed; "
+                "give the model a method simulate(latents, *data)"
+            )
 
 
 def _exchange(data: tuple[Any, ...], values: Mapping[str, tuple[Tensor, Tensor]]) -> tuple[Any, ...]:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ppl_vae.inference.hmc import State, jittered_length, transition
-from ppl_vae.inference.tempered import Path
+from ppl_vae.inference.tempered import NOTHING, Path
 
 __all__ = ["LENGTH", "Plan", "by_row", "pilot", "tempered"]
 
@@ -170,11 +170,18 @@ class _Tuner:
 
 
 def _speed(state: State, path: Path) -> float:
-    """sd of log p − log q between a unit's chains, root mean square over units: d(length)/dβ."""
+    """sd of log p − log q between a unit's chains, root mean square over units: d(length)/dβ.
+
+    Chains where p is zero have lost their weight whatever the temperatures, and say nothing about them.
+    """
     difference = state.more[0].double().reshape(path.num_chains, -1)
-    variance = difference.var(0) if len(difference) > 1 else difference.new_zeros(path.units)
-    finite = variance[variance.isfinite()]
-    return float(finite.mean().sqrt()) if len(finite) else 0.0
+    alive = difference > 0.5 * NOTHING
+    count = alive.sum(0)
+    known = torch.where(alive, difference, 0.0)
+    mean = known.sum(0) / count.clamp_min(1)
+    squares = torch.where(alive, (known - mean).square(), 0.0).sum(0)
+    variance = (squares / (count - 1))[(count > 1) & squares.isfinite()]
+    return float(variance.mean().sqrt()) if len(variance) else 0.0
 
 
 def _plan(

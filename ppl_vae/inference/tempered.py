@@ -38,9 +38,10 @@ from ppl_vae.inference.terms import guide_values, particle_traces
 from ppl_vae.program import Pair, Program
 from ppl_vae.rng import keep_generator, seeded
 
-__all__ = ["Path"]
+__all__ = ["NOTHING", "Path"]
 
-_NOTHING = -1e10
+# log p where it is zero.
+NOTHING = -1e10
 
 
 class Path:
@@ -136,7 +137,7 @@ class Path:
     def _flat(self, trace: poutine.Trace) -> Tensor:
         values = self._unconstrained(trace)
         self._shapes = {name: value.shape[2:] for name, value in values.items()}
-        return torch.cat([value.flatten(2) for value in values.values()], dim=-1)
+        return torch.cat([value.reshape(*value.shape[:2], -1) for value in values.values()], dim=-1)
 
     def state(self, position: Tensor, beta: float) -> State:
         """The chains' state at positions (rows, dim), under temperature β."""
@@ -196,8 +197,10 @@ class Path:
                 log_q, log_p = (torch.cat(part) for part in zip(*parts, strict=True))
             (slope_q,) = torch.autograd.grad(log_q.sum(), point, retain_graph=True, materialize_grads=True)
             (slope_p,) = torch.autograd.grad(log_p.sum(), point, materialize_grads=True)
-        # Where p is zero, log p is finite and hopeless, so that f_0 is q there and nothing is NaN.
-        log_p = log_p.detach().flatten().nan_to_num(nan=_NOTHING, neginf=_NOTHING)
+        # Where p is zero, log p is finite and hopeless, so that f_0 is q there and nothing is NaN. An
+        # infinite density is as wrong as none.
+        log_p = log_p.detach().flatten().nan_to_num(nan=NOTHING, posinf=NOTHING, neginf=NOTHING)
+        slope_p = slope_p.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
         return log_q.detach().flatten(), log_p, slope_q, slope_p
 
     def _densities(self, position: Tensor) -> tuple[Tensor, Tensor]:

@@ -33,7 +33,16 @@ from ppl_vae.inference.sites import (
 from ppl_vae.program import Pair, Program
 from ppl_vae.rng import seeded
 
-__all__ = ["Terms", "check_data", "guide_values", "has_log_density", "layout", "particle_traces", "terms"]
+__all__ = [
+    "Terms",
+    "check_data",
+    "guide_values",
+    "has_log_density",
+    "is_density",
+    "layout",
+    "particle_traces",
+    "terms",
+]
 
 PROBE_SIZE = 64
 
@@ -341,3 +350,9 @@ def has_log_density(pair: Pair, *data: Any) -> bool:
         return True
     _, trace, _ = _probe(pair, *data)
     return not any(site["infer"].get("is_auxiliary") for _, site in sample_sites(trace))
+
+
+def is_density(pair: Pair, *data: Any, layout: Layout) -> bool:
+    """Whether any observed site has a density of real numbers, so that log p(x) is that of no probability."""
+    trace, _, _ = _probe(pair, *data)
+    return any(not trace.nodes[name]["fn"].support.is_discrete for name in layout.observed)

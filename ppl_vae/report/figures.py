@@ -1,6 +1,7 @@
 """Figures of fits and posteriors. Each function returns a matplotlib Figure and touches no global state."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -9,6 +10,7 @@ from matplotlib.figure import Figure
 from scipy.stats import gaussian_kde
 
 from ppl_vae.evidence import Evidence
+from ppl_vae.files import write_whole
 from ppl_vae.posterior import Posterior
 
 __all__ = [
@@ -20,6 +22,7 @@ __all__ = [
     "latent_plane",
     "leaderboard",
     "win_matrix",
+    "write_figure",
 ]
 
 # Okabe and Ito's colours: told apart by readers with colour-vision deficiencies, and in grey print.
@@ -185,6 +188,11 @@ def evidence_gap(evidence: Evidence) -> Figure:
     axes.set(xlabel="log p(x) − ELBO (nats)", ylabel=f"units (of {len(gap)})")
     axes.legend(frameon=False)
     return figure
+
+
+def write_figure(path: Path, figure: Figure) -> None:
+    """Write a PNG, whole or not at all."""
+    write_whole(path, lambda beside: figure.savefig(beside, format="png", dpi=150))
 
 
 def _density_panel(panel: Axes, draws: Mapping[str, np.ndarray]) -> None:

@@ -1,0 +1,308 @@
+"""What the commands do about log p(x): estimate it in several ways, and judge them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from torch import Tensor
+
+from ppl_vae.data import Rows
+from ppl_vae.diagnostics import Agreement, Sandwich, agreement, sandwich
+from ppl_vae.errors import InputError
+from ppl_vae.evidence import Evidence
+from ppl_vae.evidence_results import dimensions, evidence_json, together, worst_rows
+from ppl_vae.files import merge_json, write_whole
+from ppl_vae.guides import Prior
+from ppl_vae.inference import annealing, bounds, bridge, exact, importance, nuts
+from ppl_vae.inference.sites import Layout
+from ppl_vae.inference.terms import has_log_density, layout
+from ppl_vae.jobs import check_guide, part_of, row_numbers
+from ppl_vae.program import ExactEvidence, Pair, Simulator
+from ppl_vae.report.evidence_figure import evidence_curves
+from ppl_vae.report.figures import write_figure
+from ppl_vae.run import METHODS, Run
+from ppl_vae.settings import compile_option
+
+__all__ = ["Asked", "Found", "evidence_of_run"]
+
+# With ``--method all``, the methods are compared on the first of the rows: annealing costs a thousand times
+# as much as importance sampling.
+COMPARED = 100
+# Draws of NUTS, a chain, for the bridge.
+BRIDGE_DRAWS = 1000
+# Share of the prior in a defensive mixture that is asked for by name alone.
+DEFENSIVE = 0.1
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What to estimate log p(x) by.
+
+    Attributes:
+        methods: names out of `METHODS`.
+        samples: draws a unit of importance sampling, simple Monte Carlo and the IWAE bound.
+        tolerance: standard error of the mean over units to which draws are added, in nats.
+        max_samples: draws a unit at which that is given up.
+        particles: K of the IWAE bound.
+        chains, temperatures, start: of annealing and bidirectional Monte Carlo.
+        defensive: share of the prior in the mixture.
+        compile: "auto", "on" or "off".
+
+    Raises:
+        InputError: for a value out of range.
+    """
+
+    methods: tuple[str, ...] = ("is",)
+    samples: int = 1000
+    tolerance: float | None = None
+    max_samples: int = importance.MAX_SAMPLES
+    particles: int = 50
+    chains: int = 16
+    temperatures: int = 1000
+    start: str = "guide"
+    defensive: float = 0.0
+    compile: str = "auto"
+
+    def __post_init__(self) -> None:
+        known = (*METHODS, "all")
+        if unknown := [name for name in self.methods if name not in known]:
+            raise InputError(f"--method {unknown[0]!r} is not known; it is a list of {', '.join(known)}")
+        for name, least in (("samples", 2), ("particles", 1), ("chains", 2), ("temperatures", 2)):
+            if getattr(self, name) < least:
+                raise InputError(f"--{name} is {getattr(self, name)}; it must be at least {least}")
+        if self.start not in ("guide", "prior"):
+            raise InputError(f"--start is {self.start!r}; it is guide or prior")
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What was found.
+
+    Attributes:
+        values: evidence by method; bounds on simulated data are not among them.
+        judged: what they say about each other.
+        bracket: the width of the bounds on simulated data, if they were asked for.
+        result: what ``--json`` prints.
+    """
+
+    values: Mapping[str, Evidence]
+    judged: Agreement | None
+    bracket: Sandwich | None
+    result: dict[str, Any]
+
+
+def evidence_of_run(
+    run: Run,
+    asked: Asked,
+    *,
+    data: str | None = None,
+    split: str | None = None,
+    rows: slice | None = None,
+    worst: int = 0,
+    seed: int | None = None,
+    resume: bool = False,
+    progress: bool = True,
+) -> Found:
+    """log p(x) of a run's data by one method or by several, compared.
+
+    Args:
+        run: a fitted run. What is found is saved per unit in its folder.
+        asked: which methods, and how.
+        data: another data set or file than the run's.
+        split: "train", "validation" or "test"; test where there are test rows, else train.
+        rows: which rows of that part; all by default.
+        worst: how many of the worst-fitted rows to show.
+        seed: the run's by default.
+        resume: go on from an interrupted estimate of the same.
+        progress: whether to show a progress bar on a terminal.
+
+    Raises:
+        InputError: for a method that does not apply, or data that the pair cannot take.
+    """
+    part = part_of(run, split)
+    tensors = run.tensors(part) if data is None else run.other_tensors(data)
+    if set(asked.methods) != {"exact"}:
+        check_guide(run, tensors)
+    shape = layout(run.pair, *tensors)
+    if rows is None and "all" in asked.methods and shape.num_units > COMPARED:
+        rows = slice(0, COMPARED)
+    index = row_numbers(run, shape, rows, part)
+    seed = run.settings.seed if seed is None else seed
+    job = _Job(run, asked, tensors, shape, index, seed, resume, progress)
+    values = {method: job.estimate(method) for method in job.methods if method != "bdmc"}
+    judged = agreement(values) if values else None
+    bracket, bounding = (None, {}) if "bdmc" not in job.methods else job.bracket()
+    source = part if data is None else data
+    dims = dimensions(run, shape, tensors)
+    each = {name: evidence_json(value, source, dims) for name, value in values.items()}
+    result = together(each, judged, bounding)
+    if worst:
+        best = judged.best if judged and judged.best else next(iter(values), None)
+        if best is None:
+            raise InputError("--worst needs an estimate on the data themselves, such as --method is")
+        result["worst"] = worst_rows(run, values[best], worst, part if data is None else None)
+    if run.folder is not None:
+        for name, value in values.items():
+            write_whole(run.folder / f"evidence-{name}.nc", value.save)
+            merge_json(run.folder / "evidence.json", name, each[name])
+        if len(values) > 1:
+            write_figure(run.folder / "evidence.png", evidence_curves(values))
+        pictures = [
+            name for name, new in (("evidence.png", len(values) > 1), ("worst.png", bool(worst))) if new
+        ]
+        result["pictures"] = [str(path) for name in pictures if (path := run.folder / name).exists()]
+    return Found(values, judged, bracket, result)
+
+
+class _Job:
+    """One question about some rows of a run, and the ways of answering it."""
+
+    def __init__(
+        self,
+        run: Run,
+        asked: Asked,
+        data: tuple[Tensor, ...],
+        shape: Layout,
+        index: Tensor | None,
+        seed: int,
+        resume: bool,
+        progress: bool,
+    ) -> None:
+        self.run, self.asked, self.data, self.shape, self.index = run, asked, data, shape, index
+        self.seed, self.resume, self.progress = seed, resume, progress
+        self.density = has_log_density(run.pair, *data)
+        self.everything = "all" in asked.methods
+        self.methods = self._methods()
+
+    def _methods(self) -> tuple[str, ...]:
+        if not self.everything:
+            return tuple(name for name in METHODS if name in self.asked.methods)
+        local = self.shape.unit_plate is not None
+        applies = {
+            "exact": isinstance(self.run.model, ExactEvidence),
+            "defensive": self.density,
+            "bridge": self.density and not local,
+            "bdmc": isinstance(self.run.source, Rows) or isinstance(self.run.model, Simulator),
+        }
+        return tuple(name for name in METHODS if applies.get(name, True))
+
+    def estimate(self, method: str) -> Evidence:
+        """Evidence of the rows by one method."""
+        if method == "exact":
+            return self._exact()
+        if method in ("is", "prior", "defensive"):
+            return self._importance(method)
+        if method == "iwae":
+            return bounds.iwae(
+                self.run.pair,
+                *self.data,
+                num_particles=self.asked.particles,
+                num_repeats=max(2, self.asked.samples // self.asked.particles),
+                index=self.index,
+                compile=compile_option(self.asked.compile),
+                seed=self.seed,
+                progress=self.progress,
+            )
+        if method == "bridge":
+            return self._bridge()
+        return annealing.log_evidence(
+            self.run.pair,
+            *self.data,
+            start=self._start,
+            num_temperatures=self.asked.temperatures,
+            num_chains=self.asked.chains,
+            index=self.index,
+            compile=compile_option(self.asked.compile),
+            seed=self.seed,
+            progress=self.progress,
+        )
+
+    def bracket(self) -> tuple[Sandwich, dict[str, Any]]:
+        """Bounds from both sides on data simulated in the shape of these rows."""
+        lower, upper = annealing.bidirectional(
+            self.run.pair,
+            *self.data,
+            start=self._start,
+            num_temperatures=self.asked.temperatures,
+            num_chains=self.asked.chains,
+            index=self.index,
+            compile=compile_option(self.asked.compile),
+            seed=self.seed,
+            progress=self.progress,
+        )
+        found = sandwich(lower, upper)
+        if self.run.folder is not None:
+            write_whole(self.run.folder / "evidence-bdmc-lower.nc", lower.save)
+            write_whole(self.run.folder / "evidence-bdmc.nc", upper.save)
+        return found, {
+            "lower_mean": lower.mean,
+            "upper_mean": upper.mean,
+            "width_mean": found.width,
+            "std_error_mean": found.std_error,
+            "num_units": found.num_units,
+            "ok": found.ok,
+            "sentence": found.sentence,
+            "seconds": upper.seconds,
+        }
+
+    @property
+    def _start(self) -> Literal["guide", "prior"]:
+        return "prior" if self.asked.start == "prior" or not self.density else "guide"
+
+    def _exact(self) -> Evidence:
+        if not isinstance(self.run.model, ExactEvidence):
+            raise InputError(
+                f"{self.run.settings.model} does not know its exact evidence; use --method is or ais"
+            )
+        found = exact.log_evidence(self.run.model, *self.data)
+        if self.index is None:
+            return found
+        rows = self.index.cpu().numpy()
+        parts = {name: getattr(found, name)[rows] for name in ("log_evidence", "std_error", "bias")}
+        return replace(found, index=rows, **parts)
+
+    def _importance(self, method: str) -> Evidence:
+        pair = self.run.pair
+        defensive = 0.0
+        if method == "prior":
+            pair = Pair(pair.model, Prior(pair.model))
+        if method == "defensive":
+            defensive = self.asked.defensive or DEFENSIVE
+        folder = self.run.folder
+        return importance.log_evidence(
+            pair,
+            *self.data,
+            num_samples=self.asked.samples,
+            defensive=defensive,
+            # More draws from the prior would not make it believable.
+            tolerance=None if method == "prior" else self.asked.tolerance,
+            max_samples=self.asked.max_samples,
+            index=self.index,
+            compile=compile_option(self.asked.compile),
+            seed=self.seed,
+            checkpoint=None if folder is None else folder / f"evidence-{method}.partial",
+            resume=self.resume,
+            progress=self.progress,
+        )
+
+    def _bridge(self) -> Evidence:
+        if self.shape.unit_plate is not None:
+            raise InputError(
+                f"--method bridge needs draws of NUTS from one posterior, and {self.run.settings.model} has "
+                "one for each row; use --method is or ais"
+            )
+        if not self.density:
+            raise InputError("--method bridge needs log q at a given z, which this guide does not give")
+        posterior = nuts.sample(
+            self.run.pair,
+            *self.data,
+            num_draws=BRIDGE_DRAWS,
+            mass="low-rank",
+            compile=compile_option(self.asked.compile),
+            seed=self.seed + 1,
+            progress=self.progress,
+        )
+        found = bridge.log_evidence(
+            self.run.pair, posterior, *self.data, seed=self.seed, progress=self.progress
+        )
+        return replace(found, seconds=found.seconds + posterior.seconds)
