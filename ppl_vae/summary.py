@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 
 from ppl_vae.data import Rows
+from ppl_vae.diagnostics import Gaps
 from ppl_vae.errors import InputError
 from ppl_vae.evidence import Evidence
 from ppl_vae.guides import AmortisedNormal
@@ -18,10 +19,12 @@ from ppl_vae.models.vae import interpolate, reconstruct
 from ppl_vae.posterior import Posterior
 from ppl_vae.program import HasIdentifiable
 from ppl_vae.report import Picture, Section, figures, write_page
+from ppl_vae.report.evidence_figure import evidence_curves
+from ppl_vae.report.gap_figure import gap_bars
 from ppl_vae.rng import seeded
-from ppl_vae.run import Run
+from ppl_vae.run import METHODS, Run
 
-__all__ = ["say_comparison", "say_evidence", "say_fit", "write_report"]
+__all__ = ["say_comparison", "say_evidence", "say_fit", "say_gaps", "write_report"]
 
 NUM_IMAGES = 10
 NUM_QUANTITIES = 16
@@ -68,23 +71,45 @@ def say_comparison(comparison: Mapping[str, Any]) -> str:
 
 
 def say_evidence(evidence: Mapping[str, Any]) -> str:
-    """Evidence in a sentence or two."""
+    """One method's evidence in a sentence."""
     unit = "a datum" if evidence["unit"] == "datum" else "in all"
-    data = Path(evidence["data"]).name
-    value = f"{evidence['log_evidence_mean']:.4f} ± {evidence['std_error_mean']:.4f}"
-    text = f"log p(x) of the {data} data is {value} nats {unit}"
-    if evidence["method"] == "exact":
-        return f"The exact {text.replace(' ± 0.0000', '')}."
-    gap = evidence["log_evidence_mean"] - evidence["elbo_mean"]
+    error = evidence["std_error_mean"]
+    value = f"{evidence['log_evidence_mean']:.4f}" + (f" ± {error:.4f}" if error else "")
+    data = f"of the {Path(evidence['data']).name} data ({evidence['num_units']:,} units)"
+    data = data if evidence["unit"] == "datum" else f"of the {Path(evidence['data']).name} data"
+    draws, proposal = f"{evidence['num_samples']:,}", evidence["proposal"]
+    how = {
+        "exact": "exact",
+        "is": f"by importance sampling ({draws} samples from the {proposal})",
+        "defensive": f"by importance sampling ({draws} samples from {proposal})",
+        "prior": f"by simple Monte Carlo ({draws} samples from the prior)",
+        "iwae": f"at least, by the IWAE bound of {draws} samples",
+        "ais": f"by annealed importance sampling ({draws} chains, from the {proposal})",
+        "bridge": f"by bridge sampling between NUTS and the guide ({draws} samples)",
+    }[evidence["method"]]
+    text = f"log p(x) {data} is {value} nats {unit}, {how}"
+    if evidence["method"] == "is":
+        gap = evidence["log_evidence_mean"] - evidence["elbo_mean"]
+        text += f"; the ELBO is {gap:.3f} nats below it"
+    if "ess" not in evidence:
+        return f"{text}."
     alarms = evidence["num_alarms"]
-    trust = (
-        "no weights raise an alarm"
-        if not alarms
-        else f"the weights of {alarms} of {evidence['num_units']} units cannot be trusted (k̂ and ESS)"
-    )
+    if not alarms:
+        return f"{text}; no weights raise an alarm."
+    whose = f"of {alarms:,} of {evidence['num_units']:,} units " if evidence["unit"] == "datum" else ""
+    return f"{text}; the weights {whose}cannot be trusted (k̂ and ESS)."
+
+
+def say_gaps(gaps: Mapping[str, Any]) -> str:
+    """A gap taken apart, in a sentence."""
+    mean = {row["name"]: row["mean"] for row in gaps["rows"]}
+    lacking = "amortisation gap" if gaps["amortised"] else "optimisation gap"
     return (
-        f"By importance sampling ({evidence['num_samples']} samples from the {evidence['proposal']}) {text}; "
-        f"the ELBO is {gap:.3f} nats below it, and {trust}."
+        f"Over {gaps['num_units']} {gaps['split']} rows the ELBO lacks {mean['gap']:.3f} nats a row: "
+        f"{mean['approximation gap']:.3f} because of the guide's family (approximation gap) and "
+        f"{mean[lacking]:.3f} because of its {'network' if gaps['amortised'] else 'parameters'} ({lacking}). "
+        f"The best full-covariance guide of each row would lack {mean['gap, best full covariance']:.3f}, the "
+        f"best flow {mean['gap, best flow']:.3f}."
     )
 
 
@@ -98,6 +123,8 @@ def _section(run: Run) -> tuple[Section, str]:
     if comparison:
         sentences.append(say_comparison(comparison))
     sentences += [say_evidence(result) for result in evidence.values()]
+    if gaps := _json(run.folder / "gaps.json"):
+        sentences.append(say_gaps(gaps))
     tables = [("The run", _settings_table(run))]
     if comparison:
         tables.append(("Quantities, those that differ most first", _comparison_table(comparison)))
@@ -149,19 +176,28 @@ def _comparison_pictures(run: Run, comparison: Mapping[str, Any]) -> list[Pictur
 
 def _evidence_pictures(run: Run) -> list[Picture]:
     assert run.folder is not None
-    path = run.folder / "evidence-is.nc"
-    if not path.exists():
-        return []
-    evidence = Evidence.load(path)
-    if evidence.num_units < 10:
-        return []
-    return [
-        Picture(
-            figures.evidence_gap(evidence),
-            "The ELBO's gap by unit: log p(x) by importance sampling less the ELBO. It is never negative "
-            "but for noise, and wide gaps mark the data whose posterior the guide misses most.",
+    paths = {method: run.folder / f"evidence-{method}.nc" for method in METHODS if method != "bdmc"}
+    found = {method: Evidence.load(path) for method, path in paths.items() if path.exists()}
+    pictures = []
+    if sum(len(evidence.curve) > 0 for evidence in found.values()) > 1:
+        caption = (
+            "log p(x) against the number of samples: sound estimates settle within their bands (± 2 standard "
+            "errors); bad proposals climb for as long as they are fed, below the truth and too sure of it."
         )
-    ]
+        pictures.append(Picture(evidence_curves(found), caption))
+    if "is" in found and found["is"].num_units >= 10:
+        caption = (
+            "The ELBO's gap by unit: log p(x) by importance sampling less the ELBO. It is never negative "
+            "but for noise, and wide gaps mark the data whose posterior the guide misses most."
+        )
+        pictures.append(Picture(figures.evidence_gap(found["is"]), caption))
+    if (path := run.folder / "gaps.nc").exists():
+        caption = (
+            "The gap taken apart: what the guide's family costs, what the network costs on top of it, and "
+            "what the best guides of richer families would still lack."
+        )
+        pictures.append(Picture(gap_bars(Gaps.load(path)), caption))
+    return pictures
 
 
 def _skill_pictures(run: Run) -> list[Picture]:
