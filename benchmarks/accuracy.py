@@ -7,26 +7,17 @@ whose reference values are absent are named and left out.
 import math
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import accuracy_evidence
+from benchmarks.accuracy_row import Row
 from benchmarks.reference import folder, reference
 from ppl_vae import PPCA, VAE, Pair, TrueSkill, compare, data, exact, guide, importance, nuts, svi
 from ppl_vae.inference import elbo
-
-
-@dataclass(frozen=True)
-class Row:
-    """One figure: what it is, what was measured, what it should be, and whether it is."""
-
-    name: str
-    measured: str
-    target: str
-    met: bool
 
 
 def ppca_by_svi() -> Iterator[Row]:
@@ -288,6 +279,7 @@ STUDIES: dict[str, Callable[[], Iterator[Row]]] = {
     "two-players": two_players,
     "skills": published_skills,
     "vae": vae,
+    **accuracy_evidence.STUDIES,
 }
 
 

@@ -22,9 +22,9 @@ RESULTS = Path(__file__).with_name("iwae_against_vae.md")
 PARTICLES = 5
 HEADER = """# IWAE against VAE
 
-One stochastic layer, Bernoulli likelihood, tanh, dynamic binarisation, Adam with a cosine learning rate, k = 5
-draws a datum and the same number of steps for both objectives. Test NLL in nats, by importance sampling with
-5,000 samples an image from the guide, test images binarised once. `python -m benchmarks.iwae_against_vae`.
+One stochastic layer, Bernoulli likelihood, tanh, dynamic binarisation, Adam with a cosine learning rate;
+k = 5 draws a datum and the same number of steps for both objectives. Test NLL in nats, by importance
+sampling with 5,000 samples an image from the guide, test images binarised once. `python -m benchmarks.iwae_against_vae`.
 
 | data | objective | steps | epochs | batch | learning rate | training, s | threads | test NLL | test ELBO |
 | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
