@@ -258,7 +258,7 @@ def poor_guide() -> Iterator[Row]:
 def calibration() -> Iterator[Row]:
     """200 repetitions on PPCA: z-scores of every row, bias included."""
     methods: dict[str, Callable[[Pair, torch.Tensor, int], Evidence]] = {
-        "IS": lambda pair, x, seed: importance.log_evidence(pair, x, num_samples=2000, seed=seed),
+        "IS": lambda pair, x, seed: importance.log_evidence(pair, x, num_samples=10_000, seed=seed),
         "defensive": lambda pair, x, seed: importance.log_evidence(
             pair, x, num_samples=2000, defensive=0.2, seed=seed
         ),

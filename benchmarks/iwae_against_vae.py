@@ -24,7 +24,8 @@ HEADER = """# IWAE against VAE
 
 One stochastic layer, Bernoulli likelihood, tanh, dynamic binarisation, Adam with a cosine learning rate;
 k = 5 draws a datum and the same number of steps for both objectives. Test NLL in nats, by importance
-sampling with 5,000 samples an image from the guide, test images binarised once. `python -m benchmarks.iwae_against_vae`.
+sampling with 5,000 samples an image from the guide, test images binarised once.
+`python -m benchmarks.iwae_against_vae` prints and adds the lines.
 
 | data | objective | steps | epochs | batch | learning rate | training, s | threads | test NLL | test ELBO |
 | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |

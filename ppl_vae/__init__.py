@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ppl_vae import data, diagnostics, guides, inference, models
-    from ppl_vae.diagnostics import Comparison, compare
+    from ppl_vae.diagnostics import Agreement, Comparison, Gaps, agreement, compare, gaps, sandwich
     from ppl_vae.errors import InputError
     from ppl_vae.evidence import Evidence
-    from ppl_vae.inference import exact, guide, importance, natural, nuts, svi
+    from ppl_vae.inference import annealing, bounds, bridge, exact, guide, importance, natural, nuts, svi
     from ppl_vae.models import PPCA, VAE, BayesianPPCA, TrueSkill
     from ppl_vae.posterior import Posterior
     from ppl_vae.program import Pair
@@ -17,18 +17,25 @@ if TYPE_CHECKING:
 __all__ = [
     "PPCA",
     "VAE",
+    "Agreement",
     "BayesianPPCA",
     "Comparison",
     "Evidence",
+    "Gaps",
     "InputError",
     "Pair",
     "Posterior",
     "TrueSkill",
     "__version__",
+    "agreement",
+    "annealing",
+    "bounds",
+    "bridge",
     "compare",
     "data",
     "diagnostics",
     "exact",
+    "gaps",
     "guide",
     "guides",
     "importance",
@@ -36,6 +43,7 @@ __all__ = [
     "models",
     "natural",
     "nuts",
+    "sandwich",
     "svi",
 ]
 
@@ -43,16 +51,15 @@ __version__ = version("ppl-vae")
 
 # Names load when they are first used (PEP 562), so that `ppl-vae --help` answers without torch.
 _HOMES = {
-    "Comparison": "diagnostics",
-    "compare": "diagnostics",
+    **dict.fromkeys(
+        ("Agreement", "Comparison", "Gaps", "agreement", "compare", "gaps", "sandwich"), "diagnostics"
+    ),
     "InputError": "errors",
     "Evidence": "evidence",
-    "exact": "inference",
-    "guide": "inference",
-    "importance": "inference",
-    "natural": "inference",
-    "nuts": "inference",
-    "svi": "inference",
+    **dict.fromkeys(
+        ("annealing", "bounds", "bridge", "exact", "guide", "importance", "natural", "nuts", "svi"),
+        "inference",
+    ),
     "PPCA": "models",
     "VAE": "models",
     "BayesianPPCA": "models",

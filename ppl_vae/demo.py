@@ -31,10 +31,11 @@ class _Study:
     references: tuple[str, ...]
     draws: int
     quick_draws: int
+    rows: slice | None = None
 
 
 STUDIES = (
-    _Study("vae", "digits", 3000, 600, {"latent_dim": 6}, {}, ("nuts",), 400, 40),
+    _Study("vae", "digits", 3000, 600, {"latent_dim": 6}, {}, ("nuts",), 400, 40, slice(0, 100)),
     _Study("ppca", "iris", 2000, 400, {}, {}, ("nuts", "exact"), 250, 100),
     _Study("trueskill", "al-east-1987", 2000, 300, {"link": "logistic"}, {}, ("nuts",), 300, 80),
 )
@@ -79,12 +80,16 @@ def run_demo(out: Path, *, quick: bool = False, seed: int = 0, show: bool = True
             found, compared[reference] = compare_run(run, against=reference, draws=draws, warmup=draws)
             comparisons.append((f"{study.model} on {study.data}: SVI against {reference}", found))
         screen.print("  estimating log p(x) …")
-        methods = ("is", "exact") if "exact" in study.references else ("is",)
-        samples = 200 if quick else 1000
-        evidence = {
-            method: evidence_of_run(run, Asked((method,), samples=samples)).result for method in methods
+        methods = ("exact", "is", "ais") if "exact" in study.references else ("is", "ais")
+        asked = Asked(methods, samples=200 if quick else 1000, temperatures=50 if quick else 200)
+        estimated = evidence_of_run(run, asked, rows=study.rows)
+        evidence = estimated.result["methods"]
+        results[study.model] = {
+            "fit": fitted,
+            "compare": compared,
+            "evidence": evidence,
+            "flags": estimated.result["flags"],
         }
-        results[study.model] = {"fit": fitted, "compare": compared, "evidence": evidence}
     report = write_report(runs, out / "report.html", title="ppl_vae: VAE, PPCA and TrueSkill by SVI, checked")
     results["report"] = str(report)
     results["seconds"] = time.perf_counter() - start
@@ -105,11 +110,17 @@ def _show(screen: Console, results: dict[str, Any], comparisons: list[tuple[str,
         screen.print(say_comparison(results[study]["compare"][found.reference]))
     screen.print()
     rows = [
-        (f"{name}, {method}", each) for name, result in named for method, each in result["evidence"].items()
+        (f"{study.model}, {method}", each)
+        for study in STUDIES
+        for method, each in results[study.model]["evidence"].items()
     ]
-    screen.print(evidence_table(rows))
-    for name, each in rows:
-        screen.print(f"{name.rpartition(', ')[0]}: {say_evidence(each)}")
+    screen.print(evidence_table(rows, width=screen.width))
+    for name, result in named:
+        for each in result["evidence"].values():
+            screen.print(f"{name}: {say_evidence(each)}")
+    for name, result in named:
+        for flag in result["flags"]:
+            screen.print(f"[yellow]Flag:[/yellow] {name}: {flag}.")
     screen.print(f"\nReport: [bold]{results['report']}[/bold] ({results['seconds']:.0f} s in all)")
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from torch import Tensor
@@ -214,8 +215,15 @@ class _Job:
             index=self.index,
             compile=compile_option(self.asked.compile),
             seed=self.seed,
+            checkpoint=self._kept("ais"),
+            resume=self.resume,
             progress=self.progress,
         )
+
+    def _kept(self, method: str) -> Path | None:
+        """Where parts of an unfinished estimate are kept."""
+        folder = self.run.folder
+        return None if folder is None else folder / f"evidence-{method}.partial"
 
     def bracket(self) -> tuple[Sandwich, dict[str, Any]]:
         """Bounds from both sides on data simulated in the shape of these rows."""
@@ -268,7 +276,6 @@ class _Job:
             pair = Pair(pair.model, Prior(pair.model))
         if method == "defensive":
             defensive = self.asked.defensive or DEFENSIVE
-        folder = self.run.folder
         return importance.log_evidence(
             pair,
             *self.data,
@@ -280,7 +287,7 @@ class _Job:
             index=self.index,
             compile=compile_option(self.asked.compile),
             seed=self.seed,
-            checkpoint=None if folder is None else folder / f"evidence-{method}.partial",
+            checkpoint=self._kept(method),
             resume=self.resume,
             progress=self.progress,
         )

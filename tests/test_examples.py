@@ -14,6 +14,7 @@ CONCLUSIONS = {
     "fit_vae": r"The encoder loses about -?\d+\.\d+ nats a digit",
     "ppca_against_exact": r"mean-field: (agrees|differs|cannot tell)",
     "skills_vi_against_nuts": r"full-rank: (agrees|differs|cannot tell)",
+    "gap_of_a_vae": r"because of the encoder",
     "evidence_by_importance_sampling": r"prior: \d+ samples end (within|NOT within) 3 standard errors",
     "own_model_eight_schools": r"AutoNormal: (agrees|differs|cannot tell)",
 }

@@ -3,7 +3,19 @@
 Each takes any Pyro model or model/guide pair, not only the suite's.
 """
 
-from ppl_vae.inference import exact, guide, importance, natural, nuts, svi
+from ppl_vae.inference import annealing, bounds, bridge, exact, guide, importance, natural, nuts, svi
 from ppl_vae.inference.elbo import ELBO, elbo
 
-__all__ = ["ELBO", "elbo", "exact", "guide", "importance", "natural", "nuts", "svi"]
+__all__ = [
+    "ELBO",
+    "annealing",
+    "bounds",
+    "bridge",
+    "elbo",
+    "exact",
+    "guide",
+    "importance",
+    "natural",
+    "nuts",
+    "svi",
+]

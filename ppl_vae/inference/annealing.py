@@ -14,7 +14,8 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -26,10 +27,11 @@ from ppl_vae.evidence import Evidence
 from ppl_vae.inference.elbo import unit_chunks
 from ppl_vae.inference.graph import Compile, check_compile
 from ppl_vae.inference.hmc import State, jittered_length, transition
+from ppl_vae.inference.partial import Partial, fingerprint
 from ppl_vae.inference.simulation import simulate
 from ppl_vae.inference.sites import Layout
 from ppl_vae.inference.temperatures import LENGTH, Plan, by_row, pilot, tempered
-from ppl_vae.inference.tempered import Path
+from ppl_vae.inference.tempered import TemperedPath
 from ppl_vae.inference.terms import has_log_density, layout
 from ppl_vae.program import Pair
 from ppl_vae.progress import progress_bar
@@ -43,7 +45,7 @@ Start = Literal["guide", "prior"]
 # Numbers in the largest site of all rows of a chunk.
 CHUNK = 2**21
 # The same over all transitions of a run, from which on a compiled graph returns its ten seconds.
-COMPILED = 2**32
+COMPILED = 2**29
 # Numbers of one batch, below which threads cost more than they bring.
 SMALL = 2**17
 
@@ -88,6 +90,8 @@ def log_evidence(
     index: Tensor | None = None,
     compile: Compile = "auto",
     seed: int = 0,
+    checkpoint: Path | None = None,
+    resume: bool = False,
     progress: bool = True,
 ) -> Evidence:
     """Estimate log p(x) of every unit by annealed importance sampling (Neal 2001).
@@ -105,21 +109,36 @@ def log_evidence(
         index: the units (all by default).
         compile: whether to compile the leapfrog steps; "auto" traces them, and compiles long runs.
         seed: of everything random.
+        checkpoint: a file that keeps finished chunks of units, for an estimate that may be interrupted; it
+            goes when the estimate is finished.
+        resume: go on from that file. The result is that of an unbroken run.
         progress: whether to show a progress bar on a terminal.
 
     Returns:
         Evidence with the standard error over the chains, the effective number of them, and their acceptance.
 
     Raises:
-        InputError: for a value out of range, a discrete latent, or a guide whose density at a given z is
-            not available (start from the prior then).
+        InputError: for a value out of range, a discrete latent, a guide whose density at a given z is
+            not available (start from the prior then), or a checkpoint of another estimate.
     """
     settings = Settings(start, num_temperatures, num_chains, target_accept)
     begin = time.perf_counter()
     job = _Job(pair, data, settings, index, compile, seed)
+    problem = fingerprint(pair, data, index) if checkpoint else ""
+    about = {**asdict(settings), "seed": seed, "compile": compile, "problem": problem}
+    partial = Partial(checkpoint, about, resume)
     total = len(job.chunks) * num_temperatures
+    runs = []
     with seeded(seed), job.threads(), progress_bar("AIS", total, show=progress) as advance:
-        runs = [job.forward(number, advance) for number in range(len(job.chunks))]
+        for number in range(len(job.chunks)):
+            if (kept := partial.get(str(number))) is None:
+                log_w, acceptance = job.forward(number, advance)
+                partial.put(str(number), {"log_w": log_w, "acceptance": acceptance})
+            else:
+                log_w, acceptance = kept["log_w"], kept["acceptance"]
+                advance(num_temperatures, "")
+            runs.append((log_w, acceptance))
+    partial.finish()
     log_w, acceptance = (torch.cat(part, dim=-1) for part in zip(*runs, strict=True))
     return job.evidence(log_w, acceptance, "ais", "estimate", begin)
 
@@ -194,11 +213,17 @@ class _Job:
         first = self.chunks[0]
         units = self.shape.num_units if index is None else len(index)
         engine = _engine(compile, settings, units, self.shape)
-        self.path = Path(pair, data, self.shape, settings.num_chains, first, settings.start, engine)
+        rows = settings.num_chains * (units if first is None else len(first))
+        self.small = rows * self.shape.event_size < SMALL
+        # A compiled library keeps the number of threads that it was compiled for.
+        with self.threads():
+            self.path = TemperedPath(
+                pair, data, self.shape, settings.num_chains, first, settings.start, engine
+            )
 
     def threads(self) -> AbstractContextManager[None]:
         """One thread where a batch of rows is small."""
-        return one_thread(self.path.units * self.settings.num_chains * self.shape.event_size < SMALL)
+        return one_thread(self.small)
 
     def forward(self, number: int, advance: Callable[[int, str], None]) -> tuple[Tensor, Tensor]:
         """Log weights (K, units) and acceptance (units,) of one chunk."""
@@ -263,7 +288,7 @@ def _engine(compile: Compile, settings: Settings, units: int, shape: Layout) -> 
 
 
 def _anneal(
-    path: Path,
+    path: TemperedPath,
     plan: Plan,
     state: State,
     generator: torch.Generator,

@@ -61,8 +61,8 @@ def _check(pair: Pair, drawn: poutine.Trace, changed: tuple[Any, ...], layout: L
         same = other["value"].shape == site["value"].shape and torch.allclose(before, after, rtol=1e-4)
         if not same or not torch.equal(other["value"], site["value"].to(other["value"].dtype)):
             raise InputError(
-                f"data cannot be simulated: the model's site {name} depends on the values that are observed; "
-                "give the model a method simulate(latents, *data)"
+                "data cannot be simulated: given simulated values in the place of those observed, the model "
+                f"has another site {name}; give the model a method simulate(latents, *data)"
             )
 
 

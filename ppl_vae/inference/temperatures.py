@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ppl_vae.inference.hmc import State, jittered_length, transition
-from ppl_vae.inference.tempered import NOTHING, Path
+from ppl_vae.inference.tempered import NOTHING, TemperedPath
 
 __all__ = ["LENGTH", "Plan", "by_row", "pilot", "tempered"]
 
@@ -77,7 +77,7 @@ def tempered(state: State, before: float, after: float) -> State:
 
 @torch.no_grad()
 def pilot(
-    path: Path,
+    path: TemperedPath,
     num_temperatures: int,
     *,
     target_accept: float,
@@ -117,7 +117,7 @@ def pilot(
 class _Tuner:
     """Step sizes of every unit and a metric common to them, adapted as the temperature moves."""
 
-    def __init__(self, path: Path, position: Tensor, target_accept: float) -> None:
+    def __init__(self, path: TemperedPath, position: Tensor, target_accept: float) -> None:
         self.path, self.target = path, target_accept
         self.log_step = position.new_zeros(path.units)
         self.covariance = self._spread(position)
@@ -169,7 +169,7 @@ class _Tuner:
         return variances.sqrt().diag() if failed else factor
 
 
-def _speed(state: State, path: Path) -> float:
+def _speed(state: State, path: TemperedPath) -> float:
     """sd of log p − log q between a unit's chains, root mean square over units: d(length)/dβ.
 
     Chains where p is zero have lost their weight whatever the temperatures, and say nothing about them.
@@ -203,6 +203,6 @@ def _plan(
     return Plan(chosen, step_size, length, places, torch.stack(factors))
 
 
-def by_row(by_unit: Tensor, path: Path) -> Tensor:
+def by_row(by_unit: Tensor, path: TemperedPath) -> Tensor:
     """A number by unit as one for every row, (rows, 1)."""
     return by_unit.expand(path.num_chains, -1).reshape(-1, 1).contiguous()

@@ -38,13 +38,13 @@ from ppl_vae.inference.terms import guide_values, particle_traces
 from ppl_vae.program import Pair, Program
 from ppl_vae.rng import keep_generator, seeded
 
-__all__ = ["NOTHING", "Path"]
+__all__ = ["NOTHING", "TemperedPath"]
 
 # log p where it is zero.
 NOTHING = -1e10
 
 
-class Path:
+class TemperedPath:
     """The path's densities and leapfrog steps, for K chains of each unit of a chunk.
 
     Rows are chains × units, chain by chain. Chunks may be shorter than the first one; they are filled up.
@@ -66,7 +66,7 @@ class Path:
         compile_seconds: what compiling took.
 
     Raises:
-        InputError: if a latent site is discrete.
+        InputError: if a latent site is discrete, or the start is a point.
     """
 
     def __init__(
@@ -87,6 +87,7 @@ class Path:
         with seeded(0):
             example = self.draw()
         self.dim, self.device = example.shape[1], example.device
+        self._refuse_points(example)
         self.engine, self.compile_seconds = "pyro", 0.0
         self._step: Callable[..., Outputs] = self._leapfrog
         if engine != "pyro":
@@ -96,6 +97,16 @@ class Path:
                 self.engine = engine
             except Untraceable as reason:
                 fall_back("annealing", reason)
+
+    def _refuse_points(self, example: Tensor) -> None:
+        chains = example.reshape(self.num_chains, self.units, -1)
+        sizes = [shape.numel() for shape in self._shapes.values()]
+        for name, part in zip(self._shapes, chains.split(sizes, dim=-1), strict=True):
+            if self.num_chains > 1 and bool((part == part[0]).all()):
+                raise InputError(
+                    f"annealing starts from a density, but the guide puts site {name} at one point; start "
+                    "from the prior"
+                )
 
     def choose(self, index: Tensor | None) -> int:
         """Take another chunk of units; returns how many they are."""
