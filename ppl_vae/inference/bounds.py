@@ -16,9 +16,8 @@ from ppl_vae.evidence import Evidence
 from ppl_vae.inference.elbo import unit_chunks
 from ppl_vae.inference.graph import Compile, check_compile
 from ppl_vae.inference.iwae import grouped_bound
-from ppl_vae.inference.sites import Layout
 from ppl_vae.inference.terms import layout
-from ppl_vae.inference.weights import CHUNK, LogWeights, engine_for
+from ppl_vae.inference.weights import CHUNK, LogWeights, block_size, engine_for
 from ppl_vae.program import Pair
 from ppl_vae.progress import progress_bar
 from ppl_vae.rng import seeded
@@ -71,7 +70,7 @@ def iwae(
     with seeded(seed), progress_bar(f"IWAE({num_particles})", units, show=progress) as advance:
         chunks = unit_chunks(shape, min(total, 1000), index, CHUNK)
         first = units if chunks[0] is None else len(chunks[0])
-        particles = _block(total, shape, first)
+        particles = block_size(total, shape, first)
         weights = LogWeights(pair, data, shape, particles, chunks[0], 0.0, None, engine)
         columns, curve = [], []
         for chunk in chunks:
@@ -95,12 +94,6 @@ def iwae(
         seconds=time.perf_counter() - start,
         compile_seconds=weights.compile_seconds,
     )
-
-
-def _block(total: int, shape: Layout, units: int) -> int:
-    """Draws evaluated together: blocks of equal size, whatever K is."""
-    most = shape.particles_per_chunk(units, CHUNK)
-    return math.ceil(total / math.ceil(total / most))
 
 
 def _mean_and_error(values: Tensor) -> tuple[Tensor, Tensor]:

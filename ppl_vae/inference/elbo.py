@@ -10,6 +10,7 @@ from pyro.poutine import Trace
 from torch import Tensor
 from torch.distributions import Distribution, kl_divergence
 
+from ppl_vae.errors import InputError
 from ppl_vae.inference.sites import Layout, log_prob_per_unit, reduce_to_units, user_scale
 from ppl_vae.inference.terms import layout, particle_traces
 from ppl_vae.program import Pair
@@ -81,7 +82,16 @@ def elbo(pair: Pair, *data: Any, num_particles: int = 16, seed: int = 0) -> ELBO
 def unit_chunks(
     shape: Layout, num_particles: int, index: Tensor | None = None, budget: int = 2**22
 ) -> list[Tensor | None]:
-    """Index tensors that cut the units into pieces of bounded memory; [None] for all at once."""
+    """Index tensors that cut the units into pieces of bounded memory; [None] for all at once.
+
+    Raises:
+        InputError: for an index that names no unit, or one of them twice.
+    """
+    if index is not None:
+        if not len(index) or int(index.min()) < 0 or int(index.max()) >= shape.num_units:
+            raise InputError(f"index names units outside 0 to {shape.num_units - 1}, or none at all")
+        if len(index.unique()) < len(index):
+            raise InputError("index names a unit twice")
     size = max(1, budget // (num_particles * shape.event_size))
     if index is None and (not shape.can_index or shape.num_units <= size):
         return [None]

@@ -26,7 +26,7 @@ from ppl_vae.inference.partial import Partial, fingerprint
 from ppl_vae.inference.running import Running, summarise
 from ppl_vae.inference.sites import Layout
 from ppl_vae.inference.terms import has_log_density, layout
-from ppl_vae.inference.weights import CHUNK, LogWeights, engine_for
+from ppl_vae.inference.weights import CHUNK, LogWeights, block_size, engine_for
 from ppl_vae.program import Pair
 from ppl_vae.progress import progress_bar
 from ppl_vae.rng import derived, seeded
@@ -260,12 +260,10 @@ def _strata(
     if defensive:
         from_prior = min(max(from_prior, 2), num_samples - 2)
     units = shape.num_units if chunk is None else len(chunk)
-    most = shape.particles_per_chunk(units, CHUNK)
     found = []
     for size, proposal in ((num_samples - from_prior, None), (from_prior, Prior(pair.model))):
         if size:
-            # Chunks of equal size; the surplus of the last one is dropped.
-            particles = math.ceil(size / math.ceil(size / most))
+            particles = block_size(size, shape, units)
             weights = LogWeights(
                 pair, data, shape, particles, chunk, from_prior / num_samples, proposal, engine
             )

@@ -17,7 +17,7 @@ from ppl_vae.inference.terms import Terms, terms
 from ppl_vae.program import Pair, Program
 from ppl_vae.rng import keep_generator
 
-__all__ = ["CHUNK", "LogWeights", "engine_for"]
+__all__ = ["CHUNK", "LogWeights", "block_size", "engine_for"]
 
 # Numbers in the largest site of one chunk: small enough to stay in the processor's cache.
 CHUNK = 2**20
@@ -31,6 +31,12 @@ def engine_for(compile: Compile, num_samples: int, num_units: int, event_size: i
     if compile == "auto":
         return "compiled" if num_samples * num_units * event_size >= COMPILED else "pyro"
     return "compiled" if compile else "pyro"
+
+
+def block_size(total: int, shape: Layout, num_units: int) -> int:
+    """How many draws of so many are evaluated together: blocks of equal size, the surplus dropped."""
+    most = shape.particles_per_chunk(num_units, CHUNK)
+    return math.ceil(total / math.ceil(total / most))
 
 
 class LogWeights:

@@ -301,3 +301,10 @@ def test_parts_of_another_estimate_are_refused(
     path.write_bytes(b"nonsense")
     with pytest.raises(InputError, match="is damaged"):
         _estimate(pair, x, num_samples=100, checkpoint=path, resume=True)
+
+
+@pytest.mark.parametrize("index", [[], [-1, 2], [3, 40], [5, 5]])
+def test_units_that_do_not_exist_are_refused(index: list[int], conjugate: Any, x: Tensor) -> None:
+    pair = Pair(conjugate.model, conjugate.guide)
+    with pytest.raises(InputError, match="index names"):
+        _estimate(pair, x, index=torch.tensor(index, dtype=torch.long))
