@@ -39,7 +39,7 @@ The published training length on a GPU has not been run. The recipe, of which on
 
 | data | objective | steps | epochs | batch | learning rate | training, s | threads | test NLL | test ELBO |
 | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
-"""
+"""  # noqa: E501
 
 
 @dataclass(frozen=True)

@@ -120,6 +120,8 @@ def evidence_of_run(
     Raises:
         InputError: for a method that does not apply, or data that the pair cannot take.
     """
+    if worst < 0:
+        raise InputError(f"--worst is {worst}; it is a number of rows")
     part = part_of(run, split)
     tensors = run.tensors(part) if data is None else run.other_tensors(data)
     if set(asked.methods) != {"exact"}:

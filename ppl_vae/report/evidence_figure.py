@@ -36,7 +36,7 @@ def evidence_curves(found: Mapping[str, Evidence]) -> Figure:
     """Estimates of the mean log p(x) of a unit against the number of samples, ± 2 standard errors.
 
     The band is what an estimate says of itself at that moment: weights that rarely see the large ones are
-    too low and too sure. Only values of the same units are drawn together with those of the first.
+    too low and too sure. Values of other units than most are left out.
     """
     figure = Figure(figsize=(WIDTH, 4.2), layout="constrained")
     axes = figure.subplots()
@@ -90,16 +90,11 @@ def worst_images(images: np.ndarray, captions: Sequence[str], image_shape: tuple
 
 
 def _same_units(found: Mapping[str, Evidence]) -> dict[str, Evidence]:
-    """Restricted to the units that all have, so that their means are of the same thing."""
-    shared = None
-    for evidence in found.values():
-        units = set(evidence.units.tolist())
-        shared = units if shared is None else shared & units
-    shown = {}
+    """Those of the units that most of them have: means of other units are means of something else."""
+    groups: dict[bytes, dict[str, Evidence]] = {}
     for name, evidence in found.items():
-        if shared is not None and len(shared) == evidence.num_units:
-            shown[name] = evidence
-    return shown or dict(found)
+        groups.setdefault(np.sort(evidence.units).tobytes(), {})[name] = evidence
+    return max(groups.values(), key=len)
 
 
 def _focus(axes: Axes, found: Mapping[str, Evidence]) -> None:
