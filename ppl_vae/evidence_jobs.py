@@ -73,6 +73,8 @@ class Asked:
                 raise InputError(f"--{name} is {getattr(self, name)}; it must be at least {least}")
         if self.start not in ("guide", "prior"):
             raise InputError(f"--start is {self.start!r}; it is guide or prior")
+        if self.tolerance is not None and not {"all", "is", "defensive", "ais"} & {*self.methods}:
+            raise InputError("--tolerance adds draws to is, defensive and ais, and none of them is asked for")
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,6 +216,7 @@ class _Job:
             start=self._start,
             num_temperatures=self.asked.temperatures,
             num_chains=self.asked.chains,
+            tolerance=self.asked.tolerance,
             index=self.index,
             compile=compile_option(self.asked.compile),
             seed=self.seed,

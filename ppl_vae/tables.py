@@ -92,12 +92,10 @@ def evidence_table(
         width: of the terminal; a narrow one is spared what matters least.
     """
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    columns = ("method", "log p(x)", "ELBO", "units", "draws", "ESS", "k̂", "alarms", "s")
-    shown = [
-        column
-        for column in columns
-        if width >= 84 or (column != "units" and (width >= 60 or column not in ("ELBO", "draws", "s")))
-    ]
+    # The narrowest terminal that each column is shown in.
+    columns = {"method": 0, "log p(x)": 0, "smoothed": 94, "ELBO": 60, "units": 84, "draws": 60, "ESS": 0,
+               "k̂": 0, "alarms": 0, "s": 60}  # fmt: skip
+    shown = [column for column, least in columns.items() if width >= least]
     for column in shown:
         first = column == "method"
         table.add_column(column, justify="left" if first else "right", overflow="fold", no_wrap=width >= 60)
@@ -110,6 +108,7 @@ def evidence_table(
             "method": name,
             "log p(x)": f"{sign}{result['log_evidence_mean']:.4f}"
             + (f" ± {error:.4f}" if sampled and error else ""),
+            "smoothed": f"{result['smoothed_mean']:.4f}" if "smoothed_mean" in result else "",
             "ELBO": f"{result['elbo_mean']:.3f}" if "elbo_mean" in result else "",
             "units": str(result["num_units"]),
             "draws": str(result["num_samples"]) if sampled else "",

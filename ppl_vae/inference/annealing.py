@@ -14,7 +14,7 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,6 +33,7 @@ from ppl_vae.inference.sites import Layout
 from ppl_vae.inference.temperatures import LENGTH, Plan, by_row, pilot, tempered
 from ppl_vae.inference.tempered import TemperedPath
 from ppl_vae.inference.terms import has_log_density, layout
+from ppl_vae.inference.tolerance import check_tolerance, further
 from ppl_vae.program import Pair
 from ppl_vae.progress import progress_bar
 from ppl_vae.rng import derived, seeded
@@ -44,6 +45,8 @@ Start = Literal["guide", "prior"]
 
 # Numbers in the largest site of all rows of a chunk.
 CHUNK = 2**21
+# Chains a unit beyond which a tolerance is given up.
+MAX_CHAINS = 1024
 # The same over all transitions of a run, from which on a compiled graph returns its ten seconds.
 COMPILED = 2**29
 # Numbers of one batch, below which threads cost more than they bring.
@@ -87,6 +90,8 @@ def log_evidence(
     num_temperatures: int = 1000,
     num_chains: int = 16,
     target_accept: float = 0.8,
+    tolerance: float | None = None,
+    max_chains: int = MAX_CHAINS,
     index: Tensor | None = None,
     compile: Compile = "auto",
     seed: int = 0,
@@ -106,6 +111,9 @@ def log_evidence(
         num_temperatures: T; the error falls as chains have more time to follow the path.
         num_chains: K, independent weights a unit.
         target_accept: acceptance probability that step sizes are tuned to.
+        tolerance: keep adding chains until the standard error of the mean over units is at most this, in
+            nats; ``notes`` say why where it cannot be reached.
+        max_chains: chains a unit at which that is given up.
         index: the units (all by default).
         compile: whether to compile the leapfrog steps; "auto" traces them, and compiles long runs.
         seed: of everything random.
@@ -122,25 +130,30 @@ def log_evidence(
             not available (start from the prior then), or a checkpoint of another estimate.
     """
     settings = Settings(start, num_temperatures, num_chains, target_accept)
+    check_tolerance(tolerance)
     begin = time.perf_counter()
     job = _Job(pair, data, settings, index, compile, seed)
     problem = fingerprint(pair, data, index) if checkpoint else ""
-    about = {**asdict(settings), "seed": seed, "compile": compile, "problem": problem}
+    about = {
+        **asdict(settings), "tolerance": tolerance, "seed": seed, "compile": compile, "problem": problem
+    }  # fmt: skip
     partial = Partial(checkpoint, about, resume)
     total = len(job.chunks) * num_temperatures
-    runs = []
+    notes: tuple[str, ...] = ()
     with seeded(seed), job.threads(), progress_bar("AIS", total, show=progress) as advance:
-        for number in range(len(job.chunks)):
-            if (kept := partial.get(str(number))) is None:
-                log_w, acceptance = job.forward(number, advance)
-                partial.put(str(number), {"log_w": log_w, "acceptance": acceptance})
-            else:
-                log_w, acceptance = kept["log_w"], kept["acceptance"]
-                advance(num_temperatures, "")
-            runs.append((log_w, acceptance))
+        log_w, acceptance = job.round(0, partial, advance)
+        rounds = 1
+        while tolerance is not None:
+            found = job.evidence(log_w, acceptance, "ais", "estimate", begin)
+            more, notes = further(found, tolerance, max_chains)
+            if not more:
+                break
+            for _ in range(math.ceil(more / num_chains)):
+                others, accepted = job.round(rounds, partial, advance)
+                acceptance = acceptance + (accepted - acceptance) / (rounds + 1)
+                log_w, rounds = torch.cat([log_w, others]), rounds + 1
     partial.finish()
-    log_w, acceptance = (torch.cat(part, dim=-1) for part in zip(*runs, strict=True))
-    return job.evidence(log_w, acceptance, "ais", "estimate", begin)
+    return replace(job.evidence(log_w, acceptance, "ais", "estimate", begin), notes=notes)
 
 
 @torch.no_grad()
@@ -225,9 +238,26 @@ class _Job:
         """One thread where a batch of rows is small."""
         return one_thread(self.small)
 
-    def forward(self, number: int, advance: Callable[[int, str], None]) -> tuple[Tensor, Tensor]:
-        """Log weights (K, units) and acceptance (units,) of one chunk."""
-        units, plan, generator = self._planned(number, advance)
+    def round(
+        self, number: int, partial: Partial, advance: Callable[[int, str], None]
+    ) -> tuple[Tensor, Tensor]:
+        """Log weights (K, units) and acceptance (units,) of K new chains of every unit."""
+        runs = []
+        for chunk in range(len(self.chunks)):
+            name = f"{number}/{chunk}"
+            if (kept := partial.get(name)) is None:
+                log_w, acceptance = self.forward(chunk, number, advance)
+                partial.put(name, {"log_w": log_w, "acceptance": acceptance})
+            else:
+                log_w, acceptance = kept["log_w"], kept["acceptance"]
+                advance(self.settings.num_temperatures, "")
+            runs.append((log_w, acceptance))
+        log_w, acceptance = (torch.cat(part, dim=-1) for part in zip(*runs, strict=True))
+        return log_w, acceptance
+
+    def forward(self, number: int, round: int, advance: Callable[[int, str], None]) -> tuple[Tensor, Tensor]:
+        """Log weights (K, units) and acceptance (units,) of one chunk in one round."""
+        units, plan, generator = self._planned(number, round, advance)
         state = self.path.state(self.path.draw(), 0.0)
         log_w, acceptance = _anneal(self.path, plan, state, generator, advance)
         return log_w[:, :units], acceptance[:units]
@@ -236,18 +266,20 @@ class _Job:
         self, number: int, latents: dict[str, Tensor], advance: Callable[[int, str], None]
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The same forwards, and from exact posterior draws backwards."""
-        units, plan, generator = self._planned(number, advance)
+        units, plan, generator = self._planned(number, 0, advance)
         state = self.path.state(self.path.draw(), 0.0)
         forward, accepted = _anneal(self.path, plan, state, generator, advance)
         state = self.path.state(self.path.place(latents), 1.0)
         backward, accepted_back = _anneal(self.path, plan, state, generator, advance, backwards=True)
         return forward[:, :units], accepted[:units], backward[:, :units], accepted_back[:units]
 
-    def _planned(self, number: int, advance: Callable[[int, str], None]) -> tuple[int, Plan, torch.Generator]:
+    def _planned(
+        self, number: int, round: int, advance: Callable[[int, str], None]
+    ) -> tuple[int, Plan, torch.Generator]:
         units = self.path.choose(self.chunks[number])
         # Two streams: starting draws and momenta must not be the same numbers.
-        torch.manual_seed(derived(self.seed, number, 0))
-        generator = torch.Generator(self.path.device).manual_seed(derived(self.seed, number, 1))
+        torch.manual_seed(derived(self.seed, number, round, 0))
+        generator = torch.Generator(self.path.device).manual_seed(derived(self.seed, number, round, 1))
         plan = pilot(
             self.path,
             self.settings.num_temperatures,

@@ -26,6 +26,7 @@ from ppl_vae.inference.partial import Partial, fingerprint
 from ppl_vae.inference.running import Running, summarise
 from ppl_vae.inference.sites import Layout
 from ppl_vae.inference.terms import has_log_density, layout
+from ppl_vae.inference.tolerance import check_tolerance, further
 from ppl_vae.inference.weights import CHUNK, LogWeights, block_size, engine_for
 from ppl_vae.program import Pair
 from ppl_vae.progress import progress_bar
@@ -98,7 +99,7 @@ def log_evidence(
         rounds, notes = 1, tuple[str, ...]()
         running = job.run(0, 1, None, advance)
         while tolerance is not None:
-            more, notes = _further(job.summary(running), tolerance, rounds * num_samples, max_samples)
+            more, notes = further(job.summary(running), tolerance, max_samples)
             if not more:
                 break
             extra = math.ceil(more / num_samples)
@@ -214,36 +215,12 @@ def _evidence(columns: Mapping[str, np.ndarray], curve: np.ndarray, samples: int
     )
 
 
-def _further(
-    found: Evidence, tolerance: float, num_samples: int, max_samples: int
-) -> tuple[int, tuple[str, ...]]:
-    """How many more draws a unit the tolerance needs, as far as the error tells; or why to stop."""
-    error = found.mean_std_error
-    alarms = int(found.alarming.sum())
-    doubt = (
-        f"the weights of {alarms} of {found.num_units} units cannot be trusted, nor their standard error: a "
-        "better guide, a defensive mixture or annealing is needed",
-    )
-    if error <= tolerance:
-        return 0, doubt if alarms else ()
-    # A tenth more than the square-root law asks for, so that it is met at once.
-    needed = math.ceil(1.1 * num_samples * (error / tolerance) ** 2)
-    if needed <= max_samples:
-        return needed - num_samples, ()
-    reason = (
-        f"the standard error {error:.2g} cannot be brought to {tolerance:g}: about {needed:.1e} samples a "
-        f"unit would be needed, more than {max_samples}"
-    )
-    return 0, (reason, *(doubt if alarms else ()))
-
-
 def _check_arguments(num_samples: int, defensive: float, tolerance: float | None) -> None:
     if num_samples < 2:
         raise InputError(f"num_samples is {num_samples}; importance sampling needs at least 2")
     if not 0 <= defensive < 1:
         raise InputError(f"defensive is {defensive}; it is the fraction of draws from the prior, in [0, 1)")
-    if tolerance is not None and not tolerance > 0:
-        raise InputError(f"tolerance is {tolerance}; it is a standard error in nats, above 0")
+    check_tolerance(tolerance)
 
 
 def _strata(

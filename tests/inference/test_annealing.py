@@ -97,8 +97,8 @@ def test_few_temperatures_bound_the_truth_from_both_sides(start: str, oracles: M
             if temperatures == 2:
                 assert excess.mean() < -3 * error
         widths.append(float(np.mean(upper.log_evidence - lower.log_evidence)))
-    assert widths[0] > 2 * widths[1] > 4 * widths[2]
-    assert abs(widths[2]) < 0.02
+    # Where chains keep up with the path, the width falls as 1/T.
+    assert widths[0] > 2 * widths[1] > 8 * widths[2]
 
 
 def test_the_weighed_chains_are_new_and_have_their_own_random_numbers(
@@ -396,3 +396,18 @@ def test_an_interrupted_run_goes_on_to_the_same_numbers(
     for name in ("log_evidence", "std_error", "ess", "acceptance"):
         np.testing.assert_array_equal(getattr(resumed, name), getattr(whole, name))
     assert not path.exists()
+
+
+def test_chains_are_added_until_the_tolerance_is_met(conjugate: Any, x: Tensor, oracles: ModuleType) -> None:
+    pair = Pair(conjugate.model, conjugate.guide)
+    options = {"num_temperatures": 20, "num_chains": 8, "progress": False}
+    few = annealing.log_evidence(pair, x, **options)
+    found = annealing.log_evidence(pair, x, tolerance=0.4 * few.mean_std_error, **options)
+    assert found.mean_std_error <= 0.4 * few.mean_std_error
+    assert found.num_samples > 4 * few.num_samples
+    assert found.notes == ()
+    truth = conjugate.log_evidence(x).mean()
+    assert abs(found.mean - found.total_bias / 40 - truth) < oracles.z_limit() * found.mean_std_error
+    given_up = annealing.log_evidence(pair, x, tolerance=1e-6, **options)
+    assert "chains a unit would be needed" in given_up.notes[0]
+    assert given_up.num_samples == 8
