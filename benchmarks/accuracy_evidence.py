@@ -268,7 +268,7 @@ def calibration() -> Iterator[Row]:
     }
     for name in ("iris", "wine"):
         pair, x = ppca(name)
-        x = x[:100]
+        x = x[:50]
         truth = exact.log_evidence(pair.model, x).log_evidence
         for method, estimate in methods.items():
             runs = [estimate(pair, x, seed) for seed in range(200)]
