@@ -72,23 +72,27 @@ def iwae(
         first = units if chunks[0] is None else len(chunks[0])
         particles = block_size(total, shape, first)
         weights = LogWeights(pair, data, shape, particles, chunks[0], 0.0, None, engine)
-        columns, curve = [], []
+        # Results go into one block of memory: kept one by one, they would tear the heap to pieces.
+        elbo, bound, error = torch.empty(3, units, dtype=torch.float64)
+        curve = torch.zeros(len(_sizes(num_particles)), 2, dtype=torch.float64)
+        done = 0
         for chunk in chunks:
             drawn = torch.cat([weights(chunk).cpu() for _ in range(math.ceil(total / particles))])[:total]
-            columns.append((drawn.mean(0), *_mean_and_error(grouped_bound(drawn, num_particles))))
-            curve.append(_curve(drawn, num_particles))
+            columns = slice(done, done := done + drawn.shape[1])
+            elbo[columns] = drawn.mean(0)
+            bound[columns], error[columns] = _mean_and_error(grouped_bound(drawn, num_particles))
+            curve += _curve(drawn, num_particles)
             advance(drawn.shape[1], "")
-    elbo, bound, error = (torch.cat(column).numpy() for column in zip(*columns, strict=True))
     return Evidence(
-        log_evidence=bound,
+        log_evidence=bound.numpy(),
         method="iwae",
         unit="datum" if shape.unit_plate else "dataset",
         kind="lower bound",
-        std_error=error,
-        bias=0.0 * bound,
-        elbo=elbo,
+        std_error=error.numpy(),
+        bias=np.zeros(units),
+        elbo=elbo.numpy(),
         index=None if index is None else index.cpu().numpy(),
-        curve=_over_units(curve, units),
+        curve=_over_units(curve, num_particles, units),
         num_samples=num_particles,
         proposal="guide",
         seconds=time.perf_counter() - start,
@@ -104,18 +108,21 @@ def _mean_and_error(values: Tensor) -> tuple[Tensor, Tensor]:
     return mean, values.std(0) / math.sqrt(len(values))
 
 
+def _sizes(num_particles: int) -> list[int]:
+    """K' = 1, 2, 4, …, K."""
+    return [*(2**power for power in range((num_particles - 1).bit_length())), num_particles]
+
+
 def _curve(drawn: Tensor, num_particles: int) -> Tensor:
-    """K' = 1, 2, 4, …, K, and the sums over units of the bound of K' and of its variance, (points, 3)."""
-    sizes = [2**power for power in range((num_particles - 1).bit_length())]
+    """For each K', the sums over units of its bound and of the bound's variance, (points, 2)."""
     points = []
-    for size in [*sizes, num_particles]:
-        whole = len(drawn) // size * size
-        mean, error = _mean_and_error(grouped_bound(drawn[:whole], size))
-        points.append(torch.stack([mean.new_tensor(size), mean.sum(), error.square().sum()]))
+    for size in _sizes(num_particles):
+        mean, error = _mean_and_error(grouped_bound(drawn[: len(drawn) // size * size], size))
+        points.append(torch.stack([mean.sum(), error.square().sum()]))
     return torch.stack(points)
 
 
-def _over_units(curves: list[Tensor], units: int) -> np.ndarray:
-    """The means over all units and their standard errors, from the sums of every chunk."""
-    total = torch.stack(curves).sum(0).numpy()
-    return np.column_stack([curves[0][:, 0].numpy(), total[:, 1] / units, np.sqrt(total[:, 2]) / units])
+def _over_units(curve: Tensor, num_particles: int, units: int) -> np.ndarray:
+    """The means over all units and their standard errors, from the sums."""
+    value, variance = curve.numpy().T
+    return np.column_stack([_sizes(num_particles), value / units, np.sqrt(variance) / units])

@@ -142,32 +142,43 @@ class _Job:
         partial: Partial,
     ) -> None:
         self.shape, self.seed, self.partial = shape, seed, partial
-        units = shape.num_units if index is None else len(index)
+        self.num_units = shape.num_units if index is None else len(index)
         self.chunks = unit_chunks(shape, min(num_samples, 1000), index, CHUNK)
-        engine = engine_for(compile, num_samples, units, shape.event_size)
+        engine = engine_for(compile, num_samples, self.num_units, shape.event_size)
         self.strata = _strata(pair, data, shape, self.chunks[0], num_samples, defensive, engine)
 
     def run(
         self,
         first: int,
         rounds: int,
-        before: list[list[Running]] | None,
+        before: list[Running] | None,
         advance: Callable[[int, str], None],
-    ) -> list[list[Running]]:
-        """Rounds ``first`` to ``first + rounds − 1``: running sums by chunk and stratum."""
-        found = []
+    ) -> list[Running]:
+        """Rounds ``first`` to ``first + rounds − 1``, on top of those before: running sums by stratum."""
+        name = f"{first}-{rounds}"
+        kept = self.partial.get(name)
+        strata = range(len(self.strata))
+        if kept is None:
+            done = 0
+            sizes = [stratum.size * (first + rounds) for stratum in self.strata]
+            found = [Running.room(size, self.num_units) for size in sizes]
+            for sums, earlier in zip(found, before or (), strict=False):
+                sums.curve[: len(earlier.curve), 1:] += earlier.curve[:, 1:]
+        else:
+            done = int(kept["done"])
+            found = [Running.from_tensors(kept, str(k)) for k in strata]
+        at = 0
         for number, chunk in enumerate(self.chunks):
-            name = f"{first}-{rounds}/{number}"
-            kept = self.partial.get(name)
-            if kept is not None:
-                sums = [Running.from_tensors(kept, str(k)) for k in range(len(self.strata))]
-                advance(sum(s.size for s in self.strata) * rounds * sums[0].num_units, "")
-            else:
-                earlier = None if before is None else before[number]
-                sums = self._chunk(chunk, rounds, earlier, derived(self.seed, first, number), advance)
-                tensors = [s.tensors(str(k)) for k, s in enumerate(sums)]
-                self.partial.put(name, {key: t for part in tensors for key, t in part.items()})
-            found.append(sums)
+            columns = slice(at, at := at + (self.num_units if chunk is None else len(chunk)))
+            if number < done:
+                advance(sum(s.size for s in self.strata) * rounds * (columns.stop - columns.start), "")
+                continue
+            start = None if before is None else [sums.take(columns) for sums in before]
+            new = self._chunk(chunk, rounds, start, derived(self.seed, first, number), advance)
+            for k in strata:
+                found[k].put(columns, new[k])
+            tensors = {key: t for k in strata for key, t in found[k].tensors(str(k)).items()}
+            self.partial.put(name, {**tensors, "done": torch.tensor(number + 1)})
         return found
 
     def _chunk(
@@ -192,10 +203,10 @@ class _Job:
             found.append(sums)
         return found
 
-    def summary(self, running: list[list[Running]]) -> Evidence:
-        """Log mean weights and their diagnostics, all chunks together."""
+    def summary(self, running: list[Running]) -> Evidence:
+        """Log mean weights and their diagnostics."""
         columns, curve = summarise(running)
-        return _evidence(columns, curve, sum(s.count for s in running[0]), self.shape)
+        return _evidence(columns, curve, sum(sums.count for sums in running), self.shape)
 
 
 def _evidence(columns: Mapping[str, np.ndarray], curve: np.ndarray, samples: int, shape: Layout) -> Evidence:

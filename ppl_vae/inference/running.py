@@ -40,10 +40,31 @@ class Running:
         zero = torch.zeros(units, dtype=torch.float64)
         return cls(0, nothing, nothing, zero, nothing[None][:0], torch.zeros(0, 3, dtype=torch.float64))
 
-    @property
-    def num_units(self) -> int:
-        """Number of units."""
-        return len(self.log_weight)
+    @classmethod
+    def room(cls, count: int, units: int) -> Self:
+        """Room for the sums of so many weights, to be `put` there chunk by chunk of units.
+
+        One block of memory for all: small results that are kept between large passing ones would tear the
+        heap to pieces.
+        """
+        largest = torch.empty(min(count, tail_length(count) + 1), units, dtype=torch.float64)
+        weight, square, log = torch.empty(3, units, dtype=torch.float64)
+        curve = torch.zeros(count.bit_length() - 1, 3, dtype=torch.float64)
+        return cls(count, weight, square, log, largest, curve)
+
+    def put(self, columns: slice, part: "Running") -> None:
+        """Write the sums of some of the units."""
+        for name in _BY_UNIT:
+            getattr(self, name)[..., columns] = getattr(part, name)
+        self.curve[:, 0] = part.curve[:, 0]
+        self.curve[:, 1:] += part.curve[:, 1:]
+
+    def take(self, columns: slice) -> "Running":
+        """The sums of some of the units, without what the course has seen of the others."""
+        weight, square, log, largest = (getattr(self, name)[..., columns] for name in _BY_UNIT)
+        nothing = torch.zeros_like(self.curve)
+        nothing[:, 0] = self.curve[:, 0]
+        return Running(self.count, weight, square, log, largest, nothing)
 
     def plus(self, log_w: Tensor) -> "Running":
         """With more log weights, of shape (K, units)."""
@@ -94,30 +115,26 @@ class Running:
         return cls(int(tensors[f"{prefix}.count"]), *(tensors[f"{prefix}.{name}"] for name in _NAMES))
 
 
-_NAMES = ("log_weight", "log_square", "sum_log", "largest", "curve")
+_BY_UNIT = ("log_weight", "log_square", "sum_log", "largest")
+_NAMES = (*_BY_UNIT, "curve")
 
 
-def summarise(running: Sequence[Sequence[Running]]) -> tuple[dict[str, np.ndarray], np.ndarray]:
+def summarise(running: Sequence[Running]) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Estimates and diagnostics by unit, and the course of the mean over units.
 
     Args:
-        running: sums by chunk of units and stratum. The variance of a sum over strata of fixed sizes is the
-            sum of theirs.
+        running: sums by stratum. The variance of a sum over strata of fixed sizes is the sum of theirs.
 
     Returns:
         Columns by the names of `Evidence`, and its ``curve``; empty where there are several strata, which
         are drawn one after another.
     """
-    columns = [_columns(strata) for strata in running]
-    found = {name: torch.cat([column[name] for column in columns]).numpy() for name in columns[0]}
-    curve = np.zeros((0, 3))
-    if len(running[0]) == 1:
-        total = torch.stack([strata[0].curve for strata in running]).sum(0).numpy()
-        units = len(found["log_evidence"])
-        curve = np.column_stack(
-            [running[0][0].curve[:, 0].numpy(), total[:, 1] / units, np.sqrt(total[:, 2]) / units]
-        )
-    return found, curve
+    found = {name: values.numpy() for name, values in _columns(running).items()}
+    if len(running) > 1:
+        return found, np.zeros((0, 3))
+    units = len(found["log_evidence"])
+    samples, value, variance = running[0].curve.numpy().T
+    return found, np.column_stack([samples, value / units, np.sqrt(variance) / units])
 
 
 def _columns(strata: Sequence[Running]) -> dict[str, Tensor]:

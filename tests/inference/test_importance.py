@@ -227,7 +227,10 @@ def test_samples_are_added_until_the_tolerance_is_met(conjugate: Any, x: Tensor,
     assert found.num_samples < 3 * 50 * (few.mean_std_error / 0.004) ** 2
     truth = conjugate.log_evidence(x).mean()
     assert abs(found.mean - found.total_bias / 40 - truth) < oracles.z_limit() * found.mean_std_error
-    assert found.curve[-1, 0] > 50
+    # The course begins with the first round's samples and ends with the last's.
+    np.testing.assert_allclose(found.curve[: len(few.curve)], few.curve)
+    assert found.curve[-1, 0] == 2 ** int(np.log2(found.num_samples))
+    assert np.abs(found.curve[-1, 1] - found.mean) < 5 * found.curve[-1, 2]
 
 
 @pytest.mark.parametrize("defensive", [0.0, 0.2])
@@ -308,3 +311,19 @@ def test_units_that_do_not_exist_are_refused(index: list[int], conjugate: Any, x
     pair = Pair(conjugate.model, conjugate.guide)
     with pytest.raises(InputError, match="index names"):
         _estimate(pair, x, index=torch.tensor(index, dtype=torch.long))
+
+
+def test_sums_of_chunks_stand_in_the_order_of_the_units(
+    conjugate: Any, x: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A chunk's numbers depend on its own seed alone: with one unit a chunk, that of a unit alone."""
+    monkeypatch.setattr(importance, "CHUNK", 500)
+    pair = Pair(conjugate.model, conjugate.guide)
+    index = torch.tensor([12, 3, 39])
+    found = _estimate(pair, x, num_samples=500, index=index, defensive=0.1)
+    assert (
+        _estimate(pair, x, num_samples=500, index=index[:1], defensive=0.1).log_evidence[0]
+        == (found.log_evidence[0])
+    )
+    scores = (found.log_evidence - conjugate.log_evidence(x)[index]) / found.std_error
+    assert np.abs(scores).max() < 4
