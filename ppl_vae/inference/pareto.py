@@ -8,6 +8,14 @@ from torch import Tensor
 __all__ = ["pareto_k", "smoothed_tail", "tail_length"]
 
 
+# Numbers in one table of likelihoods.
+_TABLE = 2**22
+
+
+def _grid_size(size: int) -> int:
+    return 30 + int(math.sqrt(size))
+
+
 def tail_length(num_samples: int) -> int:
     """How many of the largest weights make the tail: min(S/5, 3√S) (Vehtari et al. 2024, section 2)."""
     return math.ceil(min(num_samples / 5, 3 * math.sqrt(num_samples)))
@@ -30,8 +38,8 @@ def pareto_k(largest: Tensor) -> Tensor:
     return _fit(largest)[0]
 
 
-def smoothed_tail(largest: Tensor) -> tuple[Tensor, Tensor]:
-    """Logs of the sums of the M largest weights as they are, and Pareto-smoothed.
+def smoothed_tail(largest: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """k̂, and logs of the sums of the M largest weights as they are, and Pareto-smoothed.
 
     The order statistics are replaced by quantiles of the fitted distribution at (i − ½)/M, none above the
     largest weight itself (Vehtari et al. 2024, section 2). Where nothing can be fitted, both are the same.
@@ -40,24 +48,32 @@ def smoothed_tail(largest: Tensor) -> tuple[Tensor, Tensor]:
         largest: as for `pareto_k`.
 
     Returns:
-        Two tensors of shape (units,).
+        Three tensors of shape (units,).
     """
     ordered = largest.double().sort(dim=0).values
     raw = ordered[1:].logsumexp(0)
     shape, scale = _fit(largest)
     size = len(ordered) - 1
     if size < 5:
-        return raw, raw
+        return shape, raw, raw
     chance = (torch.arange(1, size + 1, dtype=torch.float64) - 0.5)[:, None] / size
     # Relative to the largest weight, and never above it.
     beyond = scale * torch.expm1(-shape * torch.log1p(-chance)) / torch.where(shape == 0, 1.0, shape)
     fitted = ((ordered[:1] - ordered[-1:]).exp() + beyond).clamp_max(1.0)
     smooth = fitted.sum(0).log() + ordered[-1]
-    return raw, torch.where(shape.isfinite() & (shape > -1), smooth, raw)
+    return shape, raw, torch.where(shape.isfinite() & (shape > -1), smooth, raw)
 
 
 def _fit(largest: Tensor) -> tuple[Tensor, Tensor]:
     """k̂ and the scale, the latter relative to the largest weight, each of shape (units,)."""
+    # The likelihood is tabulated: so many units at once that memory stays bounded.
+    most = max(1, _TABLE // (len(largest) * _grid_size(len(largest))))
+    parts = [_fit_some(part) for part in largest.split(most, dim=1)]
+    shape, scale = (torch.cat(part) for part in zip(*parts, strict=True))
+    return shape, scale
+
+
+def _fit_some(largest: Tensor) -> tuple[Tensor, Tensor]:
     ordered = largest.double().sort(dim=0).values
     excess = (ordered[1:] - ordered[-1:]).exp() - (ordered[:1] - ordered[-1:]).exp()
     size, units = excess.shape
@@ -74,7 +90,7 @@ def _fit(largest: Tensor) -> tuple[Tensor, Tensor]:
 def _generalised_pareto(excess: Tensor) -> tuple[Tensor, Tensor]:
     """Zhang and Stephens' estimates of shape and scale for ascending excesses of shape (M, units)."""
     size = excess.shape[0]
-    grid = 30 + int(math.sqrt(size))
+    grid = _grid_size(size)
     quartile = excess[int(size / 4 + 0.5) - 1].clamp_min(1e-300)
     steps = torch.arange(1, grid + 1, dtype=excess.dtype)
     theta = (1 - (grid / (steps - 0.5)).sqrt())[:, None] / (3 * quartile) + 1 / excess[-1]

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ppl_vae.inference.pareto import pareto_k, smoothed_tail, tail_length
+from ppl_vae.inference.pareto import smoothed_tail, tail_length
 
 __all__ = ["Running", "summarise"]
 
@@ -148,7 +148,7 @@ def _columns(strata: Sequence[Running]) -> dict[str, Tensor]:
         )
     )
     largest = _largest(torch.cat([sums.largest for sums in strata]), tail_length(count) + 1)
-    raw, smooth = smoothed_tail(largest)
+    shape, raw, smooth = smoothed_tail(largest)
     # Σ w with its largest terms exchanged, relative to Σ w itself.
     change = (smooth - log_weight).exp() - (raw - log_weight).exp()
     log_evidence = log_weight - math.log(count)
@@ -156,7 +156,7 @@ def _columns(strata: Sequence[Running]) -> dict[str, Tensor]:
         "log_evidence": log_evidence,
         "std_error": (0.5 * log_variance - log_weight).exp(),
         "ess": (2 * log_weight - log_square).exp(),
-        "pareto_k": pareto_k(largest),
+        "pareto_k": shape,
         "elbo": torch.stack([sums.sum_log for sums in strata]).sum(0) / count,
         "smoothed": log_evidence + torch.log1p(change),
     }

@@ -5,6 +5,7 @@ from arviz_stats.base import array_stats
 from scipy import special
 from torch import Tensor
 
+from ppl_vae.inference import pareto
 from ppl_vae.inference.pareto import pareto_k, smoothed_tail, tail_length
 
 NUM_SAMPLES, NUM_UNITS = 4000, 60
@@ -83,7 +84,8 @@ def test_the_tail_is_a_fifth_of_few_and_three_roots_of_many() -> None:
 @pytest.mark.parametrize("k", [0.2, 0.7, 1.2])
 def test_smoothed_weights_are_those_of_arviz(k: float) -> None:
     log_w = _log_weights(k)[:, :5]
-    raw, smooth = smoothed_tail(_largest(log_w))
+    shape, raw, smooth = smoothed_tail(_largest(log_w))
+    assert torch.equal(shape, pareto_k(_largest(log_w)))
     size = tail_length(NUM_SAMPLES)
     for unit in range(5):
         ordered = log_w[:, unit].sort().values.numpy()
@@ -96,5 +98,13 @@ def test_smoothed_weights_are_those_of_arviz(k: float) -> None:
 
 def test_weights_that_cannot_be_smoothed_stay_as_they_are() -> None:
     for log_w in (torch.full((50, 2), -3.0, dtype=torch.float64), torch.randn(4, 2, dtype=torch.float64)):
-        raw, smooth = smoothed_tail(log_w)
+        _, raw, smooth = smoothed_tail(log_w)
         assert torch.equal(raw, smooth)
+
+
+def test_units_are_fitted_a_few_at_a_time_to_the_same_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    largest = _largest(_log_weights(0.6))
+    whole = smoothed_tail(largest)
+    monkeypatch.setattr(pareto, "_TABLE", 7 * len(largest) * 50)
+    for a, b in zip(smoothed_tail(largest), whole, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-13, atol=0)
