@@ -134,22 +134,39 @@ def evidence_of_run(
     index = row_numbers(run, shape, rows, part)
     seed = run.settings.seed if seed is None else seed
     job = _Job(run, asked, tensors, shape, index, seed, resume, progress)
-    values = {method: job.estimate(method) for method in job.methods if method != "bdmc"}
-    judged = agreement(values) if values else None
-    bracket, bounding = (None, {}) if "bdmc" not in job.methods else job.bracket()
+    if worst and job.methods == ("bdmc",):
+        raise InputError("--worst needs an estimate on the data themselves, such as --method is")
     source = part if data is None else data
     dims = dimensions(run, shape, tensors)
-    each = {name: evidence_json(value, source, dims) for name, value in values.items()}
+    values: dict[str, Evidence] = {}
+    each: dict[str, dict[str, Any]] = {}
+    bracket, bounding = None, dict[str, Any]()
+    left_out = []
+    for method in job.methods:
+        try:
+            if method == "bdmc":
+                bracket, bounding = job.bracket()
+                continue
+            values[method] = job.estimate(method)
+        except InputError as reason:
+            # Whoever asks for everything gets what there is.
+            if not job.everything:
+                raise
+            left_out.append(f"{method} was left out: {reason}")
+            continue
+        each[method] = evidence_json(values[method], source, dims)
+        if run.folder is not None:
+            # As they come: a later method may take hours, or be interrupted.
+            write_whole(run.folder / f"evidence-{method}.nc", values[method].save)
+            merge_json(run.folder / "evidence.json", method, each[method])
+    judged = agreement(values) if values else None
     result = together(each, judged, bounding)
+    if job.everything:
+        result["left_out"] = left_out
     if worst:
-        best = judged.best if judged and judged.best else next(iter(values), None)
-        if best is None:
-            raise InputError("--worst needs an estimate on the data themselves, such as --method is")
+        best = (judged.best if judged else None) or next(iter(values))
         result["worst"] = worst_rows(run, values[best], worst, part if data is None else None)
     if run.folder is not None:
-        for name, value in values.items():
-            write_whole(run.folder / f"evidence-{name}.nc", value.save)
-            merge_json(run.folder / "evidence.json", name, each[name])
         if len(values) > 1:
             write_figure(run.folder / "evidence.png", evidence_curves(values))
         pictures = [

@@ -37,10 +37,10 @@ def evidence_json(found: Evidence, data: str, dims: "Dimensions | None") -> dict
         "num_samples": found.num_samples,
         "unit": found.unit,
         "num_units": found.num_units,
-        "log_evidence": found.total,
+        "log_evidence": _finite(found.total),
         "std_error": _finite(found.total_std_error),
         "bias": _finite(found.total_bias),
-        "log_evidence_mean": found.mean,
+        "log_evidence_mean": _finite(found.mean),
         "std_error_mean": _finite(found.mean_std_error),
         "num_alarms": int(found.alarming.sum()),
         "notes": list(found.notes),
@@ -48,16 +48,16 @@ def evidence_json(found: Evidence, data: str, dims: "Dimensions | None") -> dict
     }
     # The mean log weight of other proposals is the ELBO of no guide of interest.
     if len(found.elbo) and found.method in ("is", "iwae"):
-        result |= {"elbo": float(found.elbo.sum()), "elbo_mean": float(found.elbo.mean())}
+        result |= {"elbo": _finite(float(found.elbo.sum())), "elbo_mean": _finite(float(found.elbo.mean()))}
     if len(found.smoothed):
-        result["smoothed_mean"] = float(found.smoothed.mean())
+        result["smoothed_mean"] = _finite(float(found.smoothed.mean()))
     if len(found.acceptance):
         result["acceptance"] = float(found.acceptance.mean())
     for name in ("ess", "pareto_k"):
         if len(values := getattr(found, name)):
             result[name] = _three(values)
     if dims is not None:
-        result["bits_per_dim"] = found.bits_per_dim(dims.count, dims.log_volume)
+        result["bits_per_dim"] = _finite(found.bits_per_dim(dims.count, dims.log_volume))
         result["notes"] += dims.notes
     return result
 

@@ -74,7 +74,9 @@ def say_evidence(evidence: Mapping[str, Any]) -> str:
     """One method's evidence in a sentence."""
     unit = "a datum" if evidence["unit"] == "datum" else "in all"
     error = evidence["std_error_mean"]
-    value = f"{evidence['log_evidence_mean']:.4f}" + (f" ± {error:.4f}" if error else "")
+    mean, elbo = evidence["log_evidence_mean"], evidence.get("elbo_mean")
+    # JSON knows no −∞, which is the log of no weight at all.
+    value = "−∞" if mean is None else f"{mean:.4f}" + (f" ± {error:.4f}" if error else "")
     data = f"of the {Path(evidence['data']).name} data ({evidence['num_units']:,} units)"
     data = data if evidence["unit"] == "datum" else f"of the {Path(evidence['data']).name} data"
     draws, proposal = f"{evidence['num_samples']:,}", evidence["proposal"]
@@ -88,9 +90,8 @@ def say_evidence(evidence: Mapping[str, Any]) -> str:
         "bridge": f"by bridge sampling between NUTS and the guide ({draws} samples)",
     }[evidence["method"]]
     text = f"log p(x) {data} is {value} nats {unit}, {how}"
-    if evidence["method"] == "is":
-        gap = evidence["log_evidence_mean"] - evidence["elbo_mean"]
-        text += f"; the ELBO is {gap:.3f} nats below it"
+    if evidence["method"] == "is" and mean is not None and elbo is not None:
+        text += f"; the ELBO is {mean - elbo:.3f} nats below it"
     if "ess" not in evidence:
         return f"{text}."
     alarms = evidence["num_alarms"]

@@ -106,10 +106,10 @@ def evidence_table(
         sampled = result["kind"] != "exact"
         cells = {
             "method": name,
-            "log p(x)": f"{sign}{result['log_evidence_mean']:.4f}"
+            "log p(x)": f"{sign}{_number(result['log_evidence_mean'], 4)}"
             + (f" ± {error:.4f}" if sampled and error else ""),
-            "smoothed": f"{result['smoothed_mean']:.4f}" if "smoothed_mean" in result else "",
-            "ELBO": f"{result['elbo_mean']:.3f}" if "elbo_mean" in result else "",
+            "smoothed": _number(result["smoothed_mean"], 4) if "smoothed_mean" in result else "",
+            "ELBO": _number(result["elbo_mean"], 3) if "elbo_mean" in result else "",
             "units": str(result["num_units"]),
             "draws": str(result["num_samples"]) if sampled else "",
             "ESS": _number(ess["min"], 0) if ess else "",
@@ -130,11 +130,13 @@ def say_evidence_found(out: Console, name: str, found: "Found") -> None:
     if each:
         out.print(evidence_table(list(each.items()), f"{name}: log p(x) (nats a unit)", width=out.width))
     if (
-        bits := next((one["bits_per_dim"] for one in each.values() if "bits_per_dim" in one), None)
+        bits := next((one["bits_per_dim"] for one in each.values() if one.get("bits_per_dim")), None)
     ) is not None:
         out.print(f"Bits per dimension: {bits:.4f}.")
     for note in dict.fromkeys(note for one in each.values() for note in one["notes"]):
         out.print(f"[yellow]Note:[/yellow] {note}.")
+    for reason in result.get("left_out", ()):
+        out.print(f"[yellow]Note:[/yellow] {reason}.")
     if found.judged is not None:
         for flag in found.judged.flags:
             out.print(f"[yellow]Flag:[/yellow] {flag}.")

@@ -2,9 +2,12 @@
 
 import importlib.util
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pyro
 import pytest
@@ -62,3 +65,30 @@ def shared() -> Callable[[str], Path]:
         return folder / name
 
     return find
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
+    """Call the command in this process; gives (exit code, stdout, stderr)."""
+    from ppl_vae import cli
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["ppl-vae", *map(str, arguments)])
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short PPCA fit on iris."""
+    folder = tmp_path_factory.mktemp("runs") / "ppca"
+    command = ("fit", "ppca", "iris", "--steps", "60", "--out", str(folder))
+    subprocess.run([sys.executable, "-m", "ppl_vae.cli", *command], check=True, capture_output=True)
+    return folder

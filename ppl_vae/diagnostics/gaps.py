@@ -20,6 +20,7 @@ from ppl_vae.errors import InputError
 from ppl_vae.evidence import Evidence
 from ppl_vae.guides import PerDatumFlow, PerDatumNormal
 from ppl_vae.inference import exact, importance
+from ppl_vae.inference.elbo import check_index
 from ppl_vae.inference.graph import Compile, check_compile
 from ppl_vae.inference.terms import layout
 from ppl_vae.program import ExactEvidence, Pair
@@ -74,8 +75,9 @@ def gaps(
     check_compile(compile)
     start = time.perf_counter()
     shape = layout(pair, *data)
+    check_index(index, shape.num_units)
     with seeded(seed):
-        own = own_answer(pair, *data, shape=shape, index=_checked_index(index, shape.num_units))
+        own = own_answer(pair, *data, shape=shape, index=index)
         units = np.arange(shape.num_units) if index is None else index.cpu().numpy()
         chosen = _rows(data, index, shape.num_units)
         known = None if evidence is None else _matching(evidence, units, shape.num_units)
@@ -187,19 +189,6 @@ def _notes(result: Gaps, evidence: Evidence, found: list[Best]) -> tuple[str, ..
                 f"{part.mean_std_error:.1g}): a search or the evidence has failed"
             )
     return tuple(notes)
-
-
-def _checked_index(index: Tensor | None, num_units: int) -> Tensor | None:
-    if index is None:
-        return None
-    if index.dim() != 1 or not len(index) or index.is_floating_point() or index.dtype == torch.bool:
-        raise InputError("index takes the numbers of the units: integers of shape (units,), at least one")
-    if int(index.min()) < 0 or int(index.max()) >= num_units:
-        raise InputError(
-            f"index reaches from {int(index.min())} to {int(index.max())}; there are units 0 to "
-            f"{num_units - 1}"
-        )
-    return index
 
 
 def _rows(data: tuple[Any, ...], index: Tensor | None, num_units: int) -> tuple[Tensor, ...]:

@@ -87,16 +87,31 @@ def unit_chunks(
     Raises:
         InputError: for an index that names no unit, or one of them twice.
     """
-    if index is not None:
-        if not len(index) or int(index.min()) < 0 or int(index.max()) >= shape.num_units:
-            raise InputError(f"index names units outside 0 to {shape.num_units - 1}, or none at all")
-        if len(index.unique()) < len(index):
-            raise InputError("index names a unit twice")
+    check_index(index, shape.num_units)
     size = max(1, budget // (num_particles * shape.event_size))
     if index is None and (not shape.can_index or shape.num_units <= size):
         return [None]
     units = torch.arange(shape.num_units) if index is None else index
     return list(units.split(size))
+
+
+def check_index(index: Tensor | None, num_units: int) -> None:
+    """Refuse what does not name units.
+
+    Raises:
+        InputError: saying what is accepted.
+    """
+    if index is None:
+        return
+    if index.dim() != 1 or not len(index) or index.is_floating_point() or index.dtype == torch.bool:
+        raise InputError("index takes the numbers of the units: integers of shape (units,), at least one")
+    if int(index.min()) < 0 or int(index.max()) >= num_units:
+        raise InputError(
+            f"index reaches from {int(index.min())} to {int(index.max())}; there are units 0 to "
+            f"{num_units - 1}"
+        )
+    if len(index.unique()) < len(index):
+        raise InputError("index names a unit twice")
 
 
 def _particles(

@@ -231,6 +231,8 @@ def _check_arguments(num_samples: int, defensive: float, tolerance: float | None
         raise InputError(f"num_samples is {num_samples}; importance sampling needs at least 2")
     if not 0 <= defensive < 1:
         raise InputError(f"defensive is {defensive}; it is the fraction of draws from the prior, in [0, 1)")
+    if defensive and num_samples < 4:
+        raise InputError(f"num_samples is {num_samples}; a defensive mixture needs at least 2 of each kind")
     check_tolerance(tolerance)
 
 

@@ -149,8 +149,8 @@ def _columns(strata: Sequence[Running]) -> dict[str, Tensor]:
     )
     largest = _largest(torch.cat([sums.largest for sums in strata]), tail_length(count) + 1)
     shape, raw, smooth = smoothed_tail(largest)
-    # Σ w with its largest terms exchanged, relative to Σ w itself.
-    change = (smooth - log_weight).exp() - (raw - log_weight).exp()
+    # Σ w without its largest terms; nothing where they are all that counts.
+    rest = log_weight + torch.log1p(-(raw - log_weight).exp().clamp_max(1.0))
     log_evidence = log_weight - math.log(count)
     return {
         "log_evidence": log_evidence,
@@ -158,7 +158,7 @@ def _columns(strata: Sequence[Running]) -> dict[str, Tensor]:
         "ess": (2 * log_weight - log_square).exp(),
         "pareto_k": shape,
         "elbo": torch.stack([sums.sum_log for sums in strata]).sum(0) / count,
-        "smoothed": log_evidence + torch.log1p(change),
+        "smoothed": torch.logaddexp(rest, smooth) - math.log(count),
     }
 
 

@@ -14,6 +14,7 @@ from ppl_vae.evidence import Evidence
 from ppl_vae.guides import LinearNormal, Prior
 from ppl_vae.inference import exact, importance, partial
 from ppl_vae.inference import weights as weights_module
+from ppl_vae.inference.running import Running, summarise
 from ppl_vae.inference.sites import Layout
 from ppl_vae.inference.terms import layout, terms
 from ppl_vae.models import PPCA
@@ -306,11 +307,27 @@ def test_parts_of_another_estimate_are_refused(
         _estimate(pair, x, num_samples=100, checkpoint=path, resume=True)
 
 
-@pytest.mark.parametrize("index", [[], [-1, 2], [3, 40], [5, 5]])
-def test_units_that_do_not_exist_are_refused(index: list[int], conjugate: Any, x: Tensor) -> None:
+@pytest.mark.parametrize(
+    ("index", "words"),
+    [
+        (torch.zeros(0, dtype=torch.long), "at least one"),
+        (torch.tensor([-1, 2]), "from -1 to 2"),
+        (torch.tensor([3, 40]), "units 0 to 39"),
+        (torch.tensor([5, 5]), "twice"),
+        (torch.tensor([0.5]), "integers"),
+        (torch.tensor([True, False]), "integers"),
+    ],
+)
+def test_units_that_do_not_exist_are_refused(index: Tensor, words: str, conjugate: Any, x: Tensor) -> None:
+    with pytest.raises(InputError, match=words):
+        _estimate(Pair(conjugate.model, conjugate.guide), x, index=index)
+
+
+def test_a_defensive_mixture_needs_two_of_each_kind(conjugate: Any, x: Tensor) -> None:
     pair = Pair(conjugate.model, conjugate.guide)
-    with pytest.raises(InputError, match="index names"):
-        _estimate(pair, x, index=torch.tensor(index, dtype=torch.long))
+    with pytest.raises(InputError, match="2 of each kind"):
+        _estimate(pair, x, num_samples=3, defensive=0.1)
+    assert np.isfinite(_estimate(pair, x, num_samples=4, defensive=0.1).std_error).all()
 
 
 def test_sums_of_chunks_stand_in_the_order_of_the_units(
@@ -327,3 +344,11 @@ def test_sums_of_chunks_stand_in_the_order_of_the_units(
     )
     scores = (found.log_evidence - conjugate.log_evidence(x)[index]) / found.std_error
     assert np.abs(scores).max() < 4
+
+
+def test_one_weight_that_is_all_that_counts_is_smoothed_to_a_finite_value() -> None:
+    """Simple Monte Carlo far from the posterior: the smoothed sum must not cancel to nothing."""
+    log_w = torch.cat([torch.linspace(-900, -400, 999, dtype=torch.float64), torch.zeros(1)])[:, None]
+    columns, _ = summarise([Running.empty(1).plus(log_w)])
+    assert np.isfinite(columns["smoothed"]).all()
+    assert columns["smoothed"][0] <= columns["log_evidence"][0] + 1e-9
