@@ -6,14 +6,14 @@ whose reference values are absent are named and left out.
 
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import accuracy_evidence
+from benchmarks import accuracy_calibration, accuracy_evidence, accuracy_stopping
 from benchmarks.accuracy_row import Row
 from benchmarks.reference import folder, reference
 from ppl_vae import PPCA, VAE, Pair, TrueSkill, compare, data, exact, guide, importance, nuts, svi
@@ -273,13 +273,15 @@ def _vae(name: str, rows: data.Rows, *, num_steps: int, latent_dim: int) -> Iter
     )
 
 
-STUDIES: dict[str, Callable[[], Iterator[Row]]] = {
+STUDIES: dict[str, Callable[[], Iterable[Row]]] = {
     "ppca": ppca_by_svi,
     "gap": ppca_gap_and_evidence,
     "two-players": two_players,
     "skills": published_skills,
     "vae": vae,
     **accuracy_evidence.STUDIES,
+    **accuracy_stopping.STUDIES,
+    **accuracy_calibration.STUDIES,
 }
 
 

@@ -6,9 +6,24 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ppl_vae import data, diagnostics, guides, inference, models
-    from ppl_vae.diagnostics import Agreement, Comparison, Gaps, agreement, compare, gaps, sandwich
+    from ppl_vae.diagnostics import (
+        Agreement,
+        Calibration,
+        Check,
+        Comparison,
+        Gaps,
+        agreement,
+        alternatives,
+        check,
+        compare,
+        gaps,
+        predictive_check,
+        sandwich,
+        sbc,
+    )
     from ppl_vae.errors import InputError
     from ppl_vae.evidence import Evidence
+    from ppl_vae.foreign import foreign_draws
     from ppl_vae.inference import annealing, bounds, bridge, exact, guide, importance, natural, nuts, svi
     from ppl_vae.models import PPCA, VAE, BayesianPPCA, TrueSkill
     from ppl_vae.posterior import Posterior
@@ -19,6 +34,8 @@ __all__ = [
     "VAE",
     "Agreement",
     "BayesianPPCA",
+    "Calibration",
+    "Check",
     "Comparison",
     "Evidence",
     "Gaps",
@@ -28,13 +45,16 @@ __all__ = [
     "TrueSkill",
     "__version__",
     "agreement",
+    "alternatives",
     "annealing",
     "bounds",
     "bridge",
+    "check",
     "compare",
     "data",
     "diagnostics",
     "exact",
+    "foreign_draws",
     "gaps",
     "guide",
     "guides",
@@ -43,7 +63,9 @@ __all__ = [
     "models",
     "natural",
     "nuts",
+    "predictive_check",
     "sandwich",
+    "sbc",
     "svi",
 ]
 
@@ -52,10 +74,26 @@ __version__ = version("ppl-vae")
 # Names load when they are first used (PEP 562), so that `ppl-vae --help` answers without torch.
 _HOMES = {
     **dict.fromkeys(
-        ("Agreement", "Comparison", "Gaps", "agreement", "compare", "gaps", "sandwich"), "diagnostics"
+        (
+            "Agreement",
+            "Calibration",
+            "Check",
+            "Comparison",
+            "Gaps",
+            "agreement",
+            "alternatives",
+            "check",
+            "compare",
+            "gaps",
+            "predictive_check",
+            "sandwich",
+            "sbc",
+        ),
+        "diagnostics",
     ),
     "InputError": "errors",
     "Evidence": "evidence",
+    "foreign_draws": "foreign",
     **dict.fromkeys(
         ("annealing", "bounds", "bridge", "exact", "guide", "importance", "natural", "nuts", "svi"),
         "inference",

@@ -87,10 +87,11 @@ def fit(
     data: Annotated[str, typer.Argument(metavar="DATA", help="A data set (`ppl-vae datasets`), or a .npy, .npz or .csv file.")],
     out: Annotated[Path, typer.Option(help="Folder of the run.")],
     guide: Annotated[str | None, typer.Option(help="Guide, one of the model's. (default: its first (`ppl-vae models`))")] = None,
-    steps: Annotated[int | None, typer.Option(help="Adam steps. (default: 3000)")] = None,
+    steps: Annotated[int | None, typer.Option(help="The most Adam steps; with --no-stop, their number. (default: 20000; 3000)")] = None,
+    stop: Annotated[bool | None, typer.Option("--stop/--no-stop", help="End where further steps are expected to gain nothing. (default: on, off with --average)")] = None,
     epochs: Annotated[float | None, typer.Option(help="Passes over the training data, instead of --steps. (default: none)")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Data a step. (default: 128 (vae), all (others))")] = None,
-    lr: Annotated[float | None, typer.Option(help="Learning rate of the first step; it falls to 1 % along a cosine. (default: 0.002 (vae), 0.03 (bayesian-ppca), 0.05 (ppca, trueskill))")] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate of the first step; it falls step by step as the iterates come to rest, with --no-stop to 1 % along a cosine. (default: 0.002 (vae), 0.03 (bayesian-ppca), 0.05 (ppca, trueskill))")] = None,
     particles: Annotated[int | None, typer.Option(help="Draws of the guide a step. (default: 1 (vae, ppca), 4 (bayesian-ppca), 16 (trueskill))")] = None,
     kl_warmup: Annotated[int | None, typer.Option(help="Steps over which the weight β of the KL rises from 0 to 1. (default: a tenth of the steps (vae), 0 (others))")] = None,
     clip_norm: Annotated[float | None, typer.Option(help="Largest gradient norm, in nats. (default: none)")] = None,
@@ -134,7 +135,7 @@ def fit(
         "particles": particles, "kl_warmup": kl_warmup, "clip_norm": clip_norm, "train": train,
         "objective": objective, "doubly_reparameterised": doubly_reparameterised, "dequantize": dequantize,
         "standardize": standardize, "binarize": binarize, "split": _numbers("--split", split, float),
-        "average": average, "precision": precision, "compile": compile_,
+        "stop": stop, "average": average, "precision": precision, "compile": compile_,
         "seed": seed, "device": device, "data_dir": str(data_dir.resolve()) if data_dir else None,
     }  # fmt: skip
     options = {
@@ -155,7 +156,8 @@ def fit(
 @app.command()
 def compare(
     run: RunFolder,
-    against: Annotated[str, typer.Option(help="nuts or exact.")] = "nuts",
+    against: Annotated[str, typer.Option(help="nuts, exact, or a file of draws: NetCDF that ArviZ wrote for Stan, PyMC or NumPyro, or CmdStan's .csv.")] = "nuts",
+    guides: Annotated[str | None, typer.Option(help="Other guides to fit and set beside the run's: mean-field, full-rank, low-rank, flow, laplace, with commas between. (default: none)")] = None,
     split: Split = None,
     rows: Annotated[str | None, typer.Option(help="Rows of that split, as FIRST:LAST; models with a latent per row only. (default: 0:8)")] = None,
     chains: Annotated[int | None, typer.Option(help="Chains. (default: 4, or 64 of hmc)")] = None,
@@ -166,21 +168,23 @@ def compare(
     seed: Seed = None,
     json_: JSON = False,
 ) -> None:  # fmt: skip
-    """Compare a run's variational posterior with NUTS or the exact posterior."""
+    """Compare a run's variational posterior with NUTS, the exact posterior, or draws in a file."""
     from ppl_vae.jobs import compare_run
     from ppl_vae.run import Run
 
     found, result = compare_run(
         Run.open(run), against=against, split=split, rows=_slice(rows), chains=chains, draws=draws,
-        warmup=warmup, sampler=sampler, compile=compile_, seed=seed,
+        guides=[name.strip() for name in guides.split(",")] if guides else (), warmup=warmup, sampler=sampler,
+        compile=compile_, seed=seed,
     )  # fmt: skip
     if json_:
         _print_json(result)
         return
-    from ppl_vae.tables import comparison_table, console
+    from ppl_vae.tables import answers_table, comparison_table, console
 
     out = console()
-    out.print(comparison_table(found, f"{run.name}: SVI against {against}"))
+    out.print(comparison_table(found, f"{run.name}: SVI against {found.reference}"))
+    out.print(answers_table(found))
     out.print(f"Verdict: [bold]{result['verdict']}[/bold].", *[f"{reason}." for reason in result["reasons"]])
 
 
@@ -264,6 +268,66 @@ def gaps(
     for note in found.notes:
         out.print(f"Note: {note}.")
     out.print(f"Picture: [bold]{run / 'gaps.png'}[/bold]")
+
+
+@app.command()
+def check(
+    what: Annotated[str, typer.Argument(metavar="RUN|MODEL|FILE.py:MODEL", help="A fitted run; a model of the suite, to fit first; or a Pyro model of your own.")],
+    other: Annotated[str | None, typer.Argument(metavar="[DATA|FILE.py:GUIDE]", help="The model's data set or file; or your guide, or mean-field, low-rank or full-rank for one of Pyro's.")] = None,
+    data: Annotated[list[str] | None, typer.Option(help="With your own model: files of its arguments (.csv, .npy, .npz), each with a --data of its own, or one whose columns have their names.")] = None,
+    identifiable: Annotated[str | None, typer.Option(metavar="FILE.py:NAME", help="With your own model: a function from a data set of draws to the quantities to compare. (default: the latents)")] = None,
+    budget: Annotated[str, typer.Option(help="Time for everything, such as 90s, 2m or 1h. The important checks come first.")] = "2m",
+    out: Annotated[Path | None, typer.Option(help="Folder for what is found, and report.html. (default: the run's, or check)")] = None,
+    steps: Annotated[int, typer.Option(help="The most steps of SVI, where a fit is made.")] = 20_000,
+    lr: Annotated[float | None, typer.Option(help="Learning rate that SVI begins with. (default: the model's, or 0.02)")] = None,
+    split: Split = None,
+    rows: Annotated[str | None, typer.Option(help="Rows whose posteriors are compared, as FIRST:LAST; models with a latent per row only. (default: 0:8)")] = None,
+    calibrate: Annotated[bool, typer.Option("--calibrate/--no-calibrate", help="Spend what is left of the budget on simulated data.")] = True,
+    seed: Seed = None,
+    json_: JSON = False,
+) -> None:  # fmt: skip
+    """Can this fit be trusted? Fit or load, make every check that the budget allows, and say."""
+    from ppl_vae import check_jobs
+    from ppl_vae.diagnostics.budget import Clock, seconds_of
+    from ppl_vae.report import write_check
+    from ppl_vae.run import Run
+    from ppl_vae.summary import write_report
+    from ppl_vae.user_program import is_program, load_program
+
+    clock = Clock(seconds_of(budget))
+    if is_program(what):
+        if other is None or not data:
+            raise InputError(
+                "a model of your own needs a guide and --data: FILE.py:MODEL FILE.py:GUIDE --data x.csv"
+            )
+        folder = out or Path("check")
+        functions = load_program(identifiable) if identifiable else None
+        found = check_jobs.check_programs(
+            what, other, data, folder, identifiable=functions, steps=steps, lr=lr or 0.02, rows=_slice(rows),
+            budget=clock.left, calibrate=calibrate, seed=seed or 0,
+        )  # fmt: skip
+        title = what.rpartition(":")[2]
+        page = write_check(found, folder / "report.html", title=title, identifiable=functions, seed=seed or 0)
+    else:
+        if data or identifiable:
+            raise InputError("--data and --identifiable belong to models of your own (FILE.py:MODEL)")
+        folder = Path(what)
+        if other is not None:
+            folder = out or Path("check")
+            check_jobs.fit_for_check(what, other, folder, steps=steps, lr=lr, seed=seed or 0)
+        opened = Run.open(folder)
+        found = check_jobs.check_run(
+            opened, split=split, rows=_slice(rows), budget=clock.left, calibrate=calibrate, seed=seed
+        )
+        page = write_report([opened], folder / "report.html", title=folder.resolve().name)
+    result = {**check_jobs.check_json(found), "report": str(page)}
+    if json_:
+        _print_json(result)
+        return
+    from ppl_vae.tables import console, say_check
+
+    say_check(console(), found)
+    console().print(f"Report: [bold]{page}[/bold]")
 
 
 @app.command()

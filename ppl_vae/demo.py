@@ -7,20 +7,25 @@ from typing import Any
 
 from rich.console import Console
 
-from ppl_vae.diagnostics import Comparison
+from ppl_vae.check_jobs import check_json, check_run
+from ppl_vae.diagnostics import Check, Comparison
 from ppl_vae.errors import InputError
 from ppl_vae.evidence_jobs import Asked, evidence_of_run
 from ppl_vae.jobs import compare_run, fit_run
 from ppl_vae.run import Run, settings_for
 from ppl_vae.summary import say_comparison, say_evidence, say_fit, write_report
-from ppl_vae.tables import comparison_table, console, evidence_table, fit_table, say_warnings
+from ppl_vae.tables import comparison_table, console, evidence_table, fit_table, say_check, say_warnings
 
 __all__ = ["run_demo"]
 
 
+# Seconds for the checks of each fit in a quick demo.
+QUICK_BUDGET = 10.0
+
+
 @dataclass(frozen=True)
 class _Study:
-    """One model on one data set, and what to ask of it."""
+    """One model on one data set, and what to ask of it; ``steps`` are the most."""
 
     model: str
     data: str
@@ -32,12 +37,13 @@ class _Study:
     draws: int
     quick_draws: int
     rows: slice | None = None
+    budget: float = 30.0
 
 
 STUDIES = (
-    _Study("vae", "digits", 3000, 600, {"latent_dim": 6}, {}, ("nuts",), 400, 40, slice(0, 100)),
-    _Study("ppca", "iris", 2000, 400, {}, {}, ("nuts", "exact"), 250, 100),
-    _Study("trueskill", "al-east-1987", 2000, 300, {"link": "logistic"}, {}, ("nuts",), 300, 80),
+    _Study("vae", "digits", 20_000, 600, {"latent_dim": 6}, {}, ("nuts",), 400, 40, slice(0, 100)),
+    _Study("ppca", "iris", 20_000, 1500, {}, {}, ("nuts", "exact"), 250, 100),
+    _Study("trueskill", "al-east-1987", 20_000, 1500, {"link": "logistic"}, {}, ("nuts",), 300, 80),
 )
 
 
@@ -62,6 +68,7 @@ def run_demo(out: Path, *, quick: bool = False, seed: int = 0, show: bool = True
     screen = console() if show else Console(quiet=True)
     results: dict[str, Any] = {}
     comparisons: list[tuple[str, Comparison]] = []
+    verdicts: list[tuple[str, Check]] = []
     runs = []
     for study in STUDIES:
         screen.print(f"[bold]{study.model}[/bold] on {study.data}: fitting by SVI …")
@@ -84,20 +91,29 @@ def run_demo(out: Path, *, quick: bool = False, seed: int = 0, show: bool = True
         asked = Asked(methods, samples=200 if quick else 1000, temperatures=50 if quick else 200)
         estimated = evidence_of_run(run, asked, rows=study.rows)
         evidence = estimated.result["methods"]
+        screen.print("  checking whether to trust it …")
+        checked = check_run(run, budget=QUICK_BUDGET if quick else study.budget)
+        verdicts.append((f"{study.model} on {study.data}", checked))
         results[study.model] = {
             "fit": fitted,
             "compare": compared,
             "evidence": evidence,
             "flags": estimated.result["flags"],
+            "check": check_json(checked),
         }
     report = write_report(runs, out / "report.html", title="ppl_vae: VAE, PPCA and TrueSkill by SVI, checked")
     results["report"] = str(report)
     results["seconds"] = time.perf_counter() - start
-    _show(screen, results, comparisons)
+    _show(screen, results, comparisons, verdicts)
     return results
 
 
-def _show(screen: Console, results: dict[str, Any], comparisons: list[tuple[str, Comparison]]) -> None:
+def _show(
+    screen: Console,
+    results: dict[str, Any],
+    comparisons: list[tuple[str, Comparison]],
+    verdicts: list[tuple[str, Check]],
+) -> None:
     named = [(f"{study.model} on {study.data}", results[study.model]) for study in STUDIES]
     screen.print()
     screen.print(fit_table([(name, result["fit"]) for name, result in named]))
@@ -121,6 +137,9 @@ def _show(screen: Console, results: dict[str, Any], comparisons: list[tuple[str,
     for name, result in named:
         for flag in result["flags"]:
             screen.print(f"[yellow]Flag:[/yellow] {name}: {flag}.")
+    for name, checked in verdicts:
+        screen.print(f"\n[bold]{name}[/bold]")
+        say_check(screen, checked)
     screen.print(f"\nReport: [bold]{results['report']}[/bold] ({results['seconds']:.0f} s in all)")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from ppl_vae.errors import InputError
 
-__all__ = ["merge_json", "write_json", "write_text", "write_whole"]
+__all__ = ["merge_json", "read_json", "write_json", "write_text", "write_whole"]
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
@@ -58,3 +58,17 @@ def merge_json(path: Path, key: str, content: Mapping[str, Any]) -> None:
     except (OSError, ValueError):
         before = {}
     write_json(path, {**before, key: content})
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; nothing where there is no file.
+
+    Raises:
+        InputError: if it is damaged.
+    """
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(f"{path} is damaged: {error}") from error

@@ -2,17 +2,21 @@
 
 import csv
 import io
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import pandas as pd
 import torch
 from torch import Tensor
 
 from ppl_vae.diagnostics import Comparison, Gaps, compare, gaps
+from ppl_vae.diagnostics.alternatives import alternatives
 from ppl_vae.errors import InputError
 from ppl_vae.evidence import Evidence
 from ppl_vae.files import write_json, write_text, write_whole
+from ppl_vae.foreign import foreign_draws
 from ppl_vae.guides import PerDatumNormal
 from ppl_vae.inference import annealing, exact, guide, importance, nuts, svi
 from ppl_vae.inference.checkpoint import save_parameters
@@ -22,6 +26,7 @@ from ppl_vae.inference.terms import layout
 from ppl_vae.program import ExactEvidence, ExactPosterior
 from ppl_vae.report.figures import write_figure
 from ppl_vae.report.gap_figure import gap_bars
+from ppl_vae.rng import derived
 from ppl_vae.run import Run, prepare_folder
 from ppl_vae.settings import Settings, compile_option
 
@@ -72,7 +77,8 @@ def fit_run(
         train="guide" if settings.train == "guide" else "both",
         held_out=held_out,
         refresh=run.epoch_data if run.is_dynamic else None,
-        average=settings.average,
+        average=0.0 if settings.stop else settings.average,
+        stop=settings.stop,
         precision="bfloat16" if settings.precision == "bfloat16" else None,
         compile=settings.compile_option,
         seed=settings.seed,
@@ -97,6 +103,7 @@ def fit_run(
         "seconds": fitted.seconds,
         "converged": fitted.converged,
         "reason": fitted.reason,
+        "stopping": None if fitted.stopping is None else fitted.stopping.to_json(),
         "engine": fitted.engine,
         "compile_seconds": fitted.compile_seconds,
         "warnings": list(run.warnings),
@@ -110,6 +117,7 @@ def compare_run(
     run: Run,
     *,
     against: str = "nuts",
+    guides: Sequence[str] = (),
     split: str | None = None,
     rows: slice | None = None,
     chains: int | None = None,
@@ -120,13 +128,17 @@ def compare_run(
     seed: int | None = None,
     progress: bool = True,
 ) -> tuple[Comparison, dict[str, Any]]:
-    """Compare a run's variational posterior with NUTS or the exact posterior, parameters held.
+    """Compare a run's variational posterior with NUTS, the exact one or a file's draws, parameters held.
 
-    For local latents the comparison runs over some rows of one part; for global ones over all data.
+    The guide's draws are compared as they are ("svi") and resampled by their importance weights
+    ("reweighted"). For local latents the comparison runs over some rows of one part; for global ones over
+    all data.
 
     Args:
         run: a fitted run.
-        against: "nuts" or "exact".
+        against: "nuts", "exact", or a file of draws that Stan, PyMC or NumPyro wrote (`foreign_draws`).
+        guides: families of guides to fit and set beside it, with the model's parameters held; see
+            `diagnostics.alternatives`.
         split: "train", "validation" or "test"; test where there are test rows, else train.
         rows: which rows of that part, the first eight by default.
         chains, draws, warmup: of NUTS; see `nuts.sample` for the defaults.
@@ -138,8 +150,9 @@ def compare_run(
     Raises:
         InputError: if there is no exact posterior, or no such rows.
     """
-    if against not in ("nuts", "exact"):
-        raise InputError(f"--against is {against!r}; it is nuts or exact")
+    file = Path(against) if against not in ("nuts", "exact") else None
+    if file is not None and not file.exists():
+        raise InputError(f"--against is {against!r}; it is nuts, exact, or a file of draws that exists")
     if against == "exact" and not isinstance(run.model, ExactPosterior):
         raise InputError(f"{run.settings.model} does not know its exact posterior; compare it against nuts")
     for name, count, least in (("draws", draws, 4), ("warmup", warmup, 1), ("chains", chains, 1)):
@@ -153,7 +166,9 @@ def compare_run(
     independent = max(4000, (chains or 4) * draws)
     answer = guide.draws(run.pair, *full, num_draws=independent, index=index, seed=seed)
     coords = {} if index is None else {"data": index.tolist()}
-    if against == "exact":
+    if file is not None:
+        reference = foreign_draws(file, like=answer)
+    elif against == "exact":
         reference = exact.draws(run.model, *data, num_draws=independent, coords=coords, seed=seed + 1)
     else:
         reference = nuts.sample(
@@ -170,15 +185,21 @@ def compare_run(
             seed=seed + 1,
             progress=progress,
         )
-    found = compare({"svi": answer}, reference=reference, model=run.model)
+    answers = {"svi": answer, "reweighted": answer.resampled(derived(seed, 3))}
+    if guides:
+        others = alternatives(run.model, *data, guides=guides, seed=derived(seed, 4), progress=progress)
+        answers |= {name: other.map(other.draws.assign_coords(coords)) for name, other in others.items()}
+    found = compare(answers, reference=reference, model=run.model)
     weights = importance.log_evidence(
         run.pair, *full, num_samples=2000, index=index, seed=seed + 2, progress=False
     )
     result = _comparison_json(found, weights, part if index is not None else None, index)
     if run.folder is not None:
-        for name, posterior in (("svi", answer), (against, reference)):
+        kept = "foreign" if file is not None else against
+        for name, posterior in (("svi", answer), (kept, reference)):
             write_whole(run.folder / f"posterior-{name}.nc", posterior.save)
         write_json(run.folder / "compare.json", result)
+        found.save(run.folder / "comparison.json")
     return found, result
 
 
@@ -329,7 +350,8 @@ def _comparison_json(
         "wasserstein": "wasserstein",
         "mcse": "mcse",
     }
-    rows = found.table[list(columns)].rename(columns=columns).to_dict("records")
+    own = found.table[found.table["answer"] == "svi"]
+    rows = own[list(columns)].rename(columns=columns).to_dict("records")
     return {
         "reference": found.reference,
         "reference_ok": found.reference_ok,
@@ -337,11 +359,26 @@ def _comparison_json(
         "data": None if index is None else index.tolist(),
         "rows": rows,
         "verdict": found.verdicts["svi"],
-        "reasons": list(found.reasons),
+        "reasons": [text for text in found.reasons if text.startswith("svi: ") or not found.reference_ok],
+        "verdicts": dict(found.verdicts),
+        "all_reasons": list(found.reasons),
+        "joint": json_records(found.joint),
+        "costs": json_records(found.costs),
         "pareto_k": weights.pareto_k.tolist(),
         "ess": weights.ess.tolist(),
         "num_samples": weights.num_samples,
     }
+
+
+def json_records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """A table's rows; JSON has null for numbers that are none."""
+    return [
+        {
+            str(name): None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in row.items()
+        }
+        for row in table.to_dict("records")
+    ]
 
 
 def _csv(header: tuple[str, ...], rows: Any) -> str:

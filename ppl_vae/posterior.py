@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
+
+from ppl_vae.errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,7 +37,10 @@ class Posterior:
         draws: one variable per latent, with dimensions (chain, draw, *plates, *event).
         method: the method's name, such as "nuts" or "guide".
         dependence: "chains" for Markov chains, "independent" for draws of a guide or an exact formula.
-        log_weights: optional log importance weights (unnormalised) over (chain, draw, *unit).
+        log_weights: optional log importance weights (unnormalised) over (chain, draw, *unit). They count
+            only once they are asked to: `resampled`.
+        effective_size: how many independent draws these are worth, over (*unit,); None where every
+            independent draw counts. Not used for chains, whose effective size is estimated.
         stats: optional sampler statistics over (chain, draw), under ArviZ's names.
         seconds: wall time that the draws took.
     """
@@ -46,6 +51,7 @@ class Posterior:
     log_weights: xr.DataArray | None = None
     stats: xr.Dataset = field(default_factory=_no_statistics)
     seconds: float = float("nan")
+    effective_size: xr.DataArray | None = None
 
     @property
     def num_chains(self) -> int:
@@ -63,10 +69,32 @@ class Posterior:
 
     def isel(self, indexers: Mapping[Hashable, object]) -> Self:
         """Some entries along named dimensions, in the draws and their weights."""
-        weights = self.log_weights
-        if weights is not None:
-            weights = weights.isel(indexers, missing_dims="ignore")
-        return replace(self, draws=self.draws.isel(indexers, missing_dims="ignore"), log_weights=weights)
+        weights, size = (
+            None if part is None else part.isel(indexers, missing_dims="ignore")
+            for part in (self.log_weights, self.effective_size)
+        )
+        draws = self.draws.isel(indexers, missing_dims="ignore")
+        return replace(self, draws=draws, log_weights=weights, effective_size=size)
+
+    def resampled(self, seed: int = 0) -> Self:
+        """Draws of equal weight, by systematic resampling with Pareto-smoothed importance weights.
+
+        The weights of every unit are its own: its latents are resampled together, and apart from other
+        units'. Drawn points repeat; what they are worth is kept as `effective_size`, Kish's
+        (Σw)²/Σw². Source: Vehtari et al., "Pareto smoothed importance sampling" (2024); Douc and Cappé,
+        "Comparison of resampling schemes" (2005), section 2.4.
+
+        Args:
+            seed: of the resampling.
+
+        Returns:
+            One chain of as many draws, with the method "reweighted" and without weights.
+
+        Raises:
+            InputError: without weights, with weights that are all zero or not numbers, or if a variable
+                lacks the weights' unit dimension.
+        """
+        return _resampled(self, seed)
 
     def scalars(self) -> dict[str, np.ndarray]:
         """Every scalar quantity by name, such as ``skill[Detroit]``: arrays of shape (chain, draw)."""
@@ -86,12 +114,35 @@ class Posterior:
 
         R-hat is rank-normalised and split; for more than eight chains it is the nested R-hat of
         Margossian et al. (2024) with pairs of neighbouring chains as superchains. Independent draws
-        have no R-hat, and their ESS is their number.
+        have no R-hat, and their ESS is their number, or what resampled ones are worth.
         """
         import pandas as pd
 
-        rows = {name: _summarise(values, self.dependence) for name, values in self.scalars().items()}
+        sizes = self.independent_sizes()
+        rows = {
+            name: _summarise(values, self.dependence, sizes[name]) for name, values in self.scalars().items()
+        }
         return pd.DataFrame.from_dict(rows, orient="index")
+
+    def independent_sizes(self) -> dict[str, float]:
+        """How many independent draws stand behind every scalar, by its name in `scalars`.
+
+        It is `effective_size` of the scalar's unit, of the worst unit for a scalar of no unit, and the
+        number of draws where there is none.
+        """
+        import xarray as xr
+
+        size = self.effective_size
+        if size is None:
+            return dict.fromkeys(self.scalars(), float(self.num_draws))
+        spread = self.draws.isel(chain=[0], draw=[0])
+        for name, variable in spread.data_vars.items():
+            own = size.min([dim for dim in size.dims if dim not in variable.dims])
+            # Units are matched by place: labels may be missing on either side.
+            own = own.drop_vars(list(own.coords))
+            blank = xr.zeros_like(variable, dtype=float)
+            spread[name] = (own + blank.drop_vars(list(blank.coords))).transpose(*variable.dims)
+        return {name: float(value[0, 0]) for name, value in replace(self, draws=spread).scalars().items()}
 
     def to_datatree(self) -> xr.DataTree:
         """The groups that ArviZ expects: ``posterior``, ``sample_stats`` and ``log_weights``."""
@@ -102,6 +153,8 @@ class Posterior:
             groups["sample_stats"] = self.stats
         if self.log_weights is not None:
             groups["importance_weights"] = self.log_weights.to_dataset(name="log_weight")
+        if self.effective_size is not None:
+            groups["effective_size"] = self.effective_size.to_dataset(name="effective_size")
         return xr.DataTree.from_dict(groups)
 
     def save(self, path: str | Path) -> None:
@@ -116,9 +169,11 @@ class Posterior:
         with xr.open_datatree(path, engine="h5netcdf") as tree:
             tree = tree.load()
         draws = tree["posterior"].to_dataset()
-        weights = None
+        weights = size = None
         if "importance_weights" in tree:
             weights = tree["importance_weights"].to_dataset()["log_weight"]
+        if "effective_size" in tree:
+            size = tree["effective_size"].to_dataset()["effective_size"]
         return cls(
             draws=draws,
             method=str(draws.attrs["method"]),
@@ -126,6 +181,7 @@ class Posterior:
             log_weights=weights,
             stats=tree["sample_stats"].to_dataset() if "sample_stats" in tree else xr.Dataset(),
             seconds=float(draws.attrs["sampling_time"]),
+            effective_size=size,
         )
 
     def _attributes(self) -> dict[str, object]:
@@ -137,16 +193,84 @@ class Posterior:
         }
 
 
+def _resampled(answer: Posterior, seed: int) -> Any:
+    import xarray as xr
+
+    weights = answer.log_weights
+    if weights is None:
+        raise InputError(f"the answer {answer.method} has no importance weights to resample with")
+    units = [dim for dim in weights.dims if dim not in ("chain", "draw")]
+    lacking = [
+        str(name) for name, variable in answer.draws.data_vars.items() if not {*units} <= {*variable.dims}
+    ]
+    if lacking:
+        raise InputError(
+            f"the weights belong to the entries of {', '.join(map(str, units))}, and {', '.join(lacking)} "
+            "does not: resample before the draws are mapped to other quantities"
+        )
+    table = weights.transpose("chain", "draw", *units).to_numpy()
+    sizes = table.shape[2:]
+    table = table.reshape(answer.num_draws, -1).astype(float)
+    if np.isnan(table).any() or np.isposinf(table).any() or (table.max(0) == -np.inf).any():
+        raise InputError(f"some importance weights of {answer.method} are no numbers, or all are zero")
+    smooth = np.stack([_smoothed(column) for column in table.T], axis=1)
+    places = _systematic(smooth, np.random.default_rng(seed)).reshape(-1, *sizes)
+    found = {}
+    for name, variable in answer.draws.data_vars.items():
+        rest = [dim for dim in variable.dims if dim not in ("chain", "draw", *units)]
+        ordered = variable.transpose("chain", "draw", *units, *rest)
+        values = ordered.to_numpy().reshape(answer.num_draws, *ordered.shape[2:])
+        taken = np.take_along_axis(values, places.reshape(*places.shape, *(1,) * len(rest)), axis=0)
+        found[name] = (("chain", "draw", *units, *rest), taken[None])
+    kept = {k: v for k, v in answer.draws.coords.items() if not {"chain", "draw"} & {*v.dims}}
+    labels = {k: v for k, v in weights.coords.items() if not {"chain", "draw"} & {*v.dims}}
+    return replace(
+        answer,
+        draws=xr.Dataset(found, coords=kept, attrs=answer.draws.attrs),
+        method="reweighted",
+        dependence="independent",
+        log_weights=None,
+        stats=xr.Dataset(),
+        effective_size=xr.DataArray(1 / (smooth**2).sum(0).reshape(sizes), coords=labels, dims=units),
+    )
+
+
+def _smoothed(log_weights: np.ndarray) -> np.ndarray:
+    """Normalised weights whose largest are replaced by quantiles of a fitted Pareto distribution."""
+    weights = np.exp(log_weights - log_weights.max())
+    # Nothing is fitted to fewer than five tail weights, or to weights that are all the same.
+    if len(weights) < 25 or np.ptp(weights[weights > 0]) < 1e-10 or (weights > 0).sum() < 25:
+        return weights / weights.sum()
+    from arviz_stats.base import array_stats
+
+    # ArviZ takes negative log weights and gives normalised positive ones.
+    with np.errstate(all="ignore"):
+        smooth, _ = array_stats.psislw(-np.maximum(log_weights, log_weights.max() - 700.0))
+    smooth = np.exp(smooth)
+    return smooth / smooth.sum() if np.isfinite(smooth).all() else weights / weights.sum()
+
+
+def _systematic(weights: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Places of as many draws as there are weights, in order: one at every (u + i)/S of their sums."""
+    size = len(weights)
+    found = np.empty(weights.shape, dtype=int)
+    for unit, column in enumerate(weights.T):
+        steps = (generator.random() + np.arange(size)) / size
+        found[:, unit] = np.minimum(np.searchsorted(np.cumsum(column), steps, side="right"), size - 1)
+    return found
+
+
 def _labels(variable: xr.DataArray, dim: Hashable) -> list[str]:
     if dim in variable.coords:
         return [str(label) for label in variable.coords[dim].to_numpy()]
     return [str(place) for place in range(variable.sizes[dim])]
 
 
-def _summarise(values: np.ndarray, dependence: Dependence) -> dict[str, float]:
-    mean, sd = float(values.mean()), float(values.std(ddof=1))
-    if dependence == "independent" or sd == 0.0:
-        size = float(values.size)
+def _summarise(values: np.ndarray, dependence: Dependence, size: float) -> dict[str, float]:
+    # Draws that overflowed have no mean or spread; they are reported as such and not warned about.
+    with np.errstate(invalid="ignore", over="ignore"):
+        mean, sd = float(values.mean()), float(values.std(ddof=1))
+    if dependence == "independent" or sd == 0.0 or not np.isfinite(sd):
         return {
             "mean": mean,
             "sd": sd,
@@ -163,9 +287,9 @@ def _summarise(values: np.ndarray, dependence: Dependence) -> dict[str, float]:
     with np.errstate(divide="ignore", invalid="ignore"):
         if chains > SUPERCHAINS:
             # Eight superchains of equal size (Margossian et al. 2024); a remainder is left out.
-            size = chains // SUPERCHAINS
-            superchains = np.repeat(np.arange(SUPERCHAINS), size)
-            r_hat = array_stats.rhat_nested(values[: SUPERCHAINS * size], superchains)
+            members = chains // SUPERCHAINS
+            superchains = np.repeat(np.arange(SUPERCHAINS), members)
+            r_hat = array_stats.rhat_nested(values[: SUPERCHAINS * members], superchains)
         else:
             r_hat = array_stats.rhat(values)
     return {

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ppl_vae.data import Games, Rows, binarise, dequantise, dynamic_binarise, load, split, standardise
+from ppl_vae.diagnostics.check_files import CHECK_FILES
 from ppl_vae.errors import InputError
 from ppl_vae.files import write_text
 from ppl_vae.inference.checkpoint import load_parameters
@@ -32,7 +33,8 @@ __all__ = ["METHODS", "Run", "prepare_folder", "settings_for"]
 METHODS = ("exact", "is", "defensive", "prior", "iwae", "ais", "bridge", "bdmc")
 FILES = (
     "config.json", "parameters.safetensors", "checkpoint", "fit.json", "elbo.csv", "held-out.csv",
-    "posterior-svi.nc", "posterior-nuts.nc", "posterior-exact.nc", "compare.json",
+    "posterior-svi.nc", "posterior-nuts.nc", "posterior-exact.nc", "posterior-foreign.nc", "compare.json",
+    "comparison.json", *CHECK_FILES,
     *(f"evidence-{method}.nc" for method in METHODS), "evidence-bdmc-lower.nc",
     "evidence.json", "evidence.png", "worst.png",
     "evidence-is.partial", "evidence-defensive.partial", "evidence-prior.partial", "evidence-ais.partial",
@@ -201,6 +203,8 @@ def settings_for(model: str, data: str, given: Mapping[str, Any], options: Mappi
     checked_options(cls, options)
     given = {name: value for name, value in given.items() if value is not None}
     epochs = given.pop("epochs", None)
+    # Averages over a share of the steps belong to a fixed number of them.
+    stop = bool(given.get("stop", not given.get("average")))
     is_vae_like = "likelihood" in model_options(cls)
     binary = options.get("likelihood", "bernoulli") == "bernoulli"
     values = {
@@ -208,11 +212,12 @@ def settings_for(model: str, data: str, given: Mapping[str, Any], options: Mappi
         "standardize": defaults.standardize,
         "binarize": "static" if is_vae_like and binary else "none",
         "split": defaults.split,
-        "steps": defaults.num_steps,
+        "steps": defaults.max_steps if stop else defaults.num_steps,
         "batch_size": defaults.batch_size,
         "lr": defaults.lr,
         "particles": defaults.num_particles,
-        "kl_warmup": round(defaults.kl_warmup * given.get("steps", defaults.num_steps)),
+        # Where a fit ends by itself, the cap says nothing about its length.
+        "kl_warmup": round(defaults.kl_warmup * _length(given.get("steps"), defaults.num_steps, stop)),
         "clip_norm": None,
         "train": "both",
         "seed": 0,
@@ -224,6 +229,7 @@ def settings_for(model: str, data: str, given: Mapping[str, Any], options: Mappi
         "objective": "elbo",
         "doubly_reparameterised": False,
         "dequantize": False,
+        "stop": stop,
         **given,
     }
     check_values(values, cls)
@@ -235,7 +241,8 @@ def settings_for(model: str, data: str, given: Mapping[str, Any], options: Mappi
     settings = _with_epochs(settings, epochs)
     if "kl_warmup" in given:
         return settings
-    return replace(settings, kl_warmup=round(defaults.kl_warmup * settings.steps))
+    length = _length(settings.steps, defaults.num_steps, stop)
+    return replace(settings, kl_warmup=round(defaults.kl_warmup * length))
 
 
 def prepare_folder(folder: Path, settings: Settings, *, resume: bool, overwrite: bool) -> None:
@@ -290,6 +297,13 @@ def _with_epochs(settings: Settings, epochs: float) -> Settings:
     count = len(Run.make(settings).parts["train"])
     batch = min(settings.batch_size or count, count)
     return replace(settings, steps=max(1, round(epochs * count / batch)))
+
+
+def _length(steps: int | None, usual: int, stop: bool) -> int:
+    """The length of a fit that its warm-up is a share of: a cap on the steps is none."""
+    if steps is None:
+        return usual
+    return min(steps, usual) if stop else steps
 
 
 def _plain(value: Any) -> Any:

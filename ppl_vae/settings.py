@@ -53,6 +53,7 @@ class Settings:
         objective: "elbo" or "iwae", whose K is ``particles``.
         doubly_reparameterised: of the IWAE objective's gradient.
         dequantize: whether features get uniform noise of one step of their grid.
+        stop: whether the fit ends by itself, ``steps`` being the most.
     """
 
     model: str
@@ -78,6 +79,7 @@ class Settings:
     objective: str = "elbo"
     doubly_reparameterised: bool = False
     dequantize: bool = False
+    stop: bool = False
 
     @property
     def compile_option(self) -> Compile:
@@ -87,7 +89,7 @@ class Settings:
     def to_json(self) -> str:
         """The settings with the versions they are fitted under."""
         about = {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
-        engine = engine_for(self.compile_option, self.steps)
+        engine = engine_for(self.compile_option, self.steps, self.stop)
         return json.dumps({**asdict(self), "engine": engine, "versions": about}, indent=2) + "\n"
 
     @classmethod

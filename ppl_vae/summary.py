@@ -5,29 +5,39 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
-import torch
+from torch import nn
 
 from ppl_vae.data import Rows
 from ppl_vae.diagnostics import Gaps
+from ppl_vae.diagnostics.check_files import load_check
 from ppl_vae.errors import InputError
 from ppl_vae.evidence import Evidence
 from ppl_vae.guides import AmortisedNormal
-from ppl_vae.models import VAE, TrueSkill
-from ppl_vae.models.vae import interpolate, reconstruct
+from ppl_vae.inference import guide as guide_method
+from ppl_vae.inference.stopping import Stopping
+from ppl_vae.models import PPCA, VAE, BayesianPPCA, TrueSkill
 from ppl_vae.posterior import Posterior
 from ppl_vae.program import HasIdentifiable
-from ppl_vae.report import Picture, Section, figures, write_page
-from ppl_vae.report.evidence_figure import evidence_curves
+from ppl_vae.report import Banner, Part, Picture, Section, Table, Tone, write_page
+from ppl_vae.report.check_page import (
+    PARTS,
+    check_banner,
+    check_findings,
+    check_parts,
+    evidence_pictures,
+)
+from ppl_vae.report.comparison_part import comparison_part
+from ppl_vae.report.fit_part import fit_part
 from ppl_vae.report.gap_figure import gap_bars
-from ppl_vae.rng import seeded
+from ppl_vae.report.model_part import plane_picture, ppca_pictures, skill_pictures, vae_pictures
 from ppl_vae.run import METHODS, Run
 
 __all__ = ["say_comparison", "say_evidence", "say_fit", "say_gaps", "write_report"]
 
-NUM_IMAGES = 10
-NUM_QUANTITIES = 16
+# Draws of a guide that nobody has drawn from yet.
+NUM_DRAWS = 2000
+REFERENCES = {"nuts": "NUTS", "hmc": "many chains of HMC", "exact": "the exact posterior"}
 
 
 def write_report(runs: Sequence[Run], path: Path, *, title: str) -> Path:
@@ -38,12 +48,8 @@ def write_report(runs: Sequence[Run], path: Path, *, title: str) -> Path:
     Raises:
         InputError: if a run has no folder, or the page cannot be written.
     """
-    sections, summary = [], []
-    for run in runs:
-        section, sentence = _section(run)
-        sections.append(section)
-        summary.append(sentence)
-    return write_page(title, summary, sections, path)
+    sections = [_section(run) for run in runs]
+    return write_page(title, sections, path, about=_about(runs))
 
 
 def say_fit(fit: Mapping[str, Any]) -> str:
@@ -59,8 +65,7 @@ def say_fit(fit: Mapping[str, Any]) -> str:
 
 def say_comparison(comparison: Mapping[str, Any]) -> str:
     """A comparison in a sentence or two."""
-    names = {"nuts": "NUTS", "hmc": "many chains of HMC", "exact": "the exact posterior"}
-    against = names[comparison["reference"]]
+    against = REFERENCES[comparison["reference"]]
     verdict = {
         "agrees": f"The variational posterior agrees with {against}",
         "differs": f"The variational posterior differs from {against}",
@@ -114,155 +119,138 @@ def say_gaps(gaps: Mapping[str, Any]) -> str:
     )
 
 
-def _section(run: Run) -> tuple[Section, str]:
+def _section(run: Run) -> Section:
     if run.folder is None:
         raise InputError("a report needs a run that was saved")
-    fit = _json(run.folder / "fit.json")
-    comparison, evidence = _json(run.folder / "compare.json"), _json(run.folder / "evidence.json")
-    name = f"{run.settings.model} on {Path(run.settings.data).name}"
-    sentences = [say_fit(fit)] if fit else []
-    if comparison:
-        sentences.append(say_comparison(comparison))
-    sentences += [say_evidence(result) for result in evidence.values()]
-    if gaps := _json(run.folder / "gaps.json"):
-        sentences.append(say_gaps(gaps))
-    tables = [("The run", _settings_table(run))]
-    if comparison:
-        tables.append(("Quantities, those that differ most first", _comparison_table(comparison)))
-    pictures = [*_fit_pictures(run, fit), *_comparison_pictures(run, comparison), *_evidence_pictures(run)]
-    if isinstance(run.model, TrueSkill):
-        pictures += _skill_pictures(run)
-    if isinstance(run.model, VAE) and isinstance(run.pair.guide, AmortisedNormal):
-        pictures += _vae_pictures(run)
-    if isinstance(run.source, Rows) and hasattr(run.pair.guide, "encode"):
-        pictures += _plane_picture(run)
-    verdict = comparison.get("verdict", "not compared")
-    sentence = f"{name}: ELBO {fit.get('elbo_mean', float('nan')):.3f} nats a unit; comparison: {verdict}."
-    return Section(name, sentences, tables, pictures), sentence
+    comparison = _json(run.folder / "compare.json")
+    parts = {
+        "fit": _fit_part(run, _json(run.folder / "fit.json")),
+        "comparison": _comparison_part(run, comparison),
+        "evidence": _evidence_part(run),
+    }
+    last = [
+        _model_part(run),
+        Part("What was asked for", (), [Table("The fit's settings.", _settings_table(run))]),
+    ]
+    if not (run.folder / "check.json").exists():
+        return Section(_name(run), _banner(run, comparison), parts=[*parts.values(), *last])
+    found = load_check(run.folder)
+    identifiable = run.model.identifiable if isinstance(run.model, HasIdentifiable) else None
+    image_shape = run.source.image_shape if isinstance(run.source, Rows) else None
+    checked = check_parts(found, identifiable=identifiable, image_shape=image_shape)
+    # What was estimated on its own is more careful than what a check had time for.
+    parts = checked | {name: part for name, part in parts.items() if part and name != "comparison"}
+    ordered = [parts[name] for name in PARTS if name in parts]
+    return Section(_name(run), check_banner(found), findings=check_findings(found), parts=[*ordered, *last])
 
 
-def _fit_pictures(run: Run, fit: Mapping[str, Any]) -> list[Picture]:
+def _name(run: Run) -> str:
+    return f"{run.settings.model} on {Path(run.settings.data).name}"
+
+
+def _banner(run: Run, comparison: Mapping[str, Any]) -> Banner:
+    """The verdict of a comparison, which is less than that of a check."""
+    check = f"`ppl-vae check {run.folder}` runs every check and gives a verdict."
+    if not comparison:
+        return Banner("Not checked yet", "neutral", "The fit was compared with nothing.", check)
+    tones: dict[str, Tone] = {"agrees": "good", "differs": "bad", "cannot tell": "neutral"}
+    reference = REFERENCES[comparison["reference"]]
+    words = {
+        "agrees": f"Agrees with {reference}",
+        "differs": f"Differs from {reference}",
+        "cannot tell": "Cannot tell",
+    }
+    verdict = comparison["verdict"]
+    return Banner(words[verdict], tones[verdict], say_comparison(comparison), check)
+
+
+def _about(runs: Sequence[Run]) -> list[str]:
+    """Versions and seeds, as the runs' folders have them."""
+    lines = [f"Seeds: {', '.join(f'{_name(run)} {run.settings.seed}' for run in runs)}."]
+    assert runs[0].folder is not None
+    versions = _json(runs[0].folder / "config.json").get("versions", {})
+    if versions:
+        lines.append(f"Versions: {', '.join(f'{name} {number}' for name, number in versions.items())}.")
+    return lines
+
+
+def _fit_part(run: Run, fit: Mapping[str, Any]) -> Part:
     assert run.folder is not None
     if not fit:
-        return []
-    elbo = pd.read_csv(run.folder / "elbo.csv")["elbo"].to_numpy()
-    held_out = pd.read_csv(run.folder / "held-out.csv").to_numpy(dtype=float)
-    caption = "The ELBO during the fit: it should have levelled off."
-    if len(held_out):
-        caption += " Validation rows falling away from training ones would mean overfitting."
-    return [Picture(figures.elbo_curve(elbo, held_out, fit["num_units"], run.settings.kl_warmup), caption)]
+        return Part("The fit")
+    return fit_part(
+        [say_fit(fit)],
+        pd.read_csv(run.folder / "elbo.csv")["elbo"].to_numpy(),
+        pd.read_csv(run.folder / "held-out.csv").to_numpy(dtype=float),
+        fit["num_units"],
+        kl_warmup=run.settings.kl_warmup,
+        stopping=Stopping.from_json(fit["stopping"]) if fit.get("stopping") else None,
+    )
 
 
-def _comparison_pictures(run: Run, comparison: Mapping[str, Any]) -> list[Picture]:
+def _comparison_part(run: Run, comparison: Mapping[str, Any]) -> Part:
     if not comparison:
-        return []
-    rows = pd.DataFrame(comparison["rows"])
-    names = set(rows["name"])
-    # An older comparison may have left draws for other rows.
-    answers = {name: answer for name, answer in _answers(run).items() if names <= answer.scalars().keys()}
-    severity = np.maximum(rows["mean_error_in_sd"].abs(), np.log(rows["sd_ratio"].clip(lower=1e-9)).abs())
-    worst = rows.loc[severity.sort_values(ascending=False).index, "name"].tolist()
-    reference = comparison["reference"]
-    return [
-        Picture(
-            figures.densities(answers, worst[:6]),
-            f"The quantities on which SVI and {reference} differ most: the curves should lie on each other.",
-        ),
-        Picture(
-            figures.forest(answers, rows["name"].tolist()[:NUM_QUANTITIES]),
-            f"Means and 95 % intervals by SVI and by {reference}: shorter bars are overconfident ones.",
-        ),
-    ]
+        return Part("Against the reference")
+    rows = pd.DataFrame(comparison["rows"]).rename(columns={"mean_svi": "mean", "sd_svi": "sd"})
+    table = rows.assign(answer="svi")
+    answers = _answers(run)
+    reference = "exact" if comparison["reference"] == "exact" else "nuts"
+    return comparison_part(
+        answers,
+        reference,
+        table,
+    )
 
 
-def _evidence_pictures(run: Run) -> list[Picture]:
+def _evidence_part(run: Run) -> Part:
     assert run.folder is not None
     paths = {method: run.folder / f"evidence-{method}.nc" for method in METHODS if method != "bdmc"}
     found = {method: Evidence.load(path) for method, path in paths.items() if path.exists()}
-    pictures = []
-    if sum(len(evidence.curve) > 0 for evidence in found.values()) > 1:
-        caption = (
-            "log p(x) against the number of samples: sound estimates settle within their bands (± 2 standard "
-            "errors); bad proposals climb for as long as they are fed, below the truth and too sure of it."
-        )
-        pictures.append(Picture(evidence_curves(found), caption))
-    if "is" in found and found["is"].num_units >= 10:
-        caption = (
-            "The ELBO's gap by unit: log p(x) by importance sampling less the ELBO. It is never negative "
-            "but for noise, and wide gaps mark the data whose posterior the guide misses most."
-        )
-        pictures.append(Picture(figures.evidence_gap(found["is"]), caption))
+    sentences = [say_evidence(result) for result in _json(run.folder / "evidence.json").values()]
+    pictures = evidence_pictures(found)
+    if gaps := _json(run.folder / "gaps.json"):
+        sentences.append(say_gaps(gaps))
     if (path := run.folder / "gaps.nc").exists():
         caption = (
             "The gap taken apart: what the guide's family costs, what the network costs on top of it, and "
             "what the best guides of richer families would still lack."
         )
         pictures.append(Picture(gap_bars(Gaps.load(path)), caption))
-    return pictures
+    return Part("log p(x) and the gap", sentences, (), pictures)
 
 
-def _skill_pictures(run: Run) -> list[Picture]:
+def _model_part(run: Run) -> Part:
+    """What only this kind of model has to show."""
+    pictures: list[Picture] = []
+    model, guide = run.model, run.pair.guide
+    if isinstance(model, TrueSkill):
+        pictures += skill_pictures(model, run.tensors()[0], _drawn(run))
+    if isinstance(run.source, Rows):
+        part = "test" if len(run.parts["test"]) else "train"
+        (x,) = run.tensors(part)
+        if isinstance(model, (PPCA, BayesianPPCA)):
+            answers = _drawn(run) if isinstance(model, BayesianPPCA) else {}
+            pictures += ppca_pictures(model, run.tensors()[0], run.source.feature_names, answers)
+        if isinstance(model, VAE) and isinstance(guide, AmortisedNormal) and run.source.image_shape:
+            pictures += vae_pictures(model, guide, x, run.source.image_shape, part, run.settings.seed)
+        if isinstance(guide, nn.Module) and hasattr(guide, "encode"):
+            labels = None if run.source.labels is None else run.source.labels[run.parts[part]]
+            pictures.append(plane_picture(guide, x, labels, part))
+    return Part("The model", (), (), pictures)
+
+
+def _drawn(run: Run) -> dict[str, Posterior]:
+    """Posteriors of global latents: the guide's, drawn anew where the folder has none, and NUTS's."""
     assert run.folder is not None
-    answers = {
-        name: Posterior.load(path)
-        for name in ("svi", "nuts")
-        if (path := run.folder / f"posterior-{name}.nc").exists()
-    }
-    if not answers:
-        return []
-    boards = {name: run.model.leaderboard(posterior) for name, posterior in answers.items()}
-    best = answers.get("nuts", answers.get("svi"))
-    order = list(next(iter(boards.values())).index)
-    matrix = run.model.win_probability(best).loc[order, order]
-    return [
-        Picture(
-            figures.leaderboard(boards),
-            "The leaderboard, by conservative skill (mean − 3 sd): overlapping bars are players that "
-            "the games do not tell apart.",
-        ),
-        Picture(
-            figures.win_matrix(matrix), "Probability that the row's player beats the column's next time."
-        ),
-    ]
-
-
-def _vae_pictures(run: Run) -> list[Picture]:
-    rows = run.source
-    assert isinstance(rows, Rows)
-    if rows.image_shape is None:
-        return []
-    part = "test" if len(run.parts["test"]) else "train"
-    (x,) = run.tensors(part)
-    x = x[:NUM_IMAGES]
-    guide = run.pair.guide
-    assert isinstance(guide, AmortisedNormal)
-    with seeded(run.settings.seed):
-        grid = {
-            "data": x,
-            "reconstruction\n(decoder's mean)": reconstruct(run.model, guide, x),
-            "sample from the prior\n(decoder's mean)": run.model.sample(NUM_IMAGES),
-            "sample from the prior\n(draw)": run.model.sample(NUM_IMAGES, draw=True),
-            "interpolation\n(decoder's mean)": interpolate(
-                run.model, guide, x[0], x[1], num_steps=NUM_IMAGES
-            ),
-        }
-    images = {name: values.cpu().numpy() for name, values in grid.items()}
-    caption = (
-        f"Images of the {part} rows, their reconstructions, samples, and the line between the first two: "
-        "reconstructions should keep the shape, samples should look like data."
-    )
-    return [Picture(figures.image_grid(images, rows.image_shape), caption)]
-
-
-def _plane_picture(run: Run) -> list[Picture]:
-    part = "test" if len(run.parts["test"]) else "train"
-    rows = run.source
-    assert isinstance(rows, Rows)
-    with torch.no_grad():
-        points = run.pair.guide.encode(*run.tensors(part)).mean.cpu().numpy()  # type: ignore[attr-defined]
-    labels = None if rows.labels is None else rows.labels[run.parts[part]]
-    caption = f"Posterior means of the {part} rows in the first two latent dimensions."
-    return [Picture(figures.latent_plane(points, labels), caption)]
+    found = {}
+    for name in ("svi", "nuts"):
+        for path in (run.folder / f"check-posterior-{name}.nc", run.folder / f"posterior-{name}.nc"):
+            if path.exists() and name not in found:
+                found[name] = Posterior.load(path)
+    if "svi" not in found:
+        own = guide_method.draws(run.pair, *run.tensors(), num_draws=NUM_DRAWS, seed=run.settings.seed)
+        found = {"svi": own, **found}
+    return found
 
 
 def _answers(run: Run) -> dict[str, Posterior]:
@@ -288,14 +276,8 @@ def _settings_table(run: Run) -> pd.DataFrame:
         "learning rate": settings.lr,
         "seed": settings.seed,
     }
-    return pd.DataFrame({"value": [str(value) for value in chosen.values()]}, index=list(chosen))
-
-
-def _comparison_table(comparison: Mapping[str, Any]) -> pd.DataFrame:
-    rows = pd.DataFrame(comparison["rows"]).set_index("name")
-    rows.index.name = None
-    order = rows["mean_error_in_sd"].abs().sort_values(ascending=False).index
-    return rows.loc[order[:NUM_QUANTITIES]]
+    index = pd.Index(list(chosen), name="setting")
+    return pd.DataFrame({"value": [str(value) for value in chosen.values()]}, index=index)
 
 
 def _json(path: Path) -> dict[str, Any]:

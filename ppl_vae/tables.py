@@ -1,23 +1,27 @@
 """Results as Rich tables, for a terminal of any width."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from ppl_vae.diagnostics import Comparison, Gaps
+    from ppl_vae.diagnostics import Check, Comparison, Gaps
     from ppl_vae.evidence_jobs import Found
 
 __all__ = [
+    "answers_table",
     "comparison_table",
     "console",
     "evidence_table",
     "fit_table",
     "gaps_table",
     "plain_table",
+    "say_check",
     "say_evidence_found",
     "say_warnings",
     "worst_table",
@@ -58,6 +62,7 @@ def fit_table(fits: Sequence[tuple[str, Mapping[str, Any]]]) -> Table:
 
 def comparison_table(found: "Comparison", title: str, max_rows: int = MAX_ROWS) -> Table:
     """The quantities that differ most, worst first."""
+    found = replace(found, table=found.table[found.table["answer"] == "svi"])
     rest = len(found.table) - max_rows
     shown = found.worst(max_rows)
     table = _table(
@@ -76,6 +81,50 @@ def comparison_table(found: "Comparison", title: str, max_rows: int = MAX_ROWS) 
     table.caption = "posterior mean (sd); W1 is the 1-Wasserstein distance; ± is one Monte Carlo error"
     table.caption_justify = "left"
     return table
+
+
+def answers_table(found: "Comparison") -> Table:
+    """The answers side by side: verdicts, joint distances, and what they cost."""
+    columns = ("answer", "verdict", "sliced W1", "variances", "correlation", "s", "ESS / s")
+    table = _table("The answers side by side", columns)
+    joint = found.joint.set_index("answer")
+    for name, cost in found.costs.set_index("answer").iterrows():
+        price = (f"{cost['seconds']:.1f}", _number(_known(cost["ess_per_second"]), 0))
+        if name not in joint.index:
+            table.add_row(f"{name} (reference)", "", "", "", "", *price)
+            continue
+        row = joint.loc[name]
+        together = ("–", "–", "–")
+        if row["sliced_wasserstein"] == row["sliced_wasserstein"]:
+            together = (
+                f"{row['sliced_wasserstein']:.2f} ± {row['sliced_wasserstein_mcse']:.2f}",
+                f"{row['smallest_variance_ratio']:.2f} to {row['largest_variance_ratio']:.2f}",
+                f"{row['correlation']:+.2f} / {row['correlation_reference']:+.2f}",
+            )
+        table.add_row(str(name), found.verdicts[str(name)], *together, *price)
+    table.caption = (
+        "variances: along the directions where they are most wrong, over the reference's; correlation: of "
+        "the pair where it is most wrong, answer / reference"
+    )
+    table.caption_justify = "left"
+    return table
+
+
+def say_check(out: Console, found: "Check") -> None:
+    """The verdict, its reason, what to do, and every check in a line or two."""
+    colour = {"trust": "green", "reweight": "yellow", "do not trust": "red"}[found.verdict]
+    out.print(f"Verdict: [bold {colour}]{found.verdict}[/bold {colour}] — {escape(found.reason)}.")
+    out.print(f"Next step: {escape(found.next_step)}.")
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_header=False)
+    table.add_column("check", no_wrap=True)
+    table.add_column("status", no_wrap=True)
+    table.add_column("finding", overflow="fold")
+    colours = {"pass": "green", "warn": "yellow", "fail": "red"}
+    for finding in found.findings:
+        shade = colours.get(finding.status, "default")
+        table.add_row(finding.name, f"[{shade}]{finding.status}[/{shade}]", f"{escape(finding.sentence)}.")
+    out.print(table)
+    out.print(f"{found.seconds:.0f} s of a budget of {found.budget:.0f} s.")
 
 
 def evidence_table(
@@ -194,6 +243,10 @@ def _table(title: str, columns: Sequence[str]) -> Table:
     for number, column in enumerate(columns):
         table.add_column(column, justify="left" if number == 0 else "right", overflow="fold")
     return table
+
+
+def _known(value: float) -> float | None:
+    return value if value == value else None
 
 
 def _number(value: float | None, digits: int = 2) -> str:

@@ -37,8 +37,8 @@ def test_every_estimate_has_its_curve_and_its_end_and_the_exact_value_its_line()
 
 def test_means_of_other_units_are_left_out() -> None:
     other = replace(_evidence("ais"), index=np.arange(5) + 100)
-    (axes,) = evidence_curves({"exact": _exact(), "is": _evidence(), "ais": other}).axes
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["exact", "importance sampling"]
+    (legend,) = evidence_curves({"exact": _exact(), "is": _evidence(), "ais": other}).legends
+    assert [text.get_text() for text in legend.get_texts()] == ["exact", "importance sampling"]
 
 
 def test_a_hopeless_proposal_does_not_flatten_the_others() -> None:

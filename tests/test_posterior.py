@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import arviz
@@ -5,6 +6,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from ppl_vae.errors import InputError
 from ppl_vae.posterior import Posterior
 
 
@@ -121,3 +123,85 @@ def test_mapping_replaces_draws_and_keeps_the_rest(chains: Posterior) -> None:
 def test_a_posterior_is_frozen(chains: Posterior) -> None:
     with pytest.raises(AttributeError):
         chains.method = "guide"
+
+
+# Importance weights ------------------------------------------------------------------------------
+
+
+def _proposal(shift: float, size: int, units: int, seed: int = 3) -> Posterior:
+    """Draws from N(0, 1.5²) for the target N(shift, 1), one problem a unit, and a copy of each draw."""
+    generator = np.random.default_rng(seed)
+    z = 1.5 * generator.normal(size=(1, size, units))
+    log_weights = -0.5 * (z - shift) ** 2 + 0.5 * (z / 1.5) ** 2
+    draws = xr.Dataset(
+        {"z": (("chain", "draw", "data"), z), "copy": (("chain", "draw", "k", "data"), z[:, :, None] * 2.0)},
+        coords={"data": [f"row {n}" for n in range(units)]},
+    )
+    weights = xr.DataArray(log_weights + 700.0, dims=("chain", "draw", "data"))
+    return Posterior(draws, "guide", "independent", log_weights=weights)
+
+
+def test_resampled_draws_have_the_targets_moments_within_the_error_that_they_state() -> None:
+    answer = _proposal(0.7, 4000, 8)
+    found = answer.resampled(seed=1)
+    assert (found.method, found.dependence, found.log_weights) == ("reweighted", "independent", None)
+    summary = found.summary()
+    own = summary[summary.index.str.startswith("z[")]
+    # Kish's size tends to E[w]²/E[w²]: ∫ p²/q = s²/√(2s² − 1) · exp(m²/(2s² − 1)) for N(m, 1) and N(0, s²).
+    expected = 4000 / (2.25 / 3.5**0.5 * np.exp(0.7**2 / 3.5))
+    assert own["ess_bulk"].to_numpy() == pytest.approx(expected, rel=0.05)
+    scores = (own["mean"] - 0.7) / own["mcse_mean"]
+    assert scores.abs().max() < 3.5
+    assert 0.3 < (scores**2).mean() < 2.5
+    assert np.abs(own["sd"] - 1.0).max() < 0.06
+    # A unit's latents stay together, and different units do not share their choices.
+    np.testing.assert_array_equal(found.draws["copy"].isel(k=0), 2 * found.draws["z"])
+    first, second = (np.unique(found.draws["z"][0, :, unit]).size for unit in (0, 1))
+    assert first != second
+
+
+def test_units_are_resampled_by_their_own_weights() -> None:
+    values = np.tile(np.arange(50.0)[None, :, None], (1, 1, 2))
+    weights = np.full((1, 50, 2), -np.inf)
+    weights[0, 7, 0] = 3.0
+    weights[0, :, 1] = -4.0
+    draws = xr.Dataset({"z": (("chain", "draw", "data"), values)})
+    answer = Posterior(draws, "guide", "independent", xr.DataArray(weights, dims=("chain", "draw", "data")))
+    found = answer.resampled()
+    assert (found.draws["z"][..., 0] == 7.0).all()
+    np.testing.assert_array_equal(found.draws["z"][0, :, 1], np.arange(50.0))
+    assert found.independent_sizes() == pytest.approx({"z[0]": 1.0, "z[1]": 50.0})
+    assert answer.independent_sizes() == {"z[0]": 50.0, "z[1]": 50.0}
+    assert found.isel({"data": [1]}).independent_sizes() == pytest.approx({"z[0]": 50.0})
+    pooled = found.map(xr.Dataset({"sum": found.draws["z"].sum("data")}))
+    assert pooled.independent_sizes() == pytest.approx({"sum": 1.0})
+
+
+def test_a_resampled_answer_round_trips_and_a_seed_fixes_it(tmp_path: Path) -> None:
+    found = _proposal(0.2, 300, 3).resampled(seed=5)
+    assert found.draws.equals(_proposal(0.2, 300, 3).resampled(seed=5).draws)
+    assert not found.draws.equals(_proposal(0.2, 300, 3).resampled(seed=6).draws)
+    found.save(tmp_path / "r.nc")
+    again = Posterior.load(tmp_path / "r.nc")
+    assert again.effective_size is not None
+    assert again.independent_sizes() == pytest.approx(found.independent_sizes())
+    assert list(again.draws.coords["data"].to_numpy()) == ["row 0", "row 1", "row 2"]
+
+
+def test_one_weight_a_draw_serves_all_latents(chains: Posterior) -> None:
+    weights = xr.DataArray(np.zeros((2, 30)), dims=("chain", "draw"))
+    found = replace(chains, log_weights=weights).resampled()
+    assert found.draws.sizes["draw"] == 60
+    assert found.independent_sizes()["skill[Bob]"] == pytest.approx(60.0)
+    np.testing.assert_array_equal(found.draws["scale"][0], chains.draws["scale"].to_numpy().ravel())
+
+
+def test_weights_that_cannot_be_used_get_a_sentence(chains: Posterior, independent: Posterior) -> None:
+    with pytest.raises(InputError, match="has no importance weights"):
+        chains.resampled()
+    pooled = independent.map(xr.Dataset({"sum": independent.draws["z"].sum("data")}))
+    with pytest.raises(InputError, match="resample before the draws are mapped"):
+        pooled.resampled()
+    assert independent.log_weights is not None
+    with pytest.raises(InputError, match="no numbers, or all are zero"):
+        replace(independent, log_weights=independent.log_weights * np.nan).resampled()

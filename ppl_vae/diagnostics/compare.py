@@ -1,23 +1,49 @@
-"""Answers side by side: how far each posterior is from a reference, quantity by quantity."""
+"""Answers side by side: how far each posterior is from a reference, one by one and jointly."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import wasserstein_distance
 
+from ppl_vae.diagnostics.closeness import Tolerances, Verdict, judge
+from ppl_vae.diagnostics.distances import (
+    Sample,
+    independent_quantities,
+    lost_correlation,
+    mean_error,
+    quantile_error,
+    sd_ratio,
+    sliced_wasserstein,
+    variance_ratios,
+    wasserstein,
+)
+from ppl_vae.diagnostics.mixing import judge_reference, unmixed
 from ppl_vae.errors import InputError
+from ppl_vae.files import write_text
 from ppl_vae.posterior import Posterior
 from ppl_vae.program import HasIdentifiable, Program
 
-__all__ = ["Comparison", "compare", "judge_reference"]
+if TYPE_CHECKING:
+    import xarray as xr
 
-Verdict = Literal["agrees", "differs", "cannot tell"]
-R_HAT_LIMIT = 1.01
-ESS_LIMIT = 400
-NUM_BOOTSTRAP = 50
+__all__ = ["Comparison", "Identifiable", "Verdict", "compare", "judge_reference"]
+
+Identifiable = Callable[["xr.Dataset"], "xr.Dataset"]
+
+# Directions of the sliced Wasserstein distance.
+SLICES = 32
+# Quantities that are looked at jointly: the worst of more.
+JOINT_QUANTITIES = 200
+# Quantities whose distances are computed at once.
+CHUNK = 64
+# Terms of a direction that are written out.
+TERMS = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,13 +52,25 @@ class Comparison:
 
     Attributes:
         table: one row per answer and quantity: ``answer``, ``name``, ``mean``, ``mean_reference``,
-            ``sd``, ``sd_reference``, ``mean_error_in_sd`` and its Monte Carlo error
-            ``mean_error_mcse``, ``sd_ratio`` (answer over reference), ``wasserstein`` (1-Wasserstein
-            distance in the quantity's units) and its Monte Carlo error ``mcse``.
+            ``sd``, ``sd_reference``; ``mean_error_in_sd``, ``sd_ratio`` (answer over reference),
+            ``q5_error_in_sd`` and ``q95_error_in_sd`` (of the 5 % and 95 % quantiles, in reference
+            sd), each with its Monte Carlo error in ``mean_error_mcse``, ``sd_ratio_mcse``,
+            ``q5_error_mcse`` and ``q95_error_mcse``; ``wasserstein`` (1-Wasserstein distance in the
+            quantity's units), its Monte Carlo error ``mcse`` and ``wasserstein_null``, what two samples
+            of one distribution would be apart.
         reference: the reference's method.
         reference_ok: whether the reference passed R-hat < 1.01 and ESS > 400 everywhere.
         verdicts: "agrees", "differs" or "cannot tell", by answer.
         reasons: sentences behind the verdicts.
+        joint: one row per answer, over ``num_quantities`` quantities of which none is a linear
+            combination of others: ``sliced_wasserstein`` (in reference sd) with ``_mcse`` and ``_null``;
+            ``smallest_variance_ratio`` and ``largest_variance_ratio`` (answer over reference) with
+            ``_mcse``, the directions in words in ``smallest_direction`` and ``largest_direction``, and
+            ``smallest_width_ratio`` and ``largest_width_ratio`` (of the central 90 % there, with ``_mcse``);
+            ``correlation_difference`` (absolute, with ``_mcse``), ``correlation_pair``,
+            ``correlation`` and ``correlation_reference``; ``seconds``, ``ess`` (the smallest bulk ESS)
+            and ``ess_per_second``. NaN where there are fewer than two quantities.
+        costs: ``answer``, ``seconds``, ``draws``, ``ess`` and ``ess_per_second``, the reference last.
     """
 
     table: pd.DataFrame
@@ -40,11 +78,33 @@ class Comparison:
     reference_ok: bool
     verdicts: Mapping[str, Verdict]
     reasons: tuple[str, ...]
+    joint: pd.DataFrame = field(default_factory=pd.DataFrame)
+    costs: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     def worst(self, num_rows: int = 10) -> pd.DataFrame:
-        """The rows with the largest mean error or sd mismatch, worst first."""
+        """The rows with the largest mean error, sd mismatch or tail error, worst first."""
         severity = np.maximum(self.table["mean_error_in_sd"].abs(), self.table["sd_ratio"].map(_log_abs))
-        return self.table.loc[severity.sort_values(ascending=False).index[:num_rows]]
+        for tail in {"q5_error_in_sd", "q95_error_in_sd"} & set(self.table):
+            severity = np.maximum(severity, self.table[tail].abs())
+        return self.table.loc[severity.fillna(np.inf).sort_values(ascending=False).index[:num_rows]]
+
+    def save(self, path: str | Path) -> None:
+        """Write a JSON file."""
+        found = {
+            "reference": self.reference,
+            "reference_ok": self.reference_ok,
+            "verdicts": dict(self.verdicts),
+            "reasons": list(self.reasons),
+            **{name: _to_records(getattr(self, name)) for name in ("table", "joint", "costs")},
+        }
+        write_text(Path(path), json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Comparison:
+        """Read what `save` wrote."""
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        frames = {name: _from_records(found.pop(name)) for name in ("table", "joint", "costs")}
+        return cls(**{**found, "reasons": tuple(found["reasons"])}, **frames)
 
 
 def compare(
@@ -52,158 +112,245 @@ def compare(
     *,
     reference: Posterior,
     model: Program | None = None,
+    identifiable: Identifiable | None = None,
     mean_tolerance: float = 0.2,
     sd_tolerance: float = 0.2,
+    tail_tolerance: float = 0.5,
+    correlation_tolerance: float = 0.3,
+    variance_tolerance: float = 2.0,
     seed: int = 0,
 ) -> Comparison:
     """Compare any number of posteriors with a reference.
 
-    An answer *differs* where, beyond two Monte Carlo errors, a mean is off by more than
-    ``mean_tolerance`` reference standard deviations or a standard deviation is off by more than the
-    factor 1 + ``sd_tolerance``. Nothing is said when the reference itself fails its checks.
+    An answer *differs* where, beyond z Monte Carlo errors,
+
+    - a mean is off by more than ``mean_tolerance`` reference standard deviations,
+    - a standard deviation is off by more than the factor 1 + ``sd_tolerance``,
+    - a 5 % or 95 % quantile is off by more than ``tail_tolerance`` reference standard deviations,
+    - a 1-Wasserstein distance (or the sliced one of all quantities jointly) exceeds ``mean_tolerance``
+      reference standard deviations, √(W² − null²) being taken for W (by duality, the mean of some function
+      of slope 1 is then off by so much),
+    - a correlation is off by more than ``correlation_tolerance``, or
+    - the variance along some direction is off by more than the factor ``variance_tolerance``.
+
+    z grows with the number m of these numbers, so that an answer with all of them at the tolerance is called
+    different with a chance of at most 1 % (Bonferroni): z = Φ⁻¹(1 − 0.005/m).
+
+    An answer *agrees* where no number is over its tolerance by more than noise makes the worst of m, and
+    all Monte Carlo errors are below half the tolerance. Otherwise, one *cannot tell*, and the reason says
+    how many draws would. (A variance of heavy tails may be noisy where the quantiles are known, and a tail
+    quantile's error may be as large as its tolerance.)
+
+    One *cannot tell* either when the reference fails its own checks (see `judge_reference`), or when chains
+    that seem to agree have not mixed.
 
     Args:
-        posteriors: answers by name, or one answer (named by its method).
+        posteriors: answers by name, or one answer (named by its method). Importance weights count only
+            in answers that were `Posterior.resampled`.
         reference: NUTS or exact draws of the same latents.
         model: if it is `HasIdentifiable`, quantities are its identifiable functions instead of the
             latents.
-        mean_tolerance, sd_tolerance: see above.
-        seed: of the bootstrap behind the Monte Carlo error of the Wasserstein distance.
+        identifiable: a function from draws to the quantities to compare, draw by draw; it comes before the
+            model's. `ppl_vae.diagnostics.symmetries` has some.
+        mean_tolerance, sd_tolerance, tail_tolerance, correlation_tolerance, variance_tolerance: see
+            above.
+        seed: of the directions of the sliced Wasserstein distance.
 
     Raises:
         InputError: if an answer and the reference have no quantity in common.
     """
-    answers = {posteriors.method: posteriors} if isinstance(posteriors, Posterior) else posteriors
-    if isinstance(model, HasIdentifiable):
-        answers = {name: answer.map(model.identifiable(answer.draws)) for name, answer in answers.items()}
-        reference = reference.map(model.identifiable(reference.draws))
-    truth = reference.scalars()
+    answers = {posteriors.method: posteriors} if isinstance(posteriors, Posterior) else dict(posteriors)
+    if identifiable is None and isinstance(model, HasIdentifiable):
+        identifiable = model.identifiable
+    if identifiable is not None:
+        answers = {name: answer.map(identifiable(answer.draws)) for name, answer in answers.items()}
+        reference = reference.map(identifiable(reference.draws))
+    tolerances = Tolerances(
+        mean_tolerance, sd_tolerance, tail_tolerance, correlation_tolerance, variance_tolerance
+    )
     summary = reference.summary()
     reference_ok, reasons = judge_reference(reference, summary)
-    generator = np.random.default_rng(seed)
-    rows = []
-    for answer_name, answer in answers.items():
-        own = answer.scalars()
-        if not (common := [name for name in truth if name in own]):
-            raise InputError(
-                f"{answer_name} and the reference have no quantity in common: "
-                f"{', '.join(list(own)[:5])}, … against {', '.join(list(truth)[:5])}, …"
-            )
-        own_summary = answer.summary()
-        for name in common:
-            row = _row(
-                own[name].ravel(), truth[name].ravel(), own_summary.loc[name], summary.loc[name], generator
-            )
-            rows.append({"answer": answer_name, "name": name, **row})
-    table = pd.DataFrame(rows)
+    tables, joint, costs = [], [], []
     verdicts: dict[str, Verdict] = {}
-    for answer_name, part in table.groupby("answer", sort=False):
-        verdict, why = _judge(part, mean_tolerance, sd_tolerance)
-        verdicts[str(answer_name)] = verdict if reference_ok else "cannot tell"
+    limits = _cost(reference, summary)
+    for name, answer in answers.items():
+        own_summary = answer.summary()
+        names = _common(name, own_summary, summary)
+        own, truth = Sample.of(answer, names), Sample.of(reference, names)
+        part = _table(own, truth, own_summary.loc[names], summary.loc[names])
+        cost = _cost(answer, own_summary.loc[names])
+        together = _joint(own, truth, part, np.random.default_rng(seed))
+        ess = min(cost["ess"], limits["ess"])
+        verdict, why = judge(part, together, tolerances, ess, _short(name, cost, reference.method, limits))
+        if verdict == "agrees" and (doubts := unmixed(answer, own_summary, name)):
+            verdict, why = "cannot tell", doubts
+        verdicts[name] = verdict if reference_ok else "cannot tell"
         if reference_ok:
-            reasons = (*reasons, *(f"{answer_name}: {sentence}" for sentence in why))
-    return Comparison(table, reference.method, reference_ok, verdicts, reasons)
+            reasons = (*reasons, *(f"{name}: {sentence}" for sentence in why))
+        part.insert(0, "answer", name)
+        tables.append(part)
+        costs.append({"answer": name, **cost})
+        joint.append({"answer": name, **together, **cost})
+    costs.append({"answer": reference.method, **limits})
+    return Comparison(
+        pd.concat(tables, ignore_index=True), reference.method, reference_ok, verdicts, reasons,
+        pd.DataFrame(joint).drop(columns="draws"), pd.DataFrame(costs),
+    )  # fmt: skip
 
 
-def judge_reference(
-    reference: Posterior, summary: pd.DataFrame | None = None
-) -> tuple[bool, tuple[str, ...]]:
-    """Whether chains may serve as a reference: R-hat < 1.01 and bulk ESS > 400 for every quantity.
-
-    Independent exact draws pass by construction, if there are more than 400.
-
-    Returns:
-        The answer, and a sentence for each check that failed.
-    """
-    summary = reference.summary() if summary is None else summary
-    failures = []
-    constant = summary["sd"] == 0
-    if reference.dependence == "chains":
-        unmixed = summary[~(summary["r_hat"] < R_HAT_LIMIT) & ~constant]
-        if len(unmixed):
-            worst = unmixed["r_hat"].fillna(np.inf).idxmax()
-            failures.append(
-                f"the {reference.method} reference fails R-hat < {R_HAT_LIMIT} for {len(unmixed)} of "
-                f"{len(summary)} quantities (worst: {worst}, {unmixed.loc[worst, 'r_hat']:.3f})"
-            )
-        diverging = reference.stats.get("diverging")
-        if diverging is not None and (count := int(diverging.sum())) > 0.01 * reference.num_draws:
-            failures.append(f"{count} of the reference's {reference.num_draws} draws diverged")
-    short = summary[~(summary["ess_bulk"] > ESS_LIMIT) & ~constant]
-    if len(short):
-        worst = short["ess_bulk"].idxmin()
-        failures.append(
-            f"the {reference.method} reference fails ESS > {ESS_LIMIT} for {len(short)} of {len(summary)} "
-            f"quantities (worst: {worst}, {short.loc[worst, 'ess_bulk']:.0f}); draw more"
+def _common(answer: str, own: pd.DataFrame, truth: pd.DataFrame) -> list[str]:
+    common = [name for name in truth.index if name in own.index]
+    if not common:
+        raise InputError(
+            f"{answer} and the reference have no quantity in common: "
+            f"{', '.join(list(own.index)[:5])}, … against {', '.join(list(truth.index)[:5])}, …"
         )
-    return not failures, tuple(failures)
+    return common
 
 
-def _row(
-    own: np.ndarray,
-    truth: np.ndarray,
-    own_summary: pd.Series,
-    summary: pd.Series,
-    generator: np.random.Generator,
-) -> dict[str, float]:
-    sd = max(float(summary["sd"]), np.finfo(float).tiny)
+def _cost(answer: Posterior, summary: pd.DataFrame) -> dict[str, float]:
+    ess = float(summary.loc[summary["sd"] != 0, "ess_bulk"].min())
     return {
-        "mean": float(own_summary["mean"]),
-        "mean_reference": float(summary["mean"]),
-        "sd": float(own_summary["sd"]),
-        "sd_reference": float(summary["sd"]),
-        "mean_error_in_sd": float(own_summary["mean"] - summary["mean"]) / sd,
-        "mean_error_mcse": float(np.hypot(own_summary["mcse_mean"], summary["mcse_mean"])) / sd,
-        "sd_ratio": float(own_summary["sd"]) / sd,
-        # A standard deviation from n effective draws has a relative error near 1/√(2n).
-        "sd_ratio_mcse": float(own_summary["sd"]) / sd
-        * float(np.sqrt(0.5 / own_summary["ess_bulk"] + 0.5 / summary["ess_bulk"])),
-        "wasserstein": float(wasserstein_distance(own, truth)),
-        "mcse": _wasserstein_error(own, truth, own_summary["ess_bulk"], summary["ess_bulk"], generator),
-    }  # fmt: skip
+        "seconds": answer.seconds,
+        "draws": answer.num_draws,
+        "ess": ess,
+        "ess_per_second": ess / answer.seconds if answer.seconds > 0 else np.nan,
+    }
 
 
-def _wasserstein_error(
-    own: np.ndarray, truth: np.ndarray, own_ess: float, truth_ess: float, generator: np.random.Generator
-) -> float:
-    """Bootstrap standard error of the 1-Wasserstein distance.
-
-    Each side is resampled to its effective size, so that autocorrelated chains count for what they
-    are worth; the distance is the mean absolute difference of the two quantile functions.
-    """
-    at = (np.arange(200) + 0.5) / 200
-    sides = []
-    for values, ess in ((own, own_ess), (truth, truth_ess)):
-        size = int(np.clip(ess, 10, values.size))
-        resampled = values[generator.integers(values.size, size=(NUM_BOOTSTRAP, size))]
-        sides.append(np.quantile(resampled, at, axis=1))
-    return float(np.abs(sides[0] - sides[1]).mean(axis=0).std(ddof=1))
+def _short(answer: str, own: Mapping[str, float], reference: str, truth: Mapping[str, float]) -> str:
+    """Whose draws limit the precision."""
+    if own["ess"] < truth["ess"] / 3:
+        return answer
+    return reference if truth["ess"] < own["ess"] / 3 else f"{answer} and {reference}"
 
 
-def _judge(part: pd.DataFrame, mean_tolerance: float, sd_tolerance: float) -> tuple[Verdict, list[str]]:
-    mean_off = part["mean_error_in_sd"].abs() - 2 * part["mean_error_mcse"] > mean_tolerance
-    too_narrow = part["sd_ratio"] + 2 * part["sd_ratio_mcse"] < 1 / (1 + sd_tolerance)
-    too_wide = part["sd_ratio"] - 2 * part["sd_ratio_mcse"] > 1 + sd_tolerance
-    reasons = []
-    if mean_off.any():
-        worst = part.loc[part["mean_error_in_sd"].abs().idxmax()]
-        reasons.append(
-            f"{mean_off.sum()} of {len(part)} means are off by more than {mean_tolerance:g} reference sd "
-            f"(worst: {worst['name']}, {worst['mean_error_in_sd']:+.2f} sd)"
-        )
-    for off, word, column in ((too_narrow, "narrow", "idxmin"), (too_wide, "wide", "idxmax")):
-        if off.any():
-            worst = part.loc[getattr(part["sd_ratio"], column)()]
-            reasons.append(
-                f"{off.sum()} of {len(part)} standard deviations are too {word} "
-                f"(worst: {worst['name']}, {worst['sd_ratio']:.2f} of the reference's)"
-            )
-    if reasons:
-        return "differs", reasons
-    return "agrees", [
-        f"all {len(part)} means are within {mean_tolerance:g} reference sd, and all sd ratios within "
-        f"{1 / (1 + sd_tolerance):.2f} to {1 + sd_tolerance:.2f}, up to Monte Carlo error"
+def _table(own: Sample, truth: Sample, own_summary: pd.DataFrame, summary: pd.DataFrame) -> pd.DataFrame:
+    """One row a quantity; NaN in the distances of quantities with draws that are no numbers."""
+    columns = {"name": list(summary.index)} | {
+        name: frame[column].to_numpy()
+        for column in ("mean", "sd")
+        for name, frame in ((column, own_summary), (f"{column}_reference", summary))
+    }
+    finite = np.isfinite(columns["sd"]) & np.isfinite(columns["sd_reference"])
+    where = np.flatnonzero(finite)
+    chunks = [
+        _distances(own.take(where[at : at + CHUNK]), truth.take(where[at : at + CHUNK]))
+        for at in range(0, len(where), CHUNK)
     ]
+    for name in DISTANCES:
+        columns[name] = np.full(len(finite), np.nan)
+        columns[name][where] = np.concatenate([chunk[name] for chunk in chunks]) if chunks else np.nan
+    frame = pd.DataFrame(columns)
+    order = ["name", "mean", "mean_reference", "sd", "sd_reference"]
+    return frame[[*order, *(column for column in frame if column not in order)]]
+
+
+def _distances(own: Sample, truth: Sample) -> dict[str, np.ndarray]:
+    mean, spread, apart = mean_error(own, truth), sd_ratio(own, truth), wasserstein(own, truth)
+    low, high = quantile_error(own, truth, 0.05), quantile_error(own, truth, 0.95)
+    # A constant is right or wrong, whatever its standard deviation of zero is multiplied by.
+    constant = truth.scale == 0
+    ratio = np.where(constant, np.where(own.flat.std(1) == 0, 1.0, np.inf), spread.value)
+    return {
+        "mean_error_in_sd": mean.value,
+        "mean_error_mcse": mean.error,
+        "sd_ratio": ratio,
+        "sd_ratio_mcse": np.where(constant, 0.0, spread.error),
+        "q5_error_in_sd": low.value,
+        "q5_error_mcse": low.error,
+        "q95_error_in_sd": high.value,
+        "q95_error_mcse": high.error,
+        "wasserstein": apart.value,
+        "mcse": apart.error,
+        "wasserstein_null": apart.null,
+    }
+
+
+def _joint(own: Sample, truth: Sample, part: pd.DataFrame, generator: np.random.Generator) -> dict[str, Any]:
+    finite = np.flatnonzero(np.isfinite(part["mean_error_in_sd"]) & (part["sd"] > 0))
+    if len(finite) > JOINT_QUANTITIES:
+        severity = np.maximum(part["mean_error_in_sd"].abs(), part["sd_ratio"].map(_log_abs)).to_numpy()
+        finite = np.sort(finite[np.argsort(-severity[finite], kind="stable")[:JOINT_QUANTITIES]])
+    which = finite[independent_quantities(truth.take(finite))] if len(finite) else finite
+    names = part["name"].to_numpy()[which]
+    if len(which) < 2:
+        return {"num_quantities": len(which), **dict.fromkeys(JOINT_NUMBERS, np.nan),
+                **dict.fromkeys(JOINT_WORDS, "")}  # fmt: skip
+    own, truth = own.take(which), truth.take(which)
+    apart = sliced_wasserstein(own, truth, generator, SLICES)
+    smallest, largest = variance_ratios(own, truth)
+    gap, (first, second) = lost_correlation(own, truth)
+    both = [first, second]
+    return {
+        "num_quantities": len(which),
+        "sliced_wasserstein": float(apart.value),
+        "sliced_wasserstein_mcse": float(apart.error),
+        "sliced_wasserstein_null": float(apart.null),
+        "smallest_variance_ratio": smallest.ratio,
+        "smallest_variance_ratio_mcse": smallest.error,
+        "largest_variance_ratio": largest.ratio,
+        "largest_variance_ratio_mcse": largest.error,
+        "smallest_width_ratio": smallest.width,
+        "smallest_width_ratio_mcse": smallest.width_error,
+        "largest_width_ratio": largest.width,
+        "largest_width_ratio_mcse": largest.width_error,
+        "correlation_difference": float(gap.value),
+        "correlation_difference_mcse": float(gap.error),
+        "correlation": float(np.corrcoef(own.flat[both])[0, 1]),
+        "correlation_reference": float(np.corrcoef(truth.flat[both])[0, 1]),
+        "smallest_direction": _in_words(smallest.weights, truth.scale, names),
+        "largest_direction": _in_words(largest.weights, truth.scale, names),
+        "correlation_pair": f"{names[first]} and {names[second]}",
+    }
+
+
+DISTANCES = (
+    "mean_error_in_sd", "mean_error_mcse", "sd_ratio", "sd_ratio_mcse", "q5_error_in_sd", "q5_error_mcse",
+    "q95_error_in_sd", "q95_error_mcse", "wasserstein", "mcse", "wasserstein_null",
+)  # fmt: skip
+JOINT_NUMBERS = (
+    "sliced_wasserstein", "sliced_wasserstein_mcse", "sliced_wasserstein_null",
+    "smallest_variance_ratio", "smallest_variance_ratio_mcse",
+    "largest_variance_ratio", "largest_variance_ratio_mcse",
+    "smallest_width_ratio", "smallest_width_ratio_mcse", "largest_width_ratio", "largest_width_ratio_mcse",
+    "correlation_difference", "correlation_difference_mcse", "correlation", "correlation_reference",
+)  # fmt: skip
+JOINT_WORDS = ("smallest_direction", "largest_direction", "correlation_pair")
+
+
+def _in_words(weights: np.ndarray, scale: np.ndarray, names: np.ndarray) -> str:
+    """A direction as its terms that move most, such as ``0.71 alpha − 0.70 beta``."""
+    share = np.abs(weights) * scale
+    order = np.argsort(-share, kind="stable")
+    kept = sorted(k for k in order[:TERMS] if share[k] > 0.1 * share[order[0]])
+    if len(kept) == 1:
+        return str(names[kept[0]])
+    shown = weights[kept] / np.linalg.norm(weights[kept]) * np.sign(weights[kept[0]])
+    terms = [f"{abs(value):.2g} {names[k]}" for k, value in zip(kept, shown, strict=True)]
+    signs = ["" if value > 0 else "−" for value in shown]
+    text = terms[0] + "".join(
+        f" {sign or '+'} {term}" for sign, term in zip(signs[1:], terms[1:], strict=True)
+    )
+    return text + (" + …" if (share > 0.1 * share[order[0]]).sum() > len(kept) else "")
+
+
+def _to_records(frame: pd.DataFrame) -> dict[str, list[Any]]:
+    """Columns of a table; numbers that JSON lacks are written as words."""
+    return {
+        str(name): [
+            str(value) if isinstance(value, float) and not np.isfinite(value) else value
+            for value in frame[name].tolist()
+        ]
+        for name in frame
+    }
+
+
+def _from_records(columns: Mapping[str, list[Any]]) -> pd.DataFrame:
+    words = ("answer", "name", *JOINT_WORDS)
+    return pd.DataFrame(
+        {name: v if name in words else np.array(v, dtype=float) for name, v in columns.items()}
+    )
 
 
 def _log_abs(ratio: float) -> float:

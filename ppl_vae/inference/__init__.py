@@ -3,7 +3,19 @@
 Each takes any Pyro model or model/guide pair, not only the suite's.
 """
 
-from ppl_vae.inference import annealing, bounds, bridge, exact, guide, importance, natural, nuts, svi
+from ppl_vae.inference import (
+    annealing,
+    bounds,
+    bridge,
+    exact,
+    guide,
+    importance,
+    laplace,
+    natural,
+    nuts,
+    restarts,
+    svi,
+)
 from ppl_vae.inference.elbo import ELBO, elbo
 
 __all__ = [
@@ -15,7 +27,9 @@ __all__ = [
     "exact",
     "guide",
     "importance",
+    "laplace",
     "natural",
     "nuts",
+    "restarts",
     "svi",
 ]

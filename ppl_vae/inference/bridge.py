@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +31,7 @@ from ppl_vae.program import Pair
 from ppl_vae.progress import progress_bar
 from ppl_vae.rng import seeded
 
-__all__ = ["log_evidence"]
+__all__ = ["log_evidence", "log_weights"]
 
 TOLERANCE = 1e-10
 MAX_ITERATIONS = 500
@@ -92,13 +92,32 @@ def log_evidence(
                 latents = _like(latents, found.draws)
             guide_side.append(found.log_weights.double().cpu())
             advance(size, "")
-        posterior_side, done = [], 0
-        for size in run.sizes(posterior.num_draws):
-            given = {name: values[done : done + size] for name, values in latents.items()}
-            posterior_side.append(run.terms(size, given).log_weights.double().cpu())
-            done += size
-            advance(size, "")
+        posterior_side = []
+        for part in run.at(latents, posterior.num_draws):
+            posterior_side.append(part)
+            advance(len(part), "")
     return _evidence(torch.cat(guide_side), torch.cat(posterior_side), posterior, shape, index, start)
+
+
+@torch.no_grad()
+def log_weights(pair: Pair, posterior: Posterior, *data: Any) -> np.ndarray:
+    """log p(x, z) − log q(z) at a posterior's own draws, of shape (chain, draw, units), in nats.
+
+    Where the draws are of p(z | x), their mean less log p(x) is KL(p ‖ q), which is large where the guide
+    misses a part of the posterior that its own draws never see.
+
+    Raises:
+        InputError: as `log_evidence`, which takes the same draws.
+    """
+    shape = layout(pair, *data)
+    _check(pair, posterior, data, 2)
+    index = _index(posterior, shape)
+    latents = _latents(posterior, shape)
+    run = _Run(pair, data, shape, index, shape.num_units if index is None else len(index))
+    with seeded(STREAM):
+        latents = _like(latents, run.terms(1).draws)
+    found = torch.cat(list(run.at(latents, posterior.num_draws)))
+    return found.reshape(posterior.num_chains, -1, found.shape[1]).numpy()
 
 
 @dataclass(frozen=True)
@@ -121,6 +140,14 @@ class _Run:
         return terms(
             self.pair, *self.data, layout=self.shape, num_particles=size, index=self.index, latents=latents
         )
+
+    def at(self, latents: Mapping[str, Tensor], total: int) -> Iterator[Tensor]:
+        """Log weights at given latents, chunk by chunk, each of shape (size, units) in float64."""
+        done = 0
+        for size in self.sizes(total):
+            given = {name: values[done : done + size] for name, values in latents.items()}
+            yield self.terms(size, given).log_weights.double().cpu()
+            done += size
 
 
 def _evidence(

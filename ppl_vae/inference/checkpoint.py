@@ -1,7 +1,7 @@
 """Checkpoints of a fit: tensors as safetensors, the rest as JSON; loading one executes no code."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +30,8 @@ class Progress:
         state: Adam's moments.
         averaged: the running average of the parameters, and
         num_averaged: over how many iterates.
+        rule: tensors of the stopping rule's state, and
+        rule_about: the rest of it as JSON; empty where there is no rule.
     """
 
     step: int
@@ -40,6 +42,8 @@ class Progress:
     state: dict[str, Tensor]
     averaged: list[Tensor]
     num_averaged: int
+    rule: dict[str, Tensor] = field(default_factory=dict)
+    rule_about: str = ""
 
     @classmethod
     def at_start(cls, num_steps: int) -> "Progress":
@@ -82,6 +86,7 @@ class Checkpoint:
         tensors = {f"parameter/{name}": value for name, value in self.pair.state_dict().items()}
         tensors |= {f"optimizer/{name}": value for name, value in at.state.items()}
         tensors |= {f"average/{number}": value for number, value in enumerate(at.averaged)}
+        tensors |= {f"rule/{name}": value for name, value in at.rule.items()}
         tensors["rng"] = torch.get_rng_state()
         tensors["elbo"] = torch.from_numpy(at.history[: at.step].copy())
         tensors["held_out"] = torch.tensor(at.checks, dtype=torch.float64).reshape(-1, 2)
@@ -93,6 +98,7 @@ class Checkpoint:
             "step": str(at.step),
             "seconds": repr(at.seconds + seconds),
             "num_averaged": str(at.num_averaged),
+            "rule": at.rule_about,
         }
         _save(tensors, self.path, about)
 
@@ -115,6 +121,7 @@ class Checkpoint:
             averaged = _under("average/", tensors)
             at.averaged = [averaged[str(number)] for number in range(len(averaged))]
             at.num_averaged = int(about["num_averaged"])
+            at.rule, at.rule_about = _under("rule/", tensors), about.get("rule", "")
             torch.set_rng_state(tensors["rng"])
             if "rng_cuda" in tensors and torch.cuda.is_available():
                 torch.cuda.set_rng_state(tensors["rng_cuda"])

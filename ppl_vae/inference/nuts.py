@@ -99,8 +99,8 @@ def sample(
     start = time.perf_counter()
     source = model if isinstance(model, Pair) else Pair(model, model)
     check_data(source.model, *data)
-    cast = tuple(_cast(values, dtype) for values in data)
-    with _default_dtype(dtype), one_thread(), pyro.validation_enabled(False):
+    cast = cast_data(data, dtype)
+    with default_dtype(dtype), one_thread(), pyro.validation_enabled(False):
         if isinstance(model, Pair):
             model.initialise(*data)
         pair = source.cast_model(dtype, Prior)
@@ -128,7 +128,7 @@ def sample(
             found = draws, stats, 0.0
     # Pyro's sampler sums discrete latents out.
     drawn = [name for name in shape.latents if name in found[0]]
-    draws = {name: _without_padding(found[0][name], name, shape) for name in drawn}
+    draws = {name: without_padding(found[0][name], name, shape) for name in drawn}
     return Posterior(
         draws=to_dataset(draws, shape.latents, pair.model, coords),
         method="hmc" if ran == "hmc" else "nuts",
@@ -207,7 +207,7 @@ def _layout(pair: Pair, *data: Any) -> Layout:
         ) from error
 
 
-def _without_padding(value: Tensor, name: str, shape: Layout) -> Tensor:
+def without_padding(value: Tensor, name: str, shape: Layout) -> Tensor:
     """Pyro keeps plate dimensions of size one to the right of a site's own; drop them."""
     num_event = shape.event_dims[name]
     event = value.shape[value.dim() - num_event :]
@@ -216,12 +216,17 @@ def _without_padding(value: Tensor, name: str, shape: Layout) -> Tensor:
     return value.reshape((*value.shape[:2], *plates, *event))
 
 
-def _cast(values: Any, dtype: torch.dtype) -> Any:
-    return values.to(dtype) if isinstance(values, Tensor) and values.is_floating_point() else values
+def cast_data(data: tuple[Any, ...], dtype: torch.dtype) -> tuple[Any, ...]:
+    """Floating-point data in another precision; everything else as it is."""
+    return tuple(
+        values.to(dtype) if isinstance(values, Tensor) and values.is_floating_point() else values
+        for values in data
+    )
 
 
 @contextmanager
-def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """Run a block in which new tensors have this precision."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:

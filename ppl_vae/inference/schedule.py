@@ -1,6 +1,7 @@
 """What changes from step to step of a fit: learning rate, β, minibatches."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from ppl_vae.inference.batches import Batches
@@ -22,6 +23,7 @@ class Schedule:
         kl_warmup: steps over which β rises to 1.
         clip_norm: largest norm of a gradient, or None.
         batches: the entries of every step.
+        levels: the learning rate of a step, where it depends on the fit's course and not on ``num_steps``.
     """
 
     num_steps: int
@@ -30,9 +32,12 @@ class Schedule:
     kl_warmup: int
     clip_norm: float | None
     batches: Batches
+    levels: Callable[[int], float] | None = None
 
     def rate(self, step: int) -> float:
         """The learning rate."""
+        if self.levels is not None:
+            return self.levels(step)
         return self.lr * cosine(step, self.num_steps, self.lr_end)
 
     def beta(self, step: int) -> float:

@@ -33,11 +33,14 @@ FEW_PARAMETERS = 2**15
 TRACED, COMPILED = 100, 30_000
 
 
-def engine_for(compile: Compile, num_steps: int) -> str:
+def engine_for(compile: Compile, num_steps: int, stop: bool = False) -> str:
     """How a fit of so many steps runs: "pyro", "traced" or "compiled".
 
-    A fixed function of its arguments, so that the numbers of a fit do not depend on the moment.
+    A fixed function of its arguments, so that the numbers of a fit do not depend on the moment. A fit that
+    is to stop by itself rarely needs a tenth of its cap.
     """
+    if stop:
+        num_steps = max(num_steps // 10, min(num_steps, TRACED))
     if compile == "auto":
         return "pyro" if num_steps < TRACED else "traced" if num_steps < COMPILED else "compiled"
     return "compiled" if compile else "pyro"

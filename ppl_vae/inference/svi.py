@@ -19,12 +19,16 @@ from ppl_vae.inference.batches import Batches
 from ppl_vae.inference.checkpoint import Checkpoint, Progress
 from ppl_vae.inference.compiler import fall_back
 from ppl_vae.inference.elbo import ELBO, elbo
+from ppl_vae.inference.fixed_data import FixedData, convergence
 from ppl_vae.inference.graph import Compile, Untraceable, check_compile
-from ppl_vae.inference.iwae import IWAE, check_iwae, grouped_bound
+from ppl_vae.inference.iwae import IWAE, check_iwae
+from ppl_vae.inference.rule import Rule
 from ppl_vae.inference.schedule import Schedule
 from ppl_vae.inference.sites import Layout
 from ppl_vae.inference.steps import engine_for, stepper
-from ppl_vae.inference.terms import check_data, layout, terms
+from ppl_vae.inference.stopping import Stopping
+from ppl_vae.inference.stops import Stops
+from ppl_vae.inference.terms import check_data, layout
 from ppl_vae.inference.unrolled import UNROLLED
 from ppl_vae.program import Pair
 from ppl_vae.progress import progress_bar
@@ -38,6 +42,8 @@ __all__ = ["Fit", "convergence", "fit"]
 SMALL_WORK = 2**25
 # A short fit hardly moves in its last quarter, whether or not it has arrived.
 FEWEST_STEPS = 200
+# Steps of the shortest stretch of iterates that the stopping rule averages.
+FEWEST_WIDTH, MOST_WIDTH = 100, 2000
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +62,7 @@ class Fit:
         engine: how the steps ran: "pyro" (stock), "traced" (a graph, operation by operation), "compiled",
             or "quadrature" (natural gradients).
         compile_seconds: what compiling or loading the compiled graph took, part of ``seconds``.
+        stopping: why the fit ended where it did, if it was to stop by itself.
     """
 
     elbo: np.ndarray
@@ -67,6 +74,7 @@ class Fit:
     reason: str
     engine: str
     compile_seconds: float
+    stopping: Stopping | None = None
 
 
 def fit(
@@ -88,6 +96,7 @@ def fit(
     refresh: Callable[[int], tuple[Any, ...]] | None = None,
     tolerance: float = 0.05,
     average: float = 0.0,
+    stop: bool = False,
     precision: Literal["bfloat16"] | None = None,
     compile: Compile = "auto",
     seed: int = 0,
@@ -101,9 +110,9 @@ def fit(
     Args:
         pair: model and guide; their parameters are changed in place.
         data: the programs' full data.
-        num_steps: number of Adam steps, in all.
+        num_steps: number of Adam steps, in all; with ``stop``, the most.
         batch_size: entries of the data plate a step; all by default.
-        lr: learning rate of the first step. It falls along a half cosine.
+        lr: learning rate of the first step. It falls along a half cosine, or as ``stop`` says.
         lr_end: the last step's learning rate as a fraction of ``lr``; 1 keeps it constant.
         num_particles: draws of the guide a step.
         clip_norm: largest gradient norm, in units of nats; no clipping by default.
@@ -117,10 +126,19 @@ def fit(
         check_every: steps between those checks.
         refresh: gives an epoch's data, for data drawn anew every epoch, in the shapes and types of
             ``data``. What else it may change (an attribute of a model) a traced graph does not see.
-        tolerance: of the convergence test, in nats a unit.
+        tolerance: of the convergence test, in nats a unit: of the rise over the last quarter of the steps
+            (see `convergence`), or with ``stop`` of what ten times as many steps are expected to gain.
         average: fraction of the steps, at the end, over which the unconstrained parameters are averaged
             (every fifth iterate; Polyak and Juditsky 1992). The noise of single gradients then no longer
             limits the fit.
+        stop: whether to end the fit where going on is expected to gain less than the tolerance. The
+            learning rate is then constant until the iterates are stationary (split R-hat of their tail at
+            most 1.1) or rise no more, falls by a factor of 0.3, and so on; the answer is the average of
+            the iterates' tail. It is judged by the ELBO of ``held_out`` where that is given, else by that
+            of the data, under common random numbers. The rule begins after the KL warm-up. Only in the
+            last tenth below the cap does ``num_steps`` play a part: the learning rate is then lowered to
+            nothing, and the fit counts as not converged. ``lr_end`` and ``average`` have no part in it.
+            See `Fit.stopping` (Dhaka et al. 2020; Welandawe et al. 2024).
         precision: "bfloat16" runs the programs under autocast.
         compile: True traces and compiles the steps, False runs stock Pyro, and "auto" decides by the
             number of steps; see `engine_for`. The numbers are the same to rounding.
@@ -139,6 +157,10 @@ def fit(
               "num_particles": num_particles, "check_every": check_every,
               "checkpoint_every": checkpoint_every}  # fmt: skip
     _check_arguments(counts, lr, average, precision)
+    if stop and average:
+        raise InputError(
+            "average belongs to a fixed number of steps; with stop=True the tail is averaged anyway"
+        )
     weighted = _iwae(objective, num_particles, doubly_reparameterised, loss)
     check_compile(compile)
     check_data(pair.model, *data)
@@ -155,16 +177,26 @@ def fit(
             raise InputError(f"there is nothing to train: no parameters with train={train!r}")
         saved = Checkpoint(checkpoint, pair) if checkpoint else None
         at = saved.load(num_steps) if resume and saved else Progress.at_start(num_steps)
-        fixed = _FixedData(pair, data, shape, seed, weighted)
-        schedule = Schedule(num_steps, lr, lr_end, kl_warmup, clip_norm, batches)
+        fixed = FixedData(pair, data, shape, seed, weighted)
+        rule = None
+        if stop:
+            rule = _rule(
+                pair, data, held_out, shape, batches, list(leaves.values()), weighted,
+                lr=lr, start=kl_warmup, num_steps=num_steps, tolerance=tolerance, seed=seed,
+            )  # fmt: skip
+            _resume_rule(rule, at)
+        schedule = Schedule(
+            num_steps, lr, lr_end, kl_warmup, clip_norm, batches, None if rule is None else rule.rate
+        )
         current, epoch = data, -1
         average_from = num_steps - round(average * num_steps)
-        stops = _Stops(
+        stops = Stops(
             num_steps,
             every=[100, *([check_every] if held_out else []), *([checkpoint_every] if saved else [])],
             once=[num_steps - num_steps // 4, average_from],
             average_from=average_from,
             epochs=batches if refresh else None,
+            rule=rule,
         )
         with (
             one_thread(_work(leaves, batches, num_particles) < SMALL_WORK),
@@ -176,12 +208,12 @@ def fit(
                 steps = stepper(
                     pair, data, shape, leaves, schedule, num_particles=num_particles,
                     loss=loss if weighted is None else weighted,
-                    engine=_engine(compile, num_steps, data if refresh else ()),
+                    engine=_engine(compile, num_steps, stop, data if refresh else ()),
                     precision=torch.bfloat16 if precision else None,
                 )  # fmt: skip
             if at.step:
                 steps.load_state(at.state, at.step)
-            while at.step < num_steps:
+            while at.step < num_steps and not (rule is not None and rule.done):
                 if refresh is not None and batches.epoch(at.step) != epoch:
                     epoch = batches.epoch(at.step)
                     current = _same_form(refresh(epoch), data)
@@ -193,52 +225,40 @@ def fit(
                     at.add_to_average(list(leaves.values()))
                 if at.step == num_steps and average:
                     at.write_average(list(leaves.values()))
-                if held_out is not None and (at.step % check_every == 0 or at.step == num_steps):
+                if rule is not None:
+                    rule.see(at.step)
+                ended = at.step == num_steps or (rule is not None and rule.done)
+                if held_out is not None and (at.step % check_every == 0 or ended):
                     at.checks.append((at.step, _held_out_mean(pair, held_out, weighted, seed)))
                 if at.step == num_steps - num_steps // 4:
                     at.earlier = fixed.log_weights()
-                if saved and (at.step % checkpoint_every == 0 or at.step == num_steps):
+                if saved and (at.step % checkpoint_every == 0 or ended):
                     at.state = steps.state()
+                    if rule is not None:
+                        at.rule, at.rule_about = rule.tensors(), rule.about()
                     saved.save(at, time.perf_counter() - start)
                 advance(count, f"ELBO {at.history[at.step - 1]:.1f}")
+        stopping = None if rule is None else rule.finish(at.step)
         final = elbo(pair, *data, num_particles=_final_particles(shape), seed=seed)
-        converged, reason = _judged(at, fixed, kl_warmup, tolerance)
+        if stopping is None:
+            converged, reason = _judged(at, fixed, kl_warmup, tolerance)
+        else:
+            converged, reason = stopping.converged, stopping.reason
     return Fit(
-        elbo=at.history,
+        elbo=at.history[: at.step],
         held_out=np.asarray(at.checks).reshape(-1, 2),
         final=final,
-        steps=num_steps,
+        steps=at.step,
         seconds=at.seconds + time.perf_counter() - start,
         converged=converged,
         reason=reason,
         engine=steps.engine,
         compile_seconds=steps.compile_seconds,
+        stopping=stopping,
     )
 
 
-@dataclass(frozen=True)
-class _Stops:
-    """The steps after which something beside a step happens: a fixed set, wherever a fit is resumed."""
-
-    num_steps: int
-    every: list[int]
-    once: list[int]
-    average_from: int
-    epochs: Batches | None
-
-    def after(self, step: int) -> int:
-        """The first of them after ``step``."""
-        found = [self.num_steps, *(stop for stop in self.once if stop > step)]
-        periods = [*self.every, *([UNROLLED] if step >= self.average_from else [])]
-        found += [(step // period + 1) * period for period in periods]
-        stop = min(found)
-        if self.epochs is not None:
-            epoch = self.epochs.epoch(step)
-            stop = next((s for s in range(step + 1, stop) if self.epochs.epoch(s) != epoch), stop)
-        return stop
-
-
-def _judged(at: Progress, fixed: "_FixedData", kl_warmup: int, tolerance: float) -> tuple[bool, str]:
+def _judged(at: Progress, fixed: FixedData, kl_warmup: int, tolerance: float) -> tuple[bool, str]:
     """Whether the fit counts as converged, and why."""
     num_steps = len(at.history)
     if num_steps < FEWEST_STEPS or at.earlier is None:
@@ -250,53 +270,52 @@ def _judged(at: Progress, fixed: "_FixedData", kl_warmup: int, tolerance: float)
     return convergence(at.earlier, fixed.log_weights(), tolerance)
 
 
-def convergence(earlier: Tensor, later: Tensor, tolerance: float = 0.05) -> tuple[bool, str]:
-    """Whether the ELBO has stopped rising.
+def _rule(
+    pair: Pair,
+    data: tuple[Any, ...],
+    held_out: tuple[Any, ...] | None,
+    shape: Layout,
+    batches: Batches,
+    leaves: list[Tensor],
+    weighted: IWAE | None,
+    *,
+    lr: float,
+    start: int,
+    num_steps: int,
+    tolerance: float,
+    seed: int,
+) -> Rule:
+    judged_by = data if held_out is None else held_out
+    judged_shape = shape if held_out is None else layout(pair, *held_out)
+    # A guide of one datum's own parameters moves once an epoch: a segment has two of them.
+    epoch = batches.num_data / batches.batch_size if batches.batch_size else 1
+    width = max(FEWEST_WIDTH, min(MOST_WIDTH, 2 * math.ceil(epoch)))
+    return Rule(
+        leaves,
+        FixedData(
+            pair, judged_by, judged_shape, seed, weighted,
+            most_units=2048, most_particles=4096, budget=2**22,
+        ),
+        FixedData(pair, data, shape, seed, weighted, most_units=64, most_particles=8),
+        lr=lr, start=start, width=-(-width // UNROLLED) * UNROLLED, num_steps=num_steps,
+        tolerance=tolerance, on_held_out=held_out is not None, seed=seed,
+    )  # fmt: skip
 
-    The ELBO is evaluated on the same data with the same noise three quarters through the fit and at
-    its end; the fit has converged if it rose by no more than the tolerance. Common random numbers make
-    the difference far more precise than the noisy ELBO of single steps. The test sees only the ELBO:
-    passing it says nothing about the quality of the posterior.
 
-    Args:
-        earlier, later: log p(x, z) − log q(z), or bounds of groups of particles, at the two moments, of
-            shape (particles, units).
-        tolerance: in nats a unit.
+def _resume_rule(rule: Rule, at: Progress) -> None:
+    """Put a checkpoint's state back into the stopping rule.
 
-    Returns:
-        Whether it is met, and a sentence with the numbers.
+    Raises:
+        InputError: if the checkpoint is of a fit that had no rule, or is damaged.
     """
-    rise = (later - earlier).mean(1)
-    mean = rise.mean().item()
-    error = rise.std().item() / math.sqrt(len(rise)) if len(rise) > 1 else math.nan
-    return mean <= tolerance, (
-        f"over the last quarter of the steps the ELBO rose by {mean:.2g} ± {error:.1g} nats a unit "
-        f"(tolerance {tolerance:g})"
-    )
-
-
-class _FixedData:
-    """The log weights of a few fixed data under fixed noise, for judging progress."""
-
-    def __init__(
-        self, pair: Pair, data: tuple[Any, ...], shape: Layout, seed: int, weighted: IWAE | None
-    ) -> None:
-        self.pair, self.data, self.shape, self.seed = pair, data, shape, seed
-        self.group = 1 if weighted is None else weighted.num_particles
-        self.index: Tensor | None = None
-        if shape.can_index and shape.num_units > 512:
-            generator = torch.Generator().manual_seed(seed)
-            self.index = torch.randperm(shape.num_units, generator=generator)[:512]
-
-    @torch.no_grad()
-    def log_weights(self) -> Tensor:
-        units = self.shape.num_units if self.index is None else len(self.index)
-        most = 256 if self.shape.vectorized else 16
-        particles = min(most, max(8, self.shape.particles_per_chunk(units, budget=2**20)))
-        particles = max(2, particles // self.group) * self.group
-        with seeded(self.seed):
-            drawn = terms(self.pair, *self.data, layout=self.shape, num_particles=particles, index=self.index)
-        return grouped_bound(drawn.log_weights.double().cpu(), self.group)
+    if not at.step:
+        return
+    if not at.rule_about:
+        raise InputError("the checkpoint is of a fit of a fixed number of steps; resume it with stop=False")
+    try:
+        rule.load(at.rule, at.rule_about)
+    except (KeyError, ValueError, TypeError) as error:
+        raise InputError(f"the checkpoint's stopping rule is damaged: {error}") from error
 
 
 def _batches(shape: Layout, batch_size: int | None, seed: int) -> Batches:
@@ -327,9 +346,9 @@ def _work(parameters: dict[str, Tensor], batches: Batches, num_particles: int) -
     return (matrices * batch + vectors + batch) * num_particles
 
 
-def _engine(compile: Compile, num_steps: int, drawn_anew: tuple[Any, ...]) -> str:
+def _engine(compile: Compile, num_steps: int, stop: bool, drawn_anew: tuple[Any, ...]) -> str:
     """How the steps are to run; a graph sees only tensors change."""
-    engine = engine_for(compile, num_steps)
+    engine = engine_for(compile, num_steps, stop)
     if engine != "pyro" and not all(isinstance(values, Tensor) for values in drawn_anew):
         fall_back("this fit", Untraceable("data that are drawn anew are no tensors"))
         return "pyro"

@@ -37,8 +37,8 @@ class Unrolled:
         leaf = task.leaves[0].detach()
         # A fit of fewer steps than are unrolled still traces them.
         steps = range(max(schedule.num_steps, UNROLLED))
-        corrections = np.array([schedule.corrections(step) for step in steps])
-        self.rates = torch.as_tensor(corrections, dtype=leaf.dtype, device=leaf.device)
+        self.like = leaf
+        self.rates = None if schedule.levels else self._rates(steps)
         betas = [schedule.beta(step) for step in steps]
         self.betas = torch.tensor(betas, dtype=leaf.dtype, device=leaf.device)
         self.noise = [noise.empty(UNROLLED) for noise in graph.noise]
@@ -70,10 +70,15 @@ class Unrolled:
         torch._foreach_copy_([*leaves, *mean, *square], list(state))
         return losses
 
+    def _rates(self, steps: range) -> Tensor:
+        corrections = np.array([self.schedule.corrections(step) for step in steps])
+        return torch.as_tensor(corrections, dtype=self.like.dtype, device=self.like.device)
+
     def _changing(self, first: int) -> list[Tensor]:
         """Inputs that every step has of its own, stacked: rates, β, indices, noise."""
         task, last = self.task, first + UNROLLED
-        found = [self.rates[first:last]]
+        # Rates that depend on the fit's course are known only when their steps come.
+        found = [self._rates(range(first, last)) if self.rates is None else self.rates[first:last]]
         if task.beta is not None:
             found.append(self.betas[first:last])
         if task.index is not None:

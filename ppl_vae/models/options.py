@@ -10,7 +10,7 @@ class FitDefaults:
     """Defaults of a fit, which the command line shows and records.
 
     Attributes:
-        num_steps: Adam steps.
+        num_steps: Adam steps, where a fit takes a fixed number of them.
         lr: learning rate of the first step.
         batch_size: data a step; None for all.
         num_particles: draws of the guide a step.
@@ -18,6 +18,7 @@ class FitDefaults:
         standardize: whether features are centred and scaled.
         split: fractions of train, validation and test rows.
         dtype: of parameters and features.
+        max_steps: Adam steps at most, where a fit ends by itself.
     """
 
     num_steps: int
@@ -28,3 +29,4 @@ class FitDefaults:
     standardize: bool = False
     split: tuple[float, float, float] = (1.0, 0.0, 0.0)
     dtype: str = "float64"
+    max_steps: int = 20_000

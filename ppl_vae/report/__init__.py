@@ -1,5 +1,16 @@
 """Plots and the HTML page."""
 
-from ppl_vae.report.page import Picture, Section, write_page
+from ppl_vae.report.check_page import check_section, write_check
+from ppl_vae.report.page import Banner, Part, Picture, Section, Table, Tone, write_page
 
-__all__ = ["Picture", "Section", "write_page"]
+__all__ = [
+    "Banner",
+    "Part",
+    "Picture",
+    "Section",
+    "Table",
+    "Tone",
+    "check_section",
+    "write_check",
+    "write_page",
+]

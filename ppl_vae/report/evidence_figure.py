@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ppl_vae.evidence import Evidence
-from ppl_vae.report.figures import COLOURS, WIDTH
+from ppl_vae.report.style import COLOURS, SMALL, WIDTH, blank
 
 __all__ = ["evidence_curves", "worst_images"]
 
@@ -38,8 +38,7 @@ def evidence_curves(found: Mapping[str, Evidence]) -> Figure:
     The band is what an estimate says of itself at that moment: weights that rarely see the large ones are
     too low and too sure. Values of other units than most are left out.
     """
-    figure = Figure(figsize=(WIDTH, 4.2), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = blank(3.4)
     shown = _same_units(found)
     for name, evidence in shown.items():
         colour, label = METHOD_COLOURS.get(name, "black"), NAMES.get(name, name)
@@ -60,9 +59,10 @@ def evidence_curves(found: Mapping[str, Evidence]) -> Figure:
     axes.set_xscale("log")
     axes.set(xlabel="samples a unit", ylabel="log p(x) (nats a unit)")
     _focus(axes, shown)
-    for side in ("right", "top"):
-        axes.spines[side].set_visible(False)
-    axes.legend(frameon=False, loc="lower right", fontsize=9)
+    figure.legend(
+        *axes.get_legend_handles_labels(), loc="outside upper left", ncols=2, frameon=False, fontsize=SMALL,
+        handlelength=1.6, columnspacing=1.0, borderaxespad=0.2,
+    )  # fmt: skip
     return figure
 
 
@@ -74,9 +74,9 @@ def worst_images(images: np.ndarray, captions: Sequence[str], image_shape: tuple
         captions: one an image.
         image_shape: (height, width) or (height, width, 3).
     """
-    columns = min(8, len(images))
+    columns = min(4, len(images))
     lines = -(-len(images) // columns)
-    figure = Figure(figsize=(WIDTH, 1.15 * WIDTH / 8 * lines + 0.2), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 1.35 * WIDTH / 4 * lines), layout="constrained")
     panels = figure.subplots(lines, columns, squeeze=False).ravel()
     low, high = float(images.min()), float(images.max())
     low, high = (0.0, 1.0) if low >= 0 and high <= 1 else (low, high)
@@ -85,7 +85,7 @@ def worst_images(images: np.ndarray, captions: Sequence[str], image_shape: tuple
     for panel, image, caption in zip(panels, images, captions, strict=False):
         scaled = (image.reshape(image_shape) - low) / max(high - low, 1e-12)
         panel.imshow(scaled, cmap="gray_r", vmin=0, vmax=1)
-        panel.set_title(caption, fontsize=7, pad=2)
+        panel.set_title(caption, fontsize=SMALL, pad=2)
     return figure
 
 

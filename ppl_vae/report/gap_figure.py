@@ -5,7 +5,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ppl_vae.diagnostics.gaps import Gap, Gaps
-from ppl_vae.report.figures import COLOURS, WIDTH
+from ppl_vae.report.style import COLOURS, SMALL, TEXT, blank
 
 __all__ = ["gap_bars"]
 
@@ -19,8 +19,7 @@ def gap_bars(gaps: Gaps) -> Figure:
     Error bars are ± 2 standard errors of the whole gap, and the band about zero those of log p(x), which
     move all bars together. Parts that come out negative are drawn below zero.
     """
-    figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = blank(3.3)
     error = 2 * Gap(gaps.log_evidence, gaps.evidence_std_error).mean_std_error
     if error > 0:
         axes.axhspan(-error, error, color="0.85", linewidth=0, label="log p(x) ± 2 se")
@@ -34,15 +33,12 @@ def gap_bars(gaps: Gaps) -> Figure:
     kind = "amortised" if gaps.amortised else "per-datum"
     family = {"diagonal": "mean-field", "full": "full cov."}[gaps.family]
     ticks = [f"own guide:\n{kind}\n{family}", *(names[name] for name in gaps.best)]
-    axes.set_xticks(range(len(ticks)), ticks, fontsize=13)
-    axes.tick_params(axis="y", labelsize=12)
-    axes.set_ylabel("log p(x) − ELBO\n(nats a unit)", fontsize=13)
+    axes.set_xticks(range(len(ticks)), ticks, fontsize=SMALL)
+    axes.set_ylabel("log p(x) − ELBO\n(nats a unit)", fontsize=TEXT)
     low, high = axes.get_ylim()
     # Room for the numbers and the legend above, and below only where something is negative.
     axes.set_ylim(low if low < -0.06 * high else -0.02 * high, high + 0.12 * (high - low))
-    for side in ("right", "top"):
-        axes.spines[side].set_visible(False)
-    axes.legend(frameon=False, loc="upper right", fontsize=12)
+    axes.legend(frameon=False, loc="upper right", fontsize=SMALL)
     return figure
 
 
@@ -61,7 +57,7 @@ def _error_and_value(axes: Axes, at: int, gap: Gap, top: float) -> None:
     height = max(0.0, top, gap.mean + error)
     # Adding zero keeps "−0.00" from being written.
     text = f"{round(gap.mean, _digits(gap)) + 0.0:.{_digits(gap)}f}"
-    axes.annotate(text, (at, height), (0, 3), textcoords="offset points", ha="center", fontsize=13)
+    axes.annotate(text, (at, height), (0, 3), textcoords="offset points", ha="center", fontsize=TEXT)
 
 
 def _digits(gap: Gap) -> int:

@@ -82,7 +82,7 @@ def _both(contract: ModuleType, name: str, guide_name: str | None, **options: An
     for engine in ("pyro", "traced"):
         pair, data = _double(contract, name, guide_name)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(svi, "engine_for", lambda compile, num_steps, engine=engine: engine)
+            patch.setattr(svi, "engine_for", lambda compile, num_steps, stop=False, engine=engine: engine)
             settings = {"num_steps": STEPS, "lr": 0.01, "seed": 4} | options
             if "refresh" in settings:
                 settings["refresh"] = lambda epoch, data=data: _other_order(data, epoch)

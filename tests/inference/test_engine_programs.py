@@ -26,7 +26,7 @@ def _run(
     pyro.clear_param_store()
     pair = Pair(model, guide)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(svi, "engine_for", lambda compile, num_steps: engine)
+        patch.setattr(svi, "engine_for", lambda compile, num_steps, stop=False: engine)
         settings = {"num_steps": 23, "lr": 0.02, "seed": 2, "progress": False} | options
         fit = svi.fit(pair, *data, **settings)
     return fit, pair.state_dict()

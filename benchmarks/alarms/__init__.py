@@ -1,0 +1,1 @@
+"""The verdict on posteriors whose truth is known: how often it is wrong."""

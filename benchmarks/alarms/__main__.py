@@ -1,0 +1,76 @@
+"""The verdict on posteriors whose truth is known: how often it is wrong.
+
+Run as ``python -m benchmarks.alarms``: every case is checked, and the table of false alarms and misses is
+printed, with the thresholds tuned anew without each family. ``--posteriordb`` compares our NUTS with
+posteriordb's reference draws instead.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from benchmarks.alarms import posteriordb, tables
+from benchmarks.alarms.nuts_study import against_reference
+
+
+def main() -> None:
+    """Read the command line and run what it asks for."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.alarms", description=__doc__)
+    parser.add_argument("only", nargs="*", metavar="TEXT", help="cases whose name holds one of these texts")
+    parser.add_argument("--posteriordb", action="store_true", help="our NUTS against reference draws")
+    parser.add_argument("--list", action="store_true", help="list the cases")
+    parser.add_argument("--out", type=Path, help="keep what is measured here, and go on from it")
+    parser.add_argument("--from", dest="kept", type=Path, help="only show and tune what this file keeps")
+    parser.add_argument("--budget", type=float, default=120.0, help="seconds a check")
+    parser.add_argument("--seed", type=int, default=0, help="of the checks")
+    parser.add_argument("--workers", type=int, default=2, help="processes")
+    parser.add_argument("--calibrate", action="store_true", help="spend what is left of the budget on SBC")
+    parser.add_argument("--results", type=Path, help="write the tables to this file, as Markdown")
+    given = parser.parse_args()
+    if given.posteriordb:
+        sys.exit(0 if compare_samplers(given.only, given.seed, given.results) else 1)
+    study(given)
+
+
+def compare_samplers(only: list[str], seed: int, results: Path | None) -> bool:
+    """Print how far the samplers are apart; False if anything exceeds 4 Monte Carlo errors."""
+    found = []
+    for one in posteriordb.ENTRIES:
+        if only and not any(text in one.name for text in only):
+            continue
+        if not one.present:
+            print(f"{one.name} is not in {one.folder} (set PPL_VAE_SHARED): skipped", file=sys.stderr)
+            continue
+        found.append(against_reference(one, seed))
+        print(f"{one.name}: {found[-1].seconds:.0f} s", file=sys.stderr, flush=True)
+    text = tables.samplers(found)
+    print(text)
+    if results is not None:
+        results.write_text(text + "\n")
+    return all(one.agrees for one in found)
+
+
+def study(given: argparse.Namespace) -> None:
+    """Run the cases, or read what a file keeps of them, and print the tables."""
+    from benchmarks.alarms import study as studies
+    from benchmarks.alarms.cases import all_cases
+
+    if given.kept is not None:
+        lines = studies.load(given.kept)
+    else:
+        cases = [case for case in all_cases() if not given.only or any(t in case.name for t in given.only)]
+        if given.list:
+            print("\n".join(f"{case.family:22} {case.name}" for case in cases))
+            return
+        settings = studies.Settings(given.budget, given.seed, given.calibrate)
+        lines = studies.run(cases, settings, workers=given.workers, out=given.out, said=tables.say)
+    if given.only:
+        lines = [line for line in lines if any(text in line.case.name for text in given.only)]
+    text = tables.study(lines)
+    print(text)
+    if given.results is not None:
+        given.results.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()

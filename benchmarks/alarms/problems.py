@@ -1,0 +1,102 @@
+"""What a case is made of: a model with data, and draws from its true posterior."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+import xarray as xr
+from torch import Tensor
+
+from ppl_vae.guides import Prior
+from ppl_vae.inference.labels import to_dataset
+from ppl_vae.inference.objectives import Density, density
+from ppl_vae.inference.sites import Layout
+from ppl_vae.inference.terms import layout
+from ppl_vae.program import HasIdentifiable, Pair, Program
+
+__all__ = ["GLOBAL_GUIDES", "Problem"]
+
+# Recipes of `guides.RECIPES` that apply to any posterior of several correlated numbers.
+GLOBAL_GUIDES = (
+    "full-rank", "almost", "narrow", "wide", "shifted", "mean-field", "mean-field optimum", "collapsed",
+    "few steps",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """A posterior whose answer is known.
+
+    Attributes:
+        name: of the posterior.
+        family: what is left out together when thresholds are tuned.
+        model: the Pyro program, its parameters held.
+        data: its arguments.
+        reference: draws from p(z | x) by latent site, each of shape (draws, *plates, *event).
+        guides: names of the recipes to try.
+        own: guides of this problem's own, by name.
+        identifiable: what is compared; the model's own, else the latents, by default.
+        steps, lr: of the guides that are fitted.
+    """
+
+    name: str
+    family: str
+    model: Program
+    data: tuple[Tensor, ...]
+    reference: Mapping[str, Tensor]
+    guides: tuple[str, ...] = GLOBAL_GUIDES
+    own: Mapping[str, Callable[["Problem"], Program]] = field(default_factory=dict)
+    identifiable: Callable[[xr.Dataset], xr.Dataset] | None = None
+    steps: int = 3000
+    lr: float = 0.02
+
+    @cached_property
+    def layout(self) -> Layout:
+        """Sites and plates of the model (with its prior for a guide)."""
+        return layout(Pair(self.model, Prior(self.model)), *self.data)
+
+    @cached_property
+    def density(self) -> Density:
+        """The way to unconstrained space and back."""
+        return density(Pair(self.model, Prior(self.model)), *self.data)
+
+    @property
+    def local(self) -> bool:
+        """Whether every datum has a latent of its own, and nothing is shared."""
+        return self.layout.unit_plate is not None
+
+    @cached_property
+    def per_datum(self) -> bool:
+        """Whether those are one vector of real numbers a datum, as `PerDatumNormal` takes them."""
+        if not self.local or len(self.layout.latents) != 1 or not self.layout.can_index:
+            return False
+        (site,) = self.layout.latents
+        return self.layout.event_dims[site] == 1
+
+    @property
+    def quantities(self) -> Callable[[xr.Dataset], xr.Dataset] | None:
+        """The identifiable functions, if they are not the latents themselves."""
+        if self.identifiable is not None:
+            return self.identifiable
+        return self.model.identifiable if isinstance(self.model, HasIdentifiable) else None
+
+    def truth(self) -> xr.Dataset:
+        """The reference in the quantities that are compared."""
+        draws = {name: value[None] for name, value in self.reference.items()}
+        return self.compared(to_dataset(draws, self.layout.latents, self.model))
+
+    def compared(self, draws: xr.Dataset) -> xr.Dataset:
+        """Draws of the latents in the quantities that are compared."""
+        return draws if self.quantities is None else self.quantities(draws)
+
+    def unconstrained(self) -> Tensor:
+        """The reference in unconstrained space: shape (draws, units, numbers per unit)."""
+        parts = []
+        for name in self.density.names:
+            value = self.reference[name]
+            parts.append(self.density.transforms[name].inv(value).reshape(len(value), -1))
+        flat = torch.cat(parts, -1)
+        units = self.layout.num_units if self.local else 1
+        # A vector for every datum, or one of everything.
+        return flat.reshape(len(flat), units, -1)

@@ -1,0 +1,95 @@
+"""What is printed, in Markdown."""
+
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
+
+from benchmarks.alarms.nuts_study import LIMIT, Agreement
+from benchmarks.alarms.study import Line, count
+from benchmarks.alarms.truth import TOLERANCES
+from benchmarks.alarms.tuning import leave_one_family_out
+
+__all__ = ["samplers", "say", "study"]
+
+
+def samplers(found: Iterable[Agreement]) -> str:
+    """Our NUTS beside posteriordb's draws."""
+    rows = [
+        [
+            one.name, str(len(one.z_mean)), f"{max(map(abs, one.z_mean.values())):.2f}",
+            f"{max(map(abs, one.z_sd.values())):.2f}", f"{one.worst[1]}", f"{one.least_ess:,.0f}",
+            str(one.divergent), f"{one.seconds:.0f}", "yes" if one.agrees else "no",
+        ]
+        for one in found
+    ]  # fmt: skip
+    head = ["posterior", "parameters", "worst z of a mean", "worst z of an sd", "worst", "least ESS",
+            "divergent", "seconds", f"within {LIMIT:g}"]  # fmt: skip
+    return _table(head, rows)
+
+
+def say(line: Line, left: int) -> None:
+    """One case as it is finished."""
+    result = line.failure or f"{line.outcome()}: {line.verdict}"
+    print(
+        f"{line.case.name}: {result} [{line.check_seconds:.0f} s, {left} left]", file=sys.stderr, flush=True
+    )
+
+
+def study(lines: Sequence[Line]) -> str:
+    """Every case, the counts, and the counts without each family."""
+    run = [line for line in lines if not line.failure]
+    parts = [_cases(run)]
+    wrong = [line for line in run if line.outcome() in ("false alarm", "miss")]
+    parts.append("Wrong verdicts:\n\n" + (_cases(wrong) if wrong else "none."))
+    parts += [f"{name}: {found}" for name, found in count(run).items()]
+    grey = [line for line in run if line.outcome() == "grey"]
+    parts.append(f"between good and bad (either verdict is right): {len(grey)}")
+    parts += [f"could not be run: {line.case.name}: {line.failure}" for line in lines if line.failure]
+    if len({line.case.family for line in run}) > 1:
+        parts.append(_left_out(run))
+    return "\n\n".join(parts)
+
+
+def _cases(lines: Sequence[Line]) -> str:
+    head = ["family", "posterior", "guide", "truth", "error", "in", "reweighted", "verdict", "outcome",
+            "reason", "seconds"]  # fmt: skip
+    note = (
+        "An error is the worst deviation over its tolerance: good up to 1, "
+        f"bad above {TOLERANCES.bad:g}, else grey."
+    )
+    return f"{_table(head, [_cells(line) for line in lines])}\n\n{note}"
+
+
+def _cells(line: Line) -> list[str]:
+    case, true = line.case, line.truth
+    assert true is not None
+    return [
+        case.family, case.problem, case.guide, true.kind, _short(true.raw.score), true.raw.worst,
+        _short(true.reweighted.score), line.verdict, line.outcome(), line.reason, f"{line.check_seconds:.0f}",
+    ]  # fmt: skip
+
+
+def _left_out(lines: Sequence[Line]) -> str:
+    held, alarms, misses = leave_one_family_out(lines)
+    names = [one.name for one in fields(held[0].rule)]
+    rows = [
+        [
+            one.family, f"{one.false_alarms.wrong} of {one.false_alarms.of}",
+            f"{one.misses.wrong} of {one.misses.of}", *(f"{getattr(one.rule, name):g}" for name in names),
+        ]
+        for one in held
+    ]  # fmt: skip
+    table = _table(["family left out", "false alarms", "misses", *names], rows)
+    return (
+        f"Thresholds tuned without each family, counted on it:\n\n{table}\n\n"
+        f"left out, false alarms: {alarms}\n\nleft out, misses: {misses}"
+    )
+
+
+def _short(number: float) -> str:
+    return f"{number:.2f}" if number < 1000 else f"{number:.0e}"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

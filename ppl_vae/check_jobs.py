@@ -1,0 +1,150 @@
+"""What `ppl-vae check` does: a run, a fit that is still to be made, or a user's own programs."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ppl_vae.data import Rows
+from ppl_vae.diagnostics.check import Check, check, check_pair
+from ppl_vae.diagnostics.compare import Identifiable
+from ppl_vae.errors import InputError
+from ppl_vae.files import read_json
+from ppl_vae.inference.terms import layout
+from ppl_vae.jobs import check_guide, fit_run, part_of, row_numbers
+from ppl_vae.run import Run, settings_for
+from ppl_vae.user_program import load_guide, load_program, read_arguments
+
+__all__ = ["check_json", "check_programs", "check_run", "fit_for_check"]
+
+
+def check_run(
+    run: Run,
+    *,
+    split: str | None = None,
+    rows: slice | None = None,
+    budget: float = 120.0,
+    calibrate: bool = True,
+    seed: int | None = None,
+    progress: bool = True,
+) -> Check:
+    """Check a fitted run; its folder keeps what was found.
+
+    Args:
+        run: a fitted run.
+        split: "train", "validation" or "test"; test where there are test rows, else train.
+        rows: which rows' posteriors are compared, the first eight by default.
+        budget: seconds.
+        calibrate: whether to spend what is left on simulation-based calibration.
+        seed: the run's by default.
+        progress: whether to show progress bars on a terminal.
+
+    Raises:
+        InputError: for rows or parts that the run does not have.
+    """
+    part = part_of(run, split)
+    data = run.tensors(part)
+    check_guide(run, data)
+    shape = layout(run.pair, *data)
+    fit = read_json(run.folder / "fit.json") if run.folder else {}
+    found = check_pair(
+        run.pair,
+        *data,
+        rested=(bool(fit["converged"]), str(fit["reason"])) if fit else None,
+        rows=row_numbers(run, shape, rows, part) if rows is not None else None,
+        calibrate=calibrate,
+        budget=budget,
+        feature_names=run.source.feature_names if isinstance(run.source, Rows) else (),
+        seed=run.settings.seed if seed is None else seed,
+        progress=progress,
+    )
+    if run.folder is not None:
+        found.save(run.folder)
+    return found
+
+
+def fit_for_check(
+    model: str, data: str, out: Path, *, steps: int, lr: float | None, seed: int, progress: bool = True
+) -> None:
+    """Fit a model of the suite with its defaults, until SVI comes to rest, into a new run's folder.
+
+    Raises:
+        InputError: as `jobs.fit_run`.
+    """
+    settings = settings_for(model, data, {"steps": steps, "lr": lr, "seed": seed}, {})
+    fit_run(settings, out, progress=progress)
+
+
+def check_programs(
+    model: str,
+    guide: str,
+    data: Sequence[str],
+    out: Path,
+    *,
+    identifiable: Identifiable | None = None,
+    steps: int = 20_000,
+    lr: float = 0.02,
+    rows: slice | None = None,
+    budget: float = 120.0,
+    calibrate: bool = True,
+    seed: int = 0,
+    progress: bool = True,
+) -> Check:
+    """Fit and check a user's own pair; a folder keeps what was found.
+
+    Args:
+        model, guide: as ``FILE.py:NAME``; the guide may also be an AutoGuide's family.
+        data: files of the programs' arguments; see `user_program.read_arguments`.
+        out: the folder.
+        identifiable: functions of the latents to compare; see `check`.
+        steps: the most steps of SVI.
+        lr: the learning rate that they begin with.
+        rows, budget, calibrate, seed, progress: as for `check_run`.
+
+    Raises:
+        InputError: for programs or data that cannot be read or do not fit each other, or a folder that
+            holds other files.
+    """
+    program = load_program(model)
+    arguments = read_arguments(data, program)
+    if out.exists() and any(out.iterdir()) and not (out / "check.json").exists():
+        raise InputError(f"{out} is not empty and holds no check; give another --out")
+    torch.manual_seed(seed)
+    own = load_guide(guide, program)
+    found = check(
+        program,
+        own,
+        *arguments,
+        identifiable=identifiable,
+        num_steps=steps,
+        lr=lr,
+        rows=None if rows is None else torch.arange(_most(arguments))[rows],
+        budget=budget,
+        calibrate=calibrate,
+        seed=seed,
+        progress=progress,
+    )
+    found.save(out)
+    return found
+
+
+def check_json(found: Check) -> dict[str, Any]:
+    """What ``--json`` prints."""
+    return {
+        "verdict": found.verdict,
+        "reason": found.reason,
+        "next_step": found.next_step,
+        "findings": [
+            {"name": f.name, "status": f.status, "sentence": f.sentence, "seconds": f.seconds}
+            for f in found.findings
+        ],
+        "measures": found.measures.to_json(),
+        "rows": None if found.index is None else list(found.index),
+        "seconds": found.seconds,
+        "budget": found.budget,
+    }
+
+
+def _most(arguments: tuple[torch.Tensor, ...]) -> int:
+    return max((len(values) for values in arguments if values.dim()), default=0)

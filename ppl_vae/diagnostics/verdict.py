@@ -1,0 +1,201 @@
+"""The decision rule: from what the checks measured to trust, reweight or do not trust.
+
+The rule is a pure function of a few numbers (`Measures`) and a few thresholds (`Rule`), so that it can be
+read, argued with, and tried again on measurements that were kept.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, Self
+
+__all__ = ["Decision", "Finding", "Measures", "Rule", "Status", "Verdict", "decide", "told_reference"]
+
+Verdict = Literal["trust", "reweight", "do not trust"]
+Status = Literal["pass", "warn", "fail", "cannot tell", "skipped"]
+NAN = math.nan
+HUGE = 1e12
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check found.
+
+    Attributes:
+        name: of the check, such as "weights" or "reference".
+        status: "fail" counts against the fit, "warn" is worth knowing and does not.
+        sentence: what was seen, with its numbers.
+        seconds: what the check took.
+    """
+
+    name: str
+    status: Status
+    sentence: str
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Measures:
+    """The numbers that the rule reads; NaN and None stand for what is not known.
+
+    An *error* is the largest of an answer's deviations over all quantities, each as a multiple of its
+    tolerance: 1 is just tolerable. Its *floor* is what is left of it after Monte Carlo error.
+
+    Attributes:
+        reference: "exact", "nuts", "given" (draws of the caller's) or "none".
+        reference_ok: whether it passed its own checks.
+        error, error_floor: of the guide against the reference.
+        reweighted_error, reweighted_floor: of the guide's draws, reweighted, against the reference.
+        shift, shift_floor: of the guide against its own draws, reweighted.
+        alarming: fraction of units whose importance weights cannot be trusted.
+        pareto_k: the largest k̂ over the units.
+        ess: the fewest effective samples of a unit, as a fraction.
+        gap: log p(x) − ELBO in nats a unit.
+        missed: by how many nats log w exceeds log p(x) in nine of ten draws of a chain of the reference, in
+            the worst chain and unit: large where the guide misses the part that the chain lives in.
+        converged: whether SVI came to rest; None where nothing was fitted.
+        active: fraction of a latent vector's dimensions that depend on the data.
+    """
+
+    reference: str = "none"
+    reference_ok: bool = False
+    error: float = NAN
+    error_floor: float = NAN
+    reweighted_error: float = NAN
+    reweighted_floor: float = NAN
+    shift: float = NAN
+    shift_floor: float = NAN
+    alarming: float = NAN
+    pareto_k: float = NAN
+    ess: float = NAN
+    gap: float = NAN
+    missed: float = NAN
+    converged: bool | None = None
+    active: float = NAN
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON has it: null for what is not known, and a very large number for what is infinite."""
+        return {
+            name: None if value != value else min(value, HUGE) if isinstance(value, float) else value
+            for name, value in asdict(self).items()
+        }
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Self:
+        """The inverse of `to_json`."""
+        empty = cls()
+        fields = cls.__dataclass_fields__
+        return cls(
+            **{
+                name: getattr(empty, name) if value is None and name != "converged" else value
+                for name, value in content.items()
+                if name in fields
+            }
+        )
+
+
+@dataclass(frozen=True)
+class Rule:
+    """The thresholds.
+
+    Attributes:
+        tolerable: the largest error that is still trusted, in tolerances. It exceeds 1 a little, because
+            the largest of many noisy deviations does so without fault.
+        floor: the largest error after Monte Carlo error.
+        repaired: the largest error of reweighted draws that count as repaired.
+        alarming: fraction of units whose weights may alarm.
+        missed: nats; see `Measures.missed`.
+    """
+
+    tolerable: float = 1.25
+    floor: float = 1.0
+    repaired: float = 1.25
+    alarming: float = 0.05
+    missed: float = 6.0
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What follows.
+
+    Attributes:
+        verdict: the answer.
+        failing: names of the findings behind it.
+        reason: a sentence.
+    """
+
+    verdict: Verdict
+    failing: tuple[str, ...]
+    reason: str
+
+
+def decide(measures: Measures, rule: Rule | None = None) -> Decision:
+    """Trust, reweight, or do not trust.
+
+    1. *Collapse*: a latent vector none of whose dimensions depends on the data is not trusted.
+    2. *Missed part*: chains of a sampler that live where the guide puts next to nothing are believed, even
+       where they do not agree with each other.
+    3. With a reference that passed its own checks, the guide is trusted if its error against it is
+       tolerable. If not, reweighting is advised if the weights raise no alarm and the reweighted draws'
+       error is tolerable.
+    4. Without one, the weights decide: where they alarm, nothing vouches for the guide. Where they do not,
+       the reweighted draws stand in for the reference, and the guide is trusted if it is near them.
+
+    Convergence of SVI, calibration over simulated data and predictive checks explain a verdict and do not
+    make one: a fit that has not come to rest may already be good, calibration speaks of other data, and
+    predictive checks speak of the model.
+    """
+    rule = Rule() if rule is None else rule
+    m = measures
+    if m.active == 0:
+        return Decision("do not trust", ("collapse",), "the latents do not depend on the data at all")
+    if m.missed > rule.missed and not m.reference_ok:
+        return Decision(
+            "do not trust",
+            ("modes",),
+            "the sampler found a part of the posterior in which the guide puts next to no probability",
+        )
+    weights_ok = m.alarming <= rule.alarming
+    if m.reference_ok:
+        return _against_reference(m, rule, weights_ok)
+    if not weights_ok:
+        return Decision(
+            "do not trust",
+            ("weights",),
+            "nothing vouches for the guide: its importance weights cannot be trusted, and no reference "
+            "passed its own checks",
+        )
+    if _tolerable(m.shift, m.shift_floor, rule.tolerable, rule.floor):
+        return Decision(
+            "trust", (), "the importance weights are sound, and reweighting hardly changes the answer"
+        )
+    return Decision(
+        "reweight",
+        ("weights",),
+        "the guide's own answer is off, and its importance weights are sound enough to repair it",
+    )
+
+
+def _against_reference(m: Measures, rule: Rule, weights_ok: bool) -> Decision:
+    name = told_reference(m.reference)
+    if _tolerable(m.error, m.error_floor, rule.tolerable, rule.floor):
+        return Decision("trust", (), f"the guide agrees with {name}")
+    if weights_ok and _tolerable(m.reweighted_error, m.reweighted_floor, rule.repaired, rule.floor):
+        return Decision(
+            "reweight",
+            ("reference",),
+            f"the guide differs from {name}, and its draws agree once they are reweighted",
+        )
+    also = "its importance weights cannot repair it"
+    failing = ("reference", "weights")
+    return Decision("do not trust", failing, f"the guide differs from {name}, and {also}")
+
+
+def told_reference(method: str) -> str:
+    """A reference's name in a sentence."""
+    return {"exact": "the exact posterior", "nuts": "NUTS"}.get(method, "the reference given")
+
+
+def _tolerable(error: float, floor: float, most: float, most_floor: float) -> bool:
+    """Whether an error is: NaN is not."""
+    return error <= most and not floor > most_floor

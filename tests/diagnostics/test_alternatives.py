@@ -1,0 +1,101 @@
+"""Families of guides on posteriors that are known: a correlated Gaussian, and one number."""
+
+from types import ModuleType
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+import xarray as xr
+
+from ppl_vae.diagnostics import compare
+from ppl_vae.diagnostics.alternatives import Flow, FullRank, LowRank, alternatives
+from ppl_vae.errors import InputError
+from ppl_vae.inference import laplace
+from ppl_vae.posterior import Posterior
+
+X = torch.tensor([[1.0, -0.5], [0.5, 0.3], [1.5, 2.0]], dtype=torch.float64)
+
+
+def regression(x: torch.Tensor) -> None:
+    """a + b x_1 ~ N(x_2, 0.5²) with standard normal priors: a Gaussian posterior with correlation."""
+    zero = torch.zeros((), dtype=x.dtype)
+    a = pyro.sample("a", dist.Normal(zero, 1.0))
+    b = pyro.sample("b", dist.Normal(zero, 1.0))
+    with pyro.plate("row", len(x)):
+        pyro.sample("y", dist.Normal(a + b * x[:, 0], 0.5), obs=x[:, 1])
+
+
+def exact() -> tuple[np.ndarray, np.ndarray]:
+    """Mean and covariance of (a, b)."""
+    design = np.stack([np.ones(3), X[:, 0].numpy()], axis=1)
+    covariance = np.linalg.inv(np.eye(2) + design.T @ design / 0.25)
+    return covariance @ design.T @ X[:, 1].numpy() / 0.25, covariance
+
+
+def test_laplace_is_exact_for_a_gaussian_posterior() -> None:
+    mean, covariance = exact()
+    pair, cast = laplace.approximation(regression, X.float())
+    assert cast[0].dtype == torch.float64
+    found = pair.guide.get_posterior()
+    np.testing.assert_allclose(found.mean.numpy(), mean, atol=1e-6)
+    np.testing.assert_allclose(found.covariance_matrix.detach().numpy(), covariance, rtol=1e-5)
+
+
+def test_families_side_by_side(oracles: ModuleType) -> None:
+    mean, covariance = exact()
+    with oracles.nothing_global_changes():
+        found = alternatives(regression, X, num_steps=600, lr=0.05, reweighted=True, progress=False, seed=2)
+    assert list(found)[:4] == ["mean-field", "mean-field, reweighted", "full-rank", "full-rank, reweighted"]
+    assert len(found) == 10
+    # The best mean-field Gaussian has the inverse diagonal of the precision (Bishop 2006, 10.1.2).
+    narrow = np.sqrt(1 / np.diag(np.linalg.inv(covariance)))
+    summary = found["mean-field"].summary()
+    np.testing.assert_allclose(summary["sd"], narrow, rtol=0.1)
+    for name in ("full-rank", "low-rank", "flow", "laplace"):
+        draws = np.stack([found[name].draws[site].to_numpy()[0] for site in "ab"])
+        np.testing.assert_allclose(np.cov(draws), covariance, rtol=0.25)
+        assert np.abs(draws.mean(1) - mean).max() < 0.1 * np.sqrt(covariance.max())
+        assert found[name].seconds > 0
+    values = np.random.default_rng(0).multivariate_normal(mean, covariance, (1, 4000))
+    draws = xr.Dataset({name: (("chain", "draw"), values[..., k]) for k, name in enumerate("ab")})
+    compared = compare(found, reference=Posterior(draws, "exact", "independent", seconds=1.0))
+    assert compared.verdicts["mean-field"] == "differs"
+    for name in ("full-rank", "laplace", "laplace, reweighted"):
+        assert compared.verdicts[name] == "agrees", compared.reasons
+    assert (compared.costs["ess_per_second"] > 0).all()
+
+
+def test_a_seed_fixes_the_answers() -> None:
+    first, again = (
+        alternatives(regression, X, guides=[LowRank(rank=1)], num_steps=50, progress=False, seed=4)
+        for _ in "ab"
+    )
+    assert first["low-rank"].draws.equals(again["low-rank"].draws)
+
+
+def test_what_cannot_serve_is_left_out_and_named() -> None:
+    def funnel(x: torch.Tensor) -> None:
+        scale = pyro.sample("scale", dist.LogNormal(0.0, 3.0))
+        with pyro.plate("row", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, scale))
+            pyro.sample("y", dist.Normal(z, 10.0), obs=x[:, 0])
+
+    def one(x: torch.Tensor) -> None:
+        z = pyro.sample("z", dist.Normal(torch.zeros((), dtype=x.dtype), 1.0))
+        with pyro.plate("row", len(x)):
+            pyro.sample("y", dist.Normal(z, 1.0), obs=x[:, 0])
+
+    wide = torch.zeros(50, 1)
+    with pytest.raises(
+        InputError, match=r"no guide serves this model: laplace is left out: Laplace's approx"
+    ):
+        alternatives(funnel, wide, guides=["laplace"], progress=False)
+    with pytest.warns(RuntimeWarning, match="flow is left out: a flow needs at least two latent numbers"):
+        found = alternatives(one, X, guides=[Flow(), FullRank()], num_steps=20, progress=False)
+    assert list(found) == ["full-rank"]
+    with pytest.raises(
+        InputError, match="the guide 'fullrank' is not known; there are mean-field, full-rank"
+    ):
+        alternatives(one, X, guides=["fullrank"])

@@ -1,0 +1,195 @@
+"""The whole check, on pairs whose truth is known."""
+
+import math
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro.infer.autoguide import AutoMultivariateNormal, AutoNormal
+
+from ppl_vae import PPCA, InputError, Pair
+from ppl_vae.diagnostics import Check, check, check_pair
+from ppl_vae.guides import LinearNormal
+
+# y_i ~ N(a + b x_i, 1) with standard normal priors: the posterior is Gaussian with correlation ρ.
+X = torch.linspace(0.5, 3.0, 12, dtype=torch.float64)
+Y = 1.0 + 0.5 * X + 0.3 * torch.tensor([1.0, -1.0] * 6, dtype=torch.float64)
+DESIGN = torch.stack([torch.ones_like(X), X], 1)
+COVARIANCE = torch.linalg.inv(DESIGN.T @ DESIGN + torch.eye(2, dtype=torch.float64))
+MEAN = COVARIANCE @ DESIGN.T @ Y
+
+
+def line(x, y):
+    ab = pyro.sample("ab", dist.Normal(torch.zeros(2, dtype=x.dtype), 1.0).to_event(1))
+    mean = ab[..., 0:1] + ab[..., 1:2] * x
+    pyro.sample("y", dist.Normal(mean, 1.0).to_event(1), obs=y)
+
+
+def gaussian(loc, covariance):
+    def guide(x, y):
+        pyro.sample("ab", dist.MultivariateNormal(loc, covariance))
+
+    return guide
+
+
+def checked(guide, model=line, data=(X, Y), **options):
+    options = {"fit": False, "calibrate": False, "progress": False, "budget": 60.0, **options}
+    return check(model, guide, *data, **options)
+
+
+def test_exact_guide_is_trusted():
+    found = checked(gaussian(MEAN, COVARIANCE))
+    assert found.verdict == "trust"
+    assert found.measures.reference == "nuts"
+    assert found.measures.reference_ok
+    assert found.measures.gap == pytest.approx(0.0, abs=1e-6)
+    assert not found.failing
+    assert "TRUST" in str(found)
+
+
+@pytest.mark.parametrize(
+    ("guide", "word"),
+    [
+        (gaussian(MEAN, 4 * COVARIANCE), "too wide"),
+        (gaussian(MEAN, COVARIANCE / 4), "too narrow"),
+        (gaussian(MEAN + 1.5 * COVARIANCE.diagonal().sqrt(), COVARIANCE), "means are off"),
+        (gaussian(MEAN, torch.diag(1 / torch.linalg.inv(COVARIANCE).diagonal())), "too narrow"),
+    ],
+    ids=["wide", "narrow", "shifted", "mean-field"],
+)
+def test_broken_guides_are_not_trusted(guide, word):
+    found = checked(guide)
+    assert found.verdict != "trust"
+    (reference,) = [finding for finding in found.findings if finding.name == "reference"]
+    assert reference.status == "fail"
+    assert word in reference.sentence
+
+
+def test_lost_correlation_is_named_and_its_cure():
+    marginal = torch.diag(COVARIANCE.diagonal())
+    found = checked(gaussian(MEAN, marginal))
+    assert found.verdict != "trust"
+    assert "correlation of ab[0] and ab[1]" in " ".join(finding.sentence for finding in found.findings)
+
+
+def test_wide_guide_is_repaired_by_its_weights():
+    found = checked(gaussian(MEAN, 4 * COVARIANCE))
+    assert found.verdict == "reweight"
+    assert found.measures.reweighted_error < 1 < found.measures.error_floor
+
+
+def test_too_short_a_budget_says_the_least():
+    with pytest.raises(InputError, match=r"too short for any check; the least that works .* \d+ s"):
+        checked(gaussian(MEAN, COVARIANCE), budget=1e-3)
+
+
+def test_guide_that_misses_a_site_is_refused():
+    with pytest.raises(InputError, match="misses the model's latent sites ab"):
+        checked(lambda x, y: None)
+
+
+def test_model_without_observations_is_refused():
+    def prior(x, y):
+        pyro.sample("ab", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+
+    with pytest.raises(InputError, match="observes nothing"):
+        checked(gaussian(MEAN, COVARIANCE), model=prior)
+
+
+def two_modes(y):
+    z = pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1))
+    pyro.sample("y", dist.Normal(z.square().sum(-1), 0.3), obs=y)
+
+
+def test_missed_mode_is_not_trusted():
+    one = 1.38
+    found = checked(
+        lambda y: pyro.sample("z", dist.Normal(torch.tensor([one]), 0.12).to_event(1)),
+        model=two_modes,
+        data=(torch.tensor(2.0),),
+    )
+    assert found.verdict == "do not trust"
+    assert "modes" in found.decision.failing
+    assert "several starts" in found.next_step
+
+
+def test_fit_is_part_of_it():
+    pyro.clear_param_store()
+
+    def model(y):
+        mu = pyro.sample("mu", dist.Normal(0.0, 3.0))
+        with pyro.plate("data", len(y)):
+            pyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+
+    y = torch.tensor([1.2, 0.4, 1.9, 1.1])
+    found = checked(AutoMultivariateNormal(model), model=model, data=(y,), fit=True)
+    assert found.fit is not None
+    assert found.verdict == "trust"
+    mean, sd = float(y.sum() / (4 + 1 / 9)), 1 / math.sqrt(4 + 1 / 9)
+    draws = found.answers["svi"].draws["mu"]
+    assert abs(float(draws.mean()) - mean) < 0.2 * sd
+    assert 0.8 < float(draws.std()) / sd < 1.25
+
+
+def test_hierarchy_is_a_funnel_in_its_centred_form():
+    y = torch.tensor([28.0, 8, -3, 7, -1, 1, 18, 12])
+    sigma = torch.tensor([15.0, 10, 16, 11, 9, 11, 10, 18])
+
+    def centred(sigma, y):
+        mu = pyro.sample("mu", dist.Normal(0.0, 5.0))
+        tau = pyro.sample("tau", dist.HalfCauchy(5.0))
+        with pyro.plate("school", 8):
+            theta = pyro.sample("theta", dist.Normal(mu, tau))
+            pyro.sample("y", dist.Normal(theta, sigma), obs=y)
+
+    found = checked(AutoNormal(centred), model=centred, data=(sigma, y), fit=True, num_steps=1500)
+    assert found.verdict == "do not trust"
+    assert "funnel" in found.reason
+    assert "tau" in found.reason
+    assert "non-centred" in found.next_step
+
+
+@pytest.fixture(scope="module")
+def rows():
+    torch.manual_seed(0)
+    x = torch.randn(60, 2, dtype=torch.float64) @ torch.randn(2, 5, dtype=torch.float64)
+    x = x + 0.5 * torch.randn(60, 5, dtype=torch.float64)
+    return x, PPCA(5, 2).set_maximum_likelihood(x)
+
+
+def exact_guide(model, scale=1.0):
+    guide = LinearNormal(5, 2, dtype=torch.float64)
+    posterior = model.exact_posterior(torch.eye(5, dtype=torch.float64))["z"]
+    zero = model.exact_posterior(torch.zeros(1, 5, dtype=torch.float64))["z"].mean
+    with torch.no_grad():
+        guide.loc.weight.copy_((posterior.mean - zero).T)
+        guide.loc.bias.copy_(zero[0])
+    covariance = posterior.covariance_matrix[0] * scale**2
+    guide.encode = lambda x: dist.MultivariateNormal(guide.loc(x), covariance)
+    return guide
+
+
+def test_rows_with_an_exact_posterior(rows):
+    x, model = rows
+    found = check_pair(Pair(model, exact_guide(model)), x, budget=30.0, calibrate=False, progress=False)
+    assert found.verdict == "trust"
+    assert found.measures.reference == "exact"
+    assert found.index == tuple(range(8))
+    assert found.measures.gap == pytest.approx(0.0, abs=1e-6)
+    narrow = check_pair(Pair(model, exact_guide(model, 0.5)), x, budget=30.0, calibrate=False, progress=False)
+    assert narrow.verdict != "trust"
+
+
+def test_check_survives_its_folder(rows, tmp_path):
+    x, model = rows
+    found = check_pair(Pair(model, exact_guide(model)), x, budget=30.0, calibrate=False, progress=False)
+    found.save(tmp_path)
+    again = Check.load(tmp_path)
+    assert again.decision == found.decision
+    assert again.findings == found.findings
+    assert again.index == found.index
+    assert set(again.answers) == set(found.answers)
+    assert again.comparison.table.equals(found.comparison.table)
+    with pytest.raises(InputError, match="holds no check"):
+        Check.load(tmp_path / "elsewhere")

@@ -1,0 +1,63 @@
+"""Funnels are found where they are, and nowhere else."""
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from ppl_vae.diagnostics.funnels import funnel
+from ppl_vae.posterior import Posterior
+
+SIZE = 4000
+
+
+def posterior(**values: np.ndarray) -> Posterior:
+    data = xr.Dataset(
+        {
+            name: (("chain", "draw", *(f"{name}_dim" for _ in range(value.ndim - 1))), value[None])
+            for name, value in values.items()
+        }
+    )
+    return Posterior(data, "exact", "independent")
+
+
+def test_neals_funnel_is_named():
+    rng = np.random.default_rng(0)
+    neck = rng.normal(0, 3, SIZE)
+    wide = rng.normal(size=(SIZE, 9)) * np.exp(neck / 2)[:, None]
+    found = funnel(posterior(v=neck, x=wide, other=rng.normal(size=SIZE)))
+    assert found is not None
+    assert found.neck == "v"
+    assert found.correlation > 0.6
+    assert "other" not in found.spread
+    assert "larger v is" in found.sentence
+
+
+def test_hierarchy_of_a_known_scale_is_found_in_the_scale_itself():
+    rng = np.random.default_rng(1)
+    tau = np.abs(rng.standard_cauchy(SIZE)) + 0.01
+    theta = 4 + tau[:, None] * rng.normal(size=(SIZE, 8))
+    found = funnel(posterior(tau=tau, theta=theta))
+    assert found is not None
+    assert found.neck == "tau"
+    assert "theta" in found.spread
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_correlated_gaussian_is_no_funnel(seed):
+    rng = np.random.default_rng(seed)
+    mix = rng.normal(size=(6, 6))
+    assert funnel(posterior(z=rng.normal(size=(SIZE, 6)) @ mix)) is None
+
+
+def test_scale_of_a_normal_sample_is_no_funnel():
+    # The posterior of mean and sd given 30 data: the mean spreads with the sd, and not by much.
+    rng = np.random.default_rng(2)
+    sd = np.sqrt(30 / rng.chisquare(29, SIZE))
+    assert funnel(posterior(mean=rng.normal(size=SIZE) * sd / np.sqrt(30), sd=sd)) is None
+
+
+def test_functions_of_each_other_and_constants_are_left_alone():
+    rng = np.random.default_rng(3)
+    z = rng.normal(size=SIZE)
+    assert funnel(posterior(z=z, twice=2 * z, constant=np.ones(SIZE))) is None
+    assert funnel(posterior(z=z)) is None

@@ -1,0 +1,82 @@
+"""The decision rule, case by case, and the cheapest next step."""
+
+import math
+
+import pytest
+
+from ppl_vae.diagnostics.advice import Facts, next_step
+from ppl_vae.diagnostics.verdict import Decision, Measures, Rule, decide
+
+SOUND = {"alarming": 0.0, "pareto_k": 0.3, "ess": 0.8}
+ALARMED = {"alarming": 1.0, "pareto_k": 1.2, "ess": 0.001}
+
+
+@pytest.mark.parametrize(
+    ("measures", "verdict"),
+    [
+        # A reference that passed its checks decides.
+        (Measures("nuts", True, error=0.4, error_floor=0.1, **ALARMED), "trust"),
+        (Measures("nuts", True, 3.0, 2.0, 0.3, 0.0, **SOUND), "reweight"),
+        (Measures("nuts", True, 3.0, 2.0, 2.5, 2.0, **SOUND), "do not trust"),
+        (Measures("exact", True, 3.0, 2.0, 0.3, 0.0, **ALARMED), "do not trust"),
+        # Beyond the tolerance even after Monte Carlo error, however small the excess.
+        (Measures("nuts", True, 1.2, 1.1, 0.3, 0.0, **SOUND), "reweight"),
+        # Without one, the weights do.
+        (Measures("nuts", False, shift=0.3, shift_floor=0.0, **SOUND), "trust"),
+        (Measures("none", False, shift=3.0, shift_floor=2.0, **SOUND), "reweight"),
+        (Measures("none", False, shift=0.3, shift_floor=0.0, **ALARMED), "do not trust"),
+        # Chains in a part that the guide misses are believed without a passed reference, and a guide that
+        # agrees with a passed one is not accused of missing anything.
+        (Measures("nuts", False, shift=0.3, shift_floor=0.0, missed=50.0, **SOUND), "do not trust"),
+        (Measures("nuts", True, 0.3, 0.0, 0.3, 0.0, missed=50.0, **SOUND), "trust"),
+        (Measures("nuts", True, 0.3, 0.0, 0.3, 0.0, active=0.0, **SOUND), "do not trust"),
+        (Measures("nuts", True, 0.3, 0.0, 0.3, 0.0, active=0.5, converged=False, **SOUND), "trust"),
+        # Nothing known is nothing to trust.
+        (Measures(), "do not trust"),
+    ],
+)
+def test_rule_follows_the_evidence(measures, verdict):
+    decision = decide(measures)
+    assert decision.verdict == verdict
+    assert bool(decision.failing) == (verdict != "trust")
+    assert next_step(decision, measures, Facts())
+
+
+def test_thresholds_are_arguments():
+    measures = Measures("nuts", True, 1.5, 0.5, 1.5, 0.5, **SOUND)
+    assert decide(measures).verdict == "do not trust"
+    assert decide(measures, Rule(tolerable=2.0)).verdict == "trust"
+    assert decide(measures, Rule(repaired=2.0)).verdict == "reweight"
+
+
+def test_worse_never_becomes_trusted():
+    rungs = [decide(Measures("nuts", True, e, e / 2, 0.3, 0.0, **SOUND)).verdict for e in (0.5, 1, 2, 4, 8)]
+    first_bad = rungs.index("reweight")
+    assert set(rungs[:first_bad]) == {"trust"}
+    assert set(rungs[first_bad:]) == {"reweight"}
+
+
+def test_measures_survive_json():
+    measures = Measures("nuts", True, math.inf, 0.5, converged=None, **SOUND)
+    back = Measures.from_json(measures.to_json())
+    assert back.error > 1e9
+    assert back.converged is None
+    assert math.isnan(back.gap)
+    assert back.pareto_k == measures.pareto_k
+    assert decide(back).verdict == decide(measures).verdict
+
+
+@pytest.mark.parametrize(
+    ("facts", "measures", "word"),
+    [
+        (Facts(), Measures("nuts", True, converged=False), "more steps"),
+        (Facts(missed=True), Measures("nuts", False), "several starts"),
+        (Facts(funnel="the posterior is a funnel"), Measures("nuts", False), "non-centred"),
+        (Facts(mean_field=True), Measures("nuts", True), "full-rank"),
+        (Facts(mean_field=True, local=True), Measures("nuts", True), "full covariance"),
+        (Facts(), Measures("nuts", True), "draws of the nuts reference"),
+        (Facts(), Measures("none", False), "budget"),
+    ],
+)
+def test_next_step_is_the_cheapest_that_helps(facts, measures, word):
+    assert word in next_step(Decision("do not trust", ("reference",), ""), measures, facts)

@@ -1,0 +1,106 @@
+"""`ppl-vae check` as it is typed: a run, a fit to be made, a user's own file."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import pyro, pyro.distributions as dist
+from pyro.infer.autoguide import AutoNormal
+
+def model(y):
+    mu = pyro.sample("mu", dist.Normal(0.0, 3.0))
+    with pyro.plate("data", len(y)):
+        pyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+
+def blind(y):
+    pass
+
+def prior_only(y):
+    pyro.sample("mu", dist.Normal(0.0, 3.0))
+
+guide = AutoNormal(model)
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "my.py").write_text(PROGRAM)
+    (tmp_path / "x.csv").write_text("y\n1.2\n0.4\n1.9\n1.1\n")
+    return tmp_path
+
+
+def run(folder, *arguments):
+    command = [sys.executable, "-m", "ppl_vae.cli", "check", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+def test_own_programs_are_fitted_and_judged(folder):
+    done = run(folder, "my.py:model", "my.py:guide", "--data", "x.csv", "--no-calibrate", "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["verdict"] == "trust"
+    assert {finding["name"] for finding in result["findings"]} >= {"convergence", "weights", "reference"}
+    page = (folder / "check" / "report.html").read_text(encoding="utf-8")
+    assert page.index("Trust") < page.index("<img")
+    again = run(folder, "my.py:model", "mean-field", "--data", "x.csv", "--no-calibrate", "--budget", "1m")
+    assert again.returncode == 0, again.stderr
+    assert "Verdict: trust" in again.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("my.py:model", "my.py:blind", "--data", "x.csv"), "misses the model's latent sites mu"),
+        (("my.py:prior_only", "my.py:guide", "--data", "x.csv"), "observes nothing"),
+        (("my.py:model", "my.py:guide", "--data", "x.csv", "--budget", "10ms"), "is no time"),
+        (("my.py:model", "my.py:guide", "--data", "x.csv", "--budget", "0.01s"), "the least that works"),
+        (("my.py:model",), "needs a guide and --data"),
+        (("my.py:model", "my.py:guide", "--data", "absent.csv"), "no file absent.csv"),
+        (("nowhere",), "nowhere does not exist"),
+        (("nowhere", "--data", "x.csv"), "belong to models of your own"),
+    ],
+)
+def test_bad_use_gets_a_sentence(folder, arguments, message):
+    done = run(folder, *arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_models_of_the_suite_are_fitted_first(folder):
+    done = run(folder, "ppca", "iris", "--out", "iris", "--no-calibrate", "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["verdict"] == "trust"
+    assert result["measures"]["reference"] == "exact"
+    assert result["rows"] == list(range(8))
+    again = run(folder, "iris", "--rows", "10:13", "--no-calibrate", "--json")
+    assert again.returncode == 0, again.stderr
+    assert json.loads(again.stdout)["rows"] == [10, 11, 12]
+    page = (folder / "iris" / "report.html").read_text(encoding="utf-8")
+    assert page.index("Trust") < page.index("<img")
+
+
+def test_own_functions_are_what_is_compared(folder):
+    (folder / "my.py").write_text(
+        PROGRAM + "\ndef twice(draws):\n    return (2 * draws[['mu']]).rename(mu='doubled')\n"
+    )
+    done = run(
+        folder, "my.py:model", "my.py:guide", "--data", "x.csv", "--identifiable", "my.py:twice",
+        "--no-calibrate", "--json",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    table = json.loads((folder / "check" / "check-comparison.json").read_text())["table"]
+    assert set(table["name"]) == {"doubled"}
+
+
+def test_other_files_are_not_touched(folder):
+    (folder / "check").mkdir()
+    (folder / "check" / "letter.txt").write_text("dear")
+    done = run(folder, "my.py:model", "my.py:guide", "--data", "x.csv")
+    assert done.returncode == 2
+    assert "holds no check" in done.stderr

@@ -1,0 +1,213 @@
+"""Figures of predictive checks, collapse, skills and loadings, read back from the axes."""
+
+from types import ModuleType
+
+import numpy as np
+import pandas as pd
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from matplotlib.figure import Figure
+from sklearn import datasets
+from torch import Tensor
+
+from ppl_vae.diagnostics.collapse import Collapse
+from ppl_vae.diagnostics.predictive import Predictive, predictive_check
+from ppl_vae.errors import InputError
+from ppl_vae.guides import LinearNormal, Prior
+from ppl_vae.models import PPCA, VAE, TrueSkill
+from ppl_vae.program import Pair
+from ppl_vae.report.collapse_figure import collapse_bars
+from ppl_vae.report.ppca_figures import loadings, principal_axes, scree
+from ppl_vae.report.predictive_figure import predictive_figures, predictive_profile, statistic_histograms
+from ppl_vae.report.skill_figures import two_player_plane
+from ppl_vae.report.style import SMALL
+
+
+def _legible(figure: Figure) -> None:
+    """No text is smaller than the smallest that a phone keeps legible."""
+    figure.canvas.draw()
+    texts = [
+        text for axes in figure.axes for text in axes.findobj(match=lambda one: hasattr(one, "get_fontsize"))
+    ]
+    assert min(text.get_fontsize() for text in texts if text.get_text()) >= SMALL
+
+
+@pytest.fixture(scope="module")
+def images() -> tuple[Predictive, np.ndarray]:
+    x = torch.as_tensor(datasets.load_digits().data[:200] > 8, dtype=torch.float32)
+    torch.manual_seed(0)
+    model = VAE(64, 2, hidden=(8,))
+    return predictive_check(Pair(model, model.encoder_guide()), x, num_draws=50), x.numpy()
+
+
+def test_the_datas_statistic_stands_among_the_replicated_ones(images: tuple[Predictive, np.ndarray]) -> None:
+    found, _ = images
+    figure = statistic_histograms(found, max_panels=5)
+    panels = [axes for axes in figure.axes if axes.get_visible()]
+    assert len(panels) == 5
+    for panel, (_, row) in zip(panels, found.table.iterrows(), strict=False):
+        (line,) = panel.get_lines()
+        assert line.get_xdata()[0] == row["observed"]
+        assert sum(patch.get_height() for patch in panel.patches) == 50
+    _legible(figure)
+
+
+def test_images_are_shown_beside_their_replicates(images: tuple[Predictive, np.ndarray]) -> None:
+    found, x = images
+    figure = predictive_profile(found, "x", (8, 8))
+    shown = [axes.images[0].get_array() for axes in figure.axes if axes.images]
+    np.testing.assert_allclose(shown[0], x.mean(0).reshape(8, 8), atol=1e-6)
+    np.testing.assert_allclose(shown[1], found.profiles["x"]["replicated"].to_numpy().reshape(8, 8))
+    # The untrained decoder lights half of all pixels: margins are far too bright in its replicates.
+    assert shown[2][0, 0] < -3
+    _legible(figure)
+    assert not any(axes.images for axes in predictive_profile(found, "x").axes)
+
+
+def test_counts_hang_from_what_the_model_expects() -> None:
+    def model(x: Tensor) -> None:
+        rate = pyro.sample("rate", dist.Gamma(torch.tensor(500.0), 250.0))
+        with pyro.plate("data", len(x)) as i:
+            pyro.sample("x", dist.Poisson(rate), obs=x[i])
+
+    x = torch.tensor([0.0] * 20 + [1] * 30 + [2] * 25 + [4] * 9 + [7])
+    found = predictive_check(Pair(model, Prior(model)), x)
+    ((figure, caption), (rootogram, _)) = predictive_figures(found)
+    assert "line outside the bars" in caption
+    (axes,) = rootogram.axes
+    heights = [bar.get_height() for bar in axes.containers[0].patches]
+    np.testing.assert_allclose(heights[:5], np.sqrt([20, 30, 25, 0, 9]))
+    tops = [bar.get_y() + bar.get_height() for bar in axes.containers[0].patches]
+    np.testing.assert_allclose(tops, axes.get_lines()[0].get_ydata())
+    _legible(rootogram)
+    _legible(figure)
+
+
+def test_real_data_show_the_features_that_fit_worst() -> None:
+    x = datasets.load_wine().data
+    # The noise keeps rounded values off the edges of the bins.
+    noise = np.random.default_rng(0).normal(0, 1e-3, x.shape)
+    x = torch.as_tensor((x - x.mean(0)) / x.std(0) + noise)
+    model = PPCA(13, 2).set_maximum_likelihood(x)
+    names = datasets.load_wine().feature_names
+    pair = Pair(model, LinearNormal(13, 2, dtype=torch.float64))
+    found = predictive_check(pair, x, feature_names=names, num_draws=50)
+    figure = predictive_profile(found, "x", max_panels=3)
+    panels = [axes for axes in figure.axes if axes.get_visible()]
+    worst = list(
+        dict.fromkeys(s.split(" of ")[1] for s in found.table["statistic"] if s.endswith(tuple(names)))
+    )
+    assert [axes.get_title().replace("\n", " ") for axes in panels] == worst[:3]
+    own = panels[0].patches[-1].get_data()
+    assert own.values.sum() == 178
+    column = x[:, names.index(worst[0])]
+    # The outer bins are open and hold nothing of the data here.
+    counts, _ = np.histogram(column, own.edges)
+    np.testing.assert_array_equal(counts, own.values)
+    _legible(figure)
+
+
+def test_wins_stand_in_their_intervals() -> None:
+    games = torch.tensor([[0, 1]] * 12 + [[1, 0]] * 5 + [[2, 0]] * 7)
+    model = TrueSkill(3, players=("a", "b", "c"))
+    figure = predictive_profile(predictive_check(Pair(model, Prior(model)), games), "win")
+    (axes,) = figure.axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "c", "b"]
+    assert axes.get_lines()[0].get_xdata().tolist() == [12, 7, 5]
+    _legible(figure)
+
+
+def test_dimensions_that_are_off_look_off() -> None:
+    table = pd.DataFrame(
+        {
+            "component": [f"z[{k}]" for k in (1, 2, 3)],
+            "kl": [0.0, 1.2, 0.4],
+            "kl_std_error": 0.0,
+            "variance_of_means": [0.0, 0.9, 0.3],
+            "mean_variance": [1.0, 0.1, 0.7],
+            "active": [False, True, True],
+        }
+    )
+    figure = collapse_bars(Collapse(table, 1.6, 1.0, 0.1, 50, True))
+    bars, means = figure.axes
+    assert [patch.get_width() for patch in bars.patches] == [1.2, 0.4, 0.0]
+    assert [label.get_text() for label in bars.get_yticklabels()] == ["z[2]", "z[3]", "z[1]"]
+    on, off, limit = means.get_lines()
+    assert on.get_xdata().tolist() == [0.9, 0.3]
+    assert off.get_xdata()[0] < limit.get_xdata()[0] == 0.01
+    _legible(figure)
+
+
+# Skills ------------------------------------------------------------------------------------------
+
+
+def test_the_planes_posterior_has_the_exact_moments(oracles: ModuleType) -> None:
+    """The 50 % and 90 % contours of a correlated posterior enclose the skills' exact means symmetrically."""
+    model = TrueSkill(2, link="logistic")
+    games = torch.tensor([[0, 1]] * 7 + [[1, 0]] * 2)
+    truth = oracles.skills([tuple(g) for g in games.tolist()], 2, oracles.logistic, 0.0, 1.0)
+    guide = (np.array([0.4, -0.4]), np.diag([0.3, 0.2]))
+    figure = two_player_plane(model, games, guide, ("Ann", "Bob"))
+    (axes,) = figure.axes
+    prior, likelihood, posterior, own = [one for one in axes.collections if not one.get_fill()][-4:]
+    outer = posterior.get_paths()[0].vertices
+    middle = 0.5 * (outer.max(0) + outer.min(0))
+    np.testing.assert_allclose(middle, truth.mean, atol=0.12)
+    # The ridge: the outer contour is longer along the diagonal than across it.
+    assert np.ptp(outer @ [1, 1]) > 1.5 * np.ptp(outer @ [1, -1])
+    radius = np.sqrt(-2 * np.log(0.1))
+    ring = own.get_paths()[0].vertices
+    np.testing.assert_allclose(ring.max(0), guide[0] + radius * np.sqrt([0.3, 0.2]), rtol=1e-2)
+    np.testing.assert_allclose(prior.get_paths()[0].vertices.max(0), [radius, radius], rtol=1e-2)
+    ridge = likelihood.get_paths()[0].vertices @ [1, -1]
+    heights, top = (7 * oracles.logistic(d) + 2 * oracles.logistic(-d) for d in (ridge, np.log(7 / 2)))
+    np.testing.assert_allclose(heights - top, np.log(0.1), atol=0.02)
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("skill of Ann", "skill of Bob")
+    _legible(figure)
+    with pytest.raises(InputError, match="this model has 3"):
+        two_player_plane(TrueSkill(3), games, guide)
+
+
+# PPCA --------------------------------------------------------------------------------------------
+
+
+def test_principal_axes_do_not_depend_on_the_rotation(oracles: ModuleType) -> None:
+    weights = np.random.default_rng(0).normal(size=(6, 2))
+    axes = principal_axes(weights)
+    np.testing.assert_allclose(axes @ axes.T, weights @ weights.T, atol=1e-12)
+    product = axes.T @ axes
+    assert abs(product[0, 1]) < 1e-12
+    assert product[0, 0] > product[1, 1]
+    np.testing.assert_allclose(principal_axes(-weights @ oracles.rotation(70.0).numpy()), axes, atol=1e-6)
+
+
+def test_loadings_are_bars_or_a_heat_map() -> None:
+    weights = np.random.default_rng(1).normal(size=(5, 2))
+    axes = principal_axes(weights)
+    figure = loadings(weights, list("abcde"))
+    order = np.argsort(-axes[:, 0])
+    for column, panel in enumerate(figure.axes):
+        np.testing.assert_allclose([bar.get_width() for bar in panel.patches], axes[order, column])
+    assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == [list("abcde")[k] for k in order]
+    _legible(figure)
+    many = np.random.default_rng(1).normal(size=(50, 3))
+    figure = loadings(many)
+    assert figure.axes[0].images[0].get_array().shape == (30, 3)
+    _legible(figure)
+    with pytest.raises(InputError, match="2 feature names for 5 features"):
+        loadings(weights, ["a", "b"])
+
+
+def test_the_scree_plot_marks_what_is_kept_and_the_noise() -> None:
+    values = np.array([0.1, 4.0, 0.3, 2.0])
+    figure = scree(values, 2, 0.2)
+    _, kept, left, noise = figure.axes[0].get_lines()
+    assert kept.get_ydata().tolist() == [4.0, 2.0]
+    assert left.get_ydata().tolist() == [0.3, 0.1]
+    assert noise.get_ydata()[0] == 0.2
+    assert kept.get_label() == "kept (94% of the variance)"
+    _legible(figure)
+    with pytest.raises(InputError, match="4 eigenvalues"):
+        scree(values, 5)
