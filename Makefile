@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test check bench accuracy studies clean
+.PHONY: demo test check bench accuracy alarms studies clean
 
 demo: $(INSTALLED)
 	$(BIN)/ppl-vae demo --out demo
@@ -25,6 +25,10 @@ bench: $(INSTALLED)
 # Every accuracy figure beside its target.
 accuracy: $(INSTALLED)
 	$(BIN)/python -m benchmarks.accuracy
+
+# How often the verdict of `check` is wrong, over cases whose truth is known: about 15 minutes.
+alarms: $(INSTALLED)
+	$(BIN)/python -m benchmarks.alarms --results benchmarks/ALARMS.md
 
 # Slow studies: the rows of tables that `make test` samples.
 studies: $(INSTALLED)

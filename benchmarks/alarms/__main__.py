@@ -46,7 +46,7 @@ def compare_samplers(only: list[str], seed: int, results: Path | None) -> bool:
     text = tables.samplers(found)
     print(text)
     if results is not None:
-        results.write_text(text + "\n")
+        results.write_text(f"# Our NUTS against posteriordb's reference draws\n\n{text}\n")
     return all(one.agrees for one in found)
 
 
@@ -69,7 +69,9 @@ def study(given: argparse.Namespace) -> None:
     text = tables.study(lines)
     print(text)
     if given.results is not None:
-        given.results.write_text(text + "\n")
+        given.results.write_text(
+            f"# How often the verdict is wrong\n\n`make alarms` writes this page.\n\n{text}\n"
+        )
 
 
 if __name__ == "__main__":

@@ -36,18 +36,41 @@ def say(line: Line, left: int) -> None:
 
 
 def study(lines: Sequence[Line]) -> str:
-    """Every case, the counts, and the counts without each family."""
+    """The counts, by kind of guide and without each family, and then every case."""
     run = [line for line in lines if not line.failure]
-    parts = [_cases(run)]
-    wrong = [line for line in run if line.outcome() in ("false alarm", "miss")]
-    parts.append("Wrong verdicts:\n\n" + (_cases(wrong) if wrong else "none."))
-    parts += [f"{name}: {found}" for name, found in count(run).items()]
     grey = [line for line in run if line.outcome() == "grey"]
-    parts.append(f"between good and bad (either verdict is right): {len(grey)}")
-    parts += [f"could not be run: {line.case.name}: {line.failure}" for line in lines if line.failure]
-    if len({line.case.family for line in run}) > 1:
+    families, posteriors = ({getattr(line.case, name) for line in run} for name in ("family", "problem"))
+    counts = [f"- {name}: {found}" for name, found in count(run).items()]
+    counts.append(f"- between good and bad, where either verdict is right: {len(grey)}")
+    parts = [
+        f"{len(run)} cases: {len(posteriors)} posteriors of {len(families)} families, each with good guides "
+        "and with broken ones. A false alarm is a good guide that is not trusted; a miss is a bad one that "
+        "is, or one that is to be reweighted where reweighting does not help.",
+        "\n".join(counts),
+        _by_guide(run),
+    ]
+    if len(families) > 1:
         parts.append(_left_out(run))
+    wrong = [line for line in run if line.outcome() in ("false alarm", "miss")]
+    parts.append("## Wrong verdicts\n\n" + (_cases(wrong) if wrong else "None."))
+    parts += [f"Could not be run: {line.case.name}: {line.failure}" for line in lines if line.failure]
+    parts.append("## All cases\n\n" + _cases(run))
     return "\n\n".join(parts)
+
+
+def _by_guide(lines: Sequence[Line]) -> str:
+    """Gross errors are easily seen: each way of breaking a guide is counted on its own."""
+    rows = []
+    for guide in sorted({line.case.guide for line in lines}):
+        some = [line for line in lines if line.case.guide == guide]
+        found = count(some)
+        verdicts = [line.verdict for line in some]
+        rows.append([
+            guide, str(len(some)), *(f"{one.wrong} of {one.of}" for one in found.values()),
+            *(str(verdicts.count(verdict)) for verdict in ("trust", "reweight", "do not trust")),
+        ])  # fmt: skip
+    head = ["guide", "cases", "false alarms", "misses", "trust", "reweight", "do not trust"]
+    return f"## By guide\n\n{_table(head, rows)}"
 
 
 def _cases(lines: Sequence[Line]) -> str:
@@ -81,8 +104,8 @@ def _left_out(lines: Sequence[Line]) -> str:
     ]  # fmt: skip
     table = _table(["family left out", "false alarms", "misses", *names], rows)
     return (
-        f"Thresholds tuned without each family, counted on it:\n\n{table}\n\n"
-        f"left out, false alarms: {alarms}\n\nleft out, misses: {misses}"
+        f"## Leaving one family out\n\nThresholds tuned without each family, counted on it.\n\n{table}\n\n"
+        f"- left out, false alarms: {alarms}\n- left out, misses: {misses}"
     )
 
 

@@ -219,13 +219,13 @@ class Chains:
         pair: its model is sampled.
         num_data_sets: how many are to come.
         num_draws: L, of all chains together.
+        units: simulations in each of them.
         chains, warmup, target_accept: of NUTS.
         compile: as in `nuts.sample`.
         seed: of the chains.
     """
 
     method = "nuts"
-    block = PILOT_SETS
 
     def __init__(
         self,
@@ -233,6 +233,7 @@ class Chains:
         num_data_sets: int,
         num_draws: int,
         *,
+        units: int = 1,
         chains: int = 2,
         warmup: int = 300,
         target_accept: float = 0.8,
@@ -240,6 +241,7 @@ class Chains:
         seed: int = 0,
     ) -> None:
         self.pair, self.num_data_sets, self.num_draws, self.seed = pair, num_data_sets, num_draws, seed
+        self.block = max(1, PILOT_SETS // units)
         self.compile, self.each = compile, -(-num_draws // chains)
         self.settings = ChainSettings(
             FIRST_THINNING * self.each, warmup, chains, target_accept, max_tree_depth=10, seed=seed

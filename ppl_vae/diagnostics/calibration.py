@@ -361,12 +361,14 @@ def _answers(
                 compile=compile, most=most, allowed=_allowed(budget), seed=seed,
             )  # fmt: skip
             return refitted, place
-    place = place.shortened(num_simulations)
+    # With a budget, NUTS takes the rows in small parts, after each of which it may stop.
+    most = FEWEST if answer == "nuts" and budget is not None else num_simulations
+    place = place.shortened(min(most, num_simulations))
     sets = -(-num_simulations // place.units)
     if answer == "guide":
         return GuideAsItIs(pair, place.shape, num_draws, seed), place
     if answer == "nuts":
-        return Chains(pair, sets, num_draws, compile=compile, seed=seed), place
+        return Chains(pair, sets, num_draws, units=place.units, compile=compile, seed=seed), place
     if answer == "exact":
         return Exact(pair, num_draws, seed), place
     assert callable(answer)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import pyro
 from torch import Tensor
 
 from ppl_vae.diagnostics.advice import next_step
@@ -194,13 +195,15 @@ def check_pair(
         rested = (fitted.converged, fitted.reason)
     if rested is not None:
         job.convergence(*rested)
-    job.weights()
-    job.compare()
-    job.shape_of_the_posterior()
-    job.collapse()
-    job.predictive()
-    if calibrate:
-        job.calibration()
+    # Draws outside a support have no weight; to Pyro's validation they would be an error.
+    with pyro.validation_enabled(False):
+        job.weights()
+        job.compare()
+        job.shape_of_the_posterior()
+        job.collapse()
+        job.predictive()
+        if calibrate:
+            job.calibration()
     return _conclude(job, rule, fitted)
 
 

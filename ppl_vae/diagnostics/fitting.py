@@ -4,6 +4,7 @@ import math
 import time
 from typing import Any, Literal
 
+import pyro
 import torch
 
 from ppl_vae.diagnostics.budget import Clock
@@ -67,7 +68,7 @@ def refuse_short(clock: Clock, pair: Pair, data: tuple[Any, ...], shape: Layout,
     """
     start = time.perf_counter()
     index = torch.arange(min(FEW_UNITS, shape.num_units)) if shape.can_index else None
-    with seeded(0), torch.no_grad():
+    with seeded(0), torch.no_grad(), pyro.validation_enabled(False):
         terms(
             pair,
             *data,

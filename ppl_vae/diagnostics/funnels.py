@@ -119,5 +119,6 @@ def _ranks(values: np.ndarray) -> np.ndarray:
 
 def _effective(posterior: Posterior, num_draws: int) -> float:
     if posterior.dependence == "independent":
-        return float(num_draws)
+        # Draws that were resampled by their weights are worth fewer.
+        return min(float(num_draws), *posterior.independent_sizes().values())
     return float(min(num_draws, posterior.summary()["ess_bulk"].median()))

@@ -17,7 +17,7 @@ __all__ = ["Sampled", "within"]
 # run of 128.
 CHAINS = 8
 # Compiling a gradient takes about this long, in seconds.
-COMPILING = 12.0
+COMPILING = 6.0
 
 
 @dataclass(frozen=True)

@@ -106,8 +106,8 @@ def layout(pair: Pair, *data: Any) -> Layout:
     """Run model and guide once and read off their sites and plates.
 
     Raises:
-        InputError: if the model observes nothing, the guide's latent sites are not the model's, or
-            two matching sites have different shapes.
+        InputError: if the model observes nothing, the guide's latent sites are not the model's, two
+            matching sites have different shapes, or Pyro finds a value outside a distribution's support.
     """
     check_data(pair.model, *data)
     pair.initialise(*data)
@@ -287,7 +287,15 @@ def _probe(pair: Pair, *data: Any) -> tuple[poutine.Trace, poutine.Trace, frozen
                     trace.compute_log_prob()
             return model_trace, guide_trace, frozenset(probe.plates - probe.fixed)
         except (RuntimeError, ValueError, IndexError, AssertionError):
+            pass
+        try:
             return *traces(), frozenset()
+        except InputError:
+            raise
+        except ValueError as error:
+            # Pyro's own words, without the tensors that it shows below them.
+            said = str(error).partition(", but found invalid values")[0].partition("\n")[0]
+            raise InputError(f"the model and the guide do not run on these data: {said}") from error
 
 
 def _vectorizes(pair: Pair, found: Layout, *data: Any, num_particles: int = 3) -> bool:

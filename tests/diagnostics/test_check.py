@@ -6,9 +6,10 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+import xarray as xr
 from pyro.infer.autoguide import AutoMultivariateNormal, AutoNormal
 
-from ppl_vae import PPCA, InputError, Pair
+from ppl_vae import PPCA, InputError, Pair, Posterior
 from ppl_vae.diagnostics import Check, check, check_pair
 from ppl_vae.guides import LinearNormal
 
@@ -95,6 +96,39 @@ def test_model_without_observations_is_refused():
 
     with pytest.raises(InputError, match="observes nothing"):
         checked(gaussian(MEAN, COVARIANCE), model=prior)
+
+
+def test_reference_may_be_given_and_must_be_of_these_parameters():
+    draws = torch.distributions.MultivariateNormal(MEAN, COVARIANCE).sample((1, 3000)).numpy()
+    given = Posterior(xr.Dataset({"ab": (("chain", "draw", "ab_dim_0"), draws)}), "mine", "independent")
+    assert checked(gaussian(MEAN, COVARIANCE), reference=given).verdict == "trust"
+    assert checked(gaussian(MEAN, COVARIANCE / 9), reference=given).verdict != "trust"
+    other = given.map(given.draws.rename(ab="theta"))
+    with pytest.raises(InputError, match="no quantity in common"):
+        checked(gaussian(MEAN, COVARIANCE), reference=other)
+
+
+def test_draws_outside_a_support_have_no_weight():
+    def model(y):
+        z = pyro.sample("z", dist.Gamma(3.0, 1.0))
+        pyro.sample("y", dist.Uniform(0.0, z), obs=y)
+
+    found = checked(
+        lambda y: pyro.sample("z", dist.Uniform(0.5, 0.9)), model=model, data=(torch.tensor(1.0),)
+    )
+    assert found.verdict == "do not trust"
+
+
+def test_guide_without_any_weight_is_not_trusted():
+    def model(y):
+        z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        pyro.sample("y", dist.Normal(z, 1e-3).to_event(1), obs=y)
+
+    def beside(y):
+        pyro.sample("z", dist.Normal(torch.full((2,), -40.0), 0.1).to_event(1))
+
+    found = checked(beside, model=model, data=(torch.tensor([3.0, 4.0]),))
+    assert found.verdict == "do not trust"
 
 
 def two_modes(y):

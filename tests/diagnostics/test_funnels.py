@@ -1,5 +1,7 @@
 """Funnels are found where they are, and nowhere else."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import xarray as xr
@@ -61,3 +63,11 @@ def test_functions_of_each_other_and_constants_are_left_alone():
     z = rng.normal(size=SIZE)
     assert funnel(posterior(z=z, twice=2 * z, constant=np.ones(SIZE))) is None
     assert funnel(posterior(z=z)) is None
+
+
+def test_a_few_draws_repeated_are_no_evidence():
+    rng = np.random.default_rng(4)
+    neck = rng.normal(0, 3, SIZE)
+    whole = posterior(v=neck, x=rng.normal(size=(SIZE, 9)) * np.exp(neck / 2)[:, None])
+    assert funnel(whole) is not None
+    assert funnel(replace(whole, effective_size=xr.DataArray(12.0))) is None
