@@ -273,7 +273,7 @@ def gaps(
 @app.command()
 def check(
     what: Annotated[str, typer.Argument(metavar="RUN|MODEL|FILE.py:MODEL", help="A fitted run; a model of the suite, to fit first; or a Pyro model of your own.")],
-    other: Annotated[str | None, typer.Argument(metavar="[DATA|FILE.py:GUIDE]", help="The model's data set or file; or your guide, or mean-field, low-rank or full-rank for one of Pyro's.")] = None,
+    other: Annotated[str | None, typer.Argument(metavar="DATA|FILE.py:GUIDE", help="The model's data set or file; or your guide, or mean-field, low-rank or full-rank for one of Pyro's.")] = None,
     data: Annotated[list[str] | None, typer.Option(help="With your own model: files of its arguments (.csv, .npy, .npz), each with a --data of its own, or one whose columns have their names.")] = None,
     identifiable: Annotated[str | None, typer.Option(metavar="FILE.py:NAME", help="With your own model: a function from a data set of draws to the quantities to compare. (default: the latents)")] = None,
     budget: Annotated[str, typer.Option(help="Time for everything, such as 90s, 2m or 1h. The important checks come first.")] = "2m",

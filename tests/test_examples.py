@@ -52,3 +52,20 @@ def test_example_is_short_and_says_what_it_shows(path):
     assert len(text.splitlines()) < 80
     assert text.startswith('"""')
     assert "What to look for" in " ".join(text.split('"""')[1].split())
+
+
+def test_the_readmes_ten_lines_end_in_a_verdict(tmp_path):
+    text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    block = text.split("```python\n")[1].split("```")[0]
+    lines = [line for line in block.splitlines() if line.strip()]
+    assert len(lines) <= 10
+    # What is left of the budget would go to simulated data.
+    code = block.replace("sigma, y))", "sigma, y, calibrate=False))")
+    assert code != block
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, encoding="utf-8", timeout=120,
+        env=dict(os.environ) | {"OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "Verdict: DO NOT TRUST" in done.stdout
+    assert "funnel" in done.stdout
