@@ -1,6 +1,7 @@
 """What `ppl-vae check` does: a run, a fit that is still to be made, or a user's own programs."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from ppl_vae.data import Rows
 from ppl_vae.diagnostics.check import Check, check, check_pair
 from ppl_vae.diagnostics.compare import Identifiable
+from ppl_vae.diagnostics.fitting import FIT_SHARE, affordable_steps
 from ppl_vae.errors import InputError
 from ppl_vae.files import read_json
 from ppl_vae.inference.terms import layout
@@ -65,15 +67,42 @@ def check_run(
 
 
 def fit_for_check(
-    model: str, data: str, out: Path, *, steps: int, lr: float | None, seed: int, progress: bool = True
+    model: str,
+    data: str,
+    out: Path,
+    *,
+    steps: int,
+    lr: float | None,
+    budget: float,
+    seed: int,
+    progress: bool = True,
 ) -> None:
-    """Fit a model of the suite with its defaults, until SVI comes to rest, into a new run's folder.
+    """Fit a model of the suite with its defaults into a new run's folder, until SVI comes to rest.
+
+    Args:
+        model, data: names, or a data file.
+        out: the folder.
+        steps: the most steps.
+        lr: learning rate that they begin with; the model's by default.
+        budget: seconds for fit and checks, of which the fit may take its share.
+        seed: of the fit.
+        progress: whether to show a progress bar on a terminal.
 
     Raises:
-        InputError: as `jobs.fit_run`.
+        InputError: as `jobs.fit_run`, or if the budget is too short for a fit.
     """
     settings = settings_for(model, data, {"steps": steps, "lr": lr, "seed": seed}, {})
-    fit_run(settings, out, progress=progress)
+    trial = Run.make(settings)
+    tensors = trial.tensors("train")
+    trial.pair.initialise(*tensors, seed=seed)
+    options = {
+        "batch_size": settings.batch_size,
+        "lr": settings.lr,
+        "num_particles": settings.particles,
+        "seed": seed,
+    }
+    most = affordable_steps(trial.pair, tensors, FIT_SHARE * budget, options)
+    fit_run(replace(settings, steps=min(steps, most)), out, progress=progress)
 
 
 def check_programs(

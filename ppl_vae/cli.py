@@ -314,7 +314,9 @@ def check(
         folder = Path(what)
         if other is not None:
             folder = out or Path("check")
-            check_jobs.fit_for_check(what, other, folder, steps=steps, lr=lr, seed=seed or 0)
+            check_jobs.fit_for_check(
+                what, other, folder, steps=steps, lr=lr, budget=clock.left, seed=seed or 0
+            )
         opened = Run.open(folder)
         found = check_jobs.check_run(
             opened, split=split, rows=_slice(rows), budget=clock.left, calibrate=calibrate, seed=seed

@@ -21,6 +21,7 @@ from ppl_vae.diagnostics.funnels import funnel
 from ppl_vae.diagnostics.predictive import Predictive, predictive_check
 from ppl_vae.diagnostics.reference import within
 from ppl_vae.diagnostics.scores import over_rows, score
+from ppl_vae.diagnostics.symmetries import sampled_entries
 from ppl_vae.diagnostics.verdict import Finding, Measures, Rule, Status, told_reference
 from ppl_vae.errors import InputError
 from ppl_vae.evidence import Evidence
@@ -47,8 +48,12 @@ __all__ = ["Checks"]
 ROWS = 8
 # Rows whose importance weights are looked at.
 WEIGHED_ROWS = 100
-NUM_DRAWS = 4000
-NUM_SAMPLES = 10_000
+# Draws of the guide: fewer of very many latents, so that they fit into memory.
+NUM_DRAWS, FEWEST_DRAWS, MOST_NUMBERS = 4000, 500, 4e7
+# Quantities that are compared, of models with more.
+QUANTITIES = 500
+# Samples behind the weights: fewer where one takes very many numbers.
+NUM_SAMPLES, MOST_EVALUATED = 10_000, 2e8
 # Share of the budget that the reference may take.
 REFERENCE_SHARE = 0.6
 LOWER_TAIL = 0.1
@@ -78,12 +83,14 @@ class Checks:
     ) -> None:
         self.pair, self.data, self.clock = pair, data, clock
         self.given, self.identifiable, self.seed, self.progress = reference, identifiable, seed, progress
-        self.functions = identifiable
         if identifiable is None and isinstance(pair.model, HasIdentifiable):
-            self.functions = pair.model.identifiable
+            identifiable = pair.model.identifiable
         self.feature_names = feature_names
         self.shape = layout(pair, *data)
         self.index = _rows(self.shape, data, rows)
+        # Rows keep their dimension: they are compared one by one.
+        local = self.shape.unit_plate is not None
+        self.functions = identifiable if local else sampled_entries(identifiable, QUANTITIES)
         self.findings: list[Finding] = []
         self.measures = Measures()
         self.answers: dict[str, Posterior] = {}
@@ -126,7 +133,9 @@ class Checks:
         found = importance.log_evidence(
             self.pair,
             *self.data,
-            num_samples=NUM_SAMPLES if units == 1 else 2000,
+            num_samples=int(np.clip(MOST_EVALUATED / self.shape.event_size, 1000, NUM_SAMPLES))
+            if units == 1
+            else 2000,
             index=index,
             seed=self.seed_of(1),
             progress=False,
@@ -174,7 +183,13 @@ class Checks:
 
     def compare(self) -> None:
         """The guide and its reweighted draws against a reference."""
-        own = guide.draws(self.pair, *self.data, num_draws=NUM_DRAWS, index=self.index, seed=self.seed_of(2))
+        own = guide.draws(
+            self.pair,
+            *self.data,
+            num_draws=int(np.clip(MOST_NUMBERS / self.shape.event_size, FEWEST_DRAWS, NUM_DRAWS)),
+            index=self.index,
+            seed=self.seed_of(2),
+        )
         self.answers["svi"] = own
         try:
             self.answers["reweighted"] = own.resampled(seed=self.seed_of(3))

@@ -28,6 +28,7 @@ __all__ = [
     "matched_components",
     "rotated",
     "rotation_free",
+    "sampled_entries",
     "sorted_components",
 ]
 
@@ -293,3 +294,51 @@ def _principal_angles(columns: np.ndarray, to: np.ndarray) -> np.ndarray:
 def _words(names: object) -> str:
     found: list[Hashable] = list(names)  # type: ignore[call-overload]
     return ", ".join(str(name) for name in found)
+
+
+def sampled_entries(identifiable: Identifiable | None, most: int, seed: int = 0) -> Identifiable:
+    """At most so many scalar quantities, the entries of large variables drawn at random, the same every time.
+
+    Comparing thousands of quantities costs memory and finds what some hundreds of them show.
+
+    Args:
+        identifiable: the quantities; by default the draws' own variables.
+        most: how many to keep, about; every variable keeps at least one.
+        seed: of the choice.
+    """
+
+    import xarray as xr
+
+    def chosen(draws: xr.Dataset) -> xr.Dataset:
+        whole = draws if identifiable is None else identifiable(draws)
+        sizes = {name: int(np.prod(value.shape)) for name, value in whole.isel(chain=0, draw=0).items()}
+        total = sum(sizes.values())
+        if total <= most:
+            return whole
+        generator = np.random.default_rng(seed)
+        kept = {}
+        for name, size in sizes.items():
+            count = min(size, max(1, most * size // total))
+            kept[name] = _entries(whole[name], np.sort(generator.choice(size, count, replace=False)))
+        return xr.Dataset(kept)
+
+    return chosen
+
+
+def _entries(variable: xr.DataArray, places: np.ndarray) -> xr.DataArray:
+    """Some entries of a variable along one new dimension, with their old labels."""
+    import xarray as xr
+
+    rest = [dim for dim in variable.dims if dim not in ("chain", "draw")]
+    if not rest:
+        return variable
+    ordered = variable.transpose("chain", "draw", *rest)
+    values = ordered.to_numpy().reshape(*ordered.shape[:2], -1)[..., places]
+    where = np.unravel_index(places, ordered.shape[2:])
+    labels = [
+        [str(variable.coords[dim].to_numpy()[at]) if dim in variable.coords else str(at) for at in axis]
+        for dim, axis in zip(rest, where, strict=True)
+    ]
+    names = [", ".join(parts) for parts in zip(*labels, strict=True)]
+    dim = f"{variable.name}_entry"
+    return xr.DataArray(values, dims=("chain", "draw", dim), coords={dim: names})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
@@ -171,18 +171,23 @@ class TrueSkill(PyroModule):  # type: ignore[misc]
         upset = (torch.rand_like(chance) >= chance).unsqueeze(-1)
         return (torch.where(upset, games.flip(-1), games),)
 
-    def win_probability(self, posterior: Posterior) -> pd.DataFrame:
-        """E[P(row player beats column player next)] over the posterior, players in the model's order."""
+    def win_probability(self, posterior: Posterior, players: Sequence[str] | None = None) -> pd.DataFrame:
+        """E[P(row player beats column player next)] over the posterior.
+
+        Args:
+            posterior: draws of all skills.
+            players: whose; all in the model's order by default, which takes n² × draws operations.
+        """
         import pandas as pd
 
-        skill = torch.as_tensor(_flat_skills(posterior))
+        place = {str(name): at for at, name in enumerate(self.players)}
+        names = list(self.players) if players is None else list(players)
+        skill = torch.as_tensor(_flat_skills(posterior)[:, [place[str(name)] for name in names]])
         with torch.no_grad():
-            rows = [
-                self._outcome_probability(skill[:, i, None] - skill).mean(0) for i in range(self.num_players)
-            ]
+            rows = [self._outcome_probability(skill[:, i, None] - skill).mean(0) for i in range(len(names))]
         table = torch.stack(rows).numpy()
         np.fill_diagonal(table, np.nan)
-        return pd.DataFrame(table, index=list(self.players), columns=list(self.players))
+        return pd.DataFrame(table, index=names, columns=names)
 
     def leaderboard(self, posterior: Posterior) -> pd.DataFrame:
         """Players by descending conservative skill: posterior mean, sd and mean − 3 sd."""

@@ -19,6 +19,8 @@ from ppl_vae.rng import seeded
 __all__ = ["plane_picture", "ppca_pictures", "skill_pictures", "vae_pictures"]
 
 NUM_IMAGES = 8
+# Players in the matrix of win probabilities, the best first: more would not be read.
+MATRIX_PLAYERS = 15
 
 
 def skill_pictures(model: TrueSkill, games: Tensor, answers: Mapping[str, Posterior]) -> list[Picture]:
@@ -32,7 +34,7 @@ def skill_pictures(model: TrueSkill, games: Tensor, answers: Mapping[str, Poster
     """
     boards = {name: model.leaderboard(posterior) for name, posterior in answers.items()}
     first, best = next(iter(boards.values())), list(answers.values())[-1]
-    matrix = model.win_probability(best).loc[list(first.index), list(first.index)]
+    matrix = model.win_probability(best, list(first.index[:MATRIX_PLAYERS]))
     found = [
         Picture(
             leaderboard(boards),

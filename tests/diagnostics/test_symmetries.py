@@ -15,6 +15,7 @@ from ppl_vae.diagnostics.symmetries import (
     matched_components,
     rotated,
     rotation_free,
+    sampled_entries,
     sorted_components,
 )
 from ppl_vae.errors import InputError
@@ -205,3 +206,24 @@ def test_what_is_missing_is_named() -> None:
         rotated(loadings.isel(component=[0]), "w")(loadings)
     with pytest.raises(InputError, match="not component and one of features"):
         rotation_free("theta")(mixture)
+
+
+def test_sampled_entries_are_the_same_for_every_answer_and_keep_their_names():
+    rng = np.random.default_rng(0)
+    draws = xr.Dataset(
+        {
+            "big": (("chain", "draw", "player", "k"), rng.normal(size=(2, 30, 40, 5))),
+            "small": (("chain", "draw"), rng.normal(size=(2, 30))),
+        },
+        coords={"player": [f"p{n}" for n in range(40)]},
+    )
+    few = sampled_entries(None, 20)
+    one, two = (Posterior(few(each), "x", "chains").scalars() for each in (draws, 2 * draws))
+    whole = Posterior(draws, "x", "chains").scalars()
+    assert one.keys() == two.keys() <= whole.keys()
+    assert "small" in one
+    assert 15 <= len(one) <= 21
+    for name, values in one.items():
+        assert np.array_equal(values, whole[name])
+        assert np.array_equal(2 * values, two[name])
+    assert sampled_entries(None, 10_000)(draws) is draws

@@ -341,6 +341,8 @@ def test_win_probability_averages_over_the_posterior(link: str) -> None:
     model = TrueSkill(3, link=link, skill_mean=0.0, skill_sd=1.0, players=players, **options)
     table = model.win_probability(_posterior(skill, players))
     assert (tuple(table.index), tuple(table.columns)) == (players, players)
+    some = model.win_probability(_posterior(skill, players), ["Cyd", "Ann"])
+    assert some.equals(table.loc[["Cyd", "Ann"], ["Cyd", "Ann"]])
     for i, first in enumerate(players):
         assert np.isnan(table.loc[first, first])
         for j, second in enumerate(players):
