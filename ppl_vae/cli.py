@@ -49,7 +49,7 @@ def main() -> None:
         sys.exit(2)
     except _Interrupted:
         print(
-            "ppl-vae: interrupted; a fit or an estimate goes on from its last checkpoint with --resume",
+            "ppl-vae: interrupted; `fit` and `evidence` go on from their last checkpoint with --resume",
             file=sys.stderr,
         )
         sys.exit(130)
