@@ -15,6 +15,7 @@ from ppl_vae.errors import InputError
 from ppl_vae.files import read_json
 from ppl_vae.inference.terms import layout
 from ppl_vae.jobs import check_guide, fit_run, part_of, row_numbers
+from ppl_vae.rng import seeded
 from ppl_vae.run import Run, settings_for
 from ppl_vae.user_program import load_guide, load_program, read_arguments
 
@@ -91,6 +92,10 @@ def fit_for_check(
     Raises:
         InputError: as `jobs.fit_run`, or if the budget is too short for a fit.
     """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(
+            f"{out} is not empty; give another --out, or judge the run that it holds: ppl-vae check {out}"
+        )
     settings = settings_for(model, data, {"steps": steps, "lr": lr, "seed": seed}, {})
     trial = Run.make(settings)
     tensors = trial.tensors("train")
@@ -139,8 +144,8 @@ def check_programs(
     arguments = read_arguments(data, program)
     if out.exists() and any(out.iterdir()) and not (out / "check.json").exists():
         raise InputError(f"{out} is not empty and holds no check; give another --out")
-    torch.manual_seed(seed)
-    own = load_guide(guide, program)
+    with seeded(seed):
+        own = load_guide(guide, program)
     found = check(
         program,
         own,

@@ -78,6 +78,9 @@ def test_models_of_the_suite_are_fitted_first(folder):
     assert result["verdict"] == "trust"
     assert result["measures"]["reference"] == "exact"
     assert result["rows"] == list(range(8))
+    twice = run(folder, "ppca", "iris", "--out", "iris")
+    assert twice.returncode == 2
+    assert "ppl-vae check iris" in twice.stderr
     again = run(folder, "iris", "--rows", "10:13", "--no-calibrate", "--json")
     assert again.returncode == 0, again.stderr
     assert json.loads(again.stdout)["rows"] == [10, 11, 12]

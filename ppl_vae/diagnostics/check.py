@@ -190,7 +190,9 @@ def check_pair(
         feature_names: of the data's columns, for predictive checks.
         reference, identifiable, rows, calibrate, budget, rule, seed, progress: as for `check`.
     """
-    job = Checks(pair, data, Clock(budget), reference, identifiable, rows, feature_names, seed, progress)
+    job = Checks(
+        pair, data, Clock(budget), reference, identifiable, rows, feature_names, rule, seed, progress
+    )
     if fitted is not None:
         rested = (fitted.converged, fitted.reason)
     if rested is not None:
@@ -204,11 +206,11 @@ def check_pair(
         job.predictive()
         if calibrate:
             job.calibration()
-    return _conclude(job, rule, fitted)
+    return _conclude(job, fitted)
 
 
-def _conclude(job: Checks, rule: Rule | None, fitted: Fit | None) -> Check:
-    decision = decide(job.measures, rule)
+def _conclude(job: Checks, fitted: Fit | None) -> Check:
+    decision = decide(job.measures, job.rule)
     facts = replace(job.facts, mean_field=_lost(job.comparison))
     if facts.funnel and decision.verdict == "do not trust":
         decision = replace(decision, reason=f"{decision.reason}; {facts.funnel.partition(';')[0]}")
@@ -232,4 +234,6 @@ def _conclude(job: Checks, rule: Rule | None, fitted: Fit | None) -> Check:
 
 def _lost(comparison: Comparison | None) -> bool:
     """Whether the guide lost a correlation that the reference has."""
-    return comparison is not None and any("correlation" in reason for reason in comparison.reasons)
+    return comparison is not None and any(
+        reason.startswith("svi: ") and "the correlation of" in reason for reason in comparison.reasons
+    )

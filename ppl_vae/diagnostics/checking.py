@@ -26,6 +26,7 @@ from ppl_vae.diagnostics.verdict import Finding, Measures, Rule, Status, told_re
 from ppl_vae.errors import InputError
 from ppl_vae.evidence import Evidence
 from ppl_vae.inference import bridge, exact, guide, importance
+from ppl_vae.inference.elbo import check_index
 from ppl_vae.inference.sites import Layout
 from ppl_vae.inference.terms import has_log_density, layout
 from ppl_vae.posterior import Posterior
@@ -78,10 +79,12 @@ class Checks:
         identifiable: Identifiable | None,
         rows: Tensor | None,
         feature_names: tuple[str, ...],
+        rule: Rule | None,
         seed: int,
         progress: bool,
     ) -> None:
         self.pair, self.data, self.clock = pair, data, clock
+        self.rule = Rule() if rule is None else rule
         self.given, self.identifiable, self.seed, self.progress = reference, identifiable, seed, progress
         if identifiable is None and isinstance(pair.model, HasIdentifiable):
             identifiable = pair.model.identifiable
@@ -147,7 +150,7 @@ class Checks:
             pareto_k=float(found.pareto_k.max()),
             ess=float(found.ess.min()) / found.num_samples,
         )
-        self.add("weights", *_say_weights(found, Rule().alarming))
+        self.add("weights", *_say_weights(found, self.rule.alarming))
         self._gap(found)
 
     def _gap(self, found: Evidence) -> None:
@@ -216,8 +219,8 @@ class Checks:
             reweighted_floor=mended.floor,
         )
         self.facts = replace(self.facts, reference_seconds=found.seconds)
-        weights_ok = self.measures.alarming <= Rule().alarming
-        self.add("reference", *_say_score(self.comparison, own_score, mended, weights_ok, Rule()))
+        weights_ok = self.measures.alarming <= self.rule.alarming
+        self.add("reference", *_say_score(self.comparison, own_score, mended, weights_ok, self.rule))
 
     def _reference(self) -> tuple[Posterior | None, str, bool, tuple[str, ...]]:
         coords = {} if self.index is None else {self.shape.unit_plate or "": self.index.tolist()}
@@ -284,11 +287,11 @@ class Checks:
         excess = np.where(np.isnan(excess), np.inf, excess)
         missed = float(excess.max())
         self.measure(missed=missed)
-        if missed > Rule().missed:
+        if missed > self.rule.missed:
             # Copies of it under a symmetry do not count, where a reference passed in what is identifiable.
             counts = not self.measures.reference_ok
             self.facts = replace(self.facts, missed=counts)
-            chains = int((excess.max(1) > Rule().missed).sum())
+            chains = int((excess.max(1) > self.rule.missed).sum())
             self.add(
                 "modes",
                 "fail" if counts else "warn",
@@ -382,7 +385,12 @@ def _rows(shape: Layout, data: tuple[Any, ...], rows: Tensor | None) -> Tensor |
         return None
     splits = all(isinstance(v, Tensor) and v.dim() and len(v) == shape.num_units for v in data)
     if not (shape.can_index and splits):
+        if rows is not None:
+            raise InputError(
+                "rows cannot be taken of these data: not all of them, or the programs, go by rows"
+            )
         return None
+    check_index(rows, shape.num_units)
     return torch.arange(min(ROWS, shape.num_units)) if rows is None else rows
 
 

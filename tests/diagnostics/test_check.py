@@ -10,7 +10,7 @@ import xarray as xr
 from pyro.infer.autoguide import AutoMultivariateNormal, AutoNormal
 
 from ppl_vae import PPCA, InputError, Pair, Posterior
-from ppl_vae.diagnostics import Check, check, check_pair
+from ppl_vae.diagnostics import Check, Rule, check, check_pair
 from ppl_vae.guides import LinearNormal
 
 # y_i ~ N(a + b x_i, 1) with standard normal priors: the posterior is Gaussian with correlation ρ.
@@ -213,6 +213,21 @@ def test_rows_with_an_exact_posterior(rows):
     assert found.measures.gap == pytest.approx(0.0, abs=1e-6)
     narrow = check_pair(Pair(model, exact_guide(model, 0.5)), x, budget=30.0, calibrate=False, progress=False)
     assert narrow.verdict != "trust"
+
+
+@pytest.mark.parametrize("index", [[70], [], [-1], [3, 3]])
+def test_rows_that_are_not_there_are_refused(rows, index):
+    x, model = rows
+    with pytest.raises(InputError, match="index"):
+        check_pair(Pair(model, exact_guide(model)), x, rows=torch.tensor(index, dtype=torch.long))
+
+
+def test_findings_go_by_the_callers_thresholds():
+    wide = gaussian(MEAN, 1.3**2 * COVARIANCE)
+    for rule, verdict, status in ((Rule(), "reweight", "fail"), (Rule(9.0, 9.0), "trust", "pass")):
+        found = checked(wide, rule=rule)
+        assert found.verdict == verdict
+        assert [f.status for f in found.findings if f.name == "reference"] == [status]
 
 
 def test_check_survives_its_folder(rows, tmp_path):
