@@ -93,7 +93,7 @@ def fit(
     batch_size: Annotated[int | None, typer.Option(help="Data a step. (default: 128 (vae), all (others))")] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate of the first step; it falls step by step as the iterates come to rest, with --no-stop to 1 % along a cosine. (default: 0.002 (vae), 0.03 (bayesian-ppca), 0.05 (ppca, trueskill))")] = None,
     particles: Annotated[int | None, typer.Option(help="Draws of the guide a step. (default: 1 (vae, ppca), 4 (bayesian-ppca), 16 (trueskill))")] = None,
-    kl_warmup: Annotated[int | None, typer.Option(help="Steps over which the weight β of the KL rises from 0 to 1. (default: a tenth of the steps (vae), 0 (others))")] = None,
+    kl_warmup: Annotated[int | None, typer.Option(help="Steps over which the weight β of the KL rises from 0 to 1. (default: 300, or a tenth of the steps with --no-stop (vae), 0 (others))")] = None,
     clip_norm: Annotated[float | None, typer.Option(help="Largest gradient norm, in nats. (default: none)")] = None,
     objective: Annotated[str | None, typer.Option(help="elbo, or iwae: the importance-weighted bound of --particles draws. (default: elbo)")] = None,
     doubly_reparameterised: Annotated[bool | None, typer.Option("--doubly-reparameterised", help="With --objective iwae: less noise in the guide's gradient. (default: off)")] = None,

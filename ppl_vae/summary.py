@@ -1,6 +1,5 @@
 """From a run's folder to a report: which figures belong to it, and what to say of them."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from ppl_vae.diagnostics import Gaps
 from ppl_vae.diagnostics.check_files import load_check
 from ppl_vae.errors import InputError
 from ppl_vae.evidence import Evidence
+from ppl_vae.files import read_json
 from ppl_vae.guides import AmortisedNormal
 from ppl_vae.inference import guide as guide_method
 from ppl_vae.inference.stopping import Stopping
@@ -65,7 +65,7 @@ def say_fit(fit: Mapping[str, Any]) -> str:
 
 def say_comparison(comparison: Mapping[str, Any]) -> str:
     """A comparison in a sentence or two."""
-    against = REFERENCES[comparison["reference"]]
+    against = _reference(comparison["reference"])
     verdict = {
         "agrees": f"The variational posterior agrees with {against}",
         "differs": f"The variational posterior differs from {against}",
@@ -119,12 +119,17 @@ def say_gaps(gaps: Mapping[str, Any]) -> str:
     )
 
 
+def _reference(method: str) -> str:
+    """A reference in a sentence; draws in a file go by the library that wrote them."""
+    return REFERENCES.get(method, f"the draws of {method}")
+
+
 def _section(run: Run) -> Section:
     if run.folder is None:
         raise InputError("a report needs a run that was saved")
-    comparison = _json(run.folder / "compare.json")
+    comparison = read_json(run.folder / "compare.json")
     parts = {
-        "fit": _fit_part(run, _json(run.folder / "fit.json")),
+        "fit": _fit_part(run, read_json(run.folder / "fit.json")),
         "comparison": _comparison_part(run, comparison),
         "evidence": _evidence_part(run),
     }
@@ -154,7 +159,7 @@ def _banner(run: Run, comparison: Mapping[str, Any]) -> Banner:
     if not comparison:
         return Banner("Not checked yet", "neutral", "The fit was compared with nothing.", check)
     tones: dict[str, Tone] = {"agrees": "good", "differs": "bad", "cannot tell": "neutral"}
-    reference = REFERENCES[comparison["reference"]]
+    reference = _reference(comparison["reference"])
     words = {
         "agrees": f"Agrees with {reference}",
         "differs": f"Differs from {reference}",
@@ -168,7 +173,7 @@ def _about(runs: Sequence[Run]) -> list[str]:
     """Versions and seeds, as the runs' folders have them."""
     lines = [f"Seeds: {', '.join(f'{_name(run)} {run.settings.seed}' for run in runs)}."]
     assert runs[0].folder is not None
-    versions = _json(runs[0].folder / "config.json").get("versions", {})
+    versions = read_json(runs[0].folder / "config.json").get("versions", {})
     if versions:
         lines.append(f"Versions: {', '.join(f'{name} {number}' for name, number in versions.items())}.")
     return lines
@@ -194,7 +199,7 @@ def _comparison_part(run: Run, comparison: Mapping[str, Any]) -> Part:
     rows = pd.DataFrame(comparison["rows"]).rename(columns={"mean_svi": "mean", "sd_svi": "sd"})
     table = rows.assign(answer="svi")
     answers = _answers(run)
-    reference = "exact" if comparison["reference"] == "exact" else "nuts"
+    reference = {"exact": "exact", "nuts": "nuts", "hmc": "nuts"}.get(comparison["reference"], "foreign")
     return comparison_part(
         answers,
         reference,
@@ -206,9 +211,9 @@ def _evidence_part(run: Run) -> Part:
     assert run.folder is not None
     paths = {method: run.folder / f"evidence-{method}.nc" for method in METHODS if method != "bdmc"}
     found = {method: Evidence.load(path) for method, path in paths.items() if path.exists()}
-    sentences = [say_evidence(result) for result in _json(run.folder / "evidence.json").values()]
+    sentences = [say_evidence(result) for result in read_json(run.folder / "evidence.json").values()]
     pictures = evidence_pictures(found)
-    if gaps := _json(run.folder / "gaps.json"):
+    if gaps := read_json(run.folder / "gaps.json"):
         sentences.append(say_gaps(gaps))
     if (path := run.folder / "gaps.nc").exists():
         caption = (
@@ -256,7 +261,7 @@ def _drawn(run: Run) -> dict[str, Posterior]:
 def _answers(run: Run) -> dict[str, Posterior]:
     """Every posterior that the folder holds, in identifiable quantities."""
     assert run.folder is not None
-    paths = {name: run.folder / f"posterior-{name}.nc" for name in ("svi", "nuts", "exact")}
+    paths = {name: run.folder / f"posterior-{name}.nc" for name in ("svi", "nuts", "exact", "foreign")}
     answers = {name: Posterior.load(path) for name, path in paths.items() if path.exists()}
     if isinstance(run.model, HasIdentifiable):
         answers = {name: answer.map(run.model.identifiable(answer.draws)) for name, answer in answers.items()}
@@ -271,20 +276,10 @@ def _settings_table(run: Run) -> pd.DataFrame:
         "data": Path(settings.data).name,
         "options": ", ".join(f"{name}={value}" for name, value in settings.options.items()) or "defaults",
         "preprocessing": "; ".join(run.source.history) if isinstance(run.source, Rows) else "none",
-        "steps": settings.steps,
+        "steps, at most" if settings.stop else "steps": settings.steps,
         "batch size": settings.batch_size or "all",
         "learning rate": settings.lr,
         "seed": settings.seed,
     }
     index = pd.Index(list(chosen), name="setting")
     return pd.DataFrame({"value": [str(value) for value in chosen.values()]}, index=index)
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except ValueError as error:
-        raise InputError(f"{path} is damaged: {error}") from error
-    return dict(content)

@@ -170,6 +170,9 @@ def test_compare_takes_draws_that_others_wrote(run, fitted, tmp_path):
     assert code == 0, err
     theirs = json.loads(out)
     assert theirs["reference"] not in ("nuts", "exact")
+    code, _, err = run("report", fitted)
+    assert code == 0, err
+    assert f"the draws of {theirs['reference']}" in (fitted / "report.html").read_text(encoding="utf-8")
     for one, two in zip(mine["rows"], theirs["rows"], strict=True):
         assert one["name"] == two["name"]
         assert two["mean_reference"] == pytest.approx(one["mean_reference"])
