@@ -24,6 +24,7 @@ app = typer.Typer(
 )
 
 JSON = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress on stderr; notes and errors remain.")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A folder that `ppl-vae fit` made.")]
 Compiled = Annotated[
     str, typer.Option("--compile", help="auto (by the size of the work), on, or off for stock Pyro.")
@@ -71,12 +72,13 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for the runs and report.html.")] = Path("demo"),
     quick: Annotated[bool, typer.Option("--quick", help="Fewer steps and draws: a minute at most.")] = False,
     seed: Seed = None,
+    quiet: Quiet = False,
     json_: JSON = False,
 ) -> None:
     """The main job on embedded real data: VAE, PPCA and TrueSkill, fitted, compared and reported."""
     from ppl_vae.demo import run_demo
 
-    result = run_demo(out, quick=quick, seed=seed or 0, show=not json_)
+    result = run_demo(out, quick=quick, seed=seed or 0, show=not json_, progress=not quiet)
     if json_:
         _print_json(result)
 
@@ -120,6 +122,7 @@ def fit(
     data_dir: Annotated[Path | None, typer.Option(help="Where torchvision's data sets are read from or downloaded to. (default: the user's cache)")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint. (default: off)")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run that --out holds. (default: off)")] = False,
+    quiet: Quiet = False,
     json_: JSON = False,
 ) -> None:  # fmt: skip
     """Fit a model to data by stochastic variational inference (SVI)."""
@@ -143,7 +146,9 @@ def fit(
         "activation": activation, "link": link, "skill_mean": skill_mean, "skill_sd": skill_sd,
         "performance_sd": performance_sd, "draw_margin": draw_margin, **_assignments(option or []),
     }  # fmt: skip
-    result = fit_run(settings_for(model, data, given, options), out, resume=resume, overwrite=overwrite)
+    result = fit_run(
+        settings_for(model, data, given, options), out, resume=resume, overwrite=overwrite, progress=not quiet
+    )
     if json_:
         _print_json(result)
         return
@@ -166,6 +171,7 @@ def compare(
     sampler: Annotated[str, typer.Option(help="nutpie, pyro (Pyro's own NUTS) or hmc (many chains in one batch).")] = "nutpie",
     compile_: Compiled = "auto",
     seed: Seed = None,
+    quiet: Quiet = False,
     json_: JSON = False,
 ) -> None:  # fmt: skip
     """Compare a run's variational posterior with NUTS, the exact posterior, or draws in a file."""
@@ -175,7 +181,7 @@ def compare(
     found, result = compare_run(
         Run.open(run), against=against, split=split, rows=_slice(rows), chains=chains, draws=draws,
         guides=[name.strip() for name in guides.split(",")] if guides else (), warmup=warmup, sampler=sampler,
-        compile=compile_, seed=seed,
+        compile=compile_, seed=seed, progress=not quiet,
     )  # fmt: skip
     if json_:
         _print_json(result)
@@ -207,6 +213,7 @@ def evidence(
     resume: Annotated[bool, typer.Option("--resume", help="Go on from an interrupted estimate: is, defensive, prior, ais.")] = False,
     compile_: Compiled = "auto",
     seed: Seed = None,
+    quiet: Quiet = False,
     json_: JSON = False,
 ) -> None:  # fmt: skip
     """Estimate log p(x) of a run's data, with its standard error and diagnostics, in one way or in several."""
@@ -222,8 +229,9 @@ def evidence(
     )  # fmt: skip
     opened = Run.open(run)
     found = evidence_of_run(
-        opened, asked, data=data, split=split, rows=_slice(rows), worst=worst, seed=seed, resume=resume
-    )
+        opened, asked, data=data, split=split, rows=_slice(rows), worst=worst, seed=seed, resume=resume,
+        progress=not quiet,
+    )  # fmt: skip
     if json_:
         _print_json(found.result)
         return
@@ -248,6 +256,7 @@ def gaps(
     ] = "ais",
     compile_: Compiled = "auto",
     seed: Seed = None,
+    quiet: Quiet = False,
     json_: JSON = False,
 ) -> None:
     """Split log p(x) − ELBO into what the guide's family lacks and what its network lacks."""
@@ -256,7 +265,7 @@ def gaps(
 
     found, result = gaps_of_run(
         Run.open(run), split=split, rows=_slice(rows), samples=samples, method=method, compile=compile_,
-        seed=seed,
+        seed=seed, progress=not quiet,
     )  # fmt: skip
     if json_:
         _print_json(result)
@@ -284,6 +293,7 @@ def check(
     rows: Annotated[str | None, typer.Option(help="Rows whose posteriors are compared, as FIRST:LAST; models with a latent per row only. (default: 0:8)")] = None,
     calibrate: Annotated[bool, typer.Option("--calibrate/--no-calibrate", help="Spend what is left of the budget on simulated data.")] = True,
     seed: Seed = None,
+    quiet: Quiet = False,
     json_: JSON = False,
 ) -> None:  # fmt: skip
     """Can this fit be trusted? Fit or load, make every check that the budget allows, and say."""
@@ -304,7 +314,7 @@ def check(
         functions = load_program(identifiable) if identifiable else None
         found = check_jobs.check_programs(
             what, other, data, folder, identifiable=functions, steps=steps, lr=lr or 0.02, rows=_slice(rows),
-            budget=clock.left, calibrate=calibrate, seed=seed or 0,
+            budget=clock.left, calibrate=calibrate, seed=seed or 0, progress=not quiet,
         )  # fmt: skip
         title = what.rpartition(":")[2]
         page = write_check(found, folder / "report.html", title=title, identifiable=functions, seed=seed or 0)
@@ -315,12 +325,14 @@ def check(
         if other is not None:
             folder = out or Path("check")
             check_jobs.fit_for_check(
-                what, other, folder, steps=steps, lr=lr, budget=clock.left, seed=seed or 0
-            )
+                what, other, folder, steps=steps, lr=lr, budget=clock.left, seed=seed or 0,
+                progress=not quiet,
+            )  # fmt: skip
         opened = Run.open(folder)
         found = check_jobs.check_run(
-            opened, split=split, rows=_slice(rows), budget=clock.left, calibrate=calibrate, seed=seed
-        )
+            opened, split=split, rows=_slice(rows), budget=clock.left, calibrate=calibrate, seed=seed,
+            progress=not quiet,
+        )  # fmt: skip
         page = write_report([opened], folder / "report.html", title=folder.resolve().name)
     result = {**check_jobs.check_json(found), "report": str(page)}
     if json_:

@@ -47,7 +47,9 @@ STUDIES = (
 )
 
 
-def run_demo(out: Path, *, quick: bool = False, seed: int = 0, show: bool = True) -> dict[str, Any]:
+def run_demo(
+    out: Path, *, quick: bool = False, seed: int = 0, show: bool = True, progress: bool = True
+) -> dict[str, Any]:
     """Fit, compare and estimate; print three tables and what they show; write report.html.
 
     Args:
@@ -55,6 +57,7 @@ def run_demo(out: Path, *, quick: bool = False, seed: int = 0, show: bool = True
         quick: fewer steps and draws.
         seed: of everything random.
         show: whether to print anything but progress.
+        progress: whether to show how far it has come, on stderr.
 
     Returns:
         All results, as the commands' ``--json`` would give them.
@@ -76,7 +79,7 @@ def run_demo(out: Path, *, quick: bool = False, seed: int = 0, show: bool = True
         settings = settings_for(
             study.model, study.data, {"steps": steps, "seed": seed, **study.given}, study.options
         )
-        fitted = fit_run(settings, out / study.model, overwrite=True)
+        fitted = fit_run(settings, out / study.model, overwrite=True, progress=progress)
         run = Run.open(out / study.model)
         runs.append(run)
         say_warnings(run.warnings)
@@ -84,15 +87,17 @@ def run_demo(out: Path, *, quick: bool = False, seed: int = 0, show: bool = True
         compared = {}
         for reference in study.references:
             screen.print(f"  comparing with {reference} …")
-            found, compared[reference] = compare_run(run, against=reference, draws=draws, warmup=draws)
+            found, compared[reference] = compare_run(
+                run, against=reference, draws=draws, warmup=draws, progress=progress
+            )
             comparisons.append((f"{study.model} on {study.data}: SVI against {reference}", found))
         screen.print("  estimating log p(x) …")
         methods = ("exact", "is", "ais") if "exact" in study.references else ("is", "ais")
         asked = Asked(methods, samples=200 if quick else 1000, temperatures=50 if quick else 200)
-        estimated = evidence_of_run(run, asked, rows=study.rows)
+        estimated = evidence_of_run(run, asked, rows=study.rows, progress=progress)
         evidence = estimated.result["methods"]
         screen.print("  checking whether to trust it …")
-        checked = check_run(run, budget=QUICK_BUDGET if quick else study.budget)
+        checked = check_run(run, budget=QUICK_BUDGET if quick else study.budget, progress=progress)
         verdicts.append((f"{study.model} on {study.data}", checked))
         results[study.model] = {
             "fit": fitted,

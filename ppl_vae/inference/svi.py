@@ -202,7 +202,7 @@ def fit(
             one_thread(_work(leaves, batches, num_particles) < SMALL_WORK),
             # `layout` has run both programs with Pyro's checks on; they cost a quarter of a small step.
             pyro.validation_enabled(False),
-            progress_bar("SVI", num_steps, start=at.step, show=progress) as advance,
+            progress_bar("SVI", num_steps, start=at.step, open_ended=stop, show=progress) as advance,
         ):
             with keep_generator():
                 steps = stepper(
