@@ -22,6 +22,16 @@ from ppl_vae.inference.compiler import fall_back
 from ppl_vae.inference.gradients import Gradient
 from ppl_vae.inference.graph import Untraceable
 from ppl_vae.inference.native import NativeDensity
+from ppl_vae.inference.nutpie_densities import (
+    DRAWS,
+    Evaluate,
+    NotFinite,
+    Start,
+    import_nutpie,
+    mass_matrix,
+    native_model,
+    python_model,
+)
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -62,11 +72,7 @@ def sample_positions(
     """
     import xarray as xr
 
-    with warnings.catch_warnings():
-        # ArviZ 0.23, which nutpie imports, announces its successor.
-        warnings.simplefilter("ignore", FutureWarning)
-        import nutpie
-
+    nutpie = import_nutpie()
     raised: list[Exception] = []
     context, model, threads = _model(
         gradient, min(settings.chains, os.cpu_count() or 1), settings.seed, raised
@@ -81,13 +87,13 @@ def sample_positions(
             seed=settings.seed,
             target_accept=settings.target_accept,
             maxdepth=settings.max_tree_depth,
-            low_rank_modified_mass_matrix=low_rank,
+            **mass_matrix(low_rank),
             save_warmup=False,
             progress_bar=progress,
             blocking=False,
         )
         found = _wait(sampler, raised)
-    positions = found.posterior["position"].to_numpy()
+    positions = found.posterior[DRAWS].to_numpy()
     stats = xr.Dataset(
         {
             ours: (("chain", "draw"), found.sample_stats[theirs].to_numpy())
@@ -131,7 +137,7 @@ def _is_finished(sampler: Any) -> bool:
         return False
 
 
-def _start(dim: int, seed: int) -> Any:
+def _start(dim: int, seed: int) -> Start:
     """Starting points, uniform in [−2, 2] as Stan's and Pyro's."""
 
     def draw(chain_seed: int) -> np.ndarray:
@@ -148,47 +154,15 @@ def _model(
     if gradient.compiled is not None:
         try:
             native = NativeDensity(gradient.compiled, gradient.density.tensors, threads)
-            return native, _native_model(native, dim, seed), threads
+            return native, native_model(native, dim, _start(dim, seed)), threads
         except Untraceable as reason:
             fall_back("NUTS", reason, "calls its compiled gradient from Python, one chain at a time")
     # Python's lock lets one chain run at a time, and Pyro's handlers are not made for threads.
-    return nullcontext(), _python_model(gradient, dim, seed, raised), 1
+    return nullcontext(), python_model(dim, _evaluate(gradient, raised), _start(dim, seed)), 1
 
 
-class _Function:
-    """What nutpie expects of a compiled function: its address."""
-
-    def __init__(self, address: int) -> None:
-        self.address = address
-
-
-def _native_model(native: NativeDensity, dim: int, seed: int) -> Any:
-    from nutpie.compile_pymc import CompiledPyMCModel
-
-    # nutpie hands the address of this array on to the function as its last argument.
-    class _Context:
-        class ctypes:
-            data = native.context
-
-    return CompiledPyMCModel(
-        dims={},
-        compiled_logp_func=_Function(native.gradient),
-        compiled_expand_func=_Function(native.keep),
-        initial_point_func=_start(dim, seed),
-        shared_data={},
-        user_data=_Context,
-        n_expanded=dim,
-        shape_info=(["position"], [slice(0, dim)], [(dim,)]),
-        logp_func=None,
-        expand_func=None,
-        _n_dim=dim,
-        _shapes={"position": (dim,)},
-        _coords={},
-    )
-
-
-def _python_model(gradient: Gradient, dim: int, seed: int, raised: list[Exception]) -> Any:
-    from nutpie.compiled_pyfunc import from_pyfunc
+def _evaluate(gradient: Gradient, raised: list[Exception]) -> Evaluate:
+    """The gradient as nutpie calls it; what the program raises is kept, since nutpie keeps only its text."""
 
     def evaluate(position: np.ndarray) -> tuple[float, np.ndarray]:
         try:
@@ -198,24 +172,7 @@ def _python_model(gradient: Gradient, dim: int, seed: int, raised: list[Exceptio
             raise
         number, array = float(value), np.array(slope.detach().numpy(), dtype=np.float64, ndmin=1)
         if not (np.isfinite(number) and np.isfinite(array).all()):
-            raise _NotFinite
+            raise NotFinite
         return number, array
 
-    def keep(position: np.ndarray) -> dict[str, np.ndarray]:
-        return {"position": position.copy()}
-
-    return from_pyfunc(
-        dim,
-        lambda: evaluate,
-        lambda *_: keep,
-        [np.dtype(np.float64)],
-        [(dim,)],
-        ["position"],
-        make_initial_point_fn=_start(dim, seed),
-    )
-
-
-class _NotFinite(ValueError):
-    """Takes the sampler back, as a divergence does."""
-
-    is_recoverable = True
+    return evaluate
