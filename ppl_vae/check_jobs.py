@@ -13,8 +13,9 @@ from ppl_vae.diagnostics.compare import Identifiable
 from ppl_vae.diagnostics.fitting import FIT_SHARE, affordable_steps
 from ppl_vae.errors import InputError
 from ppl_vae.files import read_json
+from ppl_vae.fit_job import fit_run
 from ppl_vae.inference.terms import layout
-from ppl_vae.jobs import check_guide, fit_run, part_of, row_numbers
+from ppl_vae.jobs import check_guide, part_of, row_numbers
 from ppl_vae.rng import seeded
 from ppl_vae.run import Run, settings_for
 from ppl_vae.user_program import load_guide, load_program, read_arguments
@@ -90,7 +91,7 @@ def fit_for_check(
         progress: whether to show a progress bar on a terminal.
 
     Raises:
-        InputError: as `jobs.fit_run`, or if the budget is too short for a fit.
+        InputError: as `fit_job.fit_run`, or if the budget is too short for a fit.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(

@@ -126,7 +126,7 @@ def fit(
     json_: JSON = False,
 ) -> None:  # fmt: skip
     """Fit a model to data by stochastic variational inference (SVI)."""
-    from ppl_vae.jobs import fit_run
+    from ppl_vae.fit_job import fit_run
     from ppl_vae.run import settings_for
 
     if steps is not None and epochs is not None:

@@ -11,7 +11,8 @@ from ppl_vae.check_jobs import check_json, check_run
 from ppl_vae.diagnostics import Check, Comparison
 from ppl_vae.errors import InputError
 from ppl_vae.evidence_jobs import Asked, evidence_of_run
-from ppl_vae.jobs import compare_run, fit_run
+from ppl_vae.fit_job import fit_run
+from ppl_vae.jobs import compare_run
 from ppl_vae.run import Run, settings_for
 from ppl_vae.summary import say_comparison, say_evidence, say_fit, write_report
 from ppl_vae.tables import comparison_table, console, evidence_table, fit_table, say_check, say_warnings

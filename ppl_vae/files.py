@@ -11,6 +11,21 @@ from ppl_vae.errors import InputError
 
 __all__ = ["merge_json", "read_json", "write_json", "write_text", "write_whole"]
 
+# The parts of a check that have a file each in its folder (`diagnostics.check_files`).
+ANSWERS = ("svi", "reweighted", "exact", "nuts", "given")
+EVIDENCE = ("exact", "is")
+CALIBRATED = ("guide", "nuts")
+# All files that a check may leave in a folder; answers and evidence of other commands have other names.
+CHECK_FILES = (
+    "check.json",
+    "check-comparison.json",
+    "check-predictive.nc",
+    "check-collapse.nc",
+    *(f"check-posterior-{name}.nc" for name in ANSWERS),
+    *(f"check-evidence-{name}.nc" for name in EVIDENCE),
+    *(f"check-calibration-{name}.nc" for name in CALIBRATED),
+)
+
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Let ``write`` make a file beside ``path``, then rename it into place.

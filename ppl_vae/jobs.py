@@ -1,7 +1,5 @@
 """What the commands do with a run: fit it, compare it, and take its gap apart."""
 
-import csv
-import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,11 +13,10 @@ from ppl_vae.diagnostics import Comparison, Gaps, compare, gaps
 from ppl_vae.diagnostics.alternatives import alternatives
 from ppl_vae.errors import InputError
 from ppl_vae.evidence import Evidence
-from ppl_vae.files import write_json, write_text, write_whole
+from ppl_vae.files import write_json, write_whole
 from ppl_vae.foreign import foreign_draws
 from ppl_vae.guides import PerDatumNormal
-from ppl_vae.inference import annealing, exact, guide, importance, nuts, svi
-from ppl_vae.inference.checkpoint import save_parameters
+from ppl_vae.inference import annealing, exact, guide, importance, nuts
 from ppl_vae.inference.nuts import Mass, Sampler
 from ppl_vae.inference.sites import Layout
 from ppl_vae.inference.terms import layout
@@ -27,90 +24,16 @@ from ppl_vae.program import ExactEvidence, ExactPosterior
 from ppl_vae.report.figures import write_figure
 from ppl_vae.report.gap_figure import gap_bars
 from ppl_vae.rng import derived
-from ppl_vae.run import Run, prepare_folder
-from ppl_vae.settings import Settings, compile_option
+from ppl_vae.run import Run
+from ppl_vae.settings import compile_option
 
-__all__ = ["check_guide", "chosen_rows", "compare_run", "fit_run", "gaps_of_run", "part_of", "row_numbers"]
+__all__ = ["check_guide", "chosen_rows", "compare_run", "gaps_of_run", "part_of", "row_numbers"]
 
 MAX_ROWS = 8
 # Rows of a gap analysis.
 GAP_ROWS = 100
 # The mass matrix that follows correlations, where a sampler has one.
 MASS: Mapping[str, Mass] = {"nutpie": "low-rank", "pyro": "dense"}
-
-
-def fit_run(
-    settings: Settings, out: Path, *, resume: bool = False, overwrite: bool = False, progress: bool = True
-) -> dict[str, Any]:
-    """Fit by SVI into a run's folder.
-
-    Args:
-        settings: what to fit.
-        out: the folder.
-        resume: go on from its checkpoint.
-        overwrite: replace the run that it holds.
-        progress: whether to show a progress bar on a terminal.
-
-    Returns:
-        What ``--json`` prints: totals in nats, ``_mean`` per unit beside them.
-
-    Raises:
-        InputError: for anything that cannot be done; the folder is then left as it was.
-    """
-    run = Run.make(settings)
-    data = run.tensors("train")
-    held_out = None
-    if len(run.parts.get("validation", ())) and not isinstance(run.pair.guide, PerDatumNormal):
-        held_out = run.tensors("validation")
-    prepare_folder(out, settings, resume=resume, overwrite=overwrite)
-    fitted = svi.fit(
-        run.pair,
-        *data,
-        num_steps=settings.steps,
-        batch_size=settings.batch_size,
-        lr=settings.lr,
-        num_particles=settings.particles,
-        objective="iwae" if settings.objective == "iwae" else "elbo",
-        doubly_reparameterised=settings.doubly_reparameterised,
-        kl_warmup=settings.kl_warmup,
-        clip_norm=settings.clip_norm,
-        train="guide" if settings.train == "guide" else "both",
-        held_out=held_out,
-        refresh=run.epoch_data if run.is_dynamic else None,
-        average=0.0 if settings.stop else settings.average,
-        stop=settings.stop,
-        precision="bfloat16" if settings.precision == "bfloat16" else None,
-        compile=settings.compile_option,
-        seed=settings.seed,
-        checkpoint=out / "checkpoint",
-        resume=resume,
-        progress=progress,
-    )
-    save_parameters(run.pair, out / "parameters.safetensors")
-    write_text(out / "elbo.csv", _csv(("step", "elbo"), enumerate(fitted.elbo.tolist(), start=1)))
-    write_text(out / "held-out.csv", _csv(("step", "elbo_mean"), fitted.held_out.tolist()))
-    final = fitted.final
-    result = {
-        "elbo": final.value,
-        "elbo_std_error": final.std_error,
-        "elbo_mean": final.mean,
-        "reconstruction": final.reconstruction,
-        "kl": final.kl,
-        "kl_is_analytic": final.kl_is_analytic,
-        "num_units": final.num_units,
-        "objective": settings.objective,
-        "steps": fitted.steps,
-        "seconds": fitted.seconds,
-        "converged": fitted.converged,
-        "reason": fitted.reason,
-        "stopping": None if fitted.stopping is None else fitted.stopping.to_json(),
-        "engine": fitted.engine,
-        "compile_seconds": fitted.compile_seconds,
-        "warnings": list(run.warnings),
-        "out": str(out),
-    }
-    write_json(out / "fit.json", result)
-    return result
 
 
 def compare_run(
@@ -379,11 +302,3 @@ def json_records(table: pd.DataFrame) -> list[dict[str, Any]]:
         }
         for row in table.to_dict("records")
     ]
-
-
-def _csv(header: tuple[str, ...], rows: Any) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    return text.getvalue()

@@ -12,9 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from ppl_vae.data import Games, Rows, binarise, dequantise, dynamic_binarise, load, split, standardise
-from ppl_vae.diagnostics.check_files import CHECK_FILES
 from ppl_vae.errors import InputError
-from ppl_vae.files import write_text
+from ppl_vae.files import CHECK_FILES, write_text
 from ppl_vae.inference.checkpoint import load_parameters
 from ppl_vae.program import Pair
 from ppl_vae.rng import seeded

@@ -20,9 +20,10 @@ from ppl_vae.diagnostics.check import Check
 from ppl_vae.diagnostics.compare import compare
 from ppl_vae.diagnostics.verdict import Decision, Finding, Measures
 from ppl_vae.evidence import Evidence
+from ppl_vae.fit_job import fit_run
 from ppl_vae.inference.stopping import Check as Look
 from ppl_vae.inference.stopping import Stopping
-from ppl_vae.jobs import compare_run, fit_run
+from ppl_vae.jobs import compare_run
 from ppl_vae.posterior import Posterior
 from ppl_vae.report import Banner, Part, Picture, Section, Table, check_section, write_check, write_page
 from ppl_vae.report.calibration_figure import calibration_panels

@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 
+from ppl_vae.data import bundled
 from ppl_vae.data.games import Games, games_between
 from ppl_vae.data.images import read_fashion_mnist, read_mnist, read_svhn
 from ppl_vae.data.readers import SUFFIXES, read_file
@@ -68,35 +69,22 @@ def names() -> dict[str, DatasetInfo]:
 
 
 def _digits() -> Rows:
-    from sklearn.datasets import load_digits
-
-    bunch = load_digits()
+    table = bundled.read("digits")
     return Rows(
         name="digits",
-        values=(bunch.data / 16).astype(np.float32),
-        feature_names=tuple(bunch.feature_names),
+        values=(table.values / 16).astype(np.float32),
+        feature_names=table.feature_names,
         kind="grey",
         image_shape=(8, 8),
-        labels=bunch.target.astype(np.int64),
+        labels=table.labels,
         history=("scaled from 0..16 to [0, 1]",),
     )
 
 
-def _from_sklearn(name: str) -> Rows:
-    from sklearn import datasets
-
-    loaders = {
-        "iris": datasets.load_iris,
-        "wine": datasets.load_wine,
-        "breast-cancer": datasets.load_breast_cancer,
-    }
-    bunch = loaders[name]()
+def _real(name: str) -> Rows:
+    table = bundled.read(name)
     return Rows(
-        name=name,
-        values=bunch.data.astype(np.float64),
-        feature_names=tuple(str(feature) for feature in bunch.feature_names),
-        kind="real",
-        labels=bunch.target.astype(np.int64),
+        name=name, values=table.values, feature_names=table.feature_names, kind="real", labels=table.labels
     )
 
 
@@ -132,11 +120,11 @@ _ALL: tuple[tuple[DatasetInfo, _Read], ...] = (
     ),
     (
         DatasetInfo("iris", "rows", "150 x 4", "scikit-learn", f"Fisher 1936; {_UCI}"),
-        _here(partial(_from_sklearn, "iris")),
+        _here(partial(_real, "iris")),
     ),
     (
         DatasetInfo("wine", "rows", "178 x 13", "scikit-learn", f"Forina et al.; {_UCI}"),
-        _here(partial(_from_sklearn, "wine")),
+        _here(partial(_real, "wine")),
     ),
     (
         DatasetInfo(
@@ -146,7 +134,7 @@ _ALL: tuple[tuple[DatasetInfo, _Read], ...] = (
             "scikit-learn",
             f"Street, Wolberg and Mangasarian 1993; {_UCI}",
         ),
-        _here(partial(_from_sklearn, "breast-cancer")),
+        _here(partial(_real, "breast-cancer")),
     ),
     (
         DatasetInfo(

@@ -14,29 +14,15 @@ from ppl_vae.diagnostics.predictive import Predictive
 from ppl_vae.diagnostics.verdict import Decision, Finding, Measures
 from ppl_vae.errors import InputError
 from ppl_vae.evidence import Evidence
-from ppl_vae.files import read_json, write_json, write_whole
+from ppl_vae.files import ANSWERS, CALIBRATED, CHECK_FILES, EVIDENCE, read_json, write_json, write_whole
 from ppl_vae.posterior import Posterior
 
 if TYPE_CHECKING:
     from ppl_vae.diagnostics.check import Check
 
-__all__ = ["CHECK_FILES", "load_check", "save_check"]
+__all__ = ["load_check", "save_check"]
 
 T = TypeVar("T")
-
-ANSWERS = ("svi", "reweighted", "exact", "nuts", "given")
-EVIDENCE = ("exact", "is")
-CALIBRATED = ("guide", "nuts")
-# All files that a check may leave in a folder; answers and evidence of other commands have other names.
-CHECK_FILES = (
-    "check.json",
-    "check-comparison.json",
-    "check-predictive.nc",
-    "check-collapse.nc",
-    *(f"check-posterior-{name}.nc" for name in ANSWERS),
-    *(f"check-evidence-{name}.nc" for name in EVIDENCE),
-    *(f"check-calibration-{name}.nc" for name in CALIBRATED),
-)
 
 
 def save_check(found: Check, folder: Path) -> None:

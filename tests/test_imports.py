@@ -1,0 +1,45 @@
+"""What the first minute loads: heavy packages come when they are used, and not before."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HEAVY = ("matplotlib", "sklearn", "scipy.stats", "pandas", "xarray", "arviz_stats", "nutpie")
+
+LOADED = "import json, sys; print(json.dumps([name for name in {heavy} if name in sys.modules]))"
+
+
+def loaded_by(code: str, heavy: tuple[str, ...] = HEAVY) -> list[str]:
+    """Which of the packages a fresh process holds after this code."""
+    whole = f"{code}\n{LOADED.format(heavy=heavy)}"
+    result = subprocess.run([sys.executable, "-c", whole], capture_output=True, text=True, check=True)
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def test_the_command_line_itself_loads_no_torch() -> None:
+    assert loaded_by("import ppl_vae, ppl_vae.cli", (*HEAVY, "torch", "pyro")) == []
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "from ppl_vae.inference import svi, nuts, importance, annealing, bridge",
+        "import ppl_vae; ppl_vae.Pair, ppl_vae.PPCA, ppl_vae.VAE, ppl_vae.TrueSkill, ppl_vae.svi",
+        "from ppl_vae.data import load; load('wine'); load('iris'); load('digits')",
+    ],
+)
+def test_methods_models_and_data_load_nothing_heavy(code: str) -> None:
+    assert loaded_by(code) == []
+
+
+def test_a_whole_fit_loads_nothing_that_judges_or_draws(tmp_path: Path) -> None:
+    code = f"""
+from pathlib import Path
+from ppl_vae.fit_job import fit_run
+from ppl_vae.run import settings_for
+fit_run(settings_for("ppca", "iris", {{"steps": 3, "stop": False}}, {{}}), Path({str(tmp_path)!r}, "run"))
+"""
+    assert loaded_by(code) == []
