@@ -18,7 +18,8 @@ from ppl_vae.inference.terms import layout
 from ppl_vae.jobs import check_guide, part_of, row_numbers
 from ppl_vae.rng import seeded
 from ppl_vae.run import Run, settings_for
-from ppl_vae.user_program import load_guide, load_program, read_arguments
+from ppl_vae.user_data import read_arguments
+from ppl_vae.user_program import load_guide, load_program
 
 __all__ = ["check_json", "check_programs", "check_run", "fit_for_check"]
 
@@ -130,7 +131,7 @@ def check_programs(
 
     Args:
         model, guide: as ``FILE.py:NAME``; the guide may also be an AutoGuide's family.
-        data: files of the programs' arguments; see `user_program.read_arguments`.
+        data: files of the programs' arguments; see `user_data.read_arguments`.
         out: the folder.
         identifiable: functions of the latents to compare; see `check`.
         steps: the most steps of SVI.

@@ -6,7 +6,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -45,9 +45,10 @@ def main() -> None:
     warnings.showwarning = _note  # type: ignore[assignment]
     try:
         app()
-    except (InputError, OSError) as error:
-        print(f"ppl-vae: {error}", file=sys.stderr)
-        sys.exit(2)
+    except InputError as error:
+        _complain(error)
+    except (Exception, SystemExit) as error:
+        _complain(_users_fault(error))
     except _Interrupted:
         print(
             "ppl-vae: interrupted; `fit` and `evidence` go on from their last checkpoint with --resume",
@@ -56,6 +57,21 @@ def main() -> None:
         sys.exit(130)
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def _complain(text: object) -> NoReturn:
+    print(f"ppl-vae: {text}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _users_fault(error: BaseException) -> object:
+    """What to say of an exception that a user's program or the system raised; any other is raised again."""
+    program = sys.modules.get("ppl_vae.user_program")
+    if program is not None and (line := program.blamed(error)) is not None:
+        return line
+    if isinstance(error, OSError):
+        return error
+    raise error
 
 
 def _note(message: Warning | str, *_: object) -> None:

@@ -71,7 +71,8 @@ class Run:
         """
         device = device_of(settings.device)
         chosen = model_class(settings.model)
-        source = load(settings.data, data_dir=Path(settings.data_dir) if settings.data_dir else None)
+        data_dir = Path(settings.data_dir) if settings.data_dir else None
+        source = load(settings.data, data_dir=data_dir, games=chosen.data_type is Games)
         if not isinstance(source, chosen.data_type):
             has = "a table of games" if isinstance(source, Games) else "rows of features"
             needs = "games (winner, loser)" if chosen.data_type is Games else "rows of features"
@@ -181,7 +182,7 @@ class Run:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What preprocessing had to say, each once."""
-        return self.source.warnings if isinstance(self.source, Rows) else ()
+        return self.source.warnings
 
 
 def settings_for(model: str, data: str, given: Mapping[str, Any], options: Mapping[str, Any]) -> Settings:

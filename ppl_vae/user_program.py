@@ -1,24 +1,19 @@
-"""A user's own Pyro programs and data, named on the command line: ``my.py:model``."""
+"""A user's own Pyro programs, named on the command line: ``my.py:model``."""
 
 import importlib.util
-import inspect
 import sys
 import traceback
-from collections.abc import Callable, Sequence
-from itertools import takewhile
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
-import pandas as pd
-import torch
-from torch import Tensor
-
 from ppl_vae.errors import InputError
 
-__all__ = ["is_program", "load_guide", "load_program", "read_arguments"]
+__all__ = ["blamed", "is_program", "load_guide", "load_program"]
 
+# Of the names that users' files have as modules.
+PREFIX = "_ppl_vae_user_"
 # AutoGuides by the name of their family, for who has written none.
 AUTO_GUIDES = {
     "mean-field": "AutoNormal",
@@ -72,38 +67,8 @@ def load_guide(text: str, model: Callable[..., Any]) -> Callable[..., Any]:
     return guide
 
 
-def read_arguments(paths: Sequence[str], model: Callable[..., Any]) -> tuple[Tensor, ...]:
-    """The model's arguments from files.
-
-    One file may hold them all: a ``.csv`` whose columns, or an ``.npz`` whose arrays, have the names of the
-    model's parameters. Otherwise each file is one argument, in order: a ``.csv`` with a header is a matrix
-    (or a vector, if it has one column), a ``.npy`` an array. Reals and all numbers of a ``.csv`` get torch's
-    default precision; whole numbers in arrays stay whole.
-
-    Raises:
-        InputError: for a file that cannot be read or holds something else than finite numbers, and for
-            another number of arguments than the model takes.
-    """
-    names = _parameters(model)
-    read = [_read(Path(path)) for path in paths]
-    required = _parameters(model, required=True)
-    if len(read) == 1 and required and set(required) <= read[0].keys():
-        # An argument with a default may be left out, and nothing after it can then be given.
-        given = takewhile(lambda name: name in read[0], names)
-        found = [read[0][name] for name in given]
-    else:
-        found = [_joined(path, columns) for path, columns in zip(paths, read, strict=True)]
-    least = len(required)
-    if not least <= len(found) <= max(len(names), least) and names:
-        raise InputError(
-            f"the model takes {_count(names)} ({', '.join(names)}) and --data gave {len(found)}: give one "
-            "file for each, or one .csv or .npz with these names"
-        )
-    return tuple(_tensor(values) for values in found)
-
-
 def _module(path: Path) -> ModuleType:
-    name = f"_ppl_vae_user_{path.stem}_{abs(hash(str(path)))}"
+    name = f"{PREFIX}{path.stem}_{abs(hash(str(path)))}"
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
@@ -115,14 +80,30 @@ def _module(path: Path) -> ModuleType:
     sys.path.insert(0, str(path.parent))
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # whatever the user's file raises
+    except (Exception, SystemExit) as error:  # whatever the user's file raises
         del sys.modules[name]
-        raise InputError(
-            f"{path} does not run: {_where(error, path)}{type(error).__name__}: {error}"
-        ) from error
+        raise InputError(f"{path} does not run: {_where(error, path)}{_said(error)}") from error
     finally:
         sys.path.remove(str(path.parent))
     return module
+
+
+def blamed(error: BaseException) -> str | None:
+    """What a user's program raised, in one line: file, line and exception; None if it raised nothing.
+
+    Args:
+        error: any exception. What it was raised from is looked at, too.
+    """
+    files = {module.__file__ for name, module in sys.modules.items() if name.startswith(PREFIX)}
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        frames = [frame for frame in traceback.extract_tb(cause.__traceback__) if frame.filename in files]
+        if frames:
+            return f"{_shown(frames[-1].filename)}, line {frames[-1].lineno}: {_said(cause)}"
+        cause = cause.__cause__ or cause.__context__
+    return None
 
 
 def _where(error: BaseException, path: Path) -> str:
@@ -134,69 +115,15 @@ def _where(error: BaseException, path: Path) -> str:
     return f"line {lines[-1]}: " if lines else ""
 
 
-def _parameters(model: Callable[..., Any], *, required: bool = False) -> list[str]:
-    """Names of positional parameters; none where they cannot be told."""
-    target = model.forward if isinstance(model, torch.nn.Module) else model
-    try:
-        parameters = inspect.signature(target).parameters.values()
-    except (TypeError, ValueError):
-        return []
-    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    empty = inspect.Parameter.empty
-    return [p.name for p in parameters if p.kind in kinds and (p.default is empty or not required)]
+def _said(error: BaseException) -> str:
+    """An exception's type and the first line of its message."""
+    if isinstance(error, SystemExit):
+        return f"it ends Python itself (SystemExit: {error.code})"
+    text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def _read(path: Path) -> dict[str, np.ndarray]:
-    """A file's arrays, or its columns, by name."""
-    if not path.is_file():
-        raise InputError(f"there is no file {path}")
-    try:
-        if path.suffix == ".csv":
-            return _columns(path)
-        if path.suffix == ".npy":
-            return {"": np.load(path, allow_pickle=False)}
-        if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as archive:
-                return {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, EOFError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path} cannot be read: {error}") from error
-    raise InputError(f"{path} cannot be read; data are .csv, .npy or .npz files")
-
-
-def _columns(path: Path) -> dict[str, np.ndarray]:
-    try:
-        table = pd.read_csv(path, skipinitialspace=True)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is no table: {error}") from error
-    for column in table:
-        numbers = pd.to_numeric(table[column], errors="coerce")
-        if len(bad := np.flatnonzero(~np.isfinite(numbers.to_numpy(dtype=float)))):
-            value = table[column].iloc[bad[0]]
-            raise InputError(f"{path}, row {bad[0] + 1}, column {column}: {str(value)!r} is no finite number")
-        table[column] = numbers
-    # Whole measurements, such as 28 or -3, are reals that happen to be whole.
-    return {str(column): table[column].to_numpy(dtype=float) for column in table}
-
-
-def _joined(path: str, arrays: dict[str, np.ndarray]) -> np.ndarray:
-    """One argument from one file."""
-    if len(arrays) == 1:
-        return next(iter(arrays.values()))
-    if Path(path).suffix == ".npz":
-        raise InputError(
-            f"{path} holds several arrays ({', '.join(arrays)}), none of them named as the model's parameters"
-        )
-    return np.stack(list(arrays.values()), axis=1)
-
-
-def _tensor(values: np.ndarray) -> Tensor:
-    if values.dtype.kind not in "biuf":
-        raise InputError(f"the data hold values of type {values.dtype}; a model takes numbers")
-    found = torch.tensor(values)
-    return found.to(torch.get_default_dtype()) if found.is_floating_point() else found.long()
-
-
-def _count(names: Sequence[str]) -> str:
-    return f"{len(names)} argument" + ("" if len(names) == 1 else "s")
+def _shown(file: str) -> str:
+    """A file as the user would type it."""
+    path = Path(file)
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else file

@@ -15,6 +15,13 @@ def model(y):
     with pyro.plate("data", len(y)):
         pyro.sample("y", dist.Normal(mu, 1.0), obs=y)
 
+def raises(y):
+    mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
+    raise KeyError("[/oops]")
+
+def leaves(y):
+    raise SystemExit(3)
+
 def blind(y):
     pass
 
@@ -55,6 +62,8 @@ def test_own_programs_are_fitted_and_judged(folder):
     [
         (("my.py:model", "my.py:blind", "--data", "x.csv"), "misses the model's latent sites mu"),
         (("my.py:prior_only", "my.py:guide", "--data", "x.csv"), "observes nothing"),
+        (("my.py:raises", "mean-field", "--data", "x.csv"), "my.py, line 12: KeyError: '[/oops]'"),
+        (("my.py:leaves", "mean-field", "--data", "x.csv"), "my.py, line 15: it ends Python itself"),
         (("my.py:model", "my.py:guide", "--data", "x.csv", "--budget", "10ms"), "is no time"),
         (("my.py:model", "my.py:guide", "--data", "x.csv", "--budget", "0.01s"), "the least that works"),
         (("my.py:model",), "needs a guide and --data"),

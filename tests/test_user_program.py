@@ -1,11 +1,9 @@
 """A user's own programs and data, as they are named on the command line."""
 
-import numpy as np
 import pytest
-import torch
 
 from ppl_vae import InputError
-from ppl_vae.user_program import is_program, load_guide, load_program, read_arguments
+from ppl_vae.user_program import blamed, is_program, load_guide, load_program
 
 PROGRAM = """
 import torch, pyro, pyro.distributions as dist
@@ -71,51 +69,47 @@ def test_file_that_does_not_run_says_where(tmp_path, text, message):
         load_program(f"{tmp_path}/broken.py:f")
 
 
-def test_columns_are_arguments_by_name(folder):
-    model = load_program(f"{folder}/my.py:model")
-    (folder / "d.csv").write_text("school,y,sigma\n1,28,15\n2,8,10\n")
-    sigma, y = read_arguments([f"{folder}/d.csv"], model)
-    assert sigma.tolist() == [15.0, 10.0]
-    assert y.tolist() == [28.0, 8.0]
-    assert y.dtype == torch.get_default_dtype()
+@pytest.mark.parametrize("text", ["import sys\nsys.exit(3)\n", "x = 1\nraise SystemExit\n", "\nexit()\n"])
+def test_file_that_ends_python_says_where(tmp_path, text):
+    (tmp_path / "ends.py").write_text(text)
+    with pytest.raises(InputError, match="line 2: it ends Python itself"):
+        load_program(f"{tmp_path}/ends.py:model")
 
 
-def test_files_are_arguments_in_order(folder):
-    model = load_program(f"{folder}/my.py:model")
-    np.save(folder / "a.npy", np.array([1.0, 2.0]))
-    np.save(folder / "b.npy", np.array([1, 2]))
-    first, second = read_arguments([f"{folder}/a.npy", f"{folder}/b.npy"], model)
-    assert first.dtype == torch.get_default_dtype()
-    assert second.dtype == torch.long
+RAISING = """
+def helper(x):
+    {body}
 
-
-def test_table_of_other_columns_is_one_matrix(folder):
-    one = load_program(f"{folder}/my.py:one")
-    (folder / "d.csv").write_text("a,b\n1,2\n3,4\n5,6\n")
-    (x,) = read_arguments([f"{folder}/d.csv"], one)
-    assert x.shape == (3, 2)
-    (folder / "d.csv").write_text("a\n1\n3\n")
-    assert read_arguments([f"{folder}/d.csv"], one)[0].shape == (2,)
+def model(x):
+    return helper(x)
+"""
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    ("body", "said"),
     [
-        ("sigma,y\n1,2\n3,high\n", "row 2, column y: 'high'"),
-        ("sigma,y\n1,2\n3,\n", "row 2, column y: 'nan'"),
-        ("", "no table"),
-        ("a\n1\n", "takes 3 arguments .sigma, y, scale. and --data gave 1"),
+        ("raise KeyError('oops')", "raises.py, line 3: KeyError: 'oops'"),
+        ("raise OSError('no room')", "raises.py, line 3: OSError: no room"),
+        ("raise SystemExit(4)", "raises.py, line 3: it ends Python itself (SystemExit: 4)"),
+        ("return x + [1]", "raises.py, line 3: TypeError: "),
+        ("raise ValueError('a\\nb')", "raises.py, line 3: ValueError: a"),
     ],
 )
-def test_bad_tables_are_refused(folder, content, message):
-    model = load_program(f"{folder}/my.py:model")
-    (folder / "d.csv").write_text(content)
-    with pytest.raises(InputError, match=message):
-        read_arguments([f"{folder}/d.csv"], model)
+def test_a_programs_exception_is_told_in_a_line(tmp_path, monkeypatch, body, said):
+    (tmp_path / "raises.py").write_text(RAISING.format(body=body))
+    monkeypatch.chdir(tmp_path)
+    model = load_program("raises.py:model")
+    with pytest.raises(BaseException, match=r".") as caught:
+        model(1)
+    assert blamed(caught.value).startswith(said)
+    assert "\n" not in blamed(caught.value)
+    wrapped = RuntimeError("a worker failed")
+    wrapped.__cause__ = caught.value
+    assert blamed(wrapped).startswith(said)
 
 
-def test_pickles_are_not_loaded(folder):
-    model = load_program(f"{folder}/my.py:one")
-    np.save(folder / "p.npy", np.array([{}], dtype=object), allow_pickle=True)
-    with pytest.raises(InputError, match="cannot be read"):
-        read_arguments([f"{folder}/p.npy"], model)
+def test_exceptions_of_others_are_nobodys(folder):
+    load_program(f"{folder}/my.py:model")
+    with pytest.raises(ZeroDivisionError) as caught:
+        _ = 1 / 0
+    assert blamed(caught.value) is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Games", "games_between"]
 
+_NAMED_AT_MOST = 5
+
 
 @dataclass(frozen=True, eq=False)
 class Games:
@@ -24,6 +27,7 @@ class Games:
         winners: shape (num_games,), int64 positions in `players`.
         losers: shape (num_games,), int64 positions in `players`.
         players: names, in order of first appearance.
+        warnings: what the user should know about it, one sentence each.
 
     Raises:
         ValueError: the shapes do not agree, or a position is no player's.
@@ -33,6 +37,7 @@ class Games:
     winners: NDArray[np.int64]
     losers: NDArray[np.int64]
     players: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.winners.ndim != 1 or self.winners.shape != self.losers.shape:
@@ -68,6 +73,9 @@ def games_between(
 ) -> Games:
     """Number the players of games given by name, in order of first appearance.
 
+    Names are compared in composed Unicode (NFC). Those that still look alike stay apart and are named in
+    `warnings`: other case or spaces, compatible letters, invisible characters, 2 and 2.0.
+
     Args:
         name: what to call the games.
         winners: names, shape (num_games,); white space around a name is no part of it.
@@ -78,7 +86,34 @@ def games_between(
     # Interleaved, so that "first" runs through the games and not through one column after the other.
     both = np.stack([np.asarray(winners, dtype=object), np.asarray(losers, dtype=object)], axis=1)
     codes, raw = pd.factorize(both.ravel())
-    # Stripping the few distinct names is cheaper than stripping every cell, but may merge some.
-    merged, players = pd.factorize(np.array([str(player).strip() for player in raw], dtype=object))
+    # Normalising the few distinct names is cheaper than normalising every cell, but may merge some.
+    merged, players = pd.factorize(np.array([_normal(str(player)) for player in raw], dtype=object))
     pairs = merged[codes].astype(np.int64).reshape(-1, 2)
-    return Games(name, pairs[:, 0].copy(), pairs[:, 1].copy(), tuple(str(player) for player in players))
+    named = tuple(str(player) for player in players)
+    return Games(name, pairs[:, 0].copy(), pairs[:, 1].copy(), named, _look_alikes(named))
+
+
+def _normal(player: str) -> str:
+    return unicodedata.normalize("NFC", player).strip()
+
+
+def _look_alikes(players: Sequence[str]) -> tuple[str, ...]:
+    """A warning that names players whom a reader would take for one."""
+    alike: dict[str, list[str]] = {}
+    for player in players:
+        alike.setdefault(_appearance(player), []).append(player)
+    groups = [group for group in alike.values() if len(group) > 1]
+    if not groups:
+        return ()
+    shown = "; ".join(" and ".join(repr(player) for player in group) for group in groups[:_NAMED_AT_MOST])
+    more = f"; and {len(groups) - _NAMED_AT_MOST} more" if len(groups) > _NAMED_AT_MOST else ""
+    return (f"these players look alike and count as different ones: {shown}{more}",)
+
+
+def _appearance(player: str) -> str:
+    """What names that look the same have in common."""
+    folded = unicodedata.normalize("NFKC", player).casefold()
+    visible = "".join(letter for letter in folded if unicodedata.category(letter) != "Cf")
+    text = " ".join(visible.split())
+    # An identifier that a spreadsheet wrote as a real number.
+    return text[: -len(".0")] if text.endswith(".0") and text[: -len(".0")].isdigit() else text

@@ -39,7 +39,9 @@ class DatasetInfo:
     reference: str
 
 
-def load(source: str, *, data_dir: Path | None = None, download: bool = True) -> Rows | Games:
+def load(
+    source: str, *, data_dir: Path | None = None, download: bool = True, games: bool = False
+) -> Rows | Games:
     """Load a named data set, or read a file.
 
     Args:
@@ -47,6 +49,7 @@ def load(source: str, *, data_dir: Path | None = None, download: bool = True) ->
         data_dir: where torchvision's data sets are kept, laid out as torchvision does; by default the
             folder ppl_vae in $XDG_CACHE_HOME or ~/.cache.
         download: whether a torchvision data set may be downloaded when it is not there.
+        games: whether a table must hold games, so that it is told which columns it lacks.
 
     Raises:
         InputError: no such name or file, contents that cannot be used (see `ppl_vae.data.readers`), or a
@@ -56,7 +59,7 @@ def load(source: str, *, data_dir: Path | None = None, download: bool = True) ->
         return _NAMED[source][1](data_dir, download)
     path = Path(source).expanduser()
     if path.exists() or path.suffix.lower() in SUFFIXES:
-        return read_file(path)
+        return read_file(path, games=games)
     raise InputError(
         f"There is no data set and no file '{source}': the data sets are {', '.join(_NAMED)}, and the path "
         "of a file must end in .npy, .npz or .csv."

@@ -15,13 +15,13 @@ from ppl_vae.data.rows import Floats, Rows, kind_of
 from ppl_vae.data.tables import read_csv
 from ppl_vae.errors import InputError
 
-__all__ = ["SUFFIXES", "read_file"]
+__all__ = ["DAMAGED", "SUFFIXES", "read_file"]
 
 SUFFIXES = (".npy", ".npz", ".csv")
 
 # What a truncated or garbled file makes NumPy and zipfile raise; MemoryError stands for a shape that
 # noise in a header made up.
-_DAMAGED = (
+DAMAGED = (
     ArithmeticError,
     EOFError,
     LookupError,
@@ -37,7 +37,7 @@ _DAMAGED = (
 )
 
 
-def read_file(path: Path) -> Rows | Games:
+def read_file(path: Path, *, games: bool = False) -> Rows | Games:
     """Read a data file.
 
     - `.npy`: a numeric array of shape (num_rows, num_features).
@@ -46,6 +46,10 @@ def read_file(path: Path) -> Rows | Games:
     - `.csv`: see `ppl_vae.data.tables.read_csv`.
 
     Pickled objects are never loaded. Integers and booleans become float64.
+
+    Args:
+        path: the file.
+        games: whether nothing but games will do.
 
     Raises:
         InputError: no such file, a folder, another ending, an unreadable or damaged file, or contents
@@ -57,7 +61,7 @@ def read_file(path: Path) -> Rows | Games:
         raise InputError(f"There is no file {path}.")
     suffix = path.suffix.lower()
     if suffix == ".csv":
-        return read_csv(path)
+        return read_csv(path, games=games)
     if suffix not in SUFFIXES:
         raise InputError(f"{path} cannot be read: a data file must end in {_listed(SUFFIXES)}.")
     try:
@@ -66,7 +70,7 @@ def read_file(path: Path) -> Rows | Games:
         raise
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}.") from None
-    except _DAMAGED as error:
+    except DAMAGED as error:
         if "Object arrays" in str(error):
             raise InputError(f"{path} holds Python objects: only arrays of numbers are read.") from None
         raise InputError(f"{path} is damaged or no {suffix} file.") from None

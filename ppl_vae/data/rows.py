@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ppl_vae.data.precision import merged_columns
+from ppl_vae.errors import InputError
+
 if TYPE_CHECKING:
     import torch
 
@@ -74,8 +77,17 @@ class Rows:
         """The data as a program receives them: one tensor of shape (num_rows, num_features).
 
         It shares memory with `values` where the dtype allows, so that large images are held once.
+
+        Raises:
+            InputError: for float32 that could not hold a feature's values apart.
         """
         import torch
+
+        if dtype == torch.float32 and len(merged := merged_columns(self.values)):
+            raise InputError(
+                f"{self.name}, feature {self.feature_names[merged[0]]}: its values differ by less than "
+                "float32, in which this model computes, can hold; standardise the features (--standardize)."
+            )
 
         # torch warns about read-only arrays and refuses negative strides.
         values = np.require(self.values, requirements=["C", "W"])

@@ -4,32 +4,59 @@ Two readers share the work: a fast one for the whole file, and a careful one tha
 when something is amiss and names the first cell at fault.
 """
 
+from __future__ import annotations
+
 import csv
 import math
+import unicodedata
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ppl_vae.data.games import Games, games_between
 from ppl_vae.data.rows import Floats, Rows, kind_of
 from ppl_vae.errors import InputError
 
-__all__ = ["read_csv"]
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Cells", "read_cells", "read_csv"]
 
 
-def read_csv(path: Path) -> Rows | Games:
+# Columns that say more of a game than who won, and what may stand in them because it says nothing more.
+_NO_DRAW = frozenset({"", "0", "0.0", "false", "no"})
+_ONCE = frozenset({"1", "1.0"})
+_SPEAKING = {
+    **dict.fromkeys(("draw", "draws", "drawn", "is_draw", "tie", "ties", "tied", "is_tie"), _NO_DRAW),
+    **dict.fromkeys(("result", "outcome"), frozenset({"1", "1.0", "1-0", "win", "won"})),
+    **dict.fromkeys(("count", "counts", "games", "num_games", "times", "weight", "weights"), _ONCE),
+}
+# Names under which programs write that there is none. A person may be called Nan or Null.
+_NOBODY = frozenset({"NA", "N/A", "n/a", "<NA>", "#N/A", "#NA", "NaN", "nan", "-NaN", "-nan", "NULL", "null",
+                     "None", "none", "-", "?"})  # fmt: skip
+
+
+def read_csv(path: Path, *, games: bool = False) -> Rows | Games:
     """Read rows of features, or games when the header has columns `winner` and `loser` (any case).
 
     Rows: a header of feature names, or none when the first line is all numbers (then x1, x2, …); every
-    other cell a finite number. Games: one a line, players by name or number; other columns are ignored.
-    UTF-8 with or without a byte-order mark; blank lines are skipped.
+    other cell a finite number. Games: one a line, players by name or number; other columns are ignored, but
+    for those that speak of draws, results or counts. UTF-8 with or without a byte-order mark; blank lines are
+    skipped.
+
+    Args:
+        path: the file.
+        games: whether nothing but games will do, so that a missing column is said to be one.
 
     Raises:
         InputError: no rows; a missing or doubled column; an empty or non-numeric cell, NaN or an infinite
-            number; a row of another length; a player beating itself; no UTF-8 text; an unreadable file.
+            number; a row of another length; a player beating itself or of no name; a draw, or a game that
+            counts several times; a header among the rows; no UTF-8 text; an unreadable file.
     """
     try:
         head = list(islice(_records(path), 2))
@@ -42,7 +69,7 @@ def read_csv(path: Path) -> Rows | Games:
             if len(head) < 2:
                 raise InputError(f"{path} has a header but no rows: at least one is needed.")
         columns = [name.casefold() for name in header or ()]
-        if header is not None and ("winner" in columns or "loser" in columns):
+        if header is not None and (games or "winner" in columns or "loser" in columns):
             return _read_games(path, header)
         if header is not None:
             _check_names(path, head[0][0], header)
@@ -51,6 +78,74 @@ def read_csv(path: Path) -> Rows | Games:
         raise InputError(f"{path} is not UTF-8 text: save it as CSV in UTF-8.") from None
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}.") from None
+
+
+@dataclass(frozen=True, eq=False)
+class Cells:
+    """A table as it stands in a file; each column becomes numbers when it is asked for.
+
+    Attributes:
+        path: the file.
+        names: one a column, in composed Unicode; x1, x2, … where the file has no header.
+        table: the cells.
+    """
+
+    path: Path
+    names: tuple[str, ...]
+    table: pd.DataFrame
+
+    def numbers(self, place: int) -> NDArray[Any]:
+        """A column as finite numbers; whole ones and booleans as int64.
+
+        Raises:
+            InputError: naming the first cell that is no finite number.
+        """
+        import pandas as pd
+
+        column = self.table.iloc[:, place]
+        numbers = pd.to_numeric(column, errors="coerce")
+        finite = np.isfinite(numbers.to_numpy(dtype=float))
+        if not finite.all():
+            row = int(np.flatnonzero(~finite)[0])
+            cell = column.iloc[row]
+            found = "the cell is empty" if cell != cell else f"{str(cell)!r} is no finite number"
+            raise InputError(f"{self.path}, row {row + 1}, column {self.names[place]}: {found}")
+        return numbers.to_numpy(dtype=np.int64 if numbers.dtype.kind in "bi" else np.float64)
+
+
+def read_cells(path: Path) -> Cells:
+    """Read a table whose columns may be of any kind; a first line of numbers alone is no header.
+
+    Raises:
+        InputError: no rows, a row of another length, no UTF-8 text, or an unreadable file.
+    """
+    import pandas as pd
+
+    try:
+        head = list(islice(_records(path), 2))
+        if not head:
+            raise InputError(f"{path} is empty: a header and at least one row are needed")
+        first = head[0][1]
+        named = any(_number(cell) is None for cell in first)
+        if named and len(head) < 2:
+            raise InputError(f"{path} has a header but no rows: at least one is needed")
+        with path.open(encoding="utf-8-sig", newline="") as handle:
+            if named:
+                _skip_header(handle)
+            try:
+                table = pd.read_csv(handle, header=None, skipinitialspace=True)
+            except ValueError:
+                table = None
+        if table is None or table.shape[1] != len(first):
+            for line, cells in _records(path):
+                _check_width(path, line, cells, len(first))
+            raise InputError(f"{path} is no table of {len(first)} columns")
+    except UnicodeDecodeError:
+        raise InputError(f"{path} is not UTF-8 text: save it as CSV in UTF-8") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
+    names = first if named else [f"x{place}" for place in range(1, len(first) + 1)]
+    return Cells(path, tuple(unicodedata.normalize("NFC", name) for name in names), table)
 
 
 def _read_rows(path: Path, header: list[str] | None, width: int) -> Rows:
@@ -65,14 +160,41 @@ def _read_rows(path: Path, header: list[str] | None, width: int) -> Rows:
 def _read_games(path: Path, header: list[str]) -> Games:
     """The winner and loser columns are the players."""
     columns = [name.casefold() for name in header]
-    for wanted in ("winner", "loser"):
-        if wanted not in columns:
-            raise InputError(f"{path} has no column '{wanted}': games need the columns winner and loser.")
+    if missing := [wanted for wanted in ("winner", "loser") if wanted not in columns]:
+        raise InputError(
+            f"{path} has no column '{missing[0]}': games need the columns winner and loser, and it has "
+            f"{_listed(header)}."
+        )
     winner, loser = columns.index("winner"), columns.index("loser")
-    games = _fast_games(path, len(header), winner, loser)
-    if games is None or "" in games.players or np.any(games.winners == games.losers):
-        games = _careful_games(path, header, winner, loser)
-    return games
+    cells = _fast_games(path, len(header))
+    if cells is None or _is_amiss(cells[:, winner], cells[:, loser]):
+        cells = _careful_games(path, header, winner, loser)
+    for place, name in enumerate(columns):
+        if name in _SPEAKING:
+            _check_silent(path, header[place], cells[:, place], _SPEAKING[name])
+    return games_between(path.name, cells[:, winner], cells[:, loser])
+
+
+def _is_amiss(winners: NDArray[Any], losers: NDArray[Any]) -> bool:
+    """Whether the careful reader has something to say about these players."""
+    import pandas as pd
+
+    players = {str(player).strip() for side in (winners, losers) for player in pd.unique(side)}
+    if players & (_NOBODY | {""}) or {"winner", "loser"} & {player.casefold() for player in players}:
+        return True
+    games = games_between("", winners, losers)
+    return bool(np.any(games.winners == games.losers))
+
+
+def _check_silent(path: Path, column: str, cells: NDArray[Any], allowed: frozenset[str]) -> None:
+    """Refuse a column that would change what the games mean and that no model reads."""
+    for row, cell in enumerate(cells, start=1):
+        if str(cell).strip().casefold() not in allowed:
+            raise InputError(
+                f"{path}, game {row}, column '{column}': {str(cell).strip()!r} would be ignored, for a game "
+                "is one win of the winner; leave draws out, write a game once for every time it counts, and "
+                "drop the column."
+            )
 
 
 def _fast_numbers(path: Path, skip: bool) -> Floats | None:
@@ -100,8 +222,8 @@ def _careful_numbers(path: Path, names: tuple[str, ...], skip: bool) -> Floats:
     return np.array(values, dtype=np.float64)
 
 
-def _fast_games(path: Path, width: int, winner: int, loser: int) -> Games | None:
-    """The games as they stand, or None where pandas' reader objects."""
+def _fast_games(path: Path, width: int) -> NDArray[Any] | None:
+    """The games' cells, shape (games, columns), or None where pandas' reader objects."""
     import pandas as pd
 
     with path.open(encoding="utf-8-sig", newline="") as handle:
@@ -114,24 +236,31 @@ def _fast_games(path: Path, width: int, winner: int, loser: int) -> Games | None
     # such a row or an empty last cell needs the second look.
     if cells.shape[1] != width or (width > 2 and bool((cells[width - 1] == "").any())):
         return None
-    return games_between(path.name, cells[winner].to_numpy(object), cells[loser].to_numpy(object))
+    return cells.to_numpy(object)
 
 
-def _careful_games(path: Path, header: list[str], winner: int, loser: int) -> Games:
-    """The games, record by record; raises InputError at the first one at fault."""
-    winners, losers = [], []
+def _careful_games(path: Path, header: list[str], winner: int, loser: int) -> NDArray[Any]:
+    """The games' cells, record by record; raises InputError at the first one at fault."""
+    names = [name.casefold() for name in header]
+    games = []
     for line, cells in islice(_records(path), 1, None):
         _check_width(path, line, cells, len(header))
+        if [cell.casefold() for cell in cells] == names:
+            raise InputError(f"{path}, row {line} is the header again: a file has one, in its first row.")
         for column in (winner, loser):
             if not cells[column]:
                 _refuse_cell(path, line, header[column], "", None)
-        if cells[winner] == cells[loser]:
+            if cells[column] in _NOBODY:
+                raise InputError(
+                    f"{path}, row {line}, column '{header[column]}': '{cells[column]}' stands for a missing "
+                    "name; drop the game, or spell the player otherwise."
+                )
+        if unicodedata.normalize("NFC", cells[winner]) == unicodedata.normalize("NFC", cells[loser]):
             raise InputError(
                 f"{path}, row {line}: '{cells[winner]}' is both winner and loser; a game has two players."
             )
-        winners.append(cells[winner])
-        losers.append(cells[loser])
-    return games_between(path.name, winners, losers)
+        games.append(cells)
+    return np.array(games, dtype=object)
 
 
 def _records(path: Path) -> Iterator[tuple[int, list[str]]]:
@@ -205,3 +334,7 @@ def _refuse_cell(path: Path, line: int, column: str, cell: str, value: float | N
     if value is None:
         raise InputError(f"{where}: '{cell}' is not a number (commas separate cells).")
     raise InputError(f"{where}: {cell} is not finite; features must be finite numbers.")
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:8]) + (", …" if len(names) > 8 else "")

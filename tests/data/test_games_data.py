@@ -76,9 +76,61 @@ def test_dialects_read_alike(tmp_path, text):
     assert pairs == [("Ann", "Bo"), ("Bo", "Cy")]
 
 
-def test_players_may_be_numbers_or_look_like_missing_values(tmp_path):
+def test_players_may_be_numbers_or_have_odd_names(tmp_path):
     assert csv_games(tmp_path, "winner,loser\n7,3\n3,11\n").players == ("7", "3", "11")
-    assert csv_games(tmp_path, "winner,loser\nNA,nan\nnull,NA\n").players == ("NA", "nan", "null")
+    assert csv_games(tmp_path, "winner,loser\nNan,Null\nNa,/ann\n").players == ("Nan", "Null", "Na", "/ann")
+
+
+@pytest.mark.parametrize("name", ["NA", "NaN", "nan", "null", "None", "N/A", "-", "?"])
+def test_names_that_stand_for_nobody_are_refused_with_their_row(tmp_path, name):
+    refused(tmp_path, f"winner,loser\nAnn,Bo\n{name},Ann\n", "row 3", "'winner'", f"'{name}'", "missing")
+    refused(tmp_path, f"winner,loser\nAnn, {name} \n", "row 2", "'loser'")
+
+
+@pytest.mark.parametrize("again", ["winner,loser", "Winner,LOSER", " winner , loser"])
+def test_a_header_among_the_games_is_refused_with_its_row(tmp_path, again):
+    refused(tmp_path, f"winner,loser\nAnn,Bo\n{again}\nCy,Bo\n", "row 3", "header")
+    refused(tmp_path, f"winner,loser\n{again}\nCy,Bo\n", "row 2", "header")
+
+
+@pytest.mark.parametrize(
+    ("column", "cell"),
+    [("draw", "1"), ("Draw", "TRUE"), ("tie", "yes"), ("result", "0.5"), ("outcome", "draw"), ("count", "3")],
+)
+def test_columns_that_would_be_ignored_are_refused(tmp_path, column, cell):
+    silent = {"draw": "0", "tie": "no", "result": "win", "outcome": "1", "count": "1"}[column.casefold()]
+    text = f"winner,{column},loser\nAnn,{silent},Bo\n"
+    assert csv_games(tmp_path, text).num_games == 1
+    refused(tmp_path, f"{text}Bo,{cell},Ann\n", "game 2", f"'{column}'", cell)
+
+
+@pytest.mark.parametrize(
+    "header", ["tourney_date,winner_name,loser_name", "home,away,result", "a,b,c", "1st,winner_id,x"]
+)
+def test_a_table_that_must_hold_games_says_what_it_needs_and_has(tmp_path, header):
+    (tmp_path / "bad.csv").write_text(f"{header}\n20001204,Ana Li,Bo Ek\n")
+    with pytest.raises(InputError, match="columns winner and loser, and it has " + header.replace(",", ", ")):
+        load(str(tmp_path / "bad.csv"), games=True)
+
+
+def test_names_are_one_in_any_unicode_form(tmp_path):
+    composed, taken_apart = "Jos\u00e9", "Jose\u0301"
+    games = csv_games(tmp_path, f"winner,loser\n{composed},Ann\nAnn,{taken_apart}\n")
+    assert games.players == (composed, "Ann")
+    assert games.warnings == ()
+    refused(tmp_path, f"winner,loser\n{composed},{taken_apart}\n", "row 2", "both winner and loser")
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("Ann", "ann"), ("2", "2.0"), ("Ann Li", "Ann  Li"), ("Ann", "A\u200bnn"), ("Ann Li", "Ann\u00a0Li")],
+)
+def test_players_that_look_alike_are_named(tmp_path, one, other):
+    games = csv_games(tmp_path, f"winner,loser\n{one},Bo\nBo,{other}\n")
+    assert games.players == (one, "Bo", other)
+    (warning,) = games.warnings
+    assert repr(one) in warning
+    assert repr(other) in warning
 
 
 def test_quoted_names_may_hold_commas_and_any_letters(tmp_path):
@@ -114,6 +166,14 @@ def test_bad_games(tmp_path, text, words):
     assert all(word in message for word in [*words, "bad.csv"]), message
     assert "\n" not in message
     assert message.endswith(".")
+
+
+def refused(folder: Path, text: str, *words: str) -> None:
+    path = folder / "bad.csv"
+    path.write_text(text)
+    with pytest.raises(InputError) as error:
+        load(str(path))
+    assert all(word in str(error.value) for word in [*words, "bad.csv"]), str(error.value)
 
 
 @pytest.mark.skipif(not CHESS.is_file(), reason="the CSC412 chess games are not here")
