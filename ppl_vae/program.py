@@ -269,10 +269,10 @@ def _hold(module: nn.Module) -> nn.Module:
     switch gradients on again for anything that is still a parameter.
     """
     for part in module.modules():
-        for name, leaf in list(part._parameters.items()):
-            if leaf is not None:
-                del part._parameters[name]
-                part.register_buffer(name, leaf.detach())
+        for name, leaf in list(part.named_parameters(recurse=False, remove_duplicate=False)):
+            # Past a PyroModule's own: Pyro's store keeps what it has.
+            nn.Module.__delattr__(part, name)
+            part.register_buffer(name, leaf.detach())
     return module
 
 

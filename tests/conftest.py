@@ -13,7 +13,7 @@ import pyro
 import pytest
 import torch
 
-from ppl_vae.inference import compiler
+from ppl_vae.inference import fallback
 
 ROOT = Path(__file__).parents[1]
 
@@ -40,7 +40,7 @@ def _own_start() -> None:
     torch.manual_seed(0)
     pyro.clear_param_store()
     # What is said once in a process is said once in a test.
-    compiler._said.clear()
+    fallback._said.clear()
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,6 @@ the graph.
 """
 
 import hashlib
-import logging
 import os
 import platform
 import shutil
@@ -23,7 +22,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ppl_vae.inference.graph import Graph, Outputs, Untraceable
+from ppl_vae.inference.fallback import Untraceable, fall_back
+from ppl_vae.inference.graph import Graph, Outputs
+from ppl_vae.inference.torch_internals import compile_ahead, load_ahead, make_fx
 
 __all__ = ["Compiled", "cache_folder", "compile_graph", "fall_back", "find_compiler"]
 
@@ -86,33 +87,16 @@ def compile_graph(graph: Graph, *inputs: Tensor) -> Compiled:
     if not found:
         _build(graph, everything, path)
     try:
-        run = _load(path)
+        run = load_ahead(path)
     except RuntimeError:  # damaged on disk
         path.unlink(missing_ok=True)
         found = False
         _build(graph, everything, path)
         try:
-            run = _load(path)
+            run = load_ahead(path)
         except RuntimeError as error:
             raise Untraceable(f"the compiled library {path.name} cannot be loaded: {error}") from error
     return Compiled(graph, run, path, time.perf_counter() - start, found)
-
-
-def _load(path: Path) -> Callable[[list[Tensor]], Sequence[Tensor]]:
-    if not hasattr(torch._C, "_aoti"):
-        raise Untraceable(f"PyTorch {torch.__version__} cannot load compiled graphs")
-    return torch._C._aoti.AOTIModelContainerRunnerCpu(str(path), 1).run
-
-
-_said: set[str] = set()
-
-
-def fall_back(what: str, reason: Untraceable, instead: str = "runs through stock Pyro, uncompiled") -> None:
-    """Say, once for each reason, that something runs otherwise than it was meant to."""
-    sentence = f"{what} {instead}: {reason}"
-    if sentence not in _said:
-        _said.add(sentence)
-        warnings.warn(sentence, RuntimeWarning, stacklevel=3)
 
 
 def _folder() -> Path:
@@ -157,22 +141,17 @@ def find_compiler() -> str:
 def _build(graph: Graph, everything: list[Tensor], path: Path) -> None:
     """Compile into a folder beside the library's place, then move it there whole."""
     find_compiler()
-    import torch._inductor
-    from torch.fx.experimental.proxy_tensor import make_fx
-
-    # They warn of a missing CUDA runtime, and of operations without a C interface, which run all the same.
-    for name in ("torch.utils.cpp_extension", "torch._inductor"):
-        logging.getLogger(name).setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory(dir=path.parent) as work, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             fake = make_fx(lambda *given: tuple(graph.module(*given)), tracing_mode="fake")(*everything)
-            options = {"aot_inductor.output_path": f"{work}/graph.so"}
-            built = torch._inductor.aot_compile(fake, tuple(everything), options=options)
+            built = compile_ahead(fake, everything, Path(work, "graph.so"))
             # Operations without a C interface are listed beside the library, under its name.
             for listed in Path(work).glob("*.wrapper.json"):
                 os.replace(listed, path.with_suffix(".json"))
-            os.replace(str(built), path)
+            os.replace(built, path)
+        except Untraceable:
+            raise
         except Exception as error:  # a compiler has many ways to fail; the program itself still runs
             line = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise Untraceable(f"compilation failed: {line[:200]}") from error

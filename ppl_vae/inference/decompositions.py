@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ppl_vae.inference.torch_internals import check_errors
+
 __all__ = ["DECOMPOSITIONS"]
 
 # Written out, a routine has about n³/3 operations, which take time to compile.
@@ -72,5 +74,5 @@ DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
     torch.ops.aten.linalg_solve_triangular.default: solve_triangular,
     torch.ops.aten.linalg_cholesky_ex.default: cholesky_ex,
     torch.ops.aten.special_log_ndtr.default: log_ndtr,
-    torch.ops.aten._linalg_check_errors.default: ignore_errors,
+    **dict.fromkeys(check_errors(), ignore_errors),
 }

@@ -22,16 +22,14 @@ from torch.fx import GraphModule, Node
 
 from ppl_vae.errors import InputError
 from ppl_vae.inference.decompositions import DECOMPOSITIONS
+from ppl_vae.inference.fallback import Untraceable
+from ppl_vae.inference.torch_internals import make_fx, operator_name, schema
 from ppl_vae.rng import keep_generator, seeded
 
 __all__ = ["Compile", "Graph", "Noise", "Untraceable", "check", "check_compile", "over", "trace"]
 
 Compile = Literal["auto", True, False]
 Outputs = tuple[Tensor, ...]
-
-
-class Untraceable(Exception):
-    """A program cannot be turned into a graph, or the graph cannot be compiled; the text says why."""
 
 
 def check_compile(value: Any) -> None:
@@ -126,8 +124,6 @@ def trace(function: Callable[..., Outputs], *inputs: Tensor) -> Graph:
             other than by reparameterisation, if a tensor is changed in place, or if an operation
             cannot be recorded.
     """
-    from torch.fx.experimental.proxy_tensor import make_fx
-
     with keep_generator():
         try:
             module = make_fx(lambda *given: function(*given), DECOMPOSITIONS)(*inputs)
@@ -211,8 +207,6 @@ def over(graph: Graph, batched: Sequence[bool], example: Sequence[Tensor], noise
     Raises:
         Untraceable: if an operation cannot be batched.
     """
-    from torch.fx.experimental.proxy_tensor import make_fx
-
     size = next(len(tensor) for tensor, lead in zip(example, batched, strict=True) if lead)
     lead = [0 if is_batched else None for is_batched in batched]
     lead += [None] * len(graph.constants) + [0 if noise else None] * len(graph.noise)
@@ -309,9 +303,9 @@ def _lift_constants(module: GraphModule, after: Node | None) -> tuple[Tensor, ..
 def _refuse_mutation(module: GraphModule) -> None:
     """A graph that changes its inputs would not be a function of them."""
     for node in module.graph.nodes:
-        schema = getattr(node.target, "_schema", None)
+        about = schema(node.target)
         hidden = _name(node).endswith("batch_norm") and node.args[5] is True  # training, undeclared
-        if node.op == "call_function" and schema is not None and (schema.is_mutable or hidden):
+        if node.op == "call_function" and about is not None and (about.is_mutable or hidden):
             source = node.args[3 if hidden else 0] if node.args else None
             while isinstance(source, Node) and source.op == "call_function" and _is_view(source):
                 source = source.args[0]
@@ -328,12 +322,12 @@ def _is_empty(node: Node) -> bool:
 
 
 def _is_view(node: Node) -> bool:
-    schema = getattr(node.target, "_schema", None)
-    return bool(schema and any(a.alias_info is not None for a in schema.arguments))
+    about = schema(node.target)
+    return bool(about and any(a.alias_info is not None for a in about.arguments))
 
 
 def _name(node: Node) -> str:
-    return str(getattr(node.target, "_opname", node.target))
+    return operator_name(node.target)
 
 
 def _last_placeholder(module: GraphModule) -> Node | None:

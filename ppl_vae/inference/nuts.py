@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pyro
 import torch
 from pyro import poutine
-from pyro.poutine.subsample_messenger import _Subsample
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from ppl_vae.errors import InputError
@@ -168,7 +168,7 @@ def _refuse_minibatches(pair: Pair, data: tuple[Any, ...]) -> None:
         trace = poutine.trace(pair.model).get_trace(*data)
     for name, site in trace.nodes.items():
         plate = site.get("fn")
-        if isinstance(plate, _Subsample) and plate.subsample_size not in (None, plate.size):
+        if site_is_subsample(site) and plate.subsample_size not in (None, plate.size):
             raise InputError(
                 f"the plate {name} takes a subsample of {plate.subsample_size}; "
                 "Markov chains need all the data"

@@ -14,15 +14,15 @@ from pyro import poutine
 from pyro.distributions.util import scale_and_mask
 from pyro.infer import ELBO as PyroELBO
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
-from pyro.infer.traceenum_elbo import _compute_dice_elbo
 from pyro.poutine.messenger import Messenger
-from pyro.poutine.subsample_messenger import _Subsample
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import biject_to, kl_divergence
 from torch.overrides import TorchFunctionMode
 
 from ppl_vae.inference.graph import Outputs, Untraceable
 from ppl_vae.inference.iwae import IWAE
+from ppl_vae.inference.pyro_internals import dice_elbo, traces
 from ppl_vae.inference.sites import Given, Layout, sample_sites
 from ppl_vae.program import Pair
 from ppl_vae.rng import seeded
@@ -51,7 +51,7 @@ class Weighed(Messenger):  # type: ignore[misc]
         self.beta, self.plate, self.scale, self.ratio = beta, plate, scale, ratio
 
     def _pyro_sample(self, msg: dict[str, Any]) -> None:
-        if isinstance(msg["fn"], _Subsample):
+        if site_is_subsample(msg):
             return
         if self.scale is not None and any(f.name == self.plate for f in msg["cond_indep_stack"]):
             msg["scale"] = msg["scale"] / self.ratio * self.scale
@@ -138,7 +138,7 @@ def _assembled(pair: Pair, data: tuple[Any, ...], loss: PyroELBO) -> Tensor:
         raise Untraceable(f"the loss {type(loss).__name__} is not known to the compiled engine")
     particle = _PARTICLES[type(loss)]
     total: Tensor | float = 0.0
-    for model_trace, guide_trace in loss._get_traces(pair.model, pair.guide, data, {}):
+    for model_trace, guide_trace in traces(loss, pair.model, pair.guide, data):
         total = total - particle(model_trace, guide_trace) / loss.num_particles
     assert isinstance(total, Tensor)
     return total
@@ -177,7 +177,7 @@ def _mean_field_elbo(model_trace: poutine.Trace, guide_trace: poutine.Trace) -> 
 def _enumerated_elbo(model_trace: poutine.Trace, guide_trace: poutine.Trace) -> Tensor:
     """The ELBO of one draw with enumerated latents summed out (Pyro's Dice estimator)."""
     with _NoneIsZero():
-        return _compute_dice_elbo(model_trace, guide_trace)
+        return dice_elbo(model_trace, guide_trace)
 
 
 class _NoneIsZero(TorchFunctionMode):

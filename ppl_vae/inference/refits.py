@@ -22,6 +22,7 @@ from ppl_vae.inference.graph import Compile, Graph, Noise, Outputs, check, over,
 from ppl_vae.inference.schedule import BETA1, BETA2, EPSILON
 from ppl_vae.inference.sites import Layout
 from ppl_vae.inference.terms import has_log_density, terms
+from ppl_vae.inference.torch_internals import foreach
 from ppl_vae.program import Pair
 from ppl_vae.rng import keep_generator, seeded
 
@@ -183,16 +184,16 @@ class Refitter:
             _, *slopes = self._evaluate(values, data)
             # One wild draw must not end a fit.
             slopes = [slope.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0) for slope in slopes]
-            torch._foreach_lerp_(mean, slopes, 1 - BETA1)
-            torch._foreach_lerp_(square, torch._foreach_mul(slopes, slopes), 1 - BETA2)
+            foreach("lerp_")(mean, slopes, 1 - BETA1)
+            foreach("lerp_")(square, foreach("mul")(slopes, slopes), 1 - BETA2)
             falls = FALL ** (max(0.0, (step + 1) / num_steps - CONSTANT) / (1 - CONSTANT))
-            size = torch._foreach_sqrt(square)
-            torch._foreach_div_(size, math.sqrt(1 - BETA2 ** (step + 1)))
-            torch._foreach_add_(size, EPSILON)
-            moved = torch._foreach_div(torch._foreach_mul(mean, shaped), size)
-            values = list(torch._foreach_sub(values, moved, alpha=falls / (1 - BETA1 ** (step + 1))))
+            size = foreach("sqrt")(square)
+            foreach("div_")(size, math.sqrt(1 - BETA2 ** (step + 1)))
+            foreach("add_")(size, EPSILON)
+            moved = foreach("div")(foreach("mul")(mean, shaped), size)
+            values = list(foreach("sub")(values, moved, alpha=falls / (1 - BETA1 ** (step + 1))))
             if step >= num_steps - averaged:
-                torch._foreach_add_(average, values, alpha=1 / averaged)
+                foreach("add_")(average, values, alpha=1 / averaged)
         return average
 
     def _judged(self, values: list[Tensor], data: list[Tensor], seed: int) -> Tensor:

@@ -10,8 +10,10 @@ import torch
 from pyro import poutine
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine.messenger import Messenger
-from pyro.poutine.subsample_messenger import _Subsample
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor
+
+from ppl_vae.inference.pyro_internals import is_deterministic
 
 __all__ = [
     "Given",
@@ -149,9 +151,9 @@ def user_scale(site: Mapping[str, Any]) -> Any:
 def sample_sites(trace: poutine.Trace) -> Iterator[tuple[str, dict[str, Any]]]:
     """Sample sites proper: no plate indices, no ``pyro.deterministic``."""
     for name, site in trace.nodes.items():
-        if site["type"] != "sample" or isinstance(site["fn"], _Subsample):
+        if site["type"] != "sample" or site_is_subsample(site):
             continue
-        if site["infer"].get("_deterministic"):
+        if is_deterministic(site):
             continue
         yield name, site
 

@@ -20,6 +20,7 @@ from ppl_vae.inference.iwae import IWAE
 from ppl_vae.inference.objectives import Objective, Weighed, stock_elbo
 from ppl_vae.inference.schedule import BETA1, BETA2, EPSILON, Schedule
 from ppl_vae.inference.sites import Given, Layout
+from ppl_vae.inference.torch_internals import adam
 from ppl_vae.inference.unrolled import UNROLLED, Unrolled, clipped
 from ppl_vae.program import Pair
 
@@ -219,9 +220,9 @@ class _Traced:
             gradients = clipped(gradients, self.schedule.clip_norm)
         for count in self.counts:
             count.fill_(step + 1)
-        torch._fused_adam_(
-            self.leaves, gradients, self.mean, self.square, [], self.counts, lr=self.schedule.rate(step),
-            beta1=BETA1, beta2=BETA2, weight_decay=0.0, eps=EPSILON, amsgrad=False, maximize=False,
+        adam(
+            self.leaves, gradients, self.mean, self.square, self.counts, rate=self.schedule.rate(step),
+            betas=(BETA1, BETA2), epsilon=EPSILON,
         )  # fmt: skip
         return loss
 

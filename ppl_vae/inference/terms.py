@@ -14,7 +14,7 @@ import torch
 from pyro import poutine
 from pyro.infer.autoguide import AutoContinuous, AutoNormal
 from pyro.poutine.messenger import Messenger
-from pyro.poutine.subsample_messenger import _Subsample
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import biject_to
 
@@ -74,7 +74,7 @@ class _Probe(Messenger):  # type: ignore[misc]
 
     def _pyro_sample(self, msg: dict[str, Any]) -> None:
         fn = msg["fn"]
-        if not isinstance(fn, _Subsample):
+        if not site_is_subsample(msg):
             return
         self.plates.add(msg["name"])
         if fn.subsample_size is not None:

@@ -11,6 +11,7 @@ from ppl_vae.inference.compiler import compile_graph
 from ppl_vae.inference.graph import Graph, Untraceable
 from ppl_vae.inference.objectives import Objective
 from ppl_vae.inference.schedule import BETA1, BETA2, EPSILON, Schedule
+from ppl_vae.inference.torch_internals import foreach, make_fx
 
 __all__ = ["UNROLLED", "Unrolled", "clipped"]
 
@@ -31,8 +32,6 @@ class Unrolled:
     """
 
     def __init__(self, graph: Graph, task: Objective, schedule: Schedule) -> None:
-        from torch.fx.experimental.proxy_tensor import make_fx
-
         self.graph, self.task, self.schedule = graph, task, schedule
         leaf = task.leaves[0].detach()
         # A fit of fewer steps than are unrolled still traces them.
@@ -67,7 +66,7 @@ class Unrolled:
         """Steps from ``first`` on, in place on the parameters and Adam's moments; returns their losses."""
         inputs = [*self._changing(first), *leaves, *mean, *square, *data, *self._constant()]
         losses, *state = self.compiled.run(inputs)
-        torch._foreach_copy_([*leaves, *mean, *square], list(state))
+        foreach("copy_")([*leaves, *mean, *square], list(state))
         return losses
 
     def _rates(self, steps: range) -> Tensor:
