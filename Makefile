@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test check bench accuracy alarms studies clean
+.PHONY: demo test check matrix bench accuracy alarms studies clean
 
 demo: $(INSTALLED)
 	$(BIN)/ppl-vae demo --out demo
@@ -17,6 +17,11 @@ check: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Lowest and newest versions, Python 3.11 and 3.13, each from a fresh environment (noxfile.py).
+matrix: $(INSTALLED)
+	$(BIN)/python -m pip install -q "nox[uv]"
+	$(BIN)/nox
 
 bench: $(INSTALLED)
 	$(BIN)/python -m pip install -q -e ".[bench]"
@@ -40,4 +45,4 @@ $(INSTALLED): pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) demo .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) demo .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .nox

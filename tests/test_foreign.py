@@ -1,6 +1,7 @@
 """Draws in files that other programs wrote."""
 
 from pathlib import Path
+from typing import Any
 
 import arviz
 import numpy as np
@@ -39,13 +40,22 @@ def values() -> dict[str, np.ndarray]:
     }
 
 
+def _from_dict(groups: dict[str, Any], attrs: dict[str, Any] | None = None, **options: object) -> Any:
+    """What ArviZ makes of dictionaries, which it takes one by one before its 1.0."""
+    if arviz.__version__.startswith("0."):
+        about = {f"{group}_attrs": values for group, values in (attrs or {}).items()}
+        return arviz.from_dict(**groups, **about, **options)
+    return arviz.from_dict(groups, attrs=attrs, **options)
+
+
 def _arviz_file(values: dict[str, np.ndarray], path: Path, **options: object) -> Path:
     diverging = np.zeros((4, 500), dtype=bool)
     diverging[2, 7] = True
-    data = arviz.from_dict(
-        posterior=values, sample_stats={"diverging": diverging},
-        posterior_attrs={"inference_library": "numpyro", "sampling_time": 3.5}, **options,
-    )  # fmt: skip
+    data = _from_dict(
+        {"posterior": values, "sample_stats": {"diverging": diverging}},
+        {"posterior": {"inference_library": "numpyro", "sampling_time": 3.5}},
+        **options,
+    )
     data.to_netcdf(str(path))
     return path
 
@@ -166,7 +176,7 @@ def test_files_without_draws_get_a_sentence(values: dict[str, np.ndarray], tmp_p
     (tmp_path / "text.nc").write_text("hello")
     with pytest.raises(InputError, match="no NetCDF file"):
         foreign_draws(tmp_path / "text.nc")
-    arviz.from_dict(prior=values).to_netcdf(str(tmp_path / "prior.nc"))
+    _from_dict({"prior": values}).to_netcdf(str(tmp_path / "prior.nc"))
     with pytest.raises(InputError, match=r"no group 'posterior' \(its groups: prior\)"):
         foreign_draws(tmp_path / "prior.nc")
     (tmp_path / "words.csv").write_text("name,place\nAnn,Bonn\n")
