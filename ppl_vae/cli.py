@@ -1,6 +1,8 @@
 """The command line. Importing this module loads no torch: each command imports what it needs."""
 
 import json
+import os
+import shlex
 import signal
 import sys
 import warnings
@@ -11,6 +13,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from ppl_vae.errors import InputError
+from ppl_vae.letters import plain_letters
 
 __all__ = ["app", "main"]
 
@@ -35,6 +38,15 @@ Split = Annotated[
 ]  # fmt: skip
 
 
+# How a command that was interrupted goes on.
+GO_ON = {
+    "fit": "the same command with --resume goes on from its last checkpoint",
+    "evidence": "the same command with --resume goes on from its last checkpoint (is, defensive, prior, ais)",
+    "check": "what it found is not kept; give --budget a shorter time, or run it again",
+}
+NOTHING_KEPT = "run it again"
+
+
 class _Interrupted(BaseException):
     """Ctrl-C, under a name that Typer does not catch and swallow."""
 
@@ -42,18 +54,21 @@ class _Interrupted(BaseException):
 def main() -> None:
     """Run the command line; bad input ends in one sentence on stderr and exit code 2."""
     before = signal.signal(signal.SIGINT, _interrupt)
+    plain_letters()
     warnings.showwarning = _note  # type: ignore[assignment]
     try:
         app()
     except InputError as error:
         _complain(error)
+    except BrokenPipeError:
+        # Whoever reads the output has gone, as after `| head`; nothing more can be said there.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
     except (Exception, SystemExit) as error:
         _complain(_users_fault(error))
     except _Interrupted:
-        print(
-            "ppl-vae: interrupted; `fit` and `evidence` go on from their last checkpoint with --resume",
-            file=sys.stderr,
-        )
+        command = sys.argv[1] if len(sys.argv) > 1 else ""
+        print(f"ppl-vae: `{command}` was interrupted; {GO_ON.get(command, NOTHING_KEPT)}", file=sys.stderr)
         sys.exit(130)
     finally:
         signal.signal(signal.SIGINT, before)
@@ -168,10 +183,13 @@ def fit(
     if json_:
         _print_json(result)
         return
-    from ppl_vae.tables import console, fit_table, say_warnings
+    from ppl_vae.tables import console, fit_table, say_path, say_warnings
 
     say_warnings(result["warnings"])
-    console().print(fit_table([(f"{model} on {Path(data).name}", result)]))
+    screen = console()
+    screen.print(fit_table([(f"{model} on {Path(data).name}", result)], width=screen.width))
+    say_path(screen, "Run", out)
+    say_path(screen, "Next", f"ppl-vae check {shlex.quote(str(out))}")
 
 
 @app.command()
@@ -202,12 +220,13 @@ def compare(
     if json_:
         _print_json(result)
         return
-    from ppl_vae.tables import answers_table, comparison_table, console
+    from ppl_vae.tables import answers_table, comparison_table, console, styled
 
     out = console()
-    out.print(comparison_table(found, f"{run.name}: SVI against {found.reference}"))
-    out.print(answers_table(found))
-    out.print(f"Verdict: [bold]{result['verdict']}[/bold].", *[f"{reason}." for reason in result["reasons"]])
+    title = f"{run.name}: SVI against {found.reference}"
+    out.print(comparison_table(found, title, width=out.width))
+    out.print(answers_table(found, width=out.width))
+    out.print("Verdict:", styled(f"{result['verdict']}."), *[f"{reason}." for reason in result["reasons"]])
 
 
 @app.command()
@@ -286,13 +305,13 @@ def gaps(
     if json_:
         _print_json(result)
         return
-    from ppl_vae.tables import console, gaps_table
+    from ppl_vae.tables import console, gaps_table, say_path
 
     out = console()
     out.print(gaps_table(found, f"{run.name}: the gap between the ELBO and log p(x)"))
     for note in found.notes:
         out.print(f"Note: {note}.")
-    out.print(f"Picture: [bold]{run / 'gaps.png'}[/bold]")
+    say_path(out, "Picture", run / "gaps.png")
 
 
 @app.command()
@@ -354,10 +373,10 @@ def check(
     if json_:
         _print_json(result)
         return
-    from ppl_vae.tables import console, say_check
+    from ppl_vae.tables import console, say_check, say_path
 
     say_check(console(), found)
-    console().print(f"Report: [bold]{page}[/bold]")
+    say_path(console(), "Report", page)
 
 
 @app.command()

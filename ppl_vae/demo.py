@@ -15,7 +15,16 @@ from ppl_vae.fit_job import fit_run
 from ppl_vae.jobs import compare_run
 from ppl_vae.run import Run, settings_for
 from ppl_vae.summary import say_comparison, say_evidence, say_fit, write_report
-from ppl_vae.tables import comparison_table, console, evidence_table, fit_table, say_check, say_warnings
+from ppl_vae.tables import (
+    comparison_table,
+    console,
+    evidence_table,
+    fit_table,
+    say_check,
+    say_path,
+    say_warnings,
+    styled,
+)
 
 __all__ = ["run_demo"]
 
@@ -75,7 +84,7 @@ def run_demo(
     verdicts: list[tuple[str, Check]] = []
     runs = []
     for study in STUDIES:
-        screen.print(f"[bold]{study.model}[/bold] on {study.data}: fitting by SVI …")
+        screen.print(styled(study.model), f"on {study.data}: fitting by SVI …")
         steps = study.quick_steps if quick else study.steps
         settings = settings_for(
             study.model, study.data, {"steps": steps, "seed": seed, **study.given}, study.options
@@ -122,12 +131,12 @@ def _show(
 ) -> None:
     named = [(f"{study.model} on {study.data}", results[study.model]) for study in STUDIES]
     screen.print()
-    screen.print(fit_table([(name, result["fit"]) for name, result in named]))
+    screen.print(fit_table([(name, result["fit"]) for name, result in named], width=screen.width))
     for name, result in named:
         screen.print(f"{name}: {say_fit(result['fit'])}")
     for title, found in comparisons:
         screen.print()
-        screen.print(comparison_table(found, title, max_rows=5))
+        screen.print(comparison_table(found, title, max_rows=5, width=screen.width))
         study = title.split(" on ")[0]
         screen.print(say_comparison(results[study]["compare"][found.reference]))
     screen.print()
@@ -142,11 +151,13 @@ def _show(
             screen.print(f"{name}: {say_evidence(each)}")
     for name, result in named:
         for flag in result["flags"]:
-            screen.print(f"[yellow]Flag:[/yellow] {name}: {flag}.")
+            screen.print(styled("Flag:", "yellow"), f"{name}: {flag}.")
     for name, checked in verdicts:
-        screen.print(f"\n[bold]{name}[/bold]")
+        screen.print()
+        screen.print(styled(name))
         say_check(screen, checked)
-    screen.print(f"\nReport: [bold]{results['report']}[/bold] ({results['seconds']:.0f} s in all)")
+    screen.print()
+    say_path(screen, f"Report, after {results['seconds']:.0f} s", results["report"])
 
 
 def _ours() -> set[str]:

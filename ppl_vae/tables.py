@@ -1,13 +1,14 @@
 """Results as Rich tables, for a terminal of any width."""
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from ppl_vae.diagnostics import Check, Comparison, Gaps
@@ -23,75 +24,95 @@ __all__ = [
     "plain_table",
     "say_check",
     "say_evidence_found",
+    "say_path",
     "say_warnings",
+    "styled",
     "worst_table",
 ]
 
 MAX_ROWS = 12
+# A line under the head, for terminals that have no other letters for it: Rich's own would put a frame around.
+ASCII_HEAD = box.Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)
 
 
 def console() -> Console:
-    """Stdout, as wide as the terminal is."""
-    return Console(highlight=False)
+    """Stdout, as wide as the terminal is. Names of players, features and files are text, never markup."""
+    return Console(highlight=False, markup=False, emoji=False)
 
 
 def say_warnings(warnings: Iterable[str]) -> None:
     """Warnings go to stderr, each once."""
-    err = Console(stderr=True, highlight=False)
+    err = Console(stderr=True, highlight=False, markup=False, emoji=False)
     for warning in warnings:
-        err.print(f"[yellow]note:[/yellow] {warning}")
+        err.print(styled("note:", "yellow"), warning)
 
 
-def fit_table(fits: Sequence[tuple[str, Mapping[str, Any]]]) -> Table:
+def styled(text: str, style: str = "bold") -> Text:
+    """Text in a style of Rich, for a console that takes no markup."""
+    return Text(text, style)
+
+
+def fit_table(fits: Sequence[tuple[str, Mapping[str, Any]]], *, width: int = 80) -> Table:
     """The fits' ELBOs per unit: name and the result of a fit."""
-    columns = ("run", "ELBO", "reconstruction", "KL", "steps", "s", "converged")
-    table = _table("Fit by SVI (nats a unit)", columns)
+    columns = {"run": 0, "ELBO": 0, "reconstruction": 76, "KL": 60, "steps": 0, "s": 50, "converged": 0}
+    table, shown = _narrowed("Fit by SVI (nats a unit)", columns, width)
     for name, fit in fits:
         units = fit["num_units"]
-        table.add_row(
-            name,
-            f"{fit['elbo_mean']:.3f} ± {fit['elbo_std_error'] / units:.3f}",
-            f"{fit['reconstruction'] / units:.3f}",
-            f"{fit['kl'] / units:.3f}",
-            str(fit["steps"]),
-            f"{fit['seconds']:.0f}",
-            "yes" if fit["converged"] else "no",
-        )
+        cells = {
+            "run": name,
+            "ELBO": f"{fit['elbo_mean']:.3f} ± {fit['elbo_std_error'] / units:.3f}",
+            "reconstruction": f"{fit['reconstruction'] / units:.3f}",
+            "KL": f"{fit['kl'] / units:.3f}",
+            "steps": str(fit["steps"]),
+            "s": f"{fit['seconds']:.0f}",
+            "converged": "yes" if fit["converged"] else "no",
+        }
+        table.add_row(*(cells[column] for column in shown))
     return table
 
 
-def comparison_table(found: "Comparison", title: str, max_rows: int = MAX_ROWS) -> Table:
-    """The quantities that differ most, worst first."""
+def comparison_table(found: "Comparison", title: str, max_rows: int = MAX_ROWS, *, width: int = 80) -> Table:
+    """The quantities that differ most, worst first; a narrow terminal is spared what matters least."""
     found = replace(found, table=found.table[found.table["answer"] == "svi"])
     rest = len(found.table) - max_rows
-    shown = found.worst(max_rows)
-    table = _table(
-        title + (f" (the worst {max_rows} of {len(found.table)})" if rest > 0 else ""),
-        ("quantity", "svi", found.reference, "error / sd", "sd ratio", "W1"),
+    columns = {"quantity": 0, "svi": 0, found.reference: 0, "error / sd": 68, "sd ratio": 76, "W1": 84}
+    table, shown = _narrowed(
+        title + (f" (the worst {max_rows} of {len(found.table)})" if rest > 0 else ""), columns, width
     )
-    for row in shown.to_dict("records"):
-        table.add_row(
-            str(row["name"]),
-            f"{row['mean']:.2f} ({row['sd']:.2f})",
-            f"{row['mean_reference']:.2f} ({row['sd_reference']:.2f})",
-            f"{row['mean_error_in_sd']:+.2f} ± {row['mean_error_mcse']:.2f}",
-            f"{row['sd_ratio']:.2f}",
-            f"{row['wasserstein']:.3f} ± {row['mcse']:.3f}",
-        )
-    table.caption = "posterior mean (sd); W1 is the 1-Wasserstein distance; ± is one Monte Carlo error"
+    for row in found.worst(max_rows).to_dict("records"):
+        cells = {
+            "quantity": str(row["name"]),
+            "svi": f"{row['mean']:.2f} ({row['sd']:.2f})",
+            found.reference: f"{row['mean_reference']:.2f} ({row['sd_reference']:.2f})",
+            "error / sd": f"{row['mean_error_in_sd']:+.2f} ± {row['mean_error_mcse']:.2f}",
+            "sd ratio": f"{row['sd_ratio']:.2f}",
+            "W1": f"{row['wasserstein']:.3f} ± {row['mcse']:.3f}",
+        }
+        table.add_row(*(cells[column] for column in shown))
+    distance = "; W1 is the 1-Wasserstein distance" if "W1" in shown else ""
+    table.caption = f"posterior mean (sd){distance}; ± is one Monte Carlo error"
     table.caption_justify = "left"
     return table
 
 
-def answers_table(found: "Comparison") -> Table:
+def answers_table(found: "Comparison", *, width: int = 80) -> Table:
     """The answers side by side: verdicts, joint distances, and what they cost."""
-    columns = ("answer", "verdict", "sliced W1", "variances", "correlation", "s", "ESS / s")
-    table = _table("The answers side by side", columns)
+    columns = {
+        "answer": 0,
+        "verdict": 0,
+        "sliced W1": 84,
+        "variances": 40,
+        "correlation": 72,
+        "s": 50,
+        "ESS / s": 60,
+    }
+    table, shown = _narrowed("The answers side by side", columns, width)
     joint = found.joint.set_index("answer")
     for name, cost in found.costs.set_index("answer").iterrows():
         price = (f"{cost['seconds']:.1f}", _number(_known(cost["ess_per_second"]), 0))
         if name not in joint.index:
-            table.add_row(f"{name} (reference)", "", "", "", "", *price)
+            cells = (f"{name} (reference)", "", "", "", "", *price)
+            table.add_row(*_kept(columns, cells, shown))
             continue
         row = joint.loc[name]
         together = ("–", "–", "–")
@@ -101,10 +122,12 @@ def answers_table(found: "Comparison") -> Table:
                 f"{row['smallest_variance_ratio']:.2f} to {row['largest_variance_ratio']:.2f}",
                 f"{row['correlation']:+.2f} / {row['correlation_reference']:+.2f}",
             )
-        table.add_row(str(name), found.verdicts[str(name)], *together, *price)
-    table.caption = (
-        "variances: along the directions where they are most wrong, over the reference's; correlation: of "
-        "the pair where it is most wrong, answer / reference"
+        cells = (str(name), found.verdicts[str(name)], *together, *price)
+        table.add_row(*_kept(columns, cells, shown))
+    table.caption = "variances: along the directions where they are most wrong, over the reference's" + (
+        "; correlation: of the pair where it is most wrong, answer / reference"
+        if "correlation" in shown
+        else ""
     )
     table.caption_justify = "left"
     return table
@@ -113,16 +136,16 @@ def answers_table(found: "Comparison") -> Table:
 def say_check(out: Console, found: "Check") -> None:
     """The verdict, its reason, what to do, and every check in a line or two."""
     colour = {"trust": "green", "reweight": "yellow", "do not trust": "red"}[found.verdict]
-    out.print(f"Verdict: [bold {colour}]{found.verdict}[/bold {colour}] — {escape(found.reason)}.")
-    out.print(f"Next step: {escape(found.next_step)}.")
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_header=False)
+    out.print(Text.assemble("Verdict: ", (found.verdict, f"bold {colour}"), f" — {found.reason}."))
+    out.print(f"Next step: {found.next_step}.")
+    table = Table(box=_head_only(), padding=(0, 1, 0, 0), show_header=False)
     table.add_column("check", no_wrap=True)
     table.add_column("status", no_wrap=True)
     table.add_column("finding", overflow="fold")
     colours = {"pass": "green", "warn": "yellow", "fail": "red"}
     for finding in found.findings:
         shade = colours.get(finding.status, "default")
-        table.add_row(finding.name, f"[{shade}]{finding.status}[/{shade}]", f"{escape(finding.sentence)}.")
+        table.add_row(finding.name, styled(finding.status, shade), f"{finding.sentence}.")
     out.print(table)
     out.print(f"{found.seconds:.0f} s of a budget of {found.budget:.0f} s.")
 
@@ -140,7 +163,7 @@ def evidence_table(
         title: of the table.
         width: of the terminal; a narrow one is spared what matters least.
     """
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(title=title, title_justify="left", box=_head_only(), padding=(0, 1, 0, 0))
     # The narrowest terminal that each column is shown in.
     columns = {"method": 0, "log p(x)": 0, "smoothed": 94, "ELBO": 60, "units": 84, "draws": 60, "ESS": 0,
                "k̂": 0, "alarms": 0, "s": 60}  # fmt: skip
@@ -183,23 +206,23 @@ def say_evidence_found(out: Console, name: str, found: "Found") -> None:
     ) is not None:
         out.print(f"Bits per dimension: {bits:.4f}.")
     for note in dict.fromkeys(note for one in each.values() for note in one["notes"]):
-        out.print(f"[yellow]Note:[/yellow] {note}.")
+        out.print(styled("Note:", "yellow"), f"{note}.")
     for reason in result.get("left_out", ()):
-        out.print(f"[yellow]Note:[/yellow] {reason}.")
+        out.print(styled("Note:", "yellow"), f"{reason}.")
     if found.judged is not None:
         for flag in found.judged.flags:
-            out.print(f"[yellow]Flag:[/yellow] {flag}.")
+            out.print(styled("Flag:", "yellow"), f"{flag}.")
         if len(each) > 1:
             verdict = (
                 "no contradiction beyond errors and biases" if found.judged.trusted else "not to be trusted"
             )
-            out.print(f"Believe: [bold]{found.judged.best or 'none of them'}[/bold] ({verdict}).")
+            out.print("Believe:", styled(found.judged.best or "none of them"), f"({verdict}).")
     if found.bracket is not None:
         out.print(f"On simulated data: {found.bracket.sentence}.")
     if "worst" in result:
         out.print(worst_table(result["worst"]))
     for picture in result.get("pictures", ()):
-        out.print(f"Picture: [bold]{picture}[/bold]")
+        say_path(out, "Picture", picture)
 
 
 def worst_table(rows: Sequence[Mapping[str, Any]]) -> Table:
@@ -243,6 +266,32 @@ def _table(title: str, columns: Sequence[str]) -> Table:
     for number, column in enumerate(columns):
         table.add_column(column, justify="left" if number == 0 else "right", overflow="fold")
     return table
+
+
+def say_path(out: Console, what: str, path: object) -> None:
+    """A file in a line of its own, which no terminal's width breaks."""
+    out.print(Text.assemble(f"{what}: ", (str(path), "bold")), soft_wrap=True)
+
+
+def _narrowed(title: str, columns: Mapping[str, int], width: int) -> tuple[Table, list[str]]:
+    """An empty table, and which of its columns are shown: each has the narrowest terminal that it is for."""
+    table = Table(title=title, title_justify="left", box=_head_only(), padding=(0, 1, 0, 0))
+    shown = [column for column, least in columns.items() if width >= least]
+    for place, column in enumerate(shown):
+        # Names give way, for they can be folded; numbers cannot.
+        table.add_column(
+            column, justify="right" if place else "left", overflow="fold", no_wrap=place > 0 and width >= 60
+        )
+    return table, shown
+
+
+def _head_only() -> box.Box:
+    encoding = (sys.stdout.encoding or "ascii").lower()
+    return box.SIMPLE_HEAD if encoding.startswith("utf") else ASCII_HEAD
+
+
+def _kept(columns: Iterable[str], cells: Iterable[str], shown: Sequence[str]) -> list[str]:
+    return [cell for column, cell in zip(columns, cells, strict=True) if column in shown]
 
 
 def _known(value: float) -> float | None:
