@@ -244,8 +244,11 @@ def _smoothed(log_weights: np.ndarray) -> np.ndarray:
     from arviz_stats.base import array_stats
 
     # ArviZ takes negative log weights and gives normalised positive ones.
-    with np.errstate(all="ignore"):
-        smooth, _ = array_stats.psislw(-np.maximum(log_weights, log_weights.max() - 700.0))
+    try:
+        with np.errstate(all="ignore"):
+            smooth, _ = array_stats.psislw(-np.maximum(log_weights, log_weights.max() - 700.0))
+    except ValueError:  # a tail of equal weights, as discrete draws have, is fitted by nothing
+        return weights / weights.sum()
     smooth = np.exp(smooth)
     return smooth / smooth.sum() if np.isfinite(smooth).all() else weights / weights.sum()
 

@@ -19,6 +19,8 @@ from pyro import poutine
 from torch import Tensor, nn
 
 from ppl_vae.errors import InputError
+from ppl_vae.improper import Feasible
+from ppl_vae.modes import evaluation
 from ppl_vae.rng import seeded
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ __all__ = [
     "PairwiseFactors",
     "Program",
     "Simulator",
+    "said_by",
 ]
 
 Program = Callable[..., Any]
@@ -135,6 +138,19 @@ class Simulator(Protocol):
         ...
 
 
+@dataclass(eq=False)
+class Known:
+    """What has been found out about a pair.
+
+    Attributes:
+        initialised: whether all its parameters exist.
+        layouts: of some data, beside them; see `inference.terms.layout`.
+    """
+
+    initialised: bool = False
+    layouts: list[Any] = field(default_factory=list)
+
+
 @dataclass(frozen=True, eq=False)
 class Pair:
     """A model, one guide for it, and the values of their parameters.
@@ -157,6 +173,7 @@ class Pair:
     _store: dict[str, Any] = field(init=False, repr=False)
     _model_names: set[str] = field(init=False, repr=False, default_factory=set)
     _guide_names: set[str] = field(init=False, repr=False, default_factory=set)
+    _known: Known = field(init=False, repr=False, default_factory=Known)
 
     def __post_init__(self) -> None:
         for program in (self.model, self.guide):
@@ -167,22 +184,47 @@ class Pair:
                 )
         object.__setattr__(self, "_store", _plain_params())
 
+    @property
+    def known(self) -> Known:
+        """What has been found out about the pair, for as long as it and its data live."""
+        return self._known
+
+    @contextmanager
+    def learning(self) -> Iterator[None]:
+        """Run a block with this pair's parameters in Pyro's store, and restore the store after.
+
+        Modules keep the modes that their owner gave them (training, unless told otherwise). Only the steps of
+        a fit run so.
+        """
+        with pyro.get_param_store().scope(self._store):
+            yield
+
     @contextmanager
     def scope(self) -> Iterator[None]:
-        """Run a block with this pair's parameters in Pyro's store, and restore the store after."""
-        with pyro.get_param_store().scope(self._store):
+        """`learning` for everything else: every module that is called meanwhile is in evaluation mode.
+
+        No buffer moves, dropout drops nothing, and what is computed of one row does not depend on its
+        neighbours.
+        """
+        with self.learning(), evaluation():
             yield
 
     def initialise(self, *data: Any, seed: int = 0) -> Self:
         """Run both programs once, so that lazily made parameters (AutoGuides, ``pyro.param``) exist.
 
-        Calling it again changes nothing.
+        Calling it again changes nothing. The model runs at the guide's draw, since its priors need not be
+        distributions that can be drawn from.
         """
+        if self._known.initialised:
+            return self
         with self.scope(), seeded(seed), torch.no_grad():
-            for program, names in ((self.guide, self._guide_names), (self.model, self._model_names)):
-                with poutine.trace(param_only=True) as capture:
-                    program(*data)
-                names.update(capture.trace.nodes)
+            with Feasible(), said_by(self.guide, "guide"), poutine.trace(param_only=True) as capture:
+                guide = poutine.trace(self.guide).get_trace(*data)
+            self._guide_names.update(capture.trace.nodes)
+            with Feasible(), said_by(self.model, "model"), poutine.trace(param_only=True) as capture:
+                poutine.replay(self.model, trace=guide)(*data)
+            self._model_names.update(capture.trace.nodes)
+        self._known.initialised = True
         return self
 
     def parameters(self, train: Literal["both", "guide"] = "both") -> dict[str, Tensor]:
@@ -260,6 +302,17 @@ class Pair:
         }
         pair._store["constraints"] = {name: self._store["constraints"][name] for name in kept}
         return pair
+
+
+@contextmanager
+def said_by(program: Program, role: str) -> Iterator[None]:
+    """Add to whatever a program raises which program it was; the exception stays what it is."""
+    try:
+        yield
+    except Exception as error:
+        name = getattr(program, "__qualname__", type(program).__qualname__)
+        error.add_note(f"raised while running the {role} {name}")
+        raise
 
 
 def _hold(module: nn.Module) -> nn.Module:

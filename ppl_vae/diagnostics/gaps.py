@@ -20,6 +20,7 @@ from ppl_vae.errors import InputError
 from ppl_vae.evidence import Evidence
 from ppl_vae.guides import PerDatumFlow, PerDatumNormal
 from ppl_vae.inference import exact, importance
+from ppl_vae.inference.defined import weighable
 from ppl_vae.inference.elbo import check_index
 from ppl_vae.inference.graph import Compile, check_compile
 from ppl_vae.inference.terms import layout
@@ -74,7 +75,7 @@ def gaps(
         raise InputError(f"num_samples is {num_samples}; standard errors need at least 2")
     check_compile(compile)
     start = time.perf_counter()
-    shape = layout(pair, *data)
+    shape = weighable(pair, *data, layout=layout(pair, *data))
     check_index(index, shape.num_units)
     with seeded(seed):
         own = own_answer(pair, *data, shape=shape, index=index)

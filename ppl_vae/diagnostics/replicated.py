@@ -129,7 +129,7 @@ def thinned(
     found = {}
     for name in shape.latents:
         draws = posterior.draws[name].transpose("chain", "draw", ...).to_numpy()[:, places]
-        own = canonical_value(trace.nodes[name], shape)
+        own = canonical_value(name, trace.nodes[name], shape)
         plates = shape.latents[name]
         if index is not None and shape.unit_plate in plates:
             axis = 2 + plates.index(shape.unit_plate)
@@ -196,7 +196,7 @@ def _simulated(
     """Data of a `Simulator`, draw by draw: games read off themselves, other sites where they are observed."""
     assert isinstance(pair.model, Simulator)
     nodes = dict(sample_sites(trace))
-    latents = {name: canonical_value(nodes[name], shape) for name in shape.latents}
+    latents = {name: canonical_value(name, nodes[name], shape) for name in shape.latents}
     found: dict[str, list[Tensor]] = {site.name: [] for site in sites}
     for s in range(size):
         made = pair.model.simulate({name: z[s] for name, z in latents.items()}, *data)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ppl_vae.diagnostics.ranks import ranks
 from ppl_vae.errors import InputError
+from ppl_vae.inference.defined import require_all_data
 from ppl_vae.inference.labels import to_dataset
 from ppl_vae.inference.model_densities import log_densities
 from ppl_vae.inference.simulation import simulate
@@ -108,6 +109,12 @@ def world(pair: Pair, *data: Any, index: Tensor | None = None) -> World:
         InputError: if ``index`` is given to a model whose units are not the rows of one tensor.
     """
     shape = layout(pair, *data)
+    require_all_data(shape)
+    if shape.improper:
+        raise InputError(
+            f"data cannot be simulated from the model: the prior of {', '.join(shape.improper)} is flat "
+            "(improper) and has no draws"
+        )
     plate = shape.batch_plate
     units = plate is not None and all(plate in plates for plates in shape.latents.values())
     apart = replace(

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from ppl_vae.errors import InputError
 from ppl_vae.evidence import Evidence
+from ppl_vae.inference.defined import weighable
 from ppl_vae.inference.elbo import unit_chunks
 from ppl_vae.inference.graph import Compile, check_compile
 from ppl_vae.inference.hmc import State, jittered_length, transition
@@ -190,7 +191,7 @@ def bidirectional(
     """
     settings = Settings(start, num_temperatures, num_chains, target_accept)
     begin = time.perf_counter()
-    shape = layout(pair, *data)
+    shape = weighable(pair, *data, layout=layout(pair, *data), drawn=start == "guide")
     latents, simulated = simulate(pair, *data, layout=shape, seed=seed)
     job = _Job(pair, simulated, settings, index, compile, seed)
     total = 2 * len(job.chunks) * num_temperatures
@@ -216,7 +217,7 @@ class _Job:
     ) -> None:
         check_compile(compile)
         self.settings, self.seed, self.index = settings, seed, index
-        self.shape = layout(pair, *data)
+        self.shape = weighable(pair, *data, layout=layout(pair, *data), drawn=settings.start == "guide")
         if settings.start == "guide" and not has_log_density(pair, *data):
             raise InputError(
                 "annealing from the guide needs log q at a given z, which this guide's hidden randomness "

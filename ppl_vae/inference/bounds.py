@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ppl_vae.errors import InputError
 from ppl_vae.evidence import Evidence
+from ppl_vae.inference.defined import weighable
 from ppl_vae.inference.elbo import unit_chunks
 from ppl_vae.inference.graph import Compile, check_compile
 from ppl_vae.inference.iwae import grouped_bound
@@ -63,7 +64,7 @@ def iwae(
             raise InputError(f"{name} is {count}; it must be at least 1")
     check_compile(compile)
     start = time.perf_counter()
-    shape = layout(pair, *data)
+    shape = weighable(pair, *data, layout=layout(pair, *data))
     total = num_particles * num_repeats
     units = shape.num_units if index is None else len(index)
     engine = engine_for(compile, total, units, shape.event_size)

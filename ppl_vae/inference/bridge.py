@@ -24,6 +24,7 @@ from torch.nn.functional import logsigmoid
 
 from ppl_vae.errors import InputError
 from ppl_vae.evidence import Evidence
+from ppl_vae.inference.defined import require_weights, weighable
 from ppl_vae.inference.sites import Layout
 from ppl_vae.inference.terms import Terms, has_log_density, layout, terms
 from ppl_vae.posterior import Posterior
@@ -77,7 +78,7 @@ def log_evidence(
             whose units cannot be found in the data.
     """
     start = time.perf_counter()
-    shape = layout(pair, *data)
+    shape = weighable(pair, *data, layout=layout(pair, *data))
     num_samples = posterior.num_draws if num_samples is None else num_samples
     _check(pair, posterior, data, num_samples)
     index = _index(posterior, shape)
@@ -109,7 +110,7 @@ def log_weights(pair: Pair, posterior: Posterior, *data: Any) -> np.ndarray:
     Raises:
         InputError: as `log_evidence`, which takes the same draws.
     """
-    shape = layout(pair, *data)
+    shape = require_weights(pair, *data, layout=layout(pair, *data))
     _check(pair, posterior, data, 2)
     index = _index(posterior, shape)
     latents = _latents(posterior, shape)

@@ -11,7 +11,16 @@ from torch import Tensor
 from torch.distributions import Distribution, kl_divergence
 
 from ppl_vae.errors import InputError
-from ppl_vae.inference.sites import Layout, log_prob_per_unit, reduce_to_units, user_scale
+from ppl_vae.inference.sites import (
+    Layout,
+    log_likelihood,
+    log_prob_per_unit,
+    log_q_per_unit,
+    reduce_to_units,
+    sample_sites,
+    sizes,
+    user_scale,
+)
 from ppl_vae.inference.terms import layout, particle_traces
 from ppl_vae.program import Pair
 from ppl_vae.rng import seeded
@@ -117,14 +126,15 @@ def check_index(index: Tensor | None, num_units: int) -> None:
 def _particles(
     pair: Pair, *data: Any, shape: Layout, num_particles: int, index: Tensor | None
 ) -> tuple[Tensor, Tensor, bool]:
-    runs, particles = (1, num_particles) if shape.vectorized else (num_particles, 1)
+    units = shape.num_units if index is None else len(index)
+    together = min(num_particles, shape.particles_per_chunk(units)) if shape.vectorized else 1
     parts = [
         _parts(
             *particle_traces(pair, *data, layout=shape, num_particles=particles, index=index),
             shape,
             particles,
         )
-        for _ in range(runs)
+        for particles in sizes(num_particles, together)
     ]
     return (
         torch.cat([part[0] for part in parts]),
@@ -141,20 +151,21 @@ def _parts(
     The conditional KL of a site given the sites before it is exact in expectation only if model and
     guide draw their latents in the same order, as in Pyro's TraceMeanField_ELBO.
     """
-    reconstruction = log_prob_per_unit(model_trace, shape, num_particles, shape.observed)
+    reconstruction = log_likelihood(model_trace, shape, num_particles)
     formulas = _analytic_kls(model_trace, guide_trace, shape)
     if formulas:
         return reconstruction, torch.stack(formulas).sum(0).expand_as(reconstruction), True
-    log_q = log_prob_per_unit(guide_trace, shape, num_particles)
+    log_q = log_q_per_unit(guide_trace, shape, num_particles)
     log_prior = log_prob_per_unit(model_trace, shape, num_particles, tuple(shape.latents))
     return reconstruction, log_q - log_prior, False
 
 
 def _analytic_kls(model_trace: Trace, guide_trace: Trace, shape: Layout) -> list[Tensor]:
     """The KL of every latent site by unit; nothing unless each of them has a formula."""
-    samples = [name for name, site in guide_trace.nodes.items() if site["type"] == "sample"]
+    samples = [name for name, site in sample_sites(guide_trace) if not site["is_observed"]]
     auxiliary = any(guide_trace.nodes[name]["infer"].get("is_auxiliary") for name in samples)
-    if auxiliary or [name for name in samples if name in shape.latents] != list(shape.latents):
+    in_order = [name for name in samples if name in shape.latents] == list(shape.latents)
+    if auxiliary or not in_order or shape.summed or shape.subsampled or shape.loose_dims:
         return []
     found = []
     for name in shape.latents:
@@ -176,6 +187,8 @@ def analytic_kl(q: Distribution, p: Distribution) -> Tensor | None:
     if isinstance(q, MultivariateNormal) and isinstance(p, Independent) and isinstance(p.base_dist, Normal):
         p = MultivariateNormal(p.base_dist.loc, scale_tril=torch.diag_embed(p.base_dist.scale))
     try:
-        return kl_divergence(q, p)
+        # Some formulas write into a tensor of one batch shape by a mask of the other.
+        batch = torch.broadcast_shapes(q.batch_shape, p.batch_shape)
+        return kl_divergence(q.expand(batch), p.expand(batch))
     except NotImplementedError:
         return None

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ppl_vae.inference.iwae import IWAE, grouped_bound
-from ppl_vae.inference.sites import Layout
+from ppl_vae.inference.sites import Layout, sizes
 from ppl_vae.inference.terms import terms
 from ppl_vae.program import Pair
 from ppl_vae.rng import seeded
@@ -49,17 +49,23 @@ class FixedData:
             self.index = torch.randperm(shape.num_units, generator=generator)[:most_units]
         units = shape.num_units if self.index is None else len(self.index)
         most = most_particles if shape.vectorized else 16
-        particles = min(most, max(8, shape.particles_per_chunk(units, budget=budget)))
+        fitting = shape.particles_per_chunk(units, budget=budget)
+        particles = min(most, max(8, fitting))
         self.particles = max(2, particles // self.group) * self.group
+        # Where the fewest that say anything do not fit together, they come one after another.
+        self.together = self.particles if fitting >= 8 else max(1, fitting // self.group) * self.group
 
     @torch.no_grad()
     def log_weights(self) -> Tensor:
         """log p(x, z) − log q(z), or bounds of groups of particles, in nats, shape (particles, units)."""
         with seeded(self.seed):
-            drawn = terms(
-                self.pair, *self.data, layout=self.shape, num_particles=self.particles, index=self.index
-            )
-        return grouped_bound(drawn.log_weights.double().cpu(), self.group)
+            parts = [
+                terms(self.pair, *self.data, layout=self.shape, num_particles=size, index=self.index)
+                .log_weights.double()
+                .cpu()
+                for size in sizes(self.particles, self.together)
+            ]
+        return grouped_bound(torch.cat(parts), self.group)
 
 
 def convergence(earlier: Tensor, later: Tensor, tolerance: float = 0.05) -> tuple[bool, str]:

@@ -9,6 +9,7 @@ import torch
 
 from ppl_vae.errors import InputError
 from ppl_vae.inference.labels import to_dataset
+from ppl_vae.inference.point_mass import point_masses
 from ppl_vae.inference.terms import layout, terms
 from ppl_vae.posterior import Posterior
 from ppl_vae.program import Pair
@@ -34,7 +35,9 @@ def draws(
         seed: of the draws.
 
     Returns:
-        One chain of ``num_draws`` independent draws; ``log_weights`` over (chain, draw, unit plate).
+        One chain of ``num_draws`` independent draws; ``log_weights`` over (chain, draw, unit plate), or None
+        where the draws have none: of a guide that puts a latent at a point, and of programs that take a part
+        of their data or scale their densities.
 
     Raises:
         InputError: if num_draws is not positive.
@@ -53,12 +56,16 @@ def draws(
             chunks.append(terms(pair, *data, layout=shape, num_particles=size, index=index))
     values = {name: torch.cat([chunk.draws[name] for chunk in chunks])[None] for name in shape.latents}
     weights = torch.cat([chunk.log_weights for chunk in chunks])[None].cpu().numpy()
+    if shape.unit_plate is None:
+        weights = weights[..., 0]
+    # Points have no density, and a part of the data none of all of them.
+    weighed = not (shape.subsampled or shape.tempered or point_masses(pair, *data, layout=shape))
     coords = {shape.unit_plate: index.tolist()} if index is not None and shape.unit_plate else {}
     dims = ("chain", "draw", shape.unit_plate) if shape.unit_plate else ("chain", "draw")
     return Posterior(
         draws=to_dataset(values, shape.latents, pair.model, coords),
         method="guide",
         dependence="independent",
-        log_weights=xr.DataArray(weights if shape.unit_plate else weights[..., 0], dims=dims),
+        log_weights=xr.DataArray(weights, dims=dims) if weighed else None,
         seconds=time.perf_counter() - start,
     )

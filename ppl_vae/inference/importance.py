@@ -20,6 +20,7 @@ from torch import Tensor
 from ppl_vae.errors import InputError
 from ppl_vae.evidence import Evidence
 from ppl_vae.guides import Prior
+from ppl_vae.inference.defined import require_weights, weighable
 from ppl_vae.inference.elbo import unit_chunks
 from ppl_vae.inference.graph import Compile, check_compile
 from ppl_vae.inference.partial import Partial, fingerprint
@@ -47,6 +48,7 @@ def log_evidence(
     tolerance: float | None = None,
     max_samples: int = MAX_SAMPLES,
     index: Tensor | None = None,
+    improper: bool = False,
     compile: Compile = "auto",
     seed: int = 0,
     checkpoint: Path | None = None,
@@ -68,6 +70,8 @@ def log_evidence(
             nats; ``notes`` say why where it cannot be reached.
         max_samples: draws a unit at which that is given up.
         index: the units to estimate (all by default).
+        improper: whether to weigh draws under flat priors too. What is estimated is then known only up to a
+            constant, and its diagnostics are all that counts.
         compile: whether to compile the weights; "auto" does where the work is large. False runs stock
             Pyro. The numbers are the same to rounding.
         seed: of the draws.
@@ -78,12 +82,17 @@ def log_evidence(
 
     Raises:
         InputError: for fewer than 2 samples, α outside [0, 1), α > 0 with a guide whose density at
-            a given z is not available, or a checkpoint of another estimate.
+            a given z is not available, a checkpoint of another estimate, or where log p(x) is not defined: a
+            guide that puts a latent at a point, flat priors, programs that take a part of their data or scale
+            their densities, and discrete latents that cannot be summed out.
     """
     _check_arguments(num_samples, defensive, tolerance)
     check_compile(compile)
     start = time.perf_counter()
-    shape = layout(pair, *data)
+    whole = layout(pair, *data)
+    shape = require_weights(pair, *data, layout=whole) if improper else weighable(pair, *data, layout=whole)
+    if defensive and whole.improper:
+        raise InputError("a defensive mixture draws from the prior, and a flat prior has no draws")
     if defensive and not has_log_density(pair, *data):
         raise InputError(
             "a defensive mixture needs log q at a given z, which this guide's hidden randomness denies"

@@ -57,12 +57,15 @@ class IWAE:
             scale: N/B.
             beta: weight of the latents' terms, as a messenger around this call has set it.
         """
-        drawn = terms(pair, *data, layout=shape, num_particles=self.num_particles, index=index)
+        drawn = terms(pair, *data, layout=shape, num_particles=self.num_particles, index=index, learning=True)
         if not self.doubly_reparameterised:
             return -scale * grouped_bound(drawn.log_weights, self.num_particles).sum()
         # The draws as leaves: densities at them depend on the guide's parameters only through them.
         leaves = {name: value.detach().requires_grad_() for name, value in drawn.draws.items()}
-        at = terms(pair, *data, layout=shape, num_particles=self.num_particles, index=index, latents=leaves)
+        at = terms(
+            pair, *data, layout=shape, num_particles=self.num_particles, index=index, latents=leaves,
+            learning=True,
+        )  # fmt: skip
         weights = at.log_weights.detach().softmax(0)
         # Integrating the score by parts turns −β w ∂log q into path derivatives of w: for β = 1 only w²
         # is left of them (Tucker et al., equation 8).

@@ -8,7 +8,15 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from ppl_vae.inference.sites import Given, Layout, log_prob_per_unit, particle_plate, site_value
+from ppl_vae.inference.sites import (
+    Given,
+    Layout,
+    enumerated,
+    log_likelihood,
+    log_prob_per_unit,
+    particle_plate,
+    site_value,
+)
 from ppl_vae.program import Pair
 
 __all__ = ["log_densities"]
@@ -43,7 +51,9 @@ def _chunk(pair: Pair, *data: Any, layout: Layout, latents: Mapping[str, Tensor]
     """log p(x | z) and log p(z) of a few latents."""
     size = len(next(iter(latents.values())))
     given = {name: site_value(name, latents[name], layout) for name in layout.latents}
-    with pair.scope(), Given(given), particle_plate(layout, size), pyro.validation_enabled(False):
+    with (
+        pair.scope(), enumerated(layout), Given(given), particle_plate(layout, size),
+        pyro.validation_enabled(False),
+    ):  # fmt: skip
         trace = poutine.trace(pair.model).get_trace(*data)
-    likelihood = log_prob_per_unit(trace, layout, size, layout.observed)
-    return likelihood, log_prob_per_unit(trace, layout, size, tuple(layout.latents))
+    return log_likelihood(trace, layout, size), log_prob_per_unit(trace, layout, size, tuple(layout.latents))

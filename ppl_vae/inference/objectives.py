@@ -59,10 +59,13 @@ class Weighed(Messenger):  # type: ignore[misc]
             msg["scale"] = msg["scale"] * self.beta
 
 
-def stock_elbo(shape: Layout, num_particles: int) -> Trace_ELBO:
-    """Pyro's own ``Trace_ELBO``, its particles vectorised where the programs allow it."""
+def stock_elbo(shape: Layout, num_particles: int) -> PyroELBO:
+    """Pyro's own ``Trace_ELBO``, its particles vectorised where the programs allow it.
+
+    ``TraceEnum_ELBO`` where latents are to be enumerated.
+    """
     together = shape.vectorized and num_particles > 1
-    return Trace_ELBO(
+    return (TraceEnum_ELBO if shape.summed or shape.marked else Trace_ELBO)(
         num_particles=num_particles, vectorize_particles=together, max_plate_nesting=shape.nesting
     )
 
@@ -118,13 +121,13 @@ class Objective:
         beta = 1.0 if self.beta is None else self.beta
         if isinstance(self.loss, IWAE):
             scale = self.ratio if self.scale is None else self.scale
-            with self.pair.scope(), Weighed(beta), cast:
+            with self.pair.learning(), Weighed(beta), cast:
                 return self.loss.loss(self.pair, self.data, self.shape, self.index, scale, beta)
         given = {}
         if self.index is not None and self.shape.batch_plate:
             given[self.shape.batch_plate] = self.index
         weighed = Weighed(beta, self.shape.batch_plate, self.scale, self.ratio)
-        with self.pair.scope(), Given(given), weighed, cast:
+        with self.pair.learning(), Given(given), weighed, cast:
             return _assembled(self.pair, self.data, self.loss)
 
 

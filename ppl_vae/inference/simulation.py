@@ -41,7 +41,7 @@ def simulate(
         observed = poutine.trace(pair.model).get_trace(*data)
         drawn = poutine.trace(poutine.uncondition(pair.model)).get_trace(*data)
         sites = dict(sample_sites(drawn))
-        latents = {name: canonical_value(sites[name], layout) for name in layout.latents}
+        latents = {name: canonical_value(name, sites[name], layout) for name in layout.latents}
         if isinstance(pair.model, Simulator):
             return latents, pair.model.simulate({name: z[0] for name, z in latents.items()}, *data)
         values = {name: (observed.nodes[name]["value"], sites[name]["value"]) for name in layout.observed}

@@ -1,8 +1,8 @@
 """The sites and plates of traced programs: what a pair looks like, and sums over its plates."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyro
@@ -13,19 +13,24 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
+from ppl_vae.inference.enumeration import enumerating, joint_log_prob
 from ppl_vae.inference.pyro_internals import is_deterministic
 
 __all__ = [
     "Given",
     "Layout",
     "canonical_value",
+    "enumerated",
     "full_size",
+    "log_likelihood",
     "log_prob_per_unit",
+    "log_q_per_unit",
     "particle_plate",
     "plates_of",
     "reduce_to_units",
     "sample_sites",
     "site_value",
+    "sizes",
     "user_scale",
 ]
 
@@ -37,9 +42,18 @@ class Layout:
     """The shape of a pair: which sites it has, and over which plate log p(x) factorises.
 
     Attributes:
-        latents: the model's latent sites, each with the names of its plates from the left.
-        event_dims: number of event dimensions of each latent site.
+        latents: the model's latent sites that the guide draws, each with its plates' names from the left.
+        event_dims: number of event dimensions of each latent site, those batch dimensions included that
+            belong to no plate.
+        loose_dims: how many those are.
         observed: names of the observed sites.
+        summed: discrete latents that are summed out, and are not among the latents.
+        discrete: discrete latents that the guide draws; ``marked`` are those that either program asks to have
+            enumerated in parallel.
+        improper: latents whose prior is no distribution: it has no draws and integrates to no number.
+        partly_masked: latents that the model masks in part: only part of their entries have a density.
+        tempered: sites whose log density a program multiplies itself (``poutine.scale``).
+        subsampled: plates of which the programs take a part by themselves, in words.
         unit_plate: name of the plate of units, or None when the data set is the one unit.
         batch_plate: outermost plate that contains every observed site, or None: what minibatches
             are taken from.
@@ -66,6 +80,19 @@ class Layout:
     event_size: int
     indexable: frozenset[str]
     vectorized: bool
+    loose_dims: Mapping[str, int] = field(default_factory=dict)
+    summed: tuple[str, ...] = ()
+    discrete: tuple[str, ...] = ()
+    marked: tuple[str, ...] = ()
+    improper: tuple[str, ...] = ()
+    partly_masked: tuple[str, ...] = ()
+    tempered: tuple[str, ...] = ()
+    subsampled: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def depth(self) -> int:
+        """Dimensions from the right that plates occupy, that of the particles included."""
+        return self.nesting + self.vectorized
 
     @property
     def unit(self) -> str:
@@ -80,6 +107,11 @@ class Layout:
     def particles_per_chunk(self, num_units: int, budget: int = 2**22) -> int:
         """How many particles fit beside ``num_units`` units in about 16 MiB of float32 a tensor."""
         return max(1, budget // max(1, num_units * self.event_size))
+
+
+def sizes(total: int, most: int) -> list[int]:
+    """Sizes of chunks of at most so many."""
+    return [min(most, total - done) for done in range(0, total, most)]
 
 
 class Given(Messenger):  # type: ignore[misc]
@@ -108,14 +140,53 @@ def particle_plate(layout: Layout, num_particles: int) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def enumerated(layout: Layout) -> Iterator[None]:
+    """Run a model with its summed latents enumerated; outside of `particle_plate`."""
+    with enumerating(layout.summed, layout.depth):
+        yield
+
+
 def log_prob_per_unit(
     trace: poutine.Trace, layout: Layout, num_particles: int, names: tuple[str, ...] | None = None
 ) -> Tensor:
-    """Sum the log densities of a trace's sites to shape (particles, units), without plate scales."""
+    """Sum the log densities of a model's sites to shape (particles, units), without minibatches' scales.
+
+    Where the layout has summed latents, the trace is of a model run under `enumerated`, and what is returned
+    is the log of the sum over them.
+    """
+    if layout.summed:
+        plates = (PARTICLES,) if layout.unit_plate is None else (PARTICLES, layout.unit_plate)
+        found = joint_log_prob(trace, layout.summed, plates, names)
+        return found.reshape(found.shape[0], -1).expand(num_particles, -1)
+    chosen = [site for name, site in sample_sites(trace) if names is None or name in names]
+    return _sum_of_sites(chosen, layout, num_particles)
+
+
+def log_likelihood(trace: poutine.Trace, layout: Layout, num_particles: int) -> Tensor:
+    """log p(x | z) of a model's trace, of shape (particles, units), its summed latents summed out."""
+    if not layout.summed:
+        return log_prob_per_unit(trace, layout, num_particles, layout.observed)
+    prior = log_prob_per_unit(trace, layout, num_particles, tuple(layout.latents))
+    return log_prob_per_unit(trace, layout, num_particles) - prior
+
+
+def log_q_per_unit(trace: poutine.Trace, layout: Layout, num_particles: int) -> Tensor:
+    """log q(z) of a guide's trace, of shape (particles, units).
+
+    Observed sites and ``pyro.factor`` terms in a guide are no part of the density of what it draws, and
+    neither are draws of latents that are summed out.
+    """
+    drawn = [
+        site for name, site in sample_sites(trace) if not site["is_observed"] and name not in layout.summed
+    ]
+    return _sum_of_sites(drawn, layout, num_particles)
+
+
+def _sum_of_sites(sites: list[dict[str, Any]], layout: Layout, num_particles: int) -> Tensor:
     total: Tensor | float = 0.0
-    for name, site in sample_sites(trace):
-        if names is None or name in names:
-            total = total + _site_log_prob(site, layout)
+    for site in sites:
+        total = total + _site_log_prob(site, layout)
     if isinstance(total, float):
         return torch.zeros(num_particles, 1)
     return total.expand(num_particles, -1)
@@ -123,8 +194,7 @@ def log_prob_per_unit(
 
 def reduce_to_units(values: Tensor, layout: Layout) -> Tensor:
     """Sum a tensor of batch shape (particles, *plates) over all plates but the units'."""
-    depth = layout.nesting + layout.vectorized
-    values = values.reshape((1,) * (depth - values.dim()) + values.shape)
+    values = values.reshape((1,) * (layout.depth - values.dim()) + values.shape)
     if not layout.vectorized:
         values = values.unsqueeze(0)
     unit_dim = layout.dims[layout.unit_plate] if layout.unit_plate else None
@@ -135,16 +205,21 @@ def reduce_to_units(values: Tensor, layout: Layout) -> Tensor:
 
 
 def _site_log_prob(site: Mapping[str, Any], layout: Layout) -> Tensor:
-    """A site's log density by unit, with the user's own scales and masks but no subsampling scale."""
+    """A site's log density by unit, with the user's own scales and masks but no subsampling scale.
+
+    Where a program takes a part of its data by itself, N/B stays: the sum stands for all the data.
+    """
     log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
-    return reduce_to_units(scale_and_mask(log_prob, user_scale(site), site["mask"]), layout)
+    scale = user_scale(site, layout.subsampled)
+    return reduce_to_units(scale_and_mask(log_prob, scale, site["mask"]), layout)
 
 
-def user_scale(site: Mapping[str, Any]) -> Any:
-    """The scale that the program itself puts on a site, without the plates' N/B."""
+def user_scale(site: Mapping[str, Any], kept: Container[str] = ()) -> Any:
+    """The scale that the program itself puts on a site, without the plates' N/B, but for the plates kept."""
     scale = site["scale"]
     for frame in plates_of(site):
-        scale = scale * (frame.size / full_size(frame))
+        if frame.name not in kept:
+            scale = scale * (frame.size / full_size(frame))
     return scale
 
 
@@ -169,20 +244,20 @@ def full_size(frame: Any) -> int:
     return int(frame.full_size or frame.size)
 
 
-def canonical_value(site: Mapping[str, Any], layout: Layout) -> Tensor:
+def canonical_value(name: str, site: Mapping[str, Any], layout: Layout) -> Tensor:
     """A latent site's values as (particles, *plates, *event), without padding dimensions."""
     value = site["value"]
-    event_shape = value.shape[value.dim() - site["fn"].event_dim :]
+    event_shape = value.shape[value.dim() - layout.event_dims[name] :]
     plates = tuple(frame.size for frame in plates_of(site))
     return value.reshape((-1, *plates, *event_shape))
 
 
 def site_value(name: str, value: Tensor, layout: Layout) -> Tensor:
     """The inverse of `canonical_value`: values as the program's own sample statement would give them."""
-    plates = layout.latents[name]
+    plates, loose = layout.latents[name], layout.loose_dims.get(name, 0)
     dims = [layout.dims[plate] for plate in plates]
-    batch = [1] * (layout.nesting if layout.vectorized else -min(dims, default=0))
+    batch = [1] * ((layout.nesting if layout.vectorized else max(-min(dims, default=0), loose)) - loose)
     for dim, size in zip(dims, value.shape[1:], strict=False):
-        batch[dim] = size
+        batch[dim + loose] = size
     particles = value.shape[:1] if layout.vectorized else ()
     return value.reshape((*particles, *batch, *value.shape[1 + len(plates) :]))

@@ -145,7 +145,7 @@ class _Stock:
         given = {} if index is None else {task.shape.batch_plate or "": index.to(task.leaves[0].device)}
         device = task.leaves[0].device.type
         cast = torch.autocast(device, task.precision) if task.precision else nullcontext()
-        with task.pair.scope(), Given(given), Weighed(self.schedule.beta(step)), cast:
+        with task.pair.learning(), Given(given), Weighed(self.schedule.beta(step)), cast:
             return task.loss.differentiable_loss(task.pair.model, task.pair.guide, *data)
 
     def state(self) -> dict[str, Tensor]:

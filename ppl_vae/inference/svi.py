@@ -22,6 +22,7 @@ from ppl_vae.inference.elbo import ELBO, elbo
 from ppl_vae.inference.fixed_data import FixedData, convergence
 from ppl_vae.inference.graph import Compile, Untraceable, check_compile
 from ppl_vae.inference.iwae import IWAE, check_iwae
+from ppl_vae.inference.memory import refuse_beyond_memory
 from ppl_vae.inference.rule import Rule
 from ppl_vae.inference.schedule import Schedule
 from ppl_vae.inference.sites import Layout
@@ -172,6 +173,7 @@ def fit(
         batches = _batches(shape, batch_size, seed)
         if weighted is not None:
             check_iwae(weighted, pair, data, shape, batches.batch_size)
+        _refuse_beyond_memory(shape, batches, num_particles, data)
         leaves = pair.parameters(train)
         if not leaves:
             raise InputError(f"there is nothing to train: no parameters with train={train!r}")
@@ -328,6 +330,24 @@ def _batches(shape: Layout, batch_size: int | None, seed: int) -> Batches:
                 "(`with pyro.plate(…) as i: … x[i]`); these do not"
             )
     return Batches(shape.batch_plate_size, batch_size, seed)
+
+
+def _refuse_beyond_memory(shape: Layout, batches: Batches, num_particles: int, data: tuple[Any, ...]) -> None:
+    batch = batches.batch_size or shape.batch_plate_size
+    # Of a model with one unit, the largest site has all the data; minibatches cut it.
+    numbers = num_particles * shape.num_units * shape.event_size * batch // max(1, shape.batch_plate_size)
+    itemsize = max(
+        (
+            values.element_size()
+            for values in data
+            if isinstance(values, Tensor) and values.is_floating_point()
+        ),
+        default=4,
+    )
+    refuse_beyond_memory(
+        numbers, itemsize, f"a step of {num_particles} particles on {batch:,} data",
+        "take minibatches (batch_size) or fewer particles (num_particles)",
+    )  # fmt: skip
 
 
 def _final_particles(shape: Layout, budget: int = 2**20) -> int:

@@ -27,7 +27,9 @@ from ppl_vae.inference.sites import (
     Given,
     Layout,
     canonical_value,
+    enumerated,
     log_prob_per_unit,
+    log_q_per_unit,
     particle_plate,
     plates_of,
     reduce_to_units,
@@ -219,13 +221,13 @@ class TemperedPath:
         shape, chains = self.shape, len(position)
         placed = Placed(self._unflatten(position), lambda values: reduce_to_units(values, shape))
         with self.pair.scope():
-            with Given(self._given()), particle_plate(shape, chains), placed:
+            with enumerated(shape), Given(self._given()), particle_plate(shape, chains), placed:
                 model_trace = poutine.trace(self.pair.model).get_trace(*self.data)
-            latents = {name: canonical_value(model_trace.nodes[name], shape) for name in shape.latents}
+            latents = {name: canonical_value(name, model_trace.nodes[name], shape) for name in shape.latents}
             given = self._given() | guide_values(self.start, latents, shape)
             with Given(given), particle_plate(shape, chains):
                 start_trace = poutine.trace(self.start).get_trace(*self.data)
-        log_q = log_prob_per_unit(start_trace, shape, chains) + placed.log_jacobian
+        log_q = log_q_per_unit(start_trace, shape, chains) + placed.log_jacobian
         log_p = log_prob_per_unit(model_trace, shape, chains) + placed.log_jacobian
         return log_q, log_p
 
@@ -233,7 +235,7 @@ class TemperedPath:
         """The latents of a model's trace in unconstrained space, each (chains, units, …)."""
         found = {}
         for name, site in sample_sites(trace):
-            if site["is_observed"]:
+            if site["is_observed"] or name in self.shape.summed:
                 continue
             if site["fn"].support.is_discrete:
                 raise InputError(
