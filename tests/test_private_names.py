@@ -8,7 +8,12 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "ppl_vae"
 # The files that may know them.
-INTERNALS = {"inference/nutpie_densities.py", "inference/pyro_internals.py", "inference/torch_internals.py"}
+INTERNALS = {
+    "inference/nutpie_densities.py",
+    "inference/pyro_internals.py",
+    "inference/recorder.py",
+    "inference/torch_internals.py",
+}
 # Documented under a name that looks private: handlers of effects define and call them.
 DOCUMENTED = {"_pyro_sample", "_pyro_post_sample", "_pyro_param", "_process_message", "_postprocess_message",
               "_replace", "_asdict", "_fields"}  # fmt: skip

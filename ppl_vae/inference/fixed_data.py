@@ -1,18 +1,24 @@
 """The ELBO of fixed data under fixed noise: differences between parameters without the noise of draws."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ppl_vae.inference.graph import Untraceable
 from ppl_vae.inference.iwae import IWAE, grouped_bound
 from ppl_vae.inference.sites import Layout, sizes
 from ppl_vae.inference.terms import terms
+from ppl_vae.inference.weights import LogWeights
 from ppl_vae.program import Pair
 from ppl_vae.rng import seeded
 
 __all__ = ["FixedData", "convergence"]
+
+# Numbers in the largest site of one part: its arrays stay in the processor's cache, and memory is used again.
+CACHED = 2**19
 
 
 class FixedData:
@@ -27,6 +33,8 @@ class FixedData:
         most_units: of more units, so many are chosen.
         most_particles: draws a unit, where few units leave room for them.
         budget: entries of an array in memory.
+        traced: whether the programs are traced once into a graph, which then runs on parts of the draws
+            that fit the processor's cache. The random numbers are the same, the values to rounding.
     """
 
     def __init__(
@@ -40,6 +48,7 @@ class FixedData:
         most_units: int = 512,
         most_particles: int = 256,
         budget: int = 2**20,
+        traced: bool = False,
     ) -> None:
         self.pair, self.data, self.shape, self.seed = pair, data, shape, seed
         self.group = 1 if weighted is None else weighted.num_particles
@@ -55,9 +64,19 @@ class FixedData:
         # Where the fewest that say anything do not fit together, they come one after another.
         self.together = self.particles if fitting >= 8 else max(1, fitting // self.group) * self.group
 
+        self.traced = traced and shape.vectorized
+        self._parts: _Parts | None = None
+
     @torch.no_grad()
     def log_weights(self) -> Tensor:
         """log p(x, z) − log q(z), or bounds of groups of particles, in nats, shape (particles, units)."""
+        if self.traced and self._parts is None:
+            try:
+                self._parts = _Parts(self)
+            except Untraceable:  # the fit's own steps say so
+                self.traced = False
+        if self._parts is not None:
+            return grouped_bound(self._parts(), self.group)
         with seeded(self.seed):
             parts = [
                 terms(self.pair, *self.data, layout=self.shape, num_particles=size, index=self.index)
@@ -66,6 +85,42 @@ class FixedData:
                 for size in sizes(self.particles, self.together)
             ]
         return grouped_bound(torch.cat(parts), self.group)
+
+
+class _Parts:
+    """Log weights through a graph of a few particles, which runs on one part of the noise after another.
+
+    Raises:
+        Untraceable: if the programs cannot be traced, or draw noise that has no dimension of particles.
+    """
+
+    def __init__(self, task: FixedData) -> None:
+        units = task.shape.num_units if task.index is None else len(task.index)
+        self.size = min(task.particles, task.shape.particles_per_chunk(units, CACHED))
+        self.particles = task.particles
+        self.weights = LogWeights(
+            task.pair, task.data, task.shape, self.size, task.index, 0.0, None, "traced"
+        )  # fmt: skip
+        graph = self.weights.graph
+        if graph is None:
+            raise Untraceable("the log weights cannot be traced")
+        if any(not noise.in_place or noise.shape[:1] != (self.size,) for noise in graph.noise):
+            raise Untraceable("the noise has no dimension of particles")
+        # Drawn as the programs would draw for all particles at once, site by site.
+        with seeded(task.seed):
+            self.noise = [
+                replace(noise, shape=torch.Size((task.particles, *noise.shape[1:]))).draw()
+                for noise in graph.noise
+            ]
+
+    def __call__(self) -> Tensor:
+        found = []
+        for first in range(0, self.particles, self.size):
+            # The last part reaches back to have as many particles as the others.
+            start = min(first, self.particles - self.size)
+            part = self.weights.at([noise[start : start + self.size] for noise in self.noise])
+            found.append(part[first - start :].cpu())
+        return torch.cat(found)
 
 
 def convergence(earlier: Tensor, later: Tensor, tolerance: float = 0.05) -> tuple[bool, str]:

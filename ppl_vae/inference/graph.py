@@ -1,8 +1,8 @@
 """Trace a static Pyro program once into a graph of tensor operations.
 
 A Pyro program costs hundreds of microseconds of Python per evaluation, its arithmetic tens. `trace`
-runs a function of such a program once under ``make_fx``, which records every tensor operation, those
-of the backward pass included, and gives back a pure function: parameters, data, indices and weights
+runs a function of such a program once and records every tensor operation, those of the backward pass
+included, and gives back a pure function: parameters, data, indices and weights
 are its inputs, every random number that the program draws becomes an input too, and so do all other
 tensors that the program closes over. Pyro is not involved in running it.
 
@@ -66,6 +66,12 @@ class Noise:
         """Room for one draw, or for a stack of them."""
         return torch.empty((*lead, *self.shape), dtype=self.dtype, device=self.device)
 
+    def draw(self) -> Tensor:
+        """One draw from the current generator."""
+        out = self.empty()
+        self.fill(out)
+        return out
+
     def fill(self, out: Tensor) -> None:
         """Draw from the current generator into ``out``, exactly as the program would have drawn."""
         if self.in_place:
@@ -93,11 +99,7 @@ class Graph:
 
     def draw(self) -> list[Tensor]:
         """The random numbers of one run, as the program would draw them from the current generator."""
-        drawn = []
-        for noise in self.noise:
-            drawn.append(noise.empty())
-            noise.fill(drawn[-1])
-        return drawn
+        return [noise.draw() for noise in self.noise]
 
     @torch.no_grad()
     def __call__(self, *inputs: Tensor, noise: Sequence[Tensor] | None = None) -> Outputs:
@@ -126,7 +128,7 @@ def trace(function: Callable[..., Outputs], *inputs: Tensor) -> Graph:
     """
     with keep_generator():
         try:
-            module = make_fx(lambda *given: function(*given), DECOMPOSITIONS)(*inputs)
+            module = _operations(function, inputs)
         except Untraceable:
             raise
         except Exception as error:  # whatever the program's own operations raise under tracing
@@ -136,8 +138,21 @@ def trace(function: Callable[..., Outputs], *inputs: Tensor) -> Graph:
     constants = _lift_constants(module, last)
     module.graph.eliminate_dead_code()
     _refuse_mutation(module)
+    _drop_copies(module)
     module.recompile()
     return Graph(module, len(inputs), constants, noise)
+
+
+def _operations(function: Callable[..., Outputs], inputs: Sequence[Tensor]) -> GraphModule:
+    """What a function does, by our recorder; where that gives up, by PyTorch's, which knows more."""
+    try:
+        from ppl_vae.inference import recorder
+
+        return recorder.record(function, inputs, DECOMPOSITIONS)
+    except Untraceable:
+        raise
+    except Exception:  # of whatever kind: the other one's words are then shown
+        return make_fx(lambda *given: function(*given), DECOMPOSITIONS)(*inputs)
 
 
 def check(
@@ -311,6 +326,28 @@ def _refuse_mutation(module: GraphModule) -> None:
                 source = source.args[0]
             if isinstance(source, Node) and source.op == "placeholder":
                 raise Untraceable(f"{_name(node)} changes a tensor of the program in place")
+
+
+# Operations that give their argument's values; without operations in place nobody can tell them apart.
+_SAME = (
+    torch.ops.aten.detach.default,
+    torch.ops.aten.alias.default,
+    torch.ops.aten.lift_fresh_copy.default,
+)
+
+
+def _drop_copies(module: GraphModule) -> None:
+    """Leave out what only passes a tensor on, of which gradients leave many behind.
+
+    A graph with operations in place is left as it is: there a copy is not what it was copied from.
+    """
+    calls = [node for node in module.graph.nodes if node.op == "call_function"]
+    if any(about.is_mutable for node in calls if (about := schema(node.target)) is not None):
+        return
+    for node in calls:
+        if node.target in _SAME:
+            node.replace_all_uses_with(node.args[0])
+            module.graph.erase_node(node)
 
 
 def _is_random(node: Node) -> bool:

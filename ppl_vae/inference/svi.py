@@ -185,6 +185,7 @@ def fit(
             rule = _rule(
                 pair, data, held_out, shape, batches, list(leaves.values()), weighted,
                 lr=lr, start=kl_warmup, num_steps=num_steps, tolerance=tolerance, seed=seed,
+                traced=engine_for(compile, num_steps, stop) != "pyro",
             )  # fmt: skip
             _resume_rule(rule, at)
         schedule = Schedule(
@@ -286,6 +287,7 @@ def _rule(
     num_steps: int,
     tolerance: float,
     seed: int,
+    traced: bool,
 ) -> Rule:
     judged_by = data if held_out is None else held_out
     judged_shape = shape if held_out is None else layout(pair, *held_out)
@@ -296,9 +298,9 @@ def _rule(
         leaves,
         FixedData(
             pair, judged_by, judged_shape, seed, weighted,
-            most_units=2048, most_particles=4096, budget=2**22,
+            most_units=2048, most_particles=4096, budget=2**22, traced=traced,
         ),
-        FixedData(pair, data, shape, seed, weighted, most_units=64, most_particles=8),
+        FixedData(pair, data, shape, seed, weighted, most_units=64, most_particles=8, traced=traced),
         lr=lr, start=start, width=-(-width // UNROLLED) * UNROLLED, num_steps=num_steps,
         tolerance=tolerance, on_held_out=held_out is not None, seed=seed,
     )  # fmt: skip

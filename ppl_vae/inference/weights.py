@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pyro
@@ -53,10 +53,11 @@ class LogWeights:
         index: the first chunk of units, or None for all of them at once.
         defensive: α.
         proposal: what to draw from, instead of the pair's guide.
-        engine: "pyro" or "compiled".
+        engine: "pyro", "traced" (a graph, operation by operation) or "compiled".
 
     Attributes:
-        engine: what it became: stock Pyro, said once, where compiling is not possible.
+        engine: what it became: stock Pyro where that is not possible; said once where it was to be compiled.
+        graph: what was traced, or None.
         compile_seconds: what compiling took.
     """
 
@@ -76,13 +77,18 @@ class LogWeights:
         self.index = None if index is None else index.clone()
         self.engine, self.compile_seconds = "pyro", 0.0
         self._run: Graph | Compiled | Callable[..., tuple[Tensor, ...]] = self._weights
-        if engine == "compiled":
+        self.graph: Graph | None = None
+        if engine != "pyro":
             try:
                 with keep_generator():
-                    self._run = self._compile()
+                    self._run = self.graph = self._traced()
+                    if engine == "compiled":
+                        self._run = self._compile(self.graph)
                 self.engine = engine
             except Untraceable as reason:
-                fall_back("importance sampling", reason)
+                self._run, self.graph = self._weights, None
+                if engine == "compiled":
+                    fall_back("importance sampling", reason)
 
     @torch.no_grad()
     def __call__(self, index: Tensor | None = None) -> Tensor:
@@ -98,25 +104,42 @@ class LogWeights:
         (found,) = self._run(*self._inputs())
         return found[:, :units]
 
+    @torch.no_grad()
+    def at(self, noise: Sequence[Tensor]) -> Tensor:
+        """Log weights of the first chunk for given random numbers, through the traced graph."""
+        assert self.graph is not None
+        return self.graph(*self._inputs(), noise=noise)[0]
+
     def _inputs(self) -> list[Tensor]:
         held = [*self.pair.parameters().values(), *self.pair.buffers().values()]
         return [t for t in (*held, self.index, *self.data) if isinstance(t, Tensor)]
 
-    def _compile(self) -> Compiled:
+    def _traced(self) -> Graph:
         start = time.perf_counter()
         if not self.shape.vectorized:
             raise Untraceable("the programs cannot be run under a plate of particles")
-        inputs = [tensor.detach() for tensor in self._inputs()]
         graph = trace(self._weights, *self._inputs())
-        vary = []
-        if self.index is not None:
-            others = self.shape.num_units
-            vary.append((self.index, lambda index: torch.randint(0, others, index.shape)))
-        check(graph, self._weights, *inputs, vary=vary, points=2)
-        compiled = compile_graph(graph, *inputs)
-        check(graph, graph, *inputs, vary=vary, points=1, run=compiled, tolerance=1e-4)
+        check(graph, self._weights, *self._detached(), vary=self._varied(), points=2)
         self.compile_seconds = time.perf_counter() - start
+        return graph
+
+    def _compile(self, graph: Graph) -> Compiled:
+        start = time.perf_counter()
+        compiled = compile_graph(graph, *self._detached())
+        check(
+            graph, graph, *self._detached(), vary=self._varied(), points=1, run=compiled, tolerance=1e-4
+        )  # fmt: skip
+        self.compile_seconds += time.perf_counter() - start
         return compiled
+
+    def _detached(self) -> list[Tensor]:
+        return [tensor.detach() for tensor in self._inputs()]
+
+    def _varied(self) -> list[tuple[Tensor, Callable[[Tensor], Tensor]]]:
+        if self.index is None:
+            return []
+        others = self.shape.num_units
+        return [(self.index, lambda index: torch.randint(0, others, index.shape))]
 
     def _weights(self, *_: Tensor) -> tuple[Tensor, ...]:
         # `layout` has run both programs with Pyro's checks on; they read numbers out of tensors.
