@@ -1,11 +1,17 @@
-"""One thread for small work: below a few million multiplications, threads cost more than they bring."""
+"""One thread for small work: threads that wait for each other cost more than they bring."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 
-__all__ = ["one_thread"]
+__all__ = ["SMALL_WORK", "one_thread"]
+
+# Below this many multiplications a step runs on one thread: a fixed function of the problem's size, so that
+# the numbers do not depend on the number of cores. Two threads can halve a step's time at best; on two cores
+# that others used too they multiplied it by 18 at 2^26 multiplications and by 4 at 2^28
+# (`python -m benchmarks.threads`).
+SMALL_WORK = 2**28
 
 
 @contextmanager

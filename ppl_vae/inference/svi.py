@@ -34,13 +34,10 @@ from ppl_vae.inference.unrolled import UNROLLED
 from ppl_vae.program import Pair
 from ppl_vae.progress import progress_bar
 from ppl_vae.rng import keep_generator, seeded
-from ppl_vae.threads import one_thread
+from ppl_vae.threads import SMALL_WORK, one_thread
 
 __all__ = ["Fit", "convergence", "fit"]
 
-# Below this many multiplications a step runs on one thread: a fixed function of the problem's size,
-# so that the numbers do not depend on the number of cores.
-SMALL_WORK = 2**25
 # A short fit hardly moves in its last quarter, whether or not it has arrived.
 FEWEST_STEPS = 200
 # Steps of the shortest stretch of iterates that the stopping rule averages.
@@ -188,6 +185,7 @@ def fit(
                 traced=engine_for(compile, num_steps, stop) != "pyro",
             )  # fmt: skip
             _resume_rule(rule, at)
+        small = _work(leaves, batches, num_particles) < SMALL_WORK
         schedule = Schedule(
             num_steps, lr, lr_end, kl_warmup, clip_norm, batches, None if rule is None else rule.rate
         )
@@ -202,7 +200,7 @@ def fit(
             rule=rule,
         )
         with (
-            one_thread(_work(leaves, batches, num_particles) < SMALL_WORK),
+            one_thread(small),
             # `layout` has run both programs with Pyro's checks on; they cost a quarter of a small step.
             pyro.validation_enabled(False),
             progress_bar("SVI", num_steps, start=at.step, open_ended=stop, show=progress) as advance,
@@ -242,7 +240,8 @@ def fit(
                     saved.save(at, time.perf_counter() - start)
                 advance(count, f"ELBO {at.history[at.step - 1]:.1f}")
         stopping = None if rule is None else rule.finish(at.step)
-        final = elbo(pair, *data, num_particles=_final_particles(shape), seed=seed)
+        with one_thread(small):
+            final = elbo(pair, *data, num_particles=_final_particles(shape), seed=seed)
         if stopping is None:
             converged, reason = _judged(at, fixed, kl_warmup, tolerance)
         else:
