@@ -1,7 +1,8 @@
 """The log density of a model and its gradient, through stock Pyro, a traced graph, or a compiled one."""
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,8 @@ from ppl_vae.inference.objectives import Density
 
 __all__ = ["Gradient", "engine_for", "gradient", "leapfrog"]
 
+# Raised where a factorisation fails; PyTorch's annotations hide it.
+LinAlgError: type[RuntimeError] = getattr(torch.linalg, "LinAlgError", RuntimeError)
 # Fewer iterations, of all chains together, are over before a graph is compiled.
 COMPILED = 2000
 
@@ -37,6 +40,7 @@ class Gradient:
         run: from a position of shape (dim,), or positions (chains, dim), to the value and the gradient.
         compiled: the compiled graph, whose inputs are the position and the density's tensors.
         batched: the graph of many chains, if it is one.
+        chains: how many positions it takes at once; None for one, without a leading dimension.
     """
 
     density: Density
@@ -45,26 +49,72 @@ class Gradient:
     run: Callable[[Tensor], Outputs]
     compiled: Compiled | None = None
     batched: Graph | None = None
+    chains: int | None = None
 
     def __call__(self, position: Tensor) -> tuple[Tensor, Tensor]:
         """The log density, of shape () or (chains,), and its gradient, of the position's shape."""
         value, slope = self.run(position)
         return value, slope
 
+    def of_each(self, positions: Tensor, which: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
+        """Log densities (chains,) and gradients of positions (chains, dim), however they are run.
 
-def gradient(density: Density, engine: str, *, chains: int | None = None) -> Gradient:
+        Where they are run one by one, only those asked for; the others get NaN. A factorisation that fails
+        (a matrix that is not positive definite) makes a density that is not finite, and no error.
+
+        Args:
+            positions: one a chain.
+            which: chains whose gradient is needed.
+        """
+        if self.batched is not None:
+            return self._guarded(positions)
+        values, slopes = (
+            positions.new_full((len(positions),), torch.nan),
+            torch.full_like(positions, torch.nan),
+        )
+        for k in range(len(positions)) if which is None else which:
+            values[k], slopes[k] = self._one(positions[k])
+        return values, slopes
+
+    def _guarded(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        try:
+            return self(positions)
+        except LinAlgError:  # of one chain: which one is found by asking for each alone
+            slopes, values = (
+                torch.full_like(positions, torch.nan),
+                positions.new_full((len(positions),), torch.nan),
+            )
+            for k, position in enumerate(positions):
+                with contextlib.suppress(LinAlgError):
+                    value, slope = self(position.expand_as(positions))
+                    values[k], slopes[k] = value[k], slope[k]
+            return values, slopes
+
+    def _one(self, position: Tensor) -> tuple[Tensor, Tensor]:
+        try:
+            if self.chains is None:
+                return self(position)
+            value, slope = self.density.value_and_gradient(position)
+            return value, slope
+        except LinAlgError:
+            return position.new_tensor(torch.nan), torch.full_like(position, torch.nan)
+
+
+def gradient(density: Density, engine: str, *, chains: int | None = None, native: bool = False) -> Gradient:
     """The gradient of a density, run as asked, or through stock Pyro (said once) where that is impossible.
 
     Args:
         density: of a model.
         engine: "pyro", "traced" or "compiled".
         chains: evaluate so many positions at once, in one graph; stock Pyro takes them one by one.
+        native: of one position after all where a compiled graph needs no Python, for samplers' threads.
     """
     if engine != "pyro":
         try:
-            return _graph(density, engine, chains)
+            return _graph(density, engine, chains, native)
         except Untraceable as reason:
-            fall_back("this density", reason)
+            if _runs(density):  # else its own error comes out soon
+                fall_back("this density", reason)
     if chains is None:
         return Gradient(density, "pyro", 0.0, density.value_and_gradient)
 
@@ -72,7 +122,15 @@ def gradient(density: Density, engine: str, *, chains: int | None = None) -> Gra
         values, gradients = zip(*(density.value_and_gradient(p) for p in positions), strict=True)
         return torch.stack(values), torch.stack(gradients)
 
-    return Gradient(density, "pyro", 0.0, one_by_one)
+    return Gradient(density, "pyro", 0.0, one_by_one, chains=chains)
+
+
+def _runs(density: Density) -> bool:
+    try:
+        density.value(density.like.new_zeros(density.dim))
+    except Exception:  # whatever the program raises
+        return False
+    return True
 
 
 def leapfrog(slope: Gradient, chains: int, *, compiled: bool) -> Leapfrog:
@@ -107,8 +165,7 @@ def leapfrog(slope: Gradient, chains: int, *, compiled: bool) -> Leapfrog:
 def traced(density: Density) -> tuple[Graph, Tensor]:
     """The checked graph of a density's value and gradient, and the position it was traced at."""
     held = density.tensors
-    like = next((t for t in held if t.is_floating_point()), torch.zeros(()))
-    position = torch.zeros(density.dim, dtype=like.dtype, device=like.device)
+    position = torch.zeros(density.dim, dtype=density.like.dtype, device=density.like.device)
 
     def function(position: Tensor, *_: Any) -> Outputs:
         return density.value_and_gradient(position)
@@ -120,10 +177,22 @@ def traced(density: Density) -> tuple[Graph, Tensor]:
     return graph, position
 
 
-def _graph(density: Density, engine: str, chains: int | None) -> Gradient:
+# Operations of linear algebra have no C interface in compiled graphs; small Cholesky factors are written out.
+_PYTHON = ("linalg_", "_linalg_", "cholesky", "triangular_solve", "lu_", "geqrf", "ormqr")
+
+
+def needs_python(graph: Graph) -> bool:
+    """Whether a compiled graph would call an operation without a C interface."""
+    names = {str(getattr(node.target, "_opname", "")) for node in graph.module.graph.nodes}
+    return any(name.startswith(_PYTHON) for name in names)
+
+
+def _graph(density: Density, engine: str, chains: int | None, native: bool) -> Gradient:
     start = time.perf_counter()
     graph, position = traced(density)
     held = density.tensors
+    if native and engine == "compiled" and not needs_python(graph):
+        chains = None
     if chains is not None:
         positions = position.expand(chains, -1).contiguous()
         graph = over(graph, [True, *(False for _ in held)], [positions, *held], noise=False)
@@ -139,4 +208,4 @@ def _graph(density: Density, engine: str, chains: int | None) -> Gradient:
         return runner(at.contiguous(), *held)
 
     seconds = time.perf_counter() - start
-    return Gradient(density, engine, seconds, run, compiled, None if chains is None else graph)
+    return Gradient(density, engine, seconds, run, compiled, None if chains is None else graph, chains)

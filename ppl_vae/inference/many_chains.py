@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from ppl_vae.errors import InputError
 from ppl_vae.inference import hmc
 from ppl_vae.inference.chains import ChainSettings
 from ppl_vae.inference.compiler import fall_back
@@ -23,12 +22,13 @@ if TYPE_CHECKING:
 
 __all__ = ["sample_positions"]
 
-# Starting points are drawn anew this often where the density is not finite.
-TRIES = 100
-
 
 def sample_positions(
-    density: Density, settings: ChainSettings, engine: str, progress: bool
+    density: Density,
+    settings: ChainSettings,
+    engine: str,
+    starts: Callable[[Gradient], Tensor],
+    progress: bool,
 ) -> tuple[Tensor, xr.Dataset, float]:
     """Chains in unconstrained space, all in one batch.
 
@@ -36,6 +36,7 @@ def sample_positions(
         density: of a model.
         settings: counts and tuning; transitions take at most 2^max_tree_depth gradients.
         engine: "pyro", "traced" or "compiled".
+        starts: positions (chains, dim) of finite density, by the gradient.
         progress: whether to show a progress bar on a terminal.
 
     Returns:
@@ -43,7 +44,7 @@ def sample_positions(
         compiling took.
 
     Raises:
-        InputError: if no starting point of finite density is found, or the warm-up is shorter than 20.
+        InputError: if the warm-up is shorter than 20.
     """
     start = time.perf_counter()
     # Whole leapfrog steps are compiled; the gradient alone is only needed where the chains start.
@@ -55,12 +56,13 @@ def sample_positions(
         slope = gradient(density, "pyro", chains=settings.chains)
         step = hmc.leapfrog_of(slope)
     seconds = time.perf_counter() - start
+    first = starts(slope)
     total = settings.warmup + settings.num_draws
     with progress_bar("HMC", total, show=progress) as advance:
         found = hmc.run(
             step,
             slope,
-            _start(slope, settings),
+            first,
             num_draws=settings.num_draws,
             warmup=settings.warmup,
             target_accept=settings.target_accept,
@@ -69,22 +71,6 @@ def sample_positions(
             advance=advance,
         )
     return found.draws, _statistics(found), seconds
-
-
-def _start(slope: Gradient, settings: ChainSettings) -> Tensor:
-    """Starting points, uniform in [−2, 2] as Stan's and Pyro's, where the density is finite."""
-    generator = torch.Generator().manual_seed(settings.seed)
-    shape = (settings.chains, slope.density.dim)
-    like = next((t for t in slope.density.tensors if t.is_floating_point()), torch.zeros(()))
-    position = torch.empty(shape, dtype=like.dtype).uniform_(-2.0, 2.0, generator=generator)
-    for _ in range(TRIES):
-        value, gradient_there = slope(position.to(like.device))
-        bad = ~(value.isfinite() & gradient_there.isfinite().all(1)).cpu()
-        if not bad.any():
-            return position.to(like.device)
-        other = torch.empty(shape, dtype=like.dtype).uniform_(-2.0, 2.0, generator=generator)
-        position[bad] = other[bad]
-    raise InputError("no starting point of finite density was found in [−2, 2] of the unconstrained space")
 
 
 def _statistics(found: hmc.Chains) -> xr.Dataset:

@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 
 from ppl_vae.guides import Prior
-from ppl_vae.inference import nutpie_nuts
 from ppl_vae.inference.chains import ChainSettings
 from ppl_vae.inference.gradients import Gradient, engine_for, gradient
 from ppl_vae.inference.graph import Compile, Untraceable
-from ppl_vae.inference.nuts import cast_data, default_dtype, without_padding
+from ppl_vae.inference.improper import FlatPriors
+from ppl_vae.inference.nuts import cast_data, default_dtype, nuts_positions, without_padding
 from ppl_vae.inference.objectives import density
 from ppl_vae.inference.sites import Layout
+from ppl_vae.inference.starts import drawn_from, starting_points
 from ppl_vae.inference.terms import layout
 from ppl_vae.program import Pair
 from ppl_vae.rng import keep_generator
@@ -53,7 +54,7 @@ class Chained:
 
 
 class ManyData:
-    """Chains of NUTS (nutpie's) on data sets of one shape, in float64.
+    """Chains of NUTS on data sets of one shape, in float64.
 
     Args:
         pair: its model is sampled.
@@ -77,10 +78,11 @@ class ManyData:
         with default_dtype(torch.float64), one_thread(), pyro.validation_enabled(False), keep_generator():
             self.data = tuple(_own(values) for values in cast_data(data, torch.float64))
             self.pair = pair.cast_model(torch.float64, Prior)
-            self.shape: Layout = layout(self.pair, *self.data)
+            with FlatPriors():
+                self.shape: Layout = layout(self.pair, *self.data)
             self.density = density(self.pair, *self.data)
             engine = engine_for(compile, settings.iterations * num_data_sets)
-            self.gradient: Gradient = gradient(self.density, engine)
+            self.gradient: Gradient = gradient(self.density, engine, chains=settings.chains, native=True)
         self.seconds = time.perf_counter() - start
         self._compared = 0
 
@@ -99,8 +101,10 @@ class ManyData:
         settings = replace(self.settings, seed=seed % 2**32, num_draws=num_draws or self.settings.num_draws)
         with default_dtype(torch.float64), one_thread(), pyro.validation_enabled(False), keep_generator():
             self._take(tuple(data))
-            positions, stats = nutpie_nuts.sample_positions(
-                self.gradient, settings, low_rank=False, progress=False
+            prior = drawn_from(self.pair.guide, self.pair, self.data)
+            starts = starting_points(self.density, self.gradient.of_each, settings, proposals=[prior])
+            positions, stats = nuts_positions(
+                self.gradient, starts, settings, correlated=False, advance=lambda n, text: None
             )
             with torch.no_grad():
                 values = self.density.constrain(positions)
@@ -122,7 +126,9 @@ class ManyData:
     def _compare(self) -> None:
         """Program and graph at a random point, on the data that are in place."""
         at = torch.randn(self.density.dim)
-        expected, found = self.density.value_and_gradient(at), self.gradient(at)
+        expected = self.density.value_and_gradient(at)
+        values, slopes = self.gradient.of_each(at.expand(self.settings.chains, -1), [0])
+        found = values[0], slopes[0]
         for a, b in zip(expected, found, strict=True):
             if not torch.allclose(a, b, rtol=1e-6, atol=1e-6 * (1.0 + float(a.abs().max()))):
                 raise Untraceable("the program computes something else on other data, so its graph is theirs")

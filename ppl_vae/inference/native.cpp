@@ -5,6 +5,7 @@
 
 #include <dlfcn.h>
 
+#include <atomic>
 #include <cmath>
 #include <cstring>
 #include <new>
@@ -19,8 +20,7 @@ using Create = decltype(&AOTInductorModelContainerCreateWithDevice);
 using Delete = decltype(&AOTInductorModelContainerDelete);
 using Run = decltype(&AOTInductorModelContainerRun);
 
-constexpr int64_t kRecoverable = 1;   // not finite: the sampler takes it for a divergence
-constexpr int64_t kBroken = -1;
+constexpr int64_t kRecoverable = 1;  // not finite: the sampler takes it for a divergence
 
 struct Density {
   void* library = nullptr;
@@ -29,7 +29,15 @@ struct Density {
   Run run = nullptr;
   // Everything the density reads beside its position, which is the first input.
   std::vector<AtenTensorHandle> held;
+  std::atomic<uint64_t> kept{0};  // draws that samplers have stored
+  std::atomic<bool> broken{false};
 };
+
+// A call that fails is no reason for a sampler's thread to end on its own: whoever started it asks and stops it.
+int64_t Fail(Density* density) {
+  density->broken = true;
+  return kRecoverable;
+}
 
 }  // namespace
 
@@ -88,11 +96,11 @@ int64_t ppl_vae_gradient(uint64_t dim, const double* position, double* gradient,
   if (aoti_torch_create_tensor_from_blob(const_cast<double*>(position), 1, &size, &stride, 0,
                                          aoti_torch_dtype_float64(), aoti_torch_device_type_cpu(), 0,
                                          &inputs[0]) != 0)
-    return kBroken;
+    return Fail(density);
   for (size_t k = 1; k < count; ++k)  // the callee takes these over
-    if (aoti_torch_new_tensor_handle(density->held[k - 1], &inputs[k]) != 0) return kBroken;
+    if (aoti_torch_new_tensor_handle(density->held[k - 1], &inputs[k]) != 0) return Fail(density);
   AtenTensorHandle outputs[2];
-  if (density->run(density->container, inputs.data(), count, outputs, 2, nullptr, nullptr) != 0) return kBroken;
+  if (density->run(density->container, inputs.data(), count, outputs, 2, nullptr, nullptr) != 0) return Fail(density);
   void *value = nullptr, *slope = nullptr;
   aoti_torch_get_data_ptr(outputs[0], &value);
   aoti_torch_get_data_ptr(outputs[1], &slope);
@@ -107,9 +115,16 @@ int64_t ppl_vae_gradient(uint64_t dim, const double* position, double* gradient,
 }
 
 // What a sampler stores of a draw: the position itself.
-int64_t ppl_vae_keep(uint64_t, uint64_t size, const double* position, double* kept, void*) {
+int64_t ppl_vae_keep(uint64_t, uint64_t size, const double* position, double* kept, void* pointer) {
   std::memcpy(kept, position, size * sizeof(double));
+  static_cast<Density*>(pointer)->kept += 1;
   return 0;
 }
+
+// How many draws have been stored.
+uint64_t ppl_vae_kept(void* pointer) { return static_cast<Density*>(pointer)->kept; }
+
+// Whether a call has failed.
+int64_t ppl_vae_broken(void* pointer) { return static_cast<Density*>(pointer)->broken; }
 
 }  // extern "C"

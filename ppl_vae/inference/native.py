@@ -77,6 +77,16 @@ class NativeDensity:
         self._library.ppl_vae_close(ctypes.c_void_p(self.context))
         self.context = None
 
+    @property
+    def kept(self) -> int:
+        """How many draws samplers have stored so far, those of the warm-up included."""
+        return int(self._library.ppl_vae_kept(ctypes.c_void_p(self.context)))
+
+    @property
+    def broken(self) -> bool:
+        """Whether the compiled graph has failed at a call, which is not that its result is not finite."""
+        return bool(self._library.ppl_vae_broken(ctypes.c_void_p(self.context)))
+
 
 def _address(function: Any) -> int:
     return ctypes.cast(function, ctypes.c_void_p).value or 0
@@ -103,4 +113,6 @@ def _library() -> ctypes.CDLL:
             shutil.move(built, path)
     library = ctypes.CDLL(str(path))
     library.ppl_vae_open.restype = ctypes.c_void_p
+    library.ppl_vae_kept.restype = ctypes.c_uint64
+    library.ppl_vae_broken.restype = ctypes.c_int64
     return library

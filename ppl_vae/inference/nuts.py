@@ -1,4 +1,4 @@
-"""Markov chains from p(z | x): NUTS by nutpie or by Pyro, or many short chains of HMC.
+"""Markov chains from p(z | x): NUTS by nutpie, by Pyro or with gradients in batches, or many chains of HMC.
 
 Source: Hoffman and Gelman, "The No-U-Turn Sampler" (2014).
 """
@@ -6,10 +6,12 @@ Source: Hoffman and Gelman, "The No-U-Turn Sampler" (2014).
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import pyro
 import torch
 from pyro import poutine
@@ -18,14 +20,16 @@ from torch import Tensor
 
 from ppl_vae.errors import InputError
 from ppl_vae.guides import Prior
-from ppl_vae.inference import many_chains, nutpie_nuts, pyro_nuts
+from ppl_vae.inference import batched_nuts, many_chains, nutpie_nuts, pyro_nuts
 from ppl_vae.inference.chains import ChainSettings
 from ppl_vae.inference.compiler import fall_back
-from ppl_vae.inference.gradients import engine_for, gradient
+from ppl_vae.inference.gradients import Gradient, engine_for, gradient
 from ppl_vae.inference.graph import Compile, Untraceable, check_compile
+from ppl_vae.inference.improper import FlatPriors
 from ppl_vae.inference.labels import to_dataset
 from ppl_vae.inference.objectives import density
 from ppl_vae.inference.sites import Layout
+from ppl_vae.inference.starts import Proposal, drawn_from, given_starts, starting_points
 from ppl_vae.inference.terms import check_data, layout
 from ppl_vae.posterior import Posterior
 from ppl_vae.program import Pair, Program
@@ -36,7 +40,7 @@ from ppl_vae.threads import one_thread
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["Mass", "Sampler", "sample"]
+__all__ = ["Mass", "Sampler", "nuts_positions", "sample"]
 
 Sampler = Literal["nutpie", "pyro", "hmc"]
 Mass = Literal["diagonal", "low-rank", "dense"]
@@ -55,6 +59,7 @@ def sample(
     max_tree_depth: int = 10,
     compile: Compile = "auto",
     dtype: torch.dtype = torch.float64,
+    start: Mapping[str, Any] | None = None,
     coords: dict[str, Any] | None = None,
     seed: int = 0,
     progress: bool = True,
@@ -62,7 +67,9 @@ def sample(
     """Draw from the exact posterior of a model, its parameters held.
 
     The model is copied into ``dtype`` if it is a module, and floating-point data are cast; constants
-    that a plain function makes get that precision too. Every chain has its own start.
+    that a plain function makes get that precision too. Every chain has its own start: uniform in [−2, 2] of
+    the unconstrained space, or, where the density is not finite there, a draw of the pair's guide or of the
+    prior. Priors may be flat (``ImproperUniform``, ``.mask(False)``).
 
     Args:
         model: a Pyro model, or a pair whose model (with its ``pyro.param`` values) is meant.
@@ -70,17 +77,20 @@ def sample(
         num_draws: kept draws a chain.
         warmup: adaptation steps a chain: 500, or 150 of "hmc".
         chains: number of chains: 4, or 64 of "hmc". R-hat wants at least 2.
-        sampler: "nutpie" runs the chains in parallel threads on one compiled gradient; "pyro" is Pyro's
-            own NUTS, one chain after another, which also takes enumerated discrete latents; "hmc" moves
-            many chains together in one graph, with trajectories of one jittered length.
-        mass: the mass matrix that is adapted: "diagonal", or "low-rank" (nutpie) or "dense" (pyro) for
-            correlated posteriors.
+        sampler: "nutpie" runs the chains in parallel threads on one compiled gradient, and where a gradient
+            needs Python (it is not compiled, or calls LAPACK) the chains' gradients are one batch of NUTS of
+            our own ("batched" in ``stats.attrs["sampler"]``); "pyro" is Pyro's own NUTS on the same gradient,
+            one chain after another; "hmc" moves many chains together in one graph, with trajectories of one
+            jittered length.
+        mass: the mass matrix that is adapted: "diagonal", or "low-rank" (nutpie; in batches it is dense) or
+            "dense" (pyro) for correlated posteriors.
         target_accept: acceptance probability that the step size is tuned to.
         max_tree_depth: at most 2^depth gradients a draw.
         compile: whether to compile the gradient; "auto" does from 2,000 iterations of all chains on, and
-            runs the traced graph below. False calls stock Pyro for every gradient. With Pyro's sampler,
-            True means its ``jit_compile``.
+            runs the traced graph below. False calls stock Pyro for every gradient.
         dtype: of the sampler's arithmetic; nutpie's is float64.
+        start: where chains start, values of latent sites by name: one for all chains, or one a chain along a
+            leading dimension. Sites left out start in [−2, 2] of their unconstrained space.
         coords: labels of dimensions, such as the indices of the data given.
         seed: of the chains.
         progress: whether to show a progress bar on a terminal.
@@ -96,46 +106,51 @@ def sample(
     _check_choices(sampler, mass)
     settings = _settings(sampler, num_draws, warmup, chains, target_accept, max_tree_depth, seed)
     check_compile(compile)
-    start = time.perf_counter()
+    begun = time.perf_counter()
     source = model if isinstance(model, Pair) else Pair(model, model)
     check_data(source.model, *data)
     cast = cast_data(data, dtype)
-    with default_dtype(dtype), one_thread(), pyro.validation_enabled(False):
-        if isinstance(model, Pair):
+    if sampler == "nutpie" and dtype != torch.float64:
+        raise InputError(f"nutpie samples in float64, not {dtype}; the other samplers take others")
+    with one_thread(), pyro.validation_enabled(False), FlatPriors():
+        if isinstance(model, Pair):  # in its own precision
             model.initialise(*data)
-        pair = source.cast_model(dtype, Prior)
-        shape = _layout(pair, *cast)
-        _refuse_minibatches(pair, cast)
-        found, ran = None, sampler
-        if sampler == "nutpie" and dtype != torch.float64:
-            raise InputError(f"nutpie samples in float64, not {dtype}; the other samplers take others")
-        if sampler != "pyro":
-            try:
-                found = _unconstrained(pair, cast, settings, sampler, mass, compile, progress)
-            except Untraceable as reason:
+        with default_dtype(dtype):
+            pair = source.cast_model(dtype, Prior)
+            shape = _layout(pair, *cast)
+            _refuse_minibatches(pair, cast)
+    proposals = [drawn_from(pair.guide, pair, cast)]
+    if isinstance(model, Pair):
+        proposals.insert(0, drawn_from(model.guide, model, data))
+    with default_dtype(dtype), one_thread(), pyro.validation_enabled(False), keep_generator():
+        try:
+            found = _unconstrained(pair, cast, settings, sampler, mass, compile, start, proposals, progress)
+        except Untraceable as reason:
+            if sampler != "pyro":
                 fall_back("NUTS", reason)
-        if found is None:
-            ran = "pyro"
-            settings = _settings(ran, num_draws, warmup, chains, target_accept, max_tree_depth, seed)
-            with (
-                pair.scope(),
-                progress_bar("NUTS", settings.iterations, show=progress) as advance,
-            ):
-                draws, stats = pyro_nuts.sample_sites(
-                    pair.model, cast, settings, dense=mass != "diagonal", jit_compile=compile is True,
-                    advance=advance,
-                )  # fmt: skip
-            found = draws, stats, 0.0
-    # Pyro's sampler sums discrete latents out.
+            settings = _settings("pyro", num_draws, warmup, chains, target_accept, max_tree_depth, seed)
+            found = _stock(pair, cast, settings, dense=mass != "diagonal", progress=progress)
+    # Discrete latents are summed out.
     drawn = [name for name in shape.latents if name in found[0]]
     draws = {name: without_padding(found[0][name], name, shape) for name in drawn}
     return Posterior(
         draws=to_dataset(draws, shape.latents, pair.model, coords),
-        method="hmc" if ran == "hmc" else "nuts",
+        method="hmc" if found[1].attrs["sampler"] == "hmc" else "nuts",
         dependence="chains",
-        stats=found[1].assign_attrs(sampler=ran, compile_seconds=found[2]),
-        seconds=time.perf_counter() - start,
+        stats=found[1].assign_attrs(compile_seconds=found[2]),
+        seconds=time.perf_counter() - begun,
     )
+
+
+def _stock(
+    pair: Pair, data: tuple[Any, ...], settings: ChainSettings, *, dense: bool, progress: bool
+) -> tuple[dict[str, Tensor], xr.Dataset, float]:
+    """Draws of Pyro's own NUTS on the model itself, which sums discrete latents out."""
+    with pair.scope(), progress_bar("NUTS", settings.iterations, show=progress) as advance:
+        draws, stats = pyro_nuts.sample_sites(
+            pair.model, data, settings, dense=dense, jit_compile=False, advance=advance
+        )
+    return draws, stats.assign_attrs(sampler="pyro"), 0.0
 
 
 def _unconstrained(
@@ -145,26 +160,83 @@ def _unconstrained(
     sampler: str,
     mass: str,
     compile: Compile,
+    start: Mapping[str, Any] | None,
+    proposals: list[Proposal],
     progress: bool,
 ) -> tuple[dict[str, Tensor], xr.Dataset, float]:
-    """Draws by site of a sampler that works on vectors, statistics, and the seconds that compiling took."""
+    """Draws by site of samplers that work on vectors, statistics, and the seconds that compiling took."""
     engine = engine_for(compile, settings.iterations)
-    with keep_generator():
-        target = density(pair, *data)
-        if sampler == "nutpie":
-            slope = gradient(target, engine)
-            positions, stats = nutpie_nuts.sample_positions(
-                slope, settings, low_rank=mass == "low-rank", progress=progress
-            )
-            seconds = slope.seconds
-        else:
-            positions, stats, seconds = many_chains.sample_positions(target, settings, engine, progress)
+    target = density(pair, *data)
+    given = None if start is None else given_starts(target, start, settings)
+
+    def starts(slope: Gradient) -> Tensor:
+        return starting_points(target, slope.of_each, settings, given, proposals)
+
+    if sampler == "hmc":
+        positions, stats, seconds = many_chains.sample_positions(target, settings, engine, starts, progress)
+        stats = stats.assign_attrs(sampler="hmc")
+    else:
+        slope = gradient(
+            target, engine, chains=None if sampler == "pyro" else settings.chains, native=sampler == "nutpie"
+        )
+        first, seconds = starts(slope), slope.seconds
+        with progress_bar("NUTS", settings.iterations, show=progress) as advance:
+            if sampler == "pyro":
+                positions, stats = pyro_nuts.sample_positions(
+                    slope, first, settings, dense=mass != "diagonal", advance=advance
+                )
+                stats = stats.assign_attrs(sampler="pyro")
+            else:
+                positions, stats = nuts_positions(
+                    slope, first, settings, correlated=mass != "diagonal", advance=advance
+                )
     with torch.no_grad():
         return target.constrain(positions), stats, seconds
 
 
+def nuts_positions(
+    slope: Gradient,
+    starts: Tensor,
+    settings: ChainSettings,
+    *,
+    correlated: bool,
+    advance: Callable[[int, str], None],
+) -> tuple[Tensor, xr.Dataset]:
+    """Chains of nutpie on a C function, or of our own NUTS where the gradient is called from Python.
+
+    Args:
+        slope: the gradient.
+        starts: positions (chains, dim) of finite density.
+        settings: counts and tuning.
+        correlated: whether to adapt to correlations.
+        advance: called with (n, text) after n more iterations.
+
+    Returns:
+        Positions (chains, num_draws, dim), and statistics under ArviZ's names, which one ran among the
+        attributes.
+    """
+    if slope.compiled is not None and slope.batched is None:
+        try:
+            positions, stats = nutpie_nuts.sample_positions(
+                slope, starts, settings, low_rank=correlated, advance=advance
+            )
+            return positions, stats.assign_attrs(sampler="nutpie")
+        except Untraceable as reason:
+            fall_back("NUTS", reason, "calls its compiled gradient from Python")
+    positions, stats = batched_nuts.sample_positions(
+        partial(_numbers, slope), starts, settings, dense=correlated, advance=advance
+    )
+    return positions, stats.assign_attrs(sampler="batched")
+
+
+def _numbers(slope: Gradient, positions: np.ndarray, which: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    like = slope.density.like
+    values, slopes = slope.of_each(torch.from_numpy(positions).to(like), which)
+    return values.double().cpu().numpy(), slopes.double().cpu().numpy()
+
+
 def _refuse_minibatches(pair: Pair, data: tuple[Any, ...]) -> None:
-    with pair.scope(), keep_generator(), torch.no_grad():
+    with pair.scope(), keep_generator(), torch.no_grad(), FlatPriors():
         trace = poutine.trace(pair.model).get_trace(*data)
     for name, site in trace.nodes.items():
         plate = site.get("fn")

@@ -20,7 +20,9 @@ from torch import Tensor
 from torch.distributions import biject_to, kl_divergence
 from torch.overrides import TorchFunctionMode
 
+from ppl_vae.errors import InputError
 from ppl_vae.inference.graph import Outputs, Untraceable
+from ppl_vae.inference.improper import FlatPriors
 from ppl_vae.inference.iwae import IWAE
 from ppl_vae.inference.pyro_internals import dice_elbo, traces
 from ppl_vae.inference.sites import Given, Layout, sample_sites
@@ -242,6 +244,27 @@ class Density:
         """The vector of constrained values, site by site: the inverse of `constrain`."""
         return torch.cat([self.transforms[name].inv(values[name]).reshape(-1) for name in self.names])
 
+    @property
+    def like(self) -> Tensor:
+        """A tensor of the precision and on the device that positions have."""
+        return next((tensor for tensor in self.tensors if tensor.is_floating_point()), torch.zeros(()))
+
+    def shape_of(self, name: str) -> torch.Size:
+        """The shape of a site's values in the model."""
+        return torch.Size(self.transforms[name].forward_shape(self.shapes[name]))
+
+    def unconstrained(self, values: Mapping[str, Tensor], rest: Tensor | None = None) -> Tensor:
+        """The vector (dim,) of constrained values, each site in the support that it has at the others.
+
+        Args:
+            values: of latent sites.
+            rest: a vector (dim,), for the sites without a value.
+        """
+        left = {} if rest is None else self.unflatten(rest)
+        with self.pair.scope(), torch.no_grad(), Unplaced(values, left, self.like) as found:
+            self.pair.model(*self.data)
+        return torch.cat([found.unconstrained[name].reshape(-1) for name in self.names])
+
     def constrain(self, position: Tensor) -> dict[str, Tensor]:
         """Latent values by site from vectors of shape (*lead, dim)."""
         if not self.moving:
@@ -302,15 +325,47 @@ class Placed(Messenger):  # type: ignore[misc]
             msg["done"] = True
 
 
+class Unplaced(Messenger):  # type: ignore[misc]
+    """Give latents constrained values, and find the unconstrained ones: the inverse of `Placed`.
+
+    Args:
+        values: by site.
+        rest: unconstrained values of further sites.
+        like: a tensor of their precision and device.
+    """
+
+    def __init__(self, values: Mapping[str, Tensor], rest: Mapping[str, Tensor], like: Tensor) -> None:
+        super().__init__()
+        self.values, self.rest, self.like = values, rest, like
+        self.unconstrained: dict[str, Tensor] = {}
+
+    def _pyro_sample(self, msg: dict[str, Any]) -> None:
+        name = msg["name"]
+        known = name in self.values or name in self.rest
+        if not known or msg["is_observed"] or site_is_subsample(msg):
+            return
+        transform = biject_to(msg["fn"].support)
+        if name in self.values:
+            msg["value"] = self.values[name].to(self.like).reshape(msg["fn"].shape())
+            self.unconstrained[name] = transform.inv(msg["value"])
+        else:
+            msg["value"] = transform(self.rest[name])
+            self.unconstrained[name] = self.rest[name]
+        msg["done"] = True
+
+
 def density(pair: Pair, *data: Any) -> Density:
     """The unconstrained log density of an initialised pair's model.
 
+    Sites with a flat prior get a value, as no value can be drawn of them.
+
     Raises:
+        InputError: if the model has no latent sites.
         Untraceable: if a latent site is discrete.
     """
     traces = []
     for seed in (0, 1):
-        with pair.scope(), torch.no_grad(), seeded(seed):
+        with pair.scope(), torch.no_grad(), seeded(seed), FlatPriors():
             traces.append(poutine.trace(pair.model).get_trace(*data))
     first, other = (
         {name: site for name, site in sample_sites(trace) if not site["is_observed"]} for trace in traces
@@ -324,4 +379,6 @@ def density(pair: Pair, *data: Any) -> Density:
         shapes[name] = unconstrained.shape
         elsewhere = biject_to(other[name]["fn"].support)(unconstrained)
         moving = moving or not torch.allclose(elsewhere, site["value"])
+    if not first:
+        raise InputError("the model has no latent sites, so there is nothing to sample")
     return Density(pair, data, tuple(first), shapes, transforms, moving)

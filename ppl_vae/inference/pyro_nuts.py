@@ -12,13 +12,63 @@ from pyro.infer import MCMC, NUTS
 from torch import Tensor
 
 from ppl_vae.inference.chains import ChainSettings
+from ppl_vae.inference.gradients import Gradient
 from ppl_vae.program import Program
 from ppl_vae.rng import seeded
 
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["sample_sites"]
+__all__ = ["sample_positions", "sample_sites"]
+
+
+def sample_positions(
+    gradient: Gradient,
+    starts: Tensor,
+    settings: ChainSettings,
+    *,
+    dense: bool,
+    advance: Callable[[int, str], None],
+) -> tuple[Tensor, xr.Dataset]:
+    """Chains in unconstrained space on a gradient of ours.
+
+    Args:
+        gradient: of one position.
+        starts: positions (chains, dim) of finite density.
+        settings: counts and tuning.
+        dense: adapt a dense mass matrix.
+        advance: called with (1, text) after each iteration.
+
+    Returns:
+        Positions (chains, num_draws, dim), and statistics under ArviZ's names.
+    """
+
+    class Potential(torch.autograd.Function):
+        """−log density, with the gradient that comes along."""
+
+        @staticmethod
+        def forward(context: Any, position: Tensor) -> Tensor:
+            values, slopes = gradient.of_each(position.detach().unsqueeze(0))
+            context.save_for_backward(slopes[0])
+            return -values[0]
+
+        @staticmethod
+        def backward(context: Any, outer: Tensor) -> Tensor:
+            (slope,) = context.saved_tensors
+            return -outer * slope
+
+    runs = []
+    for chain, start in enumerate(starts):
+        with seeded(settings.seed * 1009 + chain):
+            kernel = NUTS(
+                potential_fn=lambda values: Potential.apply(values["position"]),
+                target_accept_prob=settings.target_accept,
+                max_tree_depth=settings.max_tree_depth,
+                full_mass=dense,
+            )
+            first = {"position": start.clone()}
+            runs.append(_chain(kernel, (), settings.num_draws, settings.warmup, advance, first))
+    return torch.stack([run[0]["position"] for run in runs]), _statistics([run[1] for run in runs])
 
 
 def sample_sites(
@@ -52,7 +102,12 @@ def sample_sites(
 
 
 def _chain(
-    kernel: NUTS, data: tuple[Any, ...], num_draws: int, warmup: int, advance: Callable[[int, str], None]
+    kernel: NUTS,
+    data: tuple[Any, ...],
+    num_draws: int,
+    warmup: int,
+    advance: Callable[[int, str], None],
+    first: dict[str, Tensor] | None = None,
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     steps: list[float] = []
     accepted = [np.nan]
@@ -65,8 +120,9 @@ def _chain(
         advance(1, f"step {float(kernel.step_size):.2g}")
 
     mcmc = MCMC(
-        kernel, num_samples=num_draws, warmup_steps=warmup, disable_progbar=True, hook_fn=hook, num_chains=1
-    )
+        kernel, num_samples=num_draws, warmup_steps=warmup, initial_params=first, disable_progbar=True,
+        hook_fn=hook, num_chains=1,
+    )  # fmt: skip
     mcmc.run(*data)
     # The kernel forgets its counts when the run ends; MCMC keeps them, by chain.
     diagnostics = mcmc.diagnostics()

@@ -1,6 +1,9 @@
 """The samplers against exact answers and each other, and what they refuse."""
 
+import threading
 import time
+from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -34,9 +37,10 @@ def _sample(model: Any, *data: Any, **options: Any) -> Posterior:
 
 GAMES = [(0, 1), (0, 1), (0, 2), (1, 2), (2, 1), (0, 2), (1, 0), (0, 1)]
 SETTINGS: dict[str, dict[str, Any]] = {
-    "nutpie": {"num_draws": 250, "warmup": 200, "chains": 4},
-    "nutpie low-rank": {"mass": "low-rank", "num_draws": 250, "warmup": 200, "chains": 4},
-    "nutpie on Pyro's gradient": {"compile": False, "num_draws": 150, "warmup": 100, "chains": 2},
+    "nutpie": {"num_draws": 250, "warmup": 250, "chains": 4},
+    "nutpie low-rank": {"mass": "low-rank", "num_draws": 250, "warmup": 250, "chains": 4},
+    "batched on Pyro's gradient": {"compile": False, "num_draws": 150, "warmup": 100, "chains": 2},
+    "batched dense": {"mass": "low-rank", "num_draws": 150, "warmup": 150, "chains": 4},
     "pyro": {"sampler": "pyro", "num_draws": 150, "warmup": 100, "chains": 2},
     "pyro dense": {"sampler": "pyro", "mass": "dense", "num_draws": 150, "warmup": 100, "chains": 2},
     "hmc": {"sampler": "hmc", "num_draws": 30, "warmup": 80, "chains": 64},
@@ -61,7 +65,9 @@ def test_every_sampler_draws_the_exact_posterior_of_skills(name: str, oracles: M
     scores = np.array([_score(values[..., k], truth.mean[k], truth.sd[k]) for k in range(3)])
     assert np.abs(scores).max() < oracles.z_limit(scores.size * len(SETTINGS))
     assert drawn.summary()["r_hat"].max() < 1.1
-    assert drawn.stats.attrs["sampler"] == SETTINGS[name].get("sampler", "nutpie")
+    assert drawn.stats.attrs["sampler"] == (
+        "batched" if "batched" in name else SETTINGS[name].get("sampler", "nutpie")
+    )
     assert drawn.method == ("hmc" if name == "hmc" else "nuts")
     assert 0.6 < drawn.stats["acceptance_rate"].mean() < 0.99
     assert (drawn.stats["step_size"] > 0).all()
@@ -85,8 +91,10 @@ def _many_supports(y: Tensor) -> None:
 def test_constrained_latents_come_back_inside_their_supports(sampler: str) -> None:
     y = torch.linspace(-1, 1, 6, **DOUBLE)
     chains = 8 if sampler == "hmc" else 2
+    # From 20 on Pyro learns a mass matrix too, and is left with two steps for the step size.
+    warmup = 18 if sampler == "pyro" else 25
     drawn = _sample(
-        _many_supports, y, sampler=sampler, num_draws=6, warmup=25, chains=chains, max_tree_depth=5
+        _many_supports, y, sampler=sampler, num_draws=6, warmup=warmup, chains=chains, max_tree_depth=5
     )
     low = torch.tensor([-1.0, 0.0], **DOUBLE)
     expected = {
@@ -246,29 +254,56 @@ def test_a_density_that_is_finite_nowhere_is_refused(sampler: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("compile", ["auto", False])
-def test_ctrl_c_ends_the_chains_at_once(compile: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    pauses = []
+@pytest.mark.parametrize("after", [1, 3])
+def test_ctrl_c_ends_the_threads_of_compiled_chains(after: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
 
     def interrupt(seconds: float) -> None:
         pauses.append(seconds)
-        if len(pauses) == 3:
+        if len(pauses) == after:
             raise KeyboardInterrupt
         real(seconds)
 
     real, x = time.sleep, torch.zeros((), **DOUBLE)
+    before = _threads()
     with monkeypatch.context() as patch:
         patch.setattr(nutpie_nuts, "time", SimpleNamespace(sleep=interrupt))
-        start = time.perf_counter()
         with pytest.raises(KeyboardInterrupt):
-            _sample(_normal, x, num_draws=900, warmup=900, chains=1, compile=compile)
-        assert time.perf_counter() - start < 20
-    assert len(pauses) == 3
-    assert _sample(_normal, x, num_draws=4, warmup=10, chains=2, compile=compile).draws["z"].shape == (
-        2,
-        4,
-        2,
-    )
+            _sample(_normal, x, num_draws=200_000, warmup=900, chains=3, compile=True)
+    assert len(pauses) == after
+    _wait_for(lambda: _threads() <= before)
+    drawn = _sample(_normal, x, num_draws=4, warmup=10, chains=2, compile=True)
+    assert drawn.draws["z"].shape == (2, 4, 2)
+
+
+def _threads() -> int:
+    """Of this process, those included that Python does not know."""
+    folder = Path("/proc/self/task")
+    return len(list(folder.iterdir())) if folder.exists() else threading.active_count()
+
+
+def _wait_for(condition: Callable[[], bool]) -> None:
+    """A pool's idle workers end a moment after the pool."""
+    end = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("sampler", ["nutpie", "hmc", "pyro"])
+def test_ctrl_c_inside_a_program_ends_the_chains(sampler: str) -> None:
+    calls = [0]
+
+    def model(x: Tensor) -> None:
+        calls[0] += 1
+        if calls[0] == 60:
+            raise KeyboardInterrupt
+        _normal(x)
+
+    with pytest.raises(KeyboardInterrupt):
+        _sample(model, torch.zeros((), **DOUBLE), sampler=sampler, num_draws=200, warmup=200, chains=2,
+                compile=False)  # fmt: skip
+    assert calls[0] == 60
 
 
 def test_an_error_of_the_program_ends_the_chains_and_is_told() -> None:
