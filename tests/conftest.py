@@ -1,14 +1,20 @@
-"""Fixtures that several tests share."""
+"""Fixtures that several tests share, and the settings of a whole run: other seeds, other threads.
+
+No test may hang on the luck of a seed or on how a machine rounds: ``--seed-offset N`` gives every generator
+another seed, ``OMP_NUM_THREADS`` and ``ATEN_CPU_CAPABILITY`` are obeyed, and the suite passes under all.
+Its CPU time, that of the workers and the processes they start included, is printed at the end.
+"""
 
 import importlib.util
 import os
-import subprocess
+import resource
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pyro
 import pytest
 import torch
@@ -18,9 +24,70 @@ from ppl_vae.inference import fallback
 ROOT = Path(__file__).parents[1]
 
 
-def pytest_configure() -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    words = "shift by N every seed that tests or the library give to a generator of NumPy or PyTorch"
+    parser.addoption("--seed-offset", type=int, default=0, metavar="N", help=words)
+
+
+def pytest_configure(config: pytest.Config) -> None:
     # Small problems lose time to threads, and workers would fight for the cores.
-    torch.set_num_threads(1)
+    threads = os.environ.setdefault("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(int(threads))
+    if offset := config.getoption("--seed-offset"):
+        _shift_seeds(offset)
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    processor = torch.backends.cpu.get_cpu_capability()
+    offset = config.getoption("--seed-offset")
+    return f"seed offset {offset}, {torch.get_num_threads()} threads, kernels for {processor}"
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    spent = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    minutes = sum(used.ru_utime + used.ru_stime for used in spent) / 60
+    terminalreporter.write_line(f"{minutes:.1f} CPU minutes")
+
+
+# Seeds -------------------------------------------------------------------------------------------
+
+_shifting = {"on": True}
+
+
+def _shift_seeds(offset: int) -> None:
+    """Every generator that is given a seed gets another one; the same one gets the same."""
+    # Tests use seeds that lie side by side: the shifted ones are none of those.
+    step = offset * 1_000_003
+    of_torch, of_numpy, plain = torch.manual_seed, np.random.default_rng, torch.Generator
+
+    def moved(seed: int) -> int:
+        return (int(seed) + step) % 2**63 if _shifting["on"] else int(seed)
+
+    class Generator(plain):  # type: ignore[misc, valid-type]
+        def manual_seed(self, seed: int) -> Any:
+            return super().manual_seed(moved(seed))
+
+    def default_rng(seed: Any = None) -> np.random.Generator:
+        if seed is None or isinstance(seed, np.random.Generator) or not _shifting["on"]:
+            return of_numpy(seed)
+        given = seed if isinstance(seed, np.random.SeedSequence) else np.random.SeedSequence(seed)
+        entropy = [*np.atleast_1d(given.entropy).tolist(), offset]
+        return of_numpy(np.random.SeedSequence(entropy, spawn_key=given.spawn_key))
+
+    torch.manual_seed = lambda seed: of_torch(moved(seed))
+    np.random.default_rng = default_rng
+    torch.Generator = Generator  # type: ignore[misc]
+
+
+@pytest.fixture
+def plain_seeds() -> Iterator[None]:
+    """For tests whose numbers are compared with those of another process, which no offset reaches."""
+    _shifting["on"] = False
+    yield
+    _shifting["on"] = True
+
+
+# What every test starts from ---------------------------------------------------------------------
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -87,8 +154,10 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
 @pytest.fixture(scope="module")
 def fitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A short PPCA fit on iris."""
+    """A short PPCA fit on iris, as `ppl-vae fit ppca iris --steps 60` makes it."""
+    from ppl_vae.jobs import fit_run
+    from ppl_vae.run import settings_for
+
     folder = tmp_path_factory.mktemp("runs") / "ppca"
-    command = ("fit", "ppca", "iris", "--steps", "60", "--out", str(folder))
-    subprocess.run([sys.executable, "-m", "ppl_vae.cli", *command], check=True, capture_output=True)
+    fit_run(settings_for("ppca", "iris", {"steps": 60}, {}), folder, progress=False)
     return folder

@@ -1,10 +1,11 @@
 """Exact answers to test against: closed forms and quadrature in NumPy, and nothing of ours.
 
 Monte Carlo estimates are judged by z-scores, with the threshold corrected for the number of comparisons.
+Some two hundred tests do so: at ``LEVEL`` each, one run in a thousand fails by chance.
 """
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -16,9 +17,23 @@ from scipy import optimize, special, stats
 Array = np.ndarray
 
 
-def z_limit(comparisons: int = 1, level: float = 1e-3) -> float:
+LEVEL = 5e-6
+
+
+def z_limit(comparisons: int = 1, level: float = LEVEL) -> float:
     """How large the largest of so many |z|-scores may be (Bonferroni)."""
     return float(stats.norm.isf(level / (2 * comparisons)))
+
+
+def t_limit(freedom: int, comparisons: int = 1, level: float = LEVEL) -> float:
+    """The same where each score's error was estimated from few values, with so many degrees of freedom."""
+    return float(stats.t.isf(level / (2 * comparisons), freedom))
+
+
+def spread_limits(freedom: int, comparisons: int = 1, level: float = LEVEL) -> tuple[float, float]:
+    """Between which the sample variance of normal values may lie, over the true one."""
+    tail = level / (2 * comparisons)
+    return float(stats.chi2.ppf(tail, freedom) / freedom), float(stats.chi2.isf(tail, freedom) / freedom)
 
 
 @contextmanager
@@ -43,6 +58,15 @@ def _globals() -> dict[str, object]:
         "validation": torch.distributions.Distribution._validate_args,
         "gradient mode": torch.is_grad_enabled(),
     }
+
+
+def contradictions(flags: Sequence[str]) -> list[float]:
+    """How many standard errors the values of log p(x) that contradict each other are apart.
+
+    Honest ones are called so beyond three errors: of several pairs in a test, one may be by chance.
+    """
+    words = (flag.partition(" standard errors")[0] for flag in flags if "one of them is wrong" in flag)
+    return [float(word.rpartition(" ")[2]) for word in words]
 
 
 # Probabilistic PCA -------------------------------------------------------------------------------

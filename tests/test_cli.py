@@ -24,11 +24,13 @@ def rows_file(folder: Path, text: str) -> Path:
 
 def test_help_lists_every_command_within_a_second_and_without_torch():
     code = "import sys, ppl_vae.cli; sys.argv = ['ppl-vae', '--help']; ppl_vae.cli.main()"
-    start = time.perf_counter()
+    before = os.times()
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    seconds = time.perf_counter() - start
+    after = os.times()
     assert all(command in result.stdout for command in COMMANDS)
-    assert seconds < 3, "one second on an idle machine; three leave room for a busy one"
+    # Of a processor, which a busy machine does not change much; half a second as this is written.
+    spent = after.children_user + after.children_system - before.children_user - before.children_system
+    assert spent < 3
     probe = "import sys, ppl_vae.cli; print('torch' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "False"
@@ -334,7 +336,7 @@ SMALL_VAE = (
 )  # fmt: skip
 
 
-def test_a_fit_killed_and_resumed_ends_with_the_numbers_of_an_unbroken_one(run, tmp_path):
+def test_a_fit_killed_and_resumed_ends_with_the_numbers_of_an_unbroken_one(run, tmp_path, plain_seeds):
     command = [sys.executable, "-m", "ppl_vae.cli", "fit", *SMALL_VAE, "--out", str(tmp_path / "broken")]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     checkpoint = tmp_path / "broken" / "checkpoint" / "checkpoint.safetensors"

@@ -179,9 +179,9 @@ def refused(folder: Path, text: str, *words: str) -> None:
 @pytest.mark.skipif(not CHESS.is_file(), reason="the CSC412 chess games are not here")
 def test_chess_games_are_all_read_and_fast():
     load("al-east-1987")  # the import of pandas is not what is timed
-    start = time.perf_counter()
+    start = time.process_time()
     games = load(str(CHESS))
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     assert (games.num_games, games.num_players) == (286_889, 51_983)
     assert [games.players[i] for i in (games.winners[1], games.losers[1])] == ["3", "2"]
     assert seconds < 5  # about 0.3 s on an idle core

@@ -152,7 +152,8 @@ def test_draws_agree_with_the_formulas(oracles: ModuleType) -> None:
         "kl_std_error"
     ].max()
     assert few.table["kl_std_error"].max() < 0.004
-    np.testing.assert_allclose(drawn.table["variance_of_means"], exact.table["variance_of_means"], rtol=0.05)
+    # Over 178 data, each mean with a variance of at most 1/2000.
+    np.testing.assert_allclose(drawn.table["variance_of_means"], exact.table["variance_of_means"], rtol=0.1)
     gap = drawn.mutual_information - exact.mutual_information
     assert abs(gap) < oracles.z_limit() * np.hypot(
         drawn.mutual_information_std_error, exact.mutual_information_std_error
@@ -182,7 +183,7 @@ def test_a_scale_of_the_priors_own_changes_nothing(oracles: ModuleType) -> None:
     assert (one.num_active, two.num_active) == (0, 0)
 
 
-def test_autoguides_are_judged_by_their_draws() -> None:
+def test_autoguides_are_judged_by_their_draws(oracles: ModuleType) -> None:
     def model(x: Tensor) -> None:
         with pyro.plate("data", len(x)) as i:
             z = pyro.sample("z", dist.Normal(torch.zeros(()), 1.0))
@@ -193,7 +194,7 @@ def test_autoguides_are_judged_by_their_draws() -> None:
     found = collapse(Pair(model, guide), x, num_draws=500)
     truth = 0.5 * (0.16 + (0.8 * x.double().numpy()) ** 2 - 1 - np.log(0.16)).mean()
     row = found.table.iloc[0]
-    assert abs(row["kl"] - truth) < 4 * row["kl_std_error"]
+    assert abs(row["kl"] - truth) < oracles.z_limit() * row["kl_std_error"]
     assert np.isnan(found.mutual_information)
     with pytest.raises(InputError, match="one point"):
         collapse(Pair(model, AutoDelta(model)), x)

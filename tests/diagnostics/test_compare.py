@@ -208,23 +208,27 @@ def _pair(correlation: float, seed: int, method: str, sd: tuple[float, float] = 
     return Posterior(draws, method, "independent", seconds=2.0)
 
 
-def test_a_lost_correlation_is_found_where_every_margin_is_right() -> None:
+def _terms(words: str) -> dict[str, float]:
+    """The coefficients of a direction such as "0.71 alpha − 0.7 beta"."""
+    found = re.findall(r"([+−]?) ?([\d.]+) (\w+)", words)
+    return {name: -float(size) if sign == "−" else float(size) for sign, size, name in found}
+
+
+def test_a_lost_correlation_is_found_where_every_margin_is_right(oracles: ModuleType) -> None:
     found = compare(_pair(0.0, 1, "mean-field"), reference=_pair(-0.92, 2, "exact"))
     assert found.verdicts["mean-field"] == "differs"
-    lost, wide, *rest = found.reasons
-    assert not rest
+    lost, wide = found.reasons
     assert re.search(
         r"^mean-field: the correlation of alpha and beta is [+-]0\.0\d instead of -0\.9\d$", lost
     )
     # var(α + β) is 2(1 − 0.92) of the reference and 2 of the answer.
-    assert re.search(r"along 0\.7\d? alpha \+ 0\.7\d? beta the variance is 1[23]\.\d+ ± 0\.\d+ of", wide)
+    direction, ratio = re.search(r"along (.*) the variance is ([\d.]+) ± 0\.\d+ of", wide).groups()
+    assert _terms(direction) == pytest.approx({"alpha": 0.5**0.5, "beta": 0.5**0.5}, abs=0.05)
     (row,) = found.joint.to_dict("records")
-    assert row["largest_variance_ratio"] == pytest.approx(
-        1 / 0.08, abs=4 * row["largest_variance_ratio_mcse"]
-    )
-    assert row["smallest_variance_ratio"] == pytest.approx(
-        1 / 1.92, abs=4 * row["smallest_variance_ratio_mcse"]
-    )
+    assert float(ratio) == pytest.approx(row["largest_variance_ratio"], rel=0.01)
+    for end, truth in (("largest", 1 / 0.08), ("smallest", 1 / 1.92)):
+        off = row[f"{end}_variance_ratio"] - truth
+        assert abs(off) < oracles.z_limit(2) * row[f"{end}_variance_ratio_mcse"]
     assert row["smallest_direction"].count("−") == 1
     assert (row["seconds"], row["ess"], row["ess_per_second"]) == (2.0, SIZE, SIZE / 2)
     assert found.costs["answer"].tolist() == ["mean-field", "exact"]
@@ -233,25 +237,27 @@ def test_a_lost_correlation_is_found_where_every_margin_is_right() -> None:
 def test_directions_are_named_in_the_quantities_own_units() -> None:
     """With sd 1 and 100, the narrow direction of correlation −0.9 is 100 α + β."""
     found = compare(_pair(0.0, 1, "guide", (1.0, 100.0)), reference=_pair(-0.9, 2, "exact", (1.0, 100.0)))
-    assert re.match(r"1 alpha \+ 0\.01 beta$", found.joint["largest_direction"][0])
+    assert _terms(found.joint["largest_direction"][0]) == pytest.approx({"alpha": 1, "beta": 0.01}, rel=0.05)
 
 
-def test_mean_field_of_a_strong_correlation_is_too_narrow_along_it() -> None:
+def test_mean_field_of_a_strong_correlation_is_too_narrow_along_it(oracles: ModuleType) -> None:
     """The best mean-field Gaussian has variances 1 − ρ² (Bishop 2006, section 10.1.2)."""
     rho = 0.9
     own = _pair(0.0, 1, "mean-field", ((1 - rho**2) ** 0.5,) * 2)
     (row,) = compare(own, reference=_pair(rho, 2, "exact")).joint.to_dict("records")
     for end, ratio in (("smallest", (1 - rho**2) / (1 + rho)), ("largest", (1 - rho**2) / (1 - rho))):
-        assert abs(row[f"{end}_variance_ratio"] - ratio) < 4 * row[f"{end}_variance_ratio_mcse"]
+        off = row[f"{end}_variance_ratio"] - ratio
+        assert abs(off) < oracles.z_limit(2) * row[f"{end}_variance_ratio_mcse"]
 
 
-def test_wrong_tails_and_shapes_are_found_where_mean_and_sd_are_right() -> None:
-    generator = np.random.default_rng(0)
-    skewed = generator.exponential(size=(1, SIZE, 2)) - 1
+def test_wrong_tails_and_shapes_are_found_where_mean_and_sd_are_right(oracles: ModuleType) -> None:
+    # Many draws: of the 5 % quantile's error, 0.7 sd, the part beyond its tolerance is judged.
+    generator, size = np.random.default_rng(0), 8 * SIZE
+    skewed = generator.exponential(size=(1, size, 2)) - 1
     modes = np.sqrt(0.1) * generator.normal(size=(1, SIZE, 2)) + np.sqrt(0.9) * generator.choice(
         [-1, 1], (1, SIZE, 2)
     )
-    reference = _gaussian(0.0, 1.0, 5, chains=1, method="exact", dependence="independent")
+    reference = _gaussian(0.0, 1.0, 5, chains=1, size=size, method="exact", dependence="independent")
     tails = compare(_posterior(skewed, "guide", "independent"), reference=reference)
     assert tails.verdicts["guide"] == "differs"
     assert "2 of 2 5 % quantiles are off by more than 0.5 reference sd" in tails.reasons[0]
@@ -261,12 +267,13 @@ def test_wrong_tails_and_shapes_are_found_where_mean_and_sd_are_right() -> None:
     }
     for row in tails.table.to_dict("records"):
         for tail, expected in exact.items():
-            assert abs(row[f"{tail}_error_in_sd"] - expected) < 4 * row[f"{tail}_error_mcse"] + 0.02
+            off = row[f"{tail}_error_in_sd"] - expected
+            assert abs(off) < oracles.z_limit(4) * row[f"{tail}_error_mcse"] + 0.02
     # The other way round, the answer's tails are too long by 0.29 sd: within tolerance. Its shape is not.
     bimodal = _posterior(modes, "exact", "independent")
     wide = _gaussian(0.0, 1.0, 6, chains=1, method="guide", dependence="independent")
     shapes = compare(wide, reference=bimodal)
-    assert (shapes.table["sd_ratio"] - 1).abs().max() < 0.05
+    assert (shapes.table["sd_ratio"] - 1).abs().max() < 0.1
     assert shapes.verdicts["guide"] == "differs"
 
 
@@ -330,7 +337,7 @@ def test_chains_that_seem_to_agree_without_mixing_leave_it_open() -> None:
 # How often the verdict is wrong ------------------------------------------------------------------
 
 
-def test_draws_of_the_reference_itself_are_not_called_different() -> None:
+def test_draws_of_the_reference_itself_are_not_called_different(oracles: ModuleType) -> None:
     """200 times: chains of ESS near 800 against 1000 draws, three quantities, two correlated, one skewed."""
     generator = np.random.default_rng(0)
     counts = {"agrees": 0, "differs": 0, "cannot tell": 0}
@@ -342,8 +349,8 @@ def test_draws_of_the_reference_itself_are_not_called_different() -> None:
         )
         counts[found.verdicts["guide"]] += 1
     # Stated: at most 1 %. The tolerances make it far rarer.
-    assert stats.binomtest(counts["differs"], 200, 0.01, alternative="greater").pvalue > 0.01
-    assert counts["agrees"] > 180, counts
+    assert stats.binomtest(counts["differs"], 200, 0.01, alternative="greater").pvalue > oracles.LEVEL
+    assert counts["agrees"] > 170, counts
 
 
 def _autocorrelated(generator: np.random.Generator) -> np.ndarray:

@@ -182,7 +182,7 @@ def test_the_flow_is_closer_to_a_skewed_posterior_than_any_gaussian(
     _, x, found = curved
     truth = _curved_log_evidence(x.numpy())
     gain = found.gain("flow", "full")
-    assert gain.mean > 3 * gain.mean_std_error
+    assert gain.mean > 5 * gain.mean_std_error
     assert (gain.value > 3 * gain.std_error).mean() > 0.5
     # In one dimension the two Gaussian families are the same; the search stops within its tolerance.
     best = np.array([_curved_best_gaussian(float(value)) for value in x])
@@ -191,7 +191,7 @@ def test_the_flow_is_closer_to_a_skewed_posterior_than_any_gaussian(
         lacking = (best - found.elbo[:, at]).mean()
         limit = oracles.z_limit(2) * np.sqrt((error[:, at] ** 2).sum()) / len(x)
         assert -limit < lacking < limit + TOLERANCE
-    assert found.amortisation.mean > 3 * found.amortisation.mean_std_error
+    assert found.amortisation.mean > 5 * found.amortisation.mean_std_error
     # No ELBO exceeds the evidence, and importance sampling from the best guide finds it.
     assert ((found.elbo - truth[:, None]) / error < oracles.z_limit(found.elbo.size)).all()
     assert found.evidence_method != "exact"

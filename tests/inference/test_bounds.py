@@ -30,10 +30,10 @@ def test_bounds_rise_with_the_number_of_particles_to_the_exact_value(
     np.testing.assert_allclose(found[5].elbo, found[1].log_evidence, rtol=1e-12)
     for low, high in ((1, 5), (5, 50)):
         rise = found[high].log_evidence - found[low].log_evidence
-        assert rise.mean() > 3 * rise.std(ddof=1) / np.sqrt(len(rise))
+        assert rise.mean() > 5 * rise.std(ddof=1) / np.sqrt(len(rise))
     scores = (found[50].log_evidence - truth) / found[50].std_error
     assert scores.max() < oracles.z_limit(len(scores))
-    assert found[5].mean < truth.mean() - 3 * found[5].mean_std_error
+    assert found[5].mean < truth.mean() - 5 * found[5].mean_std_error
 
 
 def test_one_particle_has_the_elbo_of_the_closed_form(conjugate: Any, x: Tensor, oracles: ModuleType) -> None:
@@ -71,7 +71,7 @@ def test_the_expectation_is_right_for_two_particles(oracles: ModuleType) -> None
 
 
 def test_compiled_bounds_are_the_same_and_chunks_keep_their_order(
-    conjugate: Any, x: Tensor, monkeypatch: pytest.MonkeyPatch
+    conjugate: Any, x: Tensor, oracles: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pair = Pair(conjugate.model, conjugate.guide)
     eager, compiled = (_bound(pair, x, 5, compile=choice) for choice in (False, True))
@@ -83,7 +83,7 @@ def test_compiled_bounds_are_the_same_and_chunks_keep_their_order(
     scores = (some.log_evidence - eager.log_evidence[index]) / np.hypot(
         some.std_error, eager.std_error[index]
     )
-    assert np.abs(scores).max() < 4
+    assert np.abs(scores).max() < oracles.z_limit(len(scores))
 
 
 def test_bad_counts_are_refused(conjugate: Any, x: Tensor) -> None:

@@ -36,13 +36,12 @@ def test_elbo_and_its_parts_are_the_closed_form(conjugate: Any, x: Tensor, oracl
     assert found.mean == found.value / 40
 
 
-def test_standard_error_is_the_spread_over_seeds(conjugate: Any, x: Tensor) -> None:
+def test_standard_error_is_the_spread_over_seeds(conjugate: Any, x: Tensor, oracles: ModuleType) -> None:
     pair = Pair(conjugate.model, conjugate.guide)
     found = [elbo(pair, x, num_particles=10, seed=seed) for seed in range(60)]
     variance = np.var([one.value for one in found], ddof=1)
     claimed = np.mean([one.std_error**2 for one in found])
-    # 59 degrees of freedom, and a claim averaged over sixty.
-    low, high = stats.chi2.ppf([5e-4, 1 - 5e-4], 59) / 59
+    low, high = oracles.spread_limits(59)
     assert low < variance / claimed < high
 
 
@@ -61,10 +60,10 @@ def test_without_a_formula_the_kl_is_drawn(x: Tensor, oracles: ModuleType) -> No
     assert not found.kl_is_analytic
     assert found.kl > 0
     truth = stats.norm(0, np.sqrt(1.25)).logpdf(x).sum()
-    assert found.value < truth - 3 * found.std_error
+    assert found.value < truth - 5 * found.std_error
 
 
-def test_elbo_of_the_prior_and_evidence_are_ordered(conjugate: Any, x: Tensor) -> None:
+def test_elbo_of_the_prior_and_evidence_are_ordered(conjugate: Any, x: Tensor, oracles: ModuleType) -> None:
     """ELBO ≤ importance-sampling estimate ≤ log p(x), with a strict gap for a poor proposal."""
     truth = conjugate.log_evidence(x).sum()
     for pair in (Pair(conjugate.model, conjugate.guide), Pair(conjugate.model, Prior(conjugate.model))):
@@ -78,10 +77,11 @@ def test_elbo_of_the_prior_and_evidence_are_ordered(conjugate: Any, x: Tensor) -
             )
             for k in (5, 200)
         )
+        # Gaps of dozens of errors, and one that there is none of.
         spread = few.std(ddof=1) / np.sqrt(20)
-        assert bound.value + 3 * bound.std_error < few.mean() - 3 * spread
-        assert few.mean() + 3 * spread < many.mean()
-        assert many.mean() <= truth + 3 * many.std(ddof=1) / np.sqrt(20)
+        assert bound.value + 5 * bound.std_error < few.mean() - 5 * spread
+        assert few.mean() + 5 * spread < many.mean()
+        assert many.mean() <= truth + oracles.t_limit(19, 2) * many.std(ddof=1) / np.sqrt(20)
 
 
 def test_chunks_of_units_cover_them_once_and_change_nothing(conjugate: Any, x: Tensor, oracles: Any) -> None:

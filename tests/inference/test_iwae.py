@@ -110,7 +110,7 @@ def test_a_warm_up_weighs_the_latents_terms() -> None:
     assert found == pytest.approx(expected, rel=1e-10)
 
 
-def test_minibatches_are_unbiased() -> None:
+def test_minibatches_are_unbiased(oracles: Any) -> None:
     """Over all batches of a partition, N/B-scaled losses average to the loss of all data in expectation."""
     pair, x = _ppca()
     task = _task(pair, x, IWAE(5))
@@ -125,7 +125,7 @@ def test_minibatches_are_unbiased() -> None:
             ]
         )
     error = (whole.var() / len(whole) + parts.var() / len(parts)).sqrt()
-    assert abs(whole.mean() - parts.mean()) < 4 * error
+    assert abs(whole.mean() - parts.mean()) < oracles.z_limit() * error
 
 
 @pytest.mark.parametrize("doubly", [False, True])
@@ -161,7 +161,7 @@ def test_training_with_the_bound_raises_it_above_that_of_the_elbo() -> None:
         value = reached[objective].mean if objective == "iwae" else reached[objective].elbo.mean()
         assert fitted.held_out[-1, 1] == pytest.approx(value, abs=0.15)
     rise = reached["iwae"].log_evidence - reached["elbo"].log_evidence
-    assert rise.mean() > 3 * np.hypot(reached["iwae"].mean_std_error, reached["elbo"].mean_std_error)
+    assert rise.mean() > 5 * np.hypot(reached["iwae"].mean_std_error, reached["elbo"].mean_std_error)
     assert (reached["iwae"].elbo < reached["elbo"].elbo).mean() > 0.5
     assert reached["iwae"].mean < exact.log_evidence(pair.model, x).mean
 

@@ -82,18 +82,29 @@ def test_draws_have_the_programs_plates_and_the_coordinates_given(oracles: Modul
     assert drawn.stats["diverging"].dtype == bool
 
 
-def test_divergences_of_the_centred_parametrisation_are_reported(oracles: ModuleType) -> None:
-    def centred(y: Tensor, errors: Tensor) -> None:
-        mu = pyro.sample("mu", dist.Normal(torch.zeros((), dtype=y.dtype), 5.0))
-        tau = pyro.sample("tau", dist.HalfCauchy(torch.tensor(5.0, dtype=y.dtype)))
-        with pyro.plate("school", len(y)):
-            theta = pyro.sample("theta", dist.Normal(mu, tau))
-            pyro.sample("y", dist.Normal(theta, errors), obs=y)
+def _walled(y: Tensor) -> None:
+    """Flat between walls on which the log density falls by 10⁶ a unit: trajectories end in one of them."""
+    z = pyro.sample("z", dist.Normal(torch.zeros((), dtype=y.dtype), 5.0))
+    pyro.factor("walls", -1e6 * torch.relu(z.abs() - 1.0))
+    pyro.sample("y", dist.Normal(0.0 * z, 1.0), obs=y)
 
-    y, errors = (torch.as_tensor(v) for v in (oracles.SCHOOL_EFFECTS, oracles.SCHOOL_ERRORS))
-    drawn = nuts.sample(centred, y, errors, num_draws=100, warmup=60, chains=1, max_tree_depth=6,
-                        target_accept=0.6, progress=False)  # fmt: skip
-    assert drawn.stats["diverging"].sum() > 0
+
+def _smooth(y: Tensor) -> None:
+    z = pyro.sample("z", dist.Normal(torch.zeros((), dtype=y.dtype), 1.0))
+    pyro.sample("y", dist.Normal(z, 1.0), obs=y)
+
+
+@pytest.mark.parametrize("sampler", ["nutpie", "pyro"])
+def test_divergences_are_reported_where_no_step_size_avoids_them(sampler: str) -> None:
+    """Between walls most trajectories run into one; those of a normal conserve their energy."""
+    y = torch.zeros((), dtype=torch.float64)
+    options: dict[str, Any] = {
+        "num_draws": 60, "warmup": 60, "chains": 2, "max_tree_depth": 5, "sampler": sampler, "compile": False,
+    }  # fmt: skip
+    walled, smooth = (nuts.sample(model, y, progress=False, **options) for model in (_walled, _smooth))
+    assert (walled.stats["diverging"].mean("draw") > 0.3).all()
+    assert smooth.stats["diverging"].sum() == 0
+    assert (np.abs(walled.draws["z"]) < 1.001).all()
 
 
 def test_a_pairs_own_parameters_are_used_and_kept(conjugate: Any, x: Tensor, oracles: ModuleType) -> None:

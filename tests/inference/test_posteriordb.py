@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pyro
@@ -36,10 +37,12 @@ def present(name: str, shared: Shared) -> Entry:
 
 
 @pytest.mark.parametrize("name", QUICK)
-def test_every_mean_and_sd_is_within_4_monte_carlo_errors(name: str, shared: Shared) -> None:
+def test_every_mean_and_sd_is_within_its_monte_carlo_errors(
+    name: str, shared: Shared, oracles: ModuleType
+) -> None:
     found = against_reference(present(name, shared))
-    assert found.least_ess > 1000  # else 4 errors would be a blunt test
-    assert found.agrees, found.worst
+    assert found.least_ess > 1000  # else errors would be large, and the test blunt
+    assert found.worst[0] < oracles.z_limit(40), found.worst
 
 
 @pytest.mark.slow
@@ -162,13 +165,13 @@ def test_z_scores_are_differences_in_monte_carlo_errors() -> None:
     assert sd == pytest.approx(0.1 / np.sqrt(1.21 / 40_000 + 1 / 20_000), rel=0.1)
 
 
-def test_ordered_normal_is_the_order_statistics() -> None:
+def test_ordered_normal_is_the_order_statistics(oracles: ModuleType) -> None:
     """Means ∓ s/√π for two, and a density that integrates to 1."""
     prior = OrderedNormal(torch.zeros((), dtype=torch.float64), 2.0, 2)
     draws = prior.rsample(torch.Size([40_000]))
     error = draws.std(0) / 200
     expected = torch.tensor([-2.0, 2.0], dtype=torch.float64) / np.sqrt(np.pi)
-    assert bool(((draws.mean(0) - expected).abs() < 4 * error).all())
+    assert bool(((draws.mean(0) - expected).abs() < oracles.z_limit(2) * error).all())
     grid = torch.linspace(-14, 14, 801, dtype=torch.float64)
     square = torch.cartesian_prod(grid, grid)
     below = square[:, 0] < square[:, 1]

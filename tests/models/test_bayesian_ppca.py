@@ -123,7 +123,8 @@ def test_irrelevant_columns_are_switched_off() -> None:
     first, second = found["singular_value"].mean(("chain", "draw")).to_numpy()
     assert second < 0.35 * first
     noise = found["noise_scale"]
-    assert abs(noise.mean().item() - 0.3) < 5 * noise.std().item()
+    # The guide's sd may be half the posterior's.
+    assert abs(noise.mean().item() - 0.3) < 10 * noise.std().item()
 
 
 def test_the_whole_data_set_is_one_unit_and_draws_carry_the_features_names() -> None:

@@ -197,7 +197,7 @@ def test_per_datum_guide_of_a_frozen_decoder_is_no_worse_than_the_amortised_one(
     ours = guide.draws(pair, x, num_draws=400, seed=1).log_weights.to_numpy()[0].astype(float)
     amortised = guide.draws(Pair(fitted.model, fitted.pair.guide), x, num_draws=400, seed=1)
     difference = (ours - amortised.log_weights.to_numpy()[0]).mean(1)
-    assert difference.mean() > 3 * difference.std(ddof=1) / math.sqrt(len(difference))
+    assert difference.mean() > 5 * difference.std(ddof=1) / math.sqrt(len(difference))
 
 
 def test_per_datum_guide_refuses_other_data(fitted: Fitted) -> None:
@@ -321,7 +321,7 @@ def test_held_out_evidence_by_importance_sampling_is_above_the_elbo(
     bound = elbo(done.pair, done.test, num_particles=100, seed=5)
     assert (evidence.unit, evidence.num_units) == ("datum", len(done.test))
     gap = evidence.total - bound.value
-    assert gap > 3 * math.hypot(evidence.total_std_error, bound.std_error)
+    assert gap > 5 * math.hypot(evidence.total_std_error, bound.std_error)
     assert np.isfinite(evidence.pareto_k).all()
 
 
@@ -389,6 +389,6 @@ def test_mnist_evidence_is_above_the_elbo(shared: Callable[[str], Path]) -> None
     svi.fit(pair, train, num_steps=250, batch_size=100, lr=5e-3, progress=False)
     evidence = importance.log_evidence(pair, test, num_samples=200, seed=1, progress=False)
     bound = elbo(pair, test, num_particles=50, seed=2)
-    assert evidence.total - bound.value > 3 * math.hypot(evidence.total_std_error, bound.std_error)
+    assert evidence.total - bound.value > 5 * math.hypot(evidence.total_std_error, bound.std_error)
     # Learnt something: far above fair coins, 784 ln 2 nats an image.
     assert bound.mean > -0.5 * 784 * math.log(2)
