@@ -110,14 +110,15 @@ def test_the_log_likelihood_sees_an_answer_that_never_looked_at_the_data(surely:
 
 def test_guides_of_free_parameters_are_refitted(surely: float) -> None:
     """Full rank contains the posterior; mean-field is too narrow along the direction that data leave open."""
+    options: dict[str, Any] = {"num_steps": 250, "num_particles": 8, "lr": 0.1, "functions": _sum}
     full = Pair(_regression, AutoMultivariateNormal(_regression))
-    found = sbc(full, DESIGN, Y, num_simulations=200, functions=_sum, alpha=surely)
+    found = sbc(full, DESIGN, Y, num_simulations=100, alpha=surely, **options)
     assert found.method == "guide, refitted"
     assert found.names == ["w[0]", "w[1]", "sum", "log p(x | z)", "log p(x, z)"]
     assert found.passed
     field = Pair(_regression, AutoNormal(_regression))
     before = field.initialise(DESIGN, Y).state_dict()
-    found = sbc(field, DESIGN, Y, num_simulations=200, functions=_sum)
+    found = sbc(field, DESIGN, Y, num_simulations=200, **options)
     assert found.table.loc["w[0]", "shape"] == found.table.loc["w[1]", "shape"] == "too narrow"
     assert all(torch.equal(value, before[name]) for name, value in field.state_dict().items())
 
@@ -125,7 +126,7 @@ def test_guides_of_free_parameters_are_refitted(surely: float) -> None:
 def test_per_datum_guides_are_refitted_to_whole_data_sets(surely: float) -> None:
     """A free normal for every datum contains this posterior."""
     pair = Pair(_model, AutoNormal(_model))
-    found = sbc(pair, X[:60], num_simulations=120, alpha=surely)
+    found = sbc(pair, X[:60], num_simulations=120, alpha=surely, num_steps=250, num_particles=8, lr=0.1)
     assert (found.method, found.num_simulations) == ("guide, refitted", 120)
     assert found.passed
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from ppl_vae.errors import InputError
 from ppl_vae.guides import LinearNormal
 from ppl_vae.inference import bounds, exact, svi
+from ppl_vae.inference.graph import over, trace
 from ppl_vae.inference.iwae import IWAE
 from ppl_vae.inference.objectives import Objective
 from ppl_vae.inference.terms import layout
@@ -76,6 +77,18 @@ def test_one_particle_is_the_elbo() -> None:
         assert _task(pair, x, IWAE(1))()[0].item() == pytest.approx(expected, rel=1e-10)
 
 
+def _often(task: Objective, times: int) -> tuple[Tensor, ...]:
+    """The loss and its gradients at one point under many noises, each with a leading dimension."""
+    inputs = [tensor.detach() for tensor in task.tensors]
+    (x,) = task.data
+    batched = [tensor is x for tensor in task.tensors]
+    example = [
+        one.expand(times, *one.shape) if many else one for one, many in zip(inputs, batched, strict=True)
+    ]
+    with pyro.validation_enabled(False), seeded(0), torch.no_grad():
+        return tuple(over(trace(task, *task.tensors), batched, example)(*example))
+
+
 @pytest.mark.parametrize("beta", [1.0, 0.4])
 def test_doubly_reparameterised_gradients_have_the_same_mean_and_less_noise(
     beta: float, oracles: Any
@@ -85,8 +98,7 @@ def test_doubly_reparameterised_gradients_have_the_same_mean_and_less_noise(
     means, errors = {}, {}
     for doubly in (False, True):
         task = _task(pair, x, IWAE(8, doubly), beta=beta)
-        with seeded(0), torch.no_grad():
-            drawn = torch.stack([torch.cat([g.flatten() for g in task()[1:]]) for _ in range(1500)])
+        drawn = torch.cat([gradient.reshape(1500, -1) for gradient in _often(task, 1500)[1:]], dim=1)
         means[doubly], errors[doubly] = drawn.mean(0), drawn.std(0) / np.sqrt(1500)
     scores = (means[True] - means[False]) / (errors[True].square() + errors[False].square()).sqrt()
     assert scores.abs().max() < oracles.z_limit(len(scores))
@@ -113,46 +125,42 @@ def test_a_warm_up_weighs_the_latents_terms() -> None:
 def test_minibatches_are_unbiased(oracles: Any) -> None:
     """Over all batches of a partition, N/B-scaled losses average to the loss of all data in expectation."""
     pair, x = _ppca()
-    task = _task(pair, x, IWAE(5))
-    with seeded(0), torch.no_grad():
-        whole = torch.stack([task()[0] for _ in range(600)])
-        parts = torch.stack(
-            [
-                torch.stack(
-                    [_task(pair, x, IWAE(5), index)()[0] for index in torch.arange(12).split(4)]
-                ).mean()
-                for _ in range(200)
-            ]
-        )
-    error = (whole.var() / len(whole) + parts.var() / len(parts)).sqrt()
-    assert abs(whole.mean() - parts.mean()) < oracles.z_limit() * error
+    whole = _often(_task(pair, x, IWAE(5)), 2000)[0]
+    parts = [_often(_task(pair, x, IWAE(5), index), 2000)[0] for index in torch.arange(12).split(4)]
+    means = torch.stack([part.mean() for part in parts])
+    variance = whole.var() + sum(part.var() for part in parts) / 9
+    assert abs(whole.mean() - means.mean()) < oracles.z_limit() * (variance / 2000).sqrt()
 
 
 @pytest.mark.parametrize("doubly", [False, True])
-def test_compiled_fits_are_those_of_eager_ones(doubly: bool) -> None:
+def test_traced_fits_are_those_of_eager_ones(doubly: bool) -> None:
     fits = []
-    for choice in (False, True):
+    for engine in ("pyro", "traced"):
         pair, x = _ppca()
-        found = svi.fit(
-            pair, x, num_steps=40, batch_size=5, num_particles=4, objective="iwae", kl_warmup=10,
-            doubly_reparameterised=doubly, compile=choice, progress=False,
-        )  # fmt: skip
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(svi, "engine_for", lambda compile, num_steps, stop=False, engine=engine: engine)
+            found = svi.fit(
+                pair, x, num_steps=40, batch_size=5, num_particles=4, objective="iwae", kl_warmup=10,
+                doubly_reparameterised=doubly, progress=False,
+            )  # fmt: skip
         fits.append((found.elbo, pair.state_dict()))
-        assert found.engine == ("compiled" if choice else "pyro")
+        assert found.engine == engine
     np.testing.assert_allclose(fits[0][0], fits[1][0], rtol=1e-8)
     for name, value in fits[0][1].items():
         torch.testing.assert_close(fits[1][1][name], value, rtol=1e-7, atol=1e-9)
 
 
 def test_training_with_the_bound_raises_it_above_that_of_the_elbo() -> None:
-    """A mean-field guide of a rotated PPCA: IWAE(10) is higher where it was trained for."""
+    """A mean-field guide of a PPCA with correlated latents: IWAE(10) is higher where it was trained for."""
+    loadings = torch.tensor([[2.0, 2.0], [2.0, 1.6], [1.8, 2.0], [2.4, 2.0]], dtype=torch.float64)
     reached = {}
     for objective in ("elbo", "iwae"):
         torch.manual_seed(0)
         x = torch.randn(60, 4, dtype=torch.float64) @ torch.randn(4, 4, dtype=torch.float64)
         model = PPCA(4, 2)
         with torch.no_grad():
-            model.loadings.copy_(2 * torch.randn(4, 2, dtype=torch.float64) + 1.0)
+            model.loadings.copy_(loadings)
+        assert model.mean_field_gap() > 0.5
         pair = Pair(model, LinearNormal(4, 2, covariance="diagonal", dtype=torch.float64))
         fitted = svi.fit(pair, x, num_steps=1200, num_particles=10, lr=0.05, objective=objective,
                          train="guide", held_out=(x,), check_every=600, progress=False)  # fmt: skip
@@ -175,9 +183,11 @@ def test_autoguides_of_global_latents_are_trained(conjugate: Any) -> None:
     x = torch.linspace(0, 1, 10, dtype=torch.float64)
     for doubly in (False, True):
         pair = Pair(model, AutoNormal(model))
-        svi.fit(pair, x, num_steps=800, num_particles=5, lr=0.05, objective="iwae",
+        svi.fit(pair, x, num_steps=800, num_particles=5, lr=0.05, objective="iwae", average=0.5,
                 doubly_reparameterised=doubly, progress=False)  # fmt: skip
-        assert pair.guide.quantiles([0.5])["mean"].item() == pytest.approx(x.sum().item() / 11, abs=0.05)
+        # Within half a posterior sd, of which the start is one and a half off.
+        off = pair.guide.quantiles([0.5])["mean"].item() - x.sum().item() / 11
+        assert abs(off) < 0.5 * 11**-0.5
         with pytest.raises(InputError, match="one importance weight"):
             svi.fit(pair, x, num_steps=2, batch_size=3, objective="iwae", progress=False)
 

@@ -20,7 +20,9 @@ from ppl_vae.inference.terms import layout, terms
 from ppl_vae.program import Pair
 from ppl_vae.rng import seeded
 
-SIZE = 12
+SIZE = 6
+# Fewer draws and steps than by default, enough for two numbers.
+QUICK: dict[str, Any] = {"num_steps": 300, "num_particles": 8}
 
 
 def _model(design: Tensor, y: Tensor) -> None:
@@ -60,7 +62,7 @@ def test_a_full_rank_guide_finds_every_posterior(oracles: ModuleType) -> None:
     pair, sets = _case(AutoMultivariateNormal)
     before = pair.state_dict()
     with oracles.nothing_global_changes():
-        refitter = Refitter(pair, (sets[0], sets[1]), layout(pair, *sets[0]), size=SIZE)
+        refitter = Refitter(pair, (sets[0], sets[1]), layout(pair, *sets[0]), size=SIZE, **QUICK)
         found = refitter(sets)
     assert all(torch.equal(value, before[name]) for name, value in pair.state_dict().items())
     scores = []
@@ -101,7 +103,7 @@ def test_a_mean_field_guide_finds_every_optimum() -> None:
 
 def test_short_blocks_and_other_seeds_change_nothing_but_the_noise() -> None:
     pair, sets = _case(AutoMultivariateNormal)
-    refitter = Refitter(pair, (sets[0], sets[1]), layout(pair, *sets[0]), size=SIZE, lr=0.1)
+    refitter = Refitter(pair, (sets[0], sets[1]), layout(pair, *sets[0]), size=SIZE, lr=0.1, **QUICK)
     whole, part = refitter(sets, seed=1), refitter(sets[:2], seed=2)
     for name, values in part.parameters.items():
         assert len(values) == 2
