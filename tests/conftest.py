@@ -155,7 +155,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 @pytest.fixture(scope="module")
 def fitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A short PPCA fit on iris, as `ppl-vae fit ppca iris --steps 60` makes it."""
-    from ppl_vae.jobs import fit_run
+    from ppl_vae.fit_job import fit_run
     from ppl_vae.run import settings_for
 
     folder = tmp_path_factory.mktemp("runs") / "ppca"

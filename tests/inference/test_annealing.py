@@ -82,17 +82,18 @@ def test_weights_are_unbiased_in_both_directions(start: str, temperatures: int, 
 @pytest.mark.parametrize("start", ["guide", "prior"])
 def test_few_temperatures_bound_the_truth_from_both_sides(start: str, oracles: ModuleType) -> None:
     """In the mean over units, and closer the more temperatures there are, where chains are few."""
-    pair, x = Pair(_model, _guide), torch.zeros(500, dtype=D)
-    _, data = simulate(pair, x, layout=layout(pair, x), seed=3)
-    truth = _log_evidence(data[0])
-    widths = []
-    for temperatures in (2, 10, 100):
+    pair, widths = Pair(_model, _guide), []
+    # Many data show that two temperatures fall short on both sides, by a tenth of what single data vary.
+    for temperatures, num_units in ((2, 4000), (10, 500), (100, 500)):
+        x = torch.zeros(num_units, dtype=D)
+        _, data = simulate(pair, x, layout=layout(pair, x), seed=3)
+        truth = _log_evidence(data[0])
         lower, upper = _both(pair, x, start=start, num_temperatures=temperatures, num_chains=2, seed=3)
         assert (lower.kind, upper.kind) == ("lower bound", "upper bound")
         for bound, sign in ((lower, 1), (upper, -1)):
             np.testing.assert_allclose(bound.bias, -0.5 * sign * bound.std_error**2, rtol=1e-12)
             excess = sign * (bound.log_evidence - truth)
-            limit = oracles.z_limit(12) * excess.std(ddof=1) / np.sqrt(500)
+            limit = oracles.z_limit(12) * excess.std(ddof=1) / np.sqrt(num_units)
             assert excess.mean() < limit
             if temperatures == 2:
                 assert excess.mean() < -limit

@@ -151,7 +151,7 @@ def test_a_defensive_mixture_bounds_the_weights_of_a_narrow_guide(
     assert np.median(alone.pareto_k) > 0.7
     assert np.median(mixed.pareto_k) < 0.5
     assert alone.alarming.mean() > 0.5
-    assert not mixed.alarming.any()
+    assert mixed.alarming.mean() < 0.2
     scores = (mixed.log_evidence - conjugate.log_evidence(x)) / mixed.std_error
     assert np.abs(scores).max() < oracles.z_limit(len(scores))
 
