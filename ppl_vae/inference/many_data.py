@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from ppl_vae.guides import Prior
+from ppl_vae.improper import Feasible
 from ppl_vae.inference.chains import ChainSettings
 from ppl_vae.inference.gradients import Gradient, engine_for, gradient
 from ppl_vae.inference.graph import Compile, Untraceable
-from ppl_vae.inference.improper import FlatPriors
 from ppl_vae.inference.nuts import cast_data, default_dtype, nuts_positions, without_padding
 from ppl_vae.inference.objectives import density
 from ppl_vae.inference.sites import Layout
@@ -78,7 +78,7 @@ class ManyData:
         with default_dtype(torch.float64), one_thread(), pyro.validation_enabled(False), keep_generator():
             self.data = tuple(_own(values) for values in cast_data(data, torch.float64))
             self.pair = pair.cast_model(torch.float64, Prior)
-            with FlatPriors():
+            with Feasible():
                 self.shape: Layout = layout(self.pair, *self.data)
             self.density = density(self.pair, *self.data)
             engine = engine_for(compile, settings.iterations * num_data_sets)

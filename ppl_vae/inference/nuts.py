@@ -20,12 +20,12 @@ from torch import Tensor
 
 from ppl_vae.errors import InputError
 from ppl_vae.guides import Prior
+from ppl_vae.improper import Feasible
 from ppl_vae.inference import batched_nuts, many_chains, nutpie_nuts, pyro_nuts
 from ppl_vae.inference.chains import ChainSettings
 from ppl_vae.inference.compiler import fall_back
 from ppl_vae.inference.gradients import Gradient, engine_for, gradient
 from ppl_vae.inference.graph import Compile, Untraceable, check_compile
-from ppl_vae.inference.improper import FlatPriors
 from ppl_vae.inference.labels import to_dataset
 from ppl_vae.inference.objectives import density
 from ppl_vae.inference.sites import Layout
@@ -112,7 +112,7 @@ def sample(
     cast = cast_data(data, dtype)
     if sampler == "nutpie" and dtype != torch.float64:
         raise InputError(f"nutpie samples in float64, not {dtype}; the other samplers take others")
-    with one_thread(), pyro.validation_enabled(False), FlatPriors():
+    with one_thread(), pyro.validation_enabled(False), Feasible():
         if isinstance(model, Pair):  # in its own precision
             model.initialise(*data)
         with default_dtype(dtype):
@@ -236,7 +236,7 @@ def _numbers(slope: Gradient, positions: np.ndarray, which: list[int]) -> tuple[
 
 
 def _refuse_minibatches(pair: Pair, data: tuple[Any, ...]) -> None:
-    with pair.scope(), keep_generator(), torch.no_grad(), FlatPriors():
+    with pair.scope(), keep_generator(), torch.no_grad(), Feasible():
         trace = poutine.trace(pair.model).get_trace(*data)
     for name, site in trace.nodes.items():
         plate = site.get("fn")

@@ -21,11 +21,12 @@ from torch.distributions import biject_to, kl_divergence
 from torch.overrides import TorchFunctionMode
 
 from ppl_vae.errors import InputError
+from ppl_vae.improper import Feasible
+from ppl_vae.inference.enumeration import enumerating, is_marked, joint_log_prob
 from ppl_vae.inference.graph import Outputs, Untraceable
-from ppl_vae.inference.improper import FlatPriors
 from ppl_vae.inference.iwae import IWAE
 from ppl_vae.inference.pyro_internals import dice_elbo, traces
-from ppl_vae.inference.sites import Given, Layout, sample_sites
+from ppl_vae.inference.sites import Given, Layout, plates_of, sample_sites
 from ppl_vae.program import Pair
 from ppl_vae.rng import seeded
 
@@ -218,6 +219,8 @@ class Density:
         shapes: of each site's unconstrained value.
         transforms: from unconstrained to constrained values, at one draw.
         moving: whether a site's support depends on other latents, and its transform with it.
+        summed: discrete sites that are summed out.
+        nesting: number of the model's plate dimensions.
     """
 
     pair: Pair
@@ -226,6 +229,8 @@ class Density:
     shapes: Mapping[str, torch.Size]
     transforms: Mapping[str, Any]
     moving: bool
+    summed: tuple[str, ...] = ()
+    nesting: int = 0
 
     @property
     def dim(self) -> int:
@@ -278,10 +283,13 @@ class Density:
     def value(self, position: Tensor) -> Tensor:
         """log p(x, z) + log |dz/du|, a scalar, for a vector of shape (dim,)."""
         placed, trace = self._run(position)
+        if self.summed:
+            return joint_log_prob(trace, self.summed) + placed.log_jacobian
         return trace.log_prob_sum() + placed.log_jacobian
 
     def _run(self, position: Tensor) -> tuple["Placed", poutine.Trace]:
-        with self.pair.scope(), Placed(self.unflatten(position)) as placed:
+        placed = Placed(self.unflatten(position))
+        with self.pair.scope(), enumerating(self.summed, self.nesting), placed:
             return placed, poutine.trace(self.pair.model).get_trace(*self.data)
 
     def value_and_gradient(self, position: Tensor) -> Outputs:
@@ -360,18 +368,21 @@ def density(pair: Pair, *data: Any) -> Density:
     Sites with a flat prior get a value, as no value can be drawn of them.
 
     Raises:
-        InputError: if the model has no latent sites.
-        Untraceable: if a latent site is discrete.
+        InputError: if the model has no latent sites, or its enumerated ones cannot be summed out.
+        Untraceable: if a latent site is discrete and not marked for enumeration, or is so under a scale.
     """
     traces = []
     for seed in (0, 1):
-        with pair.scope(), torch.no_grad(), seeded(seed), FlatPriors():
+        with pair.scope(), torch.no_grad(), seeded(seed), Feasible():
             traces.append(poutine.trace(pair.model).get_trace(*data))
     first, other = (
         {name: site for name, site in sample_sites(trace) if not site["is_observed"]} for trace in traces
     )
     shapes, transforms, moving = {}, {}, False
+    summed = tuple(name for name, site in first.items() if site["fn"].support.is_discrete and is_marked(site))
     for name, site in first.items():
+        if name in summed:
+            continue
         if site["fn"].support.is_discrete:
             raise Untraceable(f"site {name} is discrete")
         transforms[name] = biject_to(site["fn"].support)
@@ -379,6 +390,9 @@ def density(pair: Pair, *data: Any) -> Density:
         shapes[name] = unconstrained.shape
         elsewhere = biject_to(other[name]["fn"].support)(unconstrained)
         moving = moving or not torch.allclose(elsewhere, site["value"])
-    if not first:
-        raise InputError("the model has no latent sites, so there is nothing to sample")
-    return Density(pair, data, tuple(first), shapes, transforms, moving)
+    if summed and any(site["scale"] != 1 for _, site in sample_sites(traces[0])):
+        raise Untraceable(f"site {summed[0]} is discrete and the program scales its terms")
+    nesting = max((-f.dim for _, site in sample_sites(traces[0]) for f in plates_of(site)), default=0)
+    if not shapes:
+        raise InputError("the model has no continuous latent sites, so there is nothing to sample")
+    return Density(pair, data, tuple(shapes), shapes, transforms, moving, summed, nesting)

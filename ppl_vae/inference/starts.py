@@ -10,8 +10,8 @@ from pyro import poutine
 from torch import Tensor
 
 from ppl_vae.errors import InputError
+from ppl_vae.improper import Feasible
 from ppl_vae.inference.chains import ChainSettings
-from ppl_vae.inference.improper import FlatPriors
 from ppl_vae.inference.objectives import Density
 from ppl_vae.inference.sites import sample_sites
 from ppl_vae.program import Pair, Program
@@ -108,7 +108,7 @@ def drawn_from(program: Program, pair: Pair, data: tuple[Any, ...]) -> Proposal:
     """Draws of a guide, or of a model's prior, inside a pair's own parameters."""
 
     def draw(seed: int) -> Mapping[str, Tensor]:
-        with pair.scope(), torch.no_grad(), seeded(seed), FlatPriors():
+        with pair.scope(), torch.no_grad(), seeded(seed), Feasible():
             trace = poutine.trace(program).get_trace(*data)
         return {name: site["value"].detach() for name, site in sample_sites(trace) if not site["is_observed"]}
 

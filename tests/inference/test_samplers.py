@@ -167,17 +167,10 @@ def _mixture(x: Tensor) -> None:
 
 
 @every_sampler
-def test_discrete_latents_are_summed_out_by_pyros_sampler(sampler: str, oracles: ModuleType) -> None:
+def test_enumerated_latents_are_summed_out_by_every_sampler(sampler: str, oracles: ModuleType) -> None:
     x = torch.tensor([-0.5, 0.1, 0.3, 0.8, 4.2, 3.9, 0.2], **DOUBLE)
-    settings = {"sampler": sampler, "num_draws": 100, "warmup": 80, "chains": 2}
-    if sampler == "pyro":
-        drawn = _sample(_mixture, x, **settings)
-    else:
-        with pytest.warns(RuntimeWarning, match="stock Pyro.*: site k is discrete") as said:
-            drawn = _sample(_mixture, x, **settings)
-        assert len(said) == 1
-    # Whatever was asked for, this is what ran.
-    assert (drawn.method, drawn.stats.attrs["sampler"]) == ("nuts", "pyro")
+    drawn = _sample(_mixture, x, sampler=sampler, num_draws=100, warmup=80, chains=2)
+    assert drawn.stats.attrs["sampler"] == ("batched" if sampler == "nutpie" else sampler)
     assert list(drawn.draws.data_vars) == ["centre"]
     grid = np.linspace(-10, 10, 4001)
     parts = 0.7 * np.exp(-0.5 * (x.numpy()[:, None] - grid) ** 2)
@@ -189,10 +182,17 @@ def test_discrete_latents_are_summed_out_by_pyros_sampler(sampler: str, oracles:
     assert np.abs(_score(drawn.draws["centre"].to_numpy(), mean, sd)).max() < oracles.z_limit(6)
 
 
-def test_pyros_sampler_takes_its_own_defaults_when_it_stands_in() -> None:
-    """Sixty-four chains are for one graph, not for one chain after another."""
+def test_latents_that_are_not_marked_are_pyros_to_enumerate() -> None:
+    """It stands in with its own defaults: sixty-four chains are for one graph."""
+
+    def model(x: Tensor) -> None:
+        centre = pyro.sample("centre", dist.Normal(torch.zeros((), dtype=x.dtype), 3.0))
+        with pyro.plate("data", len(x)):
+            k = pyro.sample("k", dist.Bernoulli(torch.tensor(0.3, dtype=x.dtype)))
+            pyro.sample("x", dist.Normal(centre + 4 * k, 1.0), obs=x)
+
     with pytest.warns(RuntimeWarning, match="site k is discrete"):
-        drawn = _sample(_mixture, torch.tensor([0.1, 3.9], **DOUBLE), sampler="hmc", num_draws=4, warmup=2)
+        drawn = _sample(model, torch.tensor([0.1, 3.9], **DOUBLE), sampler="hmc", num_draws=4, warmup=2)
     assert drawn.draws.sizes["chain"] == 4
 
 
