@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test check matrix bench accuracy alarms studies clean
+.PHONY: demo test check matrix bench accuracy alarms campaign studies clean
 
 demo: $(INSTALLED)
 	$(BIN)/ppl-vae demo --out demo
@@ -34,6 +34,10 @@ accuracy: $(INSTALLED)
 # How often the verdict of `check` is wrong, over cases whose truth is known: about 15 minutes.
 alarms: $(INSTALLED)
 	$(BIN)/python -m benchmarks.alarms --results benchmarks/ALARMS.md
+
+# Ten thousand damaged inputs, a hundred kills at random moments, and a full disk.
+campaign: $(INSTALLED)
+	$(BIN)/python -m benchmarks.campaign
 
 # Slow studies: the rows of tables that `make test` samples.
 studies: $(INSTALLED)

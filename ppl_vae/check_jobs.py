@@ -12,7 +12,7 @@ from ppl_vae.diagnostics.check import Check, check, check_pair
 from ppl_vae.diagnostics.compare import Identifiable
 from ppl_vae.diagnostics.fitting import FIT_SHARE, affordable_steps
 from ppl_vae.errors import InputError
-from ppl_vae.files import read_json
+from ppl_vae.files import read_json, told_later
 from ppl_vae.fit_job import fit_run
 from ppl_vae.inference.terms import layout
 from ppl_vae.jobs import check_guide, part_of, row_numbers
@@ -33,6 +33,7 @@ def check_run(
     calibrate: bool = True,
     seed: int | None = None,
     progress: bool = True,
+    complaints: list[InputError] | None = None,
 ) -> Check:
     """Check a fitted run; its folder keeps what was found.
 
@@ -44,6 +45,7 @@ def check_run(
         calibrate: whether to spend what is left on simulation-based calibration.
         seed: the run's by default.
         progress: whether to show progress bars on a terminal.
+        complaints: see `files.told_later`: what could not be written.
 
     Raises:
         InputError: for rows or parts that the run does not have.
@@ -53,6 +55,8 @@ def check_run(
     check_guide(run, data)
     shape = layout(run.pair, *data)
     fit = read_json(run.folder / "fit.json") if run.folder else {}
+    if fit and not {"converged", "reason"} <= {*fit}:
+        raise InputError(f"{run.folder}/fit.json is damaged: it says nothing of convergence")
     found = check_pair(
         run.pair,
         *data,
@@ -65,7 +69,8 @@ def check_run(
         progress=progress,
     )
     if run.folder is not None:
-        found.save(run.folder)
+        with told_later(complaints):
+            found.save(run.folder)
     return found
 
 
@@ -126,6 +131,7 @@ def check_programs(
     calibrate: bool = True,
     seed: int = 0,
     progress: bool = True,
+    complaints: list[InputError] | None = None,
 ) -> Check:
     """Fit and check a user's own pair; a folder keeps what was found.
 
@@ -136,7 +142,7 @@ def check_programs(
         identifiable: functions of the latents to compare; see `check`.
         steps: the most steps of SVI.
         lr: the learning rate that they begin with.
-        rows, budget, calibrate, seed, progress: as for `check_run`.
+        rows, budget, calibrate, seed, progress, complaints: as for `check_run`.
 
     Raises:
         InputError: for programs or data that cannot be read or do not fit each other, or a folder that
@@ -161,7 +167,8 @@ def check_programs(
         seed=seed,
         progress=progress,
     )
-    found.save(out)
+    with told_later(complaints):
+        found.save(out)
     return found
 
 

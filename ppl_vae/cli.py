@@ -7,6 +7,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -177,17 +178,21 @@ def fit(
         "activation": activation, "link": link, "skill_mean": skill_mean, "skill_sd": skill_sd,
         "performance_sd": performance_sd, "draw_margin": draw_margin, **_assignments(option or []),
     }  # fmt: skip
+    complaints: list[InputError] = []
     result = fit_run(
-        settings_for(model, data, given, options), out, resume=resume, overwrite=overwrite, progress=not quiet
-    )
+        settings_for(model, data, given, options), out, resume=resume, overwrite=overwrite,
+        progress=not quiet, complaints=complaints,
+    )  # fmt: skip
     if json_:
         _print_json(result)
+        _tell(complaints)
         return
     from ppl_vae.tables import console, fit_table, say_path, say_warnings
 
     say_warnings(result["warnings"])
     screen = console()
     screen.print(fit_table([(f"{model} on {Path(data).name}", result)], width=screen.width))
+    _tell(complaints)
     say_path(screen, "Run", out)
     say_path(screen, "Next", f"ppl-vae check {shlex.quote(str(out))}")
 
@@ -212,13 +217,15 @@ def compare(
     from ppl_vae.jobs import compare_run
     from ppl_vae.run import Run
 
+    complaints: list[InputError] = []
     found, result = compare_run(
         Run.open(run), against=against, split=split, rows=_slice(rows), chains=chains, draws=draws,
         guides=[name.strip() for name in guides.split(",")] if guides else (), warmup=warmup, sampler=sampler,
-        compile=compile_, seed=seed, progress=not quiet,
+        compile=compile_, seed=seed, progress=not quiet, complaints=complaints,
     )  # fmt: skip
     if json_:
         _print_json(result)
+        _tell(complaints)
         return
     from ppl_vae.tables import answers_table, comparison_table, console, styled
 
@@ -227,6 +234,7 @@ def compare(
     out.print(comparison_table(found, title, width=out.width))
     out.print(answers_table(found, width=out.width))
     out.print("Verdict:", styled(f"{result['verdict']}."), *[f"{reason}." for reason in result["reasons"]])
+    _tell(complaints)
 
 
 @app.command()
@@ -262,17 +270,19 @@ def evidence(
         methods, samples=samples, tolerance=tolerance, max_samples=max_samples, particles=particles,
         chains=chains, temperatures=temperatures, start=start, defensive=defensive, compile=compile_,
     )  # fmt: skip
-    opened = Run.open(run)
+    opened, complaints = Run.open(run), list[InputError]()
     found = evidence_of_run(
         opened, asked, data=data, split=split, rows=_slice(rows), worst=worst, seed=seed, resume=resume,
-        progress=not quiet,
+        progress=not quiet, complaints=complaints,
     )  # fmt: skip
     if json_:
         _print_json(found.result)
+        _tell(complaints)
         return
     from ppl_vae.tables import console, say_evidence_found
 
     say_evidence_found(console(), run.name, found)
+    _tell(complaints)
 
 
 @app.command()
@@ -298,12 +308,14 @@ def gaps(
     from ppl_vae.jobs import gaps_of_run
     from ppl_vae.run import Run
 
+    complaints: list[InputError] = []
     found, result = gaps_of_run(
         Run.open(run), split=split, rows=_slice(rows), samples=samples, method=method, compile=compile_,
-        seed=seed, progress=not quiet,
+        seed=seed, progress=not quiet, complaints=complaints,
     )  # fmt: skip
     if json_:
         _print_json(result)
+        _tell(complaints)
         return
     from ppl_vae.tables import console, gaps_table, say_path
 
@@ -311,6 +323,7 @@ def gaps(
     out.print(gaps_table(found, f"{run.name}: the gap between the ELBO and log p(x)"))
     for note in found.notes:
         out.print(f"Note: {note}.")
+    _tell(complaints)
     say_path(out, "Picture", run / "gaps.png")
 
 
@@ -334,12 +347,15 @@ def check(
     """Can this fit be trusted? Fit or load, make every check that the budget allows, and say."""
     from ppl_vae import check_jobs
     from ppl_vae.diagnostics.budget import Clock, seconds_of
+    from ppl_vae.files import told_later
     from ppl_vae.report import write_check
     from ppl_vae.run import Run
     from ppl_vae.summary import write_report
+    from ppl_vae.tables import console, say_check, say_path
     from ppl_vae.user_program import is_program, load_program
 
-    clock = Clock(seconds_of(budget))
+    clock, complaints = Clock(seconds_of(budget)), list[InputError]()
+    write_page: Callable[[], Path]
     if is_program(what):
         if other is None or not data:
             raise InputError(
@@ -349,10 +365,12 @@ def check(
         functions = load_program(identifiable) if identifiable else None
         found = check_jobs.check_programs(
             what, other, data, folder, identifiable=functions, steps=steps, lr=lr or 0.02, rows=_slice(rows),
-            budget=clock.left, calibrate=calibrate, seed=seed or 0, progress=not quiet,
+            budget=clock.left, calibrate=calibrate, seed=seed or 0, progress=not quiet, complaints=complaints,
         )  # fmt: skip
-        title = what.rpartition(":")[2]
-        page = write_check(found, folder / "report.html", title=title, identifiable=functions, seed=seed or 0)
+        write_page = partial(
+            write_check, found, folder / "report.html", title=what.rpartition(":")[2],
+            identifiable=functions, seed=seed or 0,
+        )  # fmt: skip
     else:
         if data or identifiable:
             raise InputError("--data and --identifiable belong to models of your own (FILE.py:MODEL)")
@@ -366,17 +384,21 @@ def check(
         opened = Run.open(folder)
         found = check_jobs.check_run(
             opened, split=split, rows=_slice(rows), budget=clock.left, calibrate=calibrate, seed=seed,
-            progress=not quiet,
+            progress=not quiet, complaints=complaints,
         )  # fmt: skip
-        page = write_report([opened], folder / "report.html", title=folder.resolve().name)
-    result = {**check_jobs.check_json(found), "report": str(page)}
+        write_page = partial(write_report, [opened], folder / "report.html", title=folder.resolve().name)
+    if not json_:
+        say_check(console(), found)
+    result = check_jobs.check_json(found)
+    # The page shows what the folder holds.
+    with told_later(complaints):
+        if not complaints:
+            result["report"] = str(write_page())
     if json_:
         _print_json(result)
-        return
-    from ppl_vae.tables import console, say_check, say_path
-
-    say_check(console(), found)
-    say_path(console(), "Report", page)
+    _tell(complaints)
+    if not json_:
+        say_path(console(), "Report", result["report"])
 
 
 @app.command()
@@ -442,6 +464,12 @@ def models(json_: JSON = False) -> None:
     ]
     columns = ("name", "model", "guides (first is default)", "options and defaults")
     console().print(plain_table("Models", columns, rows))
+
+
+def _tell(complaints: list[InputError]) -> None:
+    """Say what could not be written, once everything that was found is on the screen."""
+    if complaints:
+        raise complaints[0]
 
 
 def _print_json(content: dict[str, Any]) -> None:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
+from ppl_vae.files import write_netcdf
+
 if TYPE_CHECKING:
     import xarray as xr
 
@@ -147,7 +149,7 @@ class Evidence:
 
     def save(self, path: str | Path) -> None:
         """Write a NetCDF file."""
-        self.to_dataset().to_netcdf(path, engine="h5netcdf")
+        write_netcdf(Path(path), self.to_dataset())
 
     @classmethod
     def load(cls, path: str | Path) -> Self:

@@ -12,7 +12,7 @@ from ppl_vae.diagnostics import Agreement, Sandwich, agreement, sandwich
 from ppl_vae.errors import InputError
 from ppl_vae.evidence import Evidence
 from ppl_vae.evidence_results import dimensions, evidence_json, together, worst_rows
-from ppl_vae.files import merge_json, write_whole
+from ppl_vae.files import merge_json, told_later
 from ppl_vae.guides import Prior
 from ppl_vae.inference import annealing, bounds, bridge, exact, importance, nuts
 from ppl_vae.inference.sites import Layout
@@ -105,6 +105,7 @@ def evidence_of_run(
     seed: int | None = None,
     resume: bool = False,
     progress: bool = True,
+    complaints: list[InputError] | None = None,
 ) -> Found:
     """log p(x) of a run's data by one method or by several, compared.
 
@@ -118,6 +119,7 @@ def evidence_of_run(
         seed: the run's by default.
         resume: go on from an interrupted estimate of the same.
         progress: whether to show a progress bar on a terminal.
+        complaints: see `files.told_later`: what could not be written.
 
     Raises:
         InputError: for a method that does not apply, or data that the pair cannot take.
@@ -133,7 +135,7 @@ def evidence_of_run(
         rows = slice(0, COMPARED)
     index = row_numbers(run, shape, rows, part)
     seed = run.settings.seed if seed is None else seed
-    job = _Job(run, asked, tensors, shape, index, seed, resume, progress)
+    job = _Job(run, asked, tensors, shape, index, seed, resume, progress, complaints)
     if worst and job.methods == ("bdmc",):
         raise InputError("--worst needs an estimate on the data themselves, such as --method is")
     source = part if data is None else data
@@ -157,18 +159,20 @@ def evidence_of_run(
         each[method] = evidence_json(values[method], source, dims)
         if run.folder is not None:
             # As they come: a later method may take hours, or be interrupted.
-            write_whole(run.folder / f"evidence-{method}.nc", values[method].save)
-            merge_json(run.folder / "evidence.json", method, each[method])
+            with told_later(complaints):
+                values[method].save(run.folder / f"evidence-{method}.nc")
+                merge_json(run.folder / "evidence.json", method, each[method])
     judged = agreement(values) if values else None
     result = together(each, judged, bounding)
     if job.everything:
         result["left_out"] = left_out
     if worst:
         best = (judged.best if judged else None) or next(iter(values))
-        result["worst"] = worst_rows(run, values[best], worst, part if data is None else None)
+        result["worst"] = worst_rows(run, values[best], worst, part if data is None else None, complaints)
     if run.folder is not None:
         if len(values) > 1:
-            write_figure(run.folder / "evidence.png", evidence_curves(values))
+            with told_later(complaints):
+                write_figure(run.folder / "evidence.png", evidence_curves(values))
         pictures = [
             name for name, new in (("evidence.png", len(values) > 1), ("worst.png", bool(worst))) if new
         ]
@@ -189,9 +193,10 @@ class _Job:
         seed: int,
         resume: bool,
         progress: bool,
+        complaints: list[InputError] | None,
     ) -> None:
         self.run, self.asked, self.data, self.shape, self.index = run, asked, data, shape, index
-        self.seed, self.resume, self.progress = seed, resume, progress
+        self.seed, self.resume, self.progress, self.complaints = seed, resume, progress, complaints
         self.density = has_log_density(run.pair, *data)
         self.everything = "all" in asked.methods
         self.methods = self._methods()
@@ -262,8 +267,9 @@ class _Job:
         )
         found = sandwich(lower, upper)
         if self.run.folder is not None:
-            write_whole(self.run.folder / "evidence-bdmc-lower.nc", lower.save)
-            write_whole(self.run.folder / "evidence-bdmc.nc", upper.save)
+            with told_later(self.complaints):
+                lower.save(self.run.folder / "evidence-bdmc-lower.nc")
+                upper.save(self.run.folder / "evidence-bdmc.nc")
         return found, {
             "lower_mean": lower.mean,
             "upper_mean": upper.mean,

@@ -11,7 +11,9 @@ from torch import Tensor
 
 from ppl_vae.data import Rows, grid_step, load
 from ppl_vae.diagnostics import Agreement
+from ppl_vae.errors import InputError
 from ppl_vae.evidence import Evidence
+from ppl_vae.files import told_later
 from ppl_vae.inference.sites import Layout
 from ppl_vae.inference.terms import is_density
 from ppl_vae.report.evidence_figure import worst_images
@@ -104,7 +106,9 @@ def together(
     return {**found, "simulated": dict(bracket)} if bracket else found
 
 
-def worst_rows(run: Run, found: Evidence, count: int, part: str | None) -> list[dict[str, Any]]:
+def worst_rows(
+    run: Run, found: Evidence, count: int, part: str | None, complaints: list[InputError] | None = None
+) -> list[dict[str, Any]]:
     """The units of lowest log p(x), with a picture of them where they are images."""
     order = np.argsort(found.log_evidence)[:count]
     rows: list[dict[str, Any]] = [
@@ -134,7 +138,10 @@ def worst_rows(run: Run, found: Evidence, count: int, part: str | None) -> list[
     if run.source.image_shape is not None and run.folder is not None:
         chosen = [int(row["row"]) for row in rows]
         captions = [f"{row['row']}: {row['log_evidence']:.1f}" for row in rows]
-        write_figure(run.folder / "worst.png", worst_images(values[chosen], captions, run.source.image_shape))
+        with told_later(complaints):
+            write_figure(
+                run.folder / "worst.png", worst_images(values[chosen], captions, run.source.image_shape)
+            )
     return rows
 
 

@@ -1,15 +1,33 @@
 """Files written whole or not at all."""
 
+import io
 import json
 import os
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from ppl_vae.errors import InputError
 
-__all__ = ["merge_json", "read_json", "write_json", "write_text", "write_whole"]
+__all__ = [
+    "PART",
+    "merge_json",
+    "read_json",
+    "reading",
+    "told_later",
+    "write_bytes",
+    "write_json",
+    "write_netcdf",
+    "write_text",
+    "write_whole",
+]
+
+# What reading a file raises that holds something else than it should.
+WRONG = (ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError)
+# What the names of unfinished files begin with: a process that is killed leaves one behind.
+PART = ".part-"
 
 # The parts of a check that have a file each in its folder (`diagnostics.check_files`).
 ANSWERS = ("svi", "reweighted", "exact", "nuts", "given")
@@ -33,7 +51,7 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     Raises:
         InputError: if the file cannot be written: no room, no permission.
     """
-    beside = path.with_name(f".part-{path.name}")
+    beside = path.with_name(f"{PART}{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(beside)
@@ -48,13 +66,89 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         raise
 
 
+def write_bytes(path: Path, content: bytes | memoryview) -> None:
+    """Write a file, whole or not at all.
+
+    Raises:
+        InputError: if it cannot be written.
+    """
+    write_whole(path, lambda beside: beside.write_bytes(content))
+
+
+def write_netcdf(path: Path, data: Any) -> None:
+    """Write an xarray Dataset or DataTree, whole or not at all.
+
+    It is made in memory: HDF5 ends the process where a disk is full, and Python only raises.
+
+    Raises:
+        InputError: if it cannot be written.
+    """
+    memory = io.BytesIO()
+    try:
+        data.to_netcdf(memory, engine="h5netcdf")
+    except (TypeError, ValueError, NotImplementedError):
+        # An xarray that writes to paths only: nothing is begun that will not fit.
+        write_whole(path, lambda beside: _onto_disk(beside, data))
+        return
+    write_bytes(path, memory.getbuffer())
+
+
+def _onto_disk(path: Path, data: Any) -> None:
+    if shutil.disk_usage(path.parent).free < 2 * data.nbytes + 2**20:
+        raise OSError("no room is left on the disk")
+    data.to_netcdf(path, engine="h5netcdf")
+
+
+@contextmanager
+def told_later(complaints: list[InputError] | None) -> Iterator[None]:
+    """Write files in a block whose failure must not lose what was found.
+
+    Args:
+        complaints: where an `InputError` of the block is kept, to be told when what was found has been shown;
+            with None it is raised at once.
+    """
+    try:
+        yield
+    except InputError as error:
+        if complaints is None:
+            raise
+        complaints.append(error)
+
+
+@contextmanager
+def reading(what: object) -> Iterator[None]:
+    """Read files of a run in a block, whatever may stand in them.
+
+    Args:
+        what: the file or folder, as the sentence names it.
+
+    Raises:
+        InputError: where something is missing or of a wrong kind.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        OSError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
+        said = " ".join(str(error).split())
+        raise InputError(f"{what} is damaged: {type(error).__name__}: {said[:200]}") from error
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file in UTF-8, whole or not at all.
 
     Raises:
         InputError: if it cannot be written.
     """
-    write_whole(path, lambda beside: beside.write_text(text, encoding="utf-8"))
+    write_whole(path, lambda beside: beside.write_text(text, encoding="utf-8", errors="replace"))
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -72,7 +166,7 @@ def merge_json(path: Path, key: str, content: Mapping[str, Any]) -> None:
         before = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         before = {}
-    write_json(path, {**before, key: content})
+    write_json(path, {**(before if isinstance(before, dict) else {}), key: content})
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -85,5 +179,5 @@ def read_json(path: Path) -> dict[str, Any]:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise InputError(f"{path} is damaged: {error}") from error

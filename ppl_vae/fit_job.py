@@ -5,7 +5,8 @@ import io
 from pathlib import Path
 from typing import Any
 
-from ppl_vae.files import write_json, write_text
+from ppl_vae.errors import InputError
+from ppl_vae.files import told_later, write_json, write_text
 from ppl_vae.guides import PerDatumNormal
 from ppl_vae.inference import svi
 from ppl_vae.inference.checkpoint import save_parameters
@@ -16,7 +17,13 @@ __all__ = ["fit_run"]
 
 
 def fit_run(
-    settings: Settings, out: Path, *, resume: bool = False, overwrite: bool = False, progress: bool = True
+    settings: Settings,
+    out: Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: bool = True,
+    complaints: list[InputError] | None = None,
 ) -> dict[str, Any]:
     """Fit by SVI into a run's folder.
 
@@ -26,6 +33,7 @@ def fit_run(
         resume: go on from its checkpoint.
         overwrite: replace the run that it holds.
         progress: whether to show a progress bar on a terminal.
+        complaints: see `files.told_later`: what could not be written at the end.
 
     Returns:
         What ``--json`` prints: totals in nats, ``_mean`` per unit beside them.
@@ -62,9 +70,6 @@ def fit_run(
         resume=resume,
         progress=progress,
     )
-    save_parameters(run.pair, out / "parameters.safetensors")
-    write_text(out / "elbo.csv", _csv(("step", "elbo"), enumerate(fitted.elbo.tolist(), start=1)))
-    write_text(out / "held-out.csv", _csv(("step", "elbo_mean"), fitted.held_out.tolist()))
     final = fitted.final
     result = {
         "elbo": final.value,
@@ -85,7 +90,12 @@ def fit_run(
         "warnings": list(run.warnings),
         "out": str(out),
     }
-    write_json(out / "fit.json", result)
+    with told_later(complaints):
+        write_text(out / "elbo.csv", _csv(("step", "elbo"), enumerate(fitted.elbo.tolist(), start=1)))
+        write_text(out / "held-out.csv", _csv(("step", "elbo_mean"), fitted.held_out.tolist()))
+        write_json(out / "fit.json", result)
+        # Last, for a folder with parameters is a fitted run.
+        save_parameters(run.pair, out / "parameters.safetensors")
     return result
 
 

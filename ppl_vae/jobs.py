@@ -13,7 +13,7 @@ from ppl_vae.diagnostics import Comparison, Gaps, compare, gaps
 from ppl_vae.diagnostics.alternatives import alternatives
 from ppl_vae.errors import InputError
 from ppl_vae.evidence import Evidence
-from ppl_vae.files import write_json, write_whole
+from ppl_vae.files import told_later, write_json
 from ppl_vae.foreign import foreign_draws
 from ppl_vae.guides import PerDatumNormal
 from ppl_vae.inference import annealing, exact, guide, importance, nuts
@@ -50,6 +50,7 @@ def compare_run(
     compile: str = "auto",
     seed: int | None = None,
     progress: bool = True,
+    complaints: list[InputError] | None = None,
 ) -> tuple[Comparison, dict[str, Any]]:
     """Compare a run's variational posterior with NUTS, the exact one or a file's draws, parameters held.
 
@@ -69,6 +70,7 @@ def compare_run(
         compile: "auto", "on" or "off".
         seed: the run's by default.
         progress: whether to show a progress bar on a terminal.
+        complaints: see `files.told_later`: what could not be written.
 
     Raises:
         InputError: if there is no exact posterior, or no such rows.
@@ -119,10 +121,11 @@ def compare_run(
     result = _comparison_json(found, weights, part if index is not None else None, index)
     if run.folder is not None:
         kept = "foreign" if file is not None else against
-        for name, posterior in (("svi", answer), (kept, reference)):
-            write_whole(run.folder / f"posterior-{name}.nc", posterior.save)
-        write_json(run.folder / "compare.json", result)
-        found.save(run.folder / "comparison.json")
+        with told_later(complaints):
+            for name, posterior in (("svi", answer), (kept, reference)):
+                posterior.save(run.folder / f"posterior-{name}.nc")
+            write_json(run.folder / "compare.json", result)
+            found.save(run.folder / "comparison.json")
     return found, result
 
 
@@ -136,6 +139,7 @@ def gaps_of_run(
     compile: str = "auto",
     seed: int | None = None,
     progress: bool = True,
+    complaints: list[InputError] | None = None,
 ) -> tuple[Gaps, dict[str, Any]]:
     """log p(x) − ELBO of some rows, split into what the family lacks and what the network lacks.
 
@@ -148,6 +152,7 @@ def gaps_of_run(
         compile: "auto", "on" or "off".
         seed: the run's by default.
         progress: whether to show a progress bar on a terminal.
+        complaints: see `files.told_later`: what could not be written.
 
     Raises:
         InputError: for a model without a latent per row, or a guide of an unknown family.
@@ -188,9 +193,10 @@ def gaps_of_run(
         "seconds": found.seconds,
     }
     if run.folder is not None:
-        write_whole(run.folder / "gaps.nc", found.save)
-        write_json(run.folder / "gaps.json", result)
-        write_figure(run.folder / "gaps.png", gap_bars(found))
+        with told_later(complaints):
+            found.save(run.folder / "gaps.nc")
+            write_json(run.folder / "gaps.json", result)
+            write_figure(run.folder / "gaps.png", gap_bars(found))
     return found, result
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 
 from ppl_vae.errors import InputError
+from ppl_vae.files import write_netcdf
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -159,7 +160,7 @@ class Posterior:
 
     def save(self, path: str | Path) -> None:
         """Write a NetCDF file that ArviZ and xarray open."""
-        self.to_datatree().to_netcdf(path, engine="h5netcdf")
+        write_netcdf(Path(path), self.to_datatree())
 
     @classmethod
     def load(cls, path: str | Path) -> Self:

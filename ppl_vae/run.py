@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -11,9 +11,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ppl_vae.data import Games, Rows, binarise, dequantise, dynamic_binarise, load, split, standardise
+from ppl_vae.data import (
+    SUFFIXES,
+    Games,
+    Rows,
+    binarise,
+    dequantise,
+    dynamic_binarise,
+    load,
+    split,
+    standardise,
+)
 from ppl_vae.errors import InputError
-from ppl_vae.files import CHECK_FILES, write_text
+from ppl_vae.files import CHECK_FILES, PART, reading, write_text
 from ppl_vae.inference.checkpoint import load_parameters
 from ppl_vae.program import Pair
 from ppl_vae.rng import seeded
@@ -112,7 +122,9 @@ class Run:
         settings = Settings.from_json(folder / "config.json")
         if not (folder / "parameters.safetensors").exists():
             raise InputError(f"{folder} is not fitted yet: finish it with `ppl-vae fit … --resume`")
-        run = cls.make(settings)
+        with reading(folder / "config.json"):
+            check_values(asdict(settings), model_class(settings.model))
+            run = cls.make(settings)
         run.pair.initialise(*run.tensors("train"), seed=settings.seed)
         load_parameters(run.pair, folder / "parameters.safetensors")
         return replace(run, folder=folder)
@@ -234,7 +246,7 @@ def settings_for(model: str, data: str, given: Mapping[str, Any], options: Mappi
     }
     check_values(values, cls)
     # A run can be opened from any folder: a file's path is kept in full.
-    data = str(Path(data).resolve()) if Path(data).suffix in (".csv", ".npy", ".npz") else data
+    data = str(Path(data).resolve()) if Path(data).suffix.lower() in SUFFIXES else data
     settings = Settings(model=model, data=data, options=options, **values)
     if epochs is None:
         return settings
@@ -248,13 +260,17 @@ def settings_for(model: str, data: str, given: Mapping[str, Any], options: Mappi
 def prepare_folder(folder: Path, settings: Settings, *, resume: bool, overwrite: bool) -> None:
     """Make the run's folder, or say why not; to be called when everything else has been checked.
 
+    A folder in which a fit has only begun, by a process that was killed or by steps that failed before the
+    first checkpoint, holds nothing to lose and is taken again.
+
     Raises:
         InputError: if the folder holds another run or other files.
     """
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file; --out names a folder")
     held = sorted(entry.name for entry in folder.iterdir()) if folder.exists() else []
-    if resume and held:
+    kept = [] if _only_begun(folder, held) else held
+    if resume and kept:
         before = Settings.from_json(folder / "config.json")
         old, new = asdict(before), asdict(settings)
         if changed := [name for name in old if _plain(old[name]) != _plain(new[name])]:
@@ -264,16 +280,26 @@ def prepare_folder(folder: Path, settings: Settings, *, resume: bool, overwrite:
                 "same options"
             )
         return
-    if held and not overwrite:
+    if kept and not overwrite:
         raise InputError(
             f"{folder} is not empty; give another --out, --resume to go on with its run, or --overwrite"
         )
-    if held and "config.json" not in held:
+    if kept and "config.json" not in kept:
         raise InputError(f"{folder} holds files of something else than a run; they will not be overwritten")
-    for name in FILES:
+    # The config goes last, by being replaced: a kill before that leaves a run that --overwrite takes.
+    leftovers = [name for name in held if name.startswith(PART)]
+    for name in [name for name in FILES if name != "config.json"] + leftovers:
         path = folder / name
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     write_text(folder / "config.json", settings.to_json())
+
+
+def _only_begun(folder: Path, held: Sequence[str]) -> bool:
+    """Whether a folder holds nothing but the beginnings of a fit."""
+    whole = [name for name in held if not name.startswith(PART)]
+    saved = folder / "checkpoint"
+    in_checkpoint = [entry.name for entry in saved.iterdir()] if saved.is_dir() else []
+    return {*whole} <= {"config.json", "checkpoint"} and all(name.startswith(PART) for name in in_checkpoint)
 
 
 def _preprocess(rows: Rows, settings: Settings, train: np.ndarray) -> tuple[Rows, Rows | None]:

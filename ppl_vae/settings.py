@@ -100,17 +100,46 @@ class Settings:
             InputError: if the file is missing or damaged.
         """
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = dict(json.loads(path.read_text(encoding="utf-8")))
             fields = cls.__dataclass_fields__.items()
             # Runs from before a field existed have its default.
             content = {
                 name: content[name] for name, field in fields if name in content or field.default is MISSING
             }
+            _check_types(content)
             return cls(**{**content, "split": tuple(content["split"])})
         except FileNotFoundError:
             raise InputError(f"{path.parent} is not a run: it has no config.json") from None
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise InputError(f"{path} is damaged: {error}") from error
+
+
+def _check_types(content: Mapping[str, Any]) -> None:
+    """Refuse fields whose values are of another type than a fit's settings have.
+
+    Raises:
+        ValueError: naming the first one.
+    """
+    kinds: dict[str, tuple[type, ...]] = {
+        **dict.fromkeys(
+            ("model", "data", "guide", "binarize", "train", "device", "precision", "compile"), (str,)
+        ),
+        **dict.fromkeys(("objective",), (str,)),
+        **dict.fromkeys(("steps", "particles", "kl_warmup", "seed"), (int,)),
+        **dict.fromkeys(("standardize", "doubly_reparameterised", "dequantize", "stop"), (bool,)),
+        **dict.fromkeys(("lr", "average"), (int, float)),
+        "batch_size": (int, type(None)),
+        "clip_norm": (int, float, type(None)),
+        "data_dir": (str, type(None)),
+        "options": (dict,),
+        "split": (list,),
+    }
+    for name, value in content.items():
+        # A boolean is an integer to Python, and to nobody else.
+        if not isinstance(value, kinds[name]) or (isinstance(value, bool) and bool not in kinds[name]):
+            raise ValueError(f"{name} is {value!r}")
+    if len(content["split"]) != 3 or not all(isinstance(part, int | float) for part in content["split"]):
+        raise ValueError(f"split is {content['split']!r}")
 
 
 def model_classes() -> dict[str, Any]:

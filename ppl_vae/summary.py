@@ -12,7 +12,7 @@ from ppl_vae.diagnostics import Gaps
 from ppl_vae.diagnostics.check_files import load_check
 from ppl_vae.errors import InputError
 from ppl_vae.evidence import Evidence
-from ppl_vae.files import read_json
+from ppl_vae.files import read_json, reading
 from ppl_vae.guides import AmortisedNormal
 from ppl_vae.inference import guide as guide_method
 from ppl_vae.inference.stopping import Stopping
@@ -127,6 +127,13 @@ def _reference(method: str) -> str:
 def _section(run: Run) -> Section:
     if run.folder is None:
         raise InputError("a report needs a run that was saved")
+    with reading(f"a file of the run {run.folder}"):
+        return _parts_of(run)
+
+
+def _parts_of(run: Run) -> Section:
+    """The section of a saved run, whose files may hold anything."""
+    assert run.folder is not None
     comparison = read_json(run.folder / "compare.json")
     parts = {
         "fit": _fit_part(run, read_json(run.folder / "fit.json")),

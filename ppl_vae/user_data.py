@@ -18,7 +18,7 @@ from torch.distributions import transform_to
 from ppl_vae.data.precision import merged_columns
 from ppl_vae.data.readers import DAMAGED
 from ppl_vae.data.tables import Cells, read_cells
-from ppl_vae.errors import InputError
+from ppl_vae.errors import InputError, brief
 from ppl_vae.rng import seeded
 
 __all__ = ["read_arguments"]
@@ -99,8 +99,8 @@ class _Source:
         if len(self.arrays) == 1:
             return _numeric(self.path, next(iter(self.arrays.values())))
         raise InputError(
-            f"{self.path} holds several arrays ({', '.join(self.arrays)}), none of them named as the model's "
-            "parameters"
+            f"{self.path} holds several arrays ({_listed(list(self.arrays))}), none of them named as the "
+            "model's parameters"
         )
 
 
@@ -119,8 +119,10 @@ class _Argument:
     @property
     def merged(self) -> bool:
         """Whether float32 would make values equal that differ."""
-        flat = self.values.reshape(-1, self.values.shape[-1]) if self.values.ndim > 1 else self.values
-        return bool(len(merged_columns(flat.reshape(len(flat), -1)))) if self.values.size else False
+        if self.values.dtype.kind not in "iuf" or not self.values.size:
+            return False
+        width = self.values.shape[-1] if self.values.ndim > 1 else 1
+        return bool(len(merged_columns(self.values.reshape(-1, width))))
 
     def choices(self) -> tuple[Tensor, ...]:
         """The types that the model may want, the likeliest first."""
@@ -259,7 +261,7 @@ def _numeric(path: Path, values: np.ndarray) -> np.ndarray:
 
 
 def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
+    return ", ".join(map(brief, names[:8])) + (", …" if len(names) > 8 else "")
 
 
 def _count(names: Sequence[str]) -> str:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from ppl_vae.data.games import Games, games_between
 from ppl_vae.data.rows import Floats, Rows, kind_of
-from ppl_vae.errors import InputError
+from ppl_vae.errors import InputError, brief
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -108,8 +108,8 @@ class Cells:
         if not finite.all():
             row = int(np.flatnonzero(~finite)[0])
             cell = column.iloc[row]
-            found = "the cell is empty" if cell != cell else f"{str(cell)!r} is no finite number"
-            raise InputError(f"{self.path}, row {row + 1}, column {self.names[place]}: {found}")
+            found = "the cell is empty" if cell != cell else f"{brief(str(cell))!r} is no finite number"
+            raise InputError(f"{self.path}, row {row + 1}, column {brief(self.names[place])}: {found}")
         return numbers.to_numpy(dtype=np.int64 if numbers.dtype.kind in "bi" else np.float64)
 
 
@@ -191,7 +191,7 @@ def _check_silent(path: Path, column: str, cells: NDArray[Any], allowed: frozens
     for row, cell in enumerate(cells, start=1):
         if str(cell).strip().casefold() not in allowed:
             raise InputError(
-                f"{path}, game {row}, column '{column}': {str(cell).strip()!r} would be ignored, for a game "
+                f"{path}, game {row}, column '{column}': {brief(str(cell))!r} would be ignored, for a game "
                 "is one win of the winner; leave draws out, write a game once for every time it counts, and "
                 "drop the column."
             )
@@ -257,7 +257,8 @@ def _careful_games(path: Path, header: list[str], winner: int, loser: int) -> ND
                 )
         if unicodedata.normalize("NFC", cells[winner]) == unicodedata.normalize("NFC", cells[loser]):
             raise InputError(
-                f"{path}, row {line}: '{cells[winner]}' is both winner and loser; a game has two players."
+                f"{path}, row {line}: '{brief(cells[winner])}' is both winner and loser; a game has two "
+                "players."
             )
         games.append(cells)
     return np.array(games, dtype=object)
@@ -307,7 +308,7 @@ def _check_header(path: Path, line: int, header: list[str]) -> None:
         # Feature names may differ in case only; the two columns that games are known by may not.
         seen = columns if name.casefold() in ("winner", "loser") else header
         if seen.count(seen[position - 1]) > 1:
-            raise InputError(f"{where}: the header has the column '{name}' twice.")
+            raise InputError(f"{where}: the header has the column '{brief(name)}' twice.")
 
 
 def _check_names(path: Path, line: int, header: list[str]) -> None:
@@ -316,7 +317,7 @@ def _check_names(path: Path, line: int, header: list[str]) -> None:
     if len(names) < len(header):
         raise InputError(
             f"{path}, row {line} mixes names and numbers: a header has names only, and in a row of features "
-            f"'{names[0]}' is not a number."
+            f"'{brief(names[0])}' is not a number."
         )
 
 
@@ -328,7 +329,7 @@ def _check_width(path: Path, line: int, cells: list[str], width: int) -> None:
 
 
 def _refuse_cell(path: Path, line: int, column: str, cell: str, value: float | None) -> NoReturn:
-    where = f"{path}, row {line}, column '{column}'"
+    where, cell = f"{path}, row {line}, column '{brief(column)}'", brief(cell)
     if not cell:
         raise InputError(f"{where}: the cell is empty.")
     if value is None:
@@ -337,4 +338,4 @@ def _refuse_cell(path: Path, line: int, column: str, cell: str, value: float | N
 
 
 def _listed(names: list[str]) -> str:
-    return ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
+    return ", ".join(map(brief, names[:8])) + (", …" if len(names) > 8 else "")

@@ -32,7 +32,7 @@ from ppl_vae.diagnostics.answers import (
 from ppl_vae.diagnostics.ranks import band, describe, evaluation_points, holm, p_value
 from ppl_vae.diagnostics.simulations import JOINT, LIKELIHOOD, Simulated, World, quantities, world
 from ppl_vae.errors import InputError
-from ppl_vae.files import write_whole
+from ppl_vae.files import write_netcdf
 from ppl_vae.guides import Prior
 from ppl_vae.inference.graph import Compile, check_compile
 from ppl_vae.posterior import Posterior
@@ -187,7 +187,7 @@ class Calibration:
             "notes": "\n".join(self.notes),
         }
         whole = self.ranks.assign_attrs(about)
-        write_whole(Path(path), lambda beside: whole.to_netcdf(beside, engine="h5netcdf"))
+        write_netcdf(Path(path), whole)
 
     @classmethod
     def load(cls, path: str | Path) -> Self:

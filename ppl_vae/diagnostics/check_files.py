@@ -38,11 +38,11 @@ def save_check(found: Check, folder: Path) -> None:
     for name in CHECK_FILES:
         (folder / name).unlink(missing_ok=True)
     for name, answer in found.answers.items():
-        write_whole(folder / f"check-posterior-{name}.nc", answer.save)
+        answer.save(folder / f"check-posterior-{name}.nc")
     for name, evidence in found.evidence.items():
-        write_whole(folder / f"check-evidence-{name}.nc", evidence.save)
+        evidence.save(folder / f"check-evidence-{name}.nc")
     for name, calibration in found.calibration.items():
-        write_whole(folder / f"check-calibration-{name}.nc", calibration.save)
+        calibration.save(folder / f"check-calibration-{name}.nc")
     if found.comparison is not None:
         found.comparison.save(folder / "check-comparison.json")
     if found.predictive is not None:

@@ -20,6 +20,7 @@ from pyro.distributions import Delta, Independent, MultivariateNormal, Normal
 from torch import Tensor
 
 from ppl_vae.errors import InputError
+from ppl_vae.files import write_netcdf
 from ppl_vae.inference.elbo import analytic_kl, check_index, unit_chunks
 from ppl_vae.inference.sites import Given, Layout
 from ppl_vae.inference.terms import layout, terms
@@ -111,7 +112,7 @@ class Collapse:
         data = xr.Dataset.from_dataframe(self.table.assign(active=self.table["active"].astype("int8")))
         data.attrs = {name: getattr(self, name) for name in _NUMBERS}
         data.attrs |= {"analytic": int(self.analytic), "notes": "\n".join(self.notes)}
-        data.to_netcdf(path, engine="h5netcdf")
+        write_netcdf(Path(path), data)
 
     @classmethod
     def load(cls, path: str | Path) -> Self:

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from ppl_vae.errors import InputError
+from ppl_vae.files import write_netcdf
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -171,7 +172,7 @@ class Gaps:
 
     def save(self, path: str | Path) -> None:
         """Write a NetCDF file."""
-        self.to_dataset().to_netcdf(path, engine="h5netcdf")
+        write_netcdf(Path(path), self.to_dataset())
 
     @classmethod
     def load(cls, path: str | Path) -> Self:

@@ -23,6 +23,7 @@ from ppl_vae.diagnostics.profiles import Profile
 from ppl_vae.diagnostics.replicated import Observed, observed_sites, replicate, thinned
 from ppl_vae.diagnostics.statistics import MAX_FEATURES, Kind
 from ppl_vae.errors import InputError
+from ppl_vae.files import write_netcdf
 from ppl_vae.inference.elbo import check_index
 from ppl_vae.inference.terms import layout
 from ppl_vae.posterior import Posterior
@@ -123,7 +124,7 @@ class Predictive:
             **{f"profiles/{number}": data.assign_attrs(site=site)
                for number, (site, data) in enumerate(self.profiles.items())},
         }  # fmt: skip
-        xr.DataTree.from_dict(groups).to_netcdf(path, engine="h5netcdf")
+        write_netcdf(Path(path), xr.DataTree.from_dict(groups))
 
     @classmethod
     def load(cls, path: str | Path) -> Self:

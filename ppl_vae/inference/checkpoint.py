@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from ppl_vae.errors import InputError
-from ppl_vae.files import write_whole
+from ppl_vae.files import write_bytes
 from ppl_vae.program import Pair
 
 __all__ = ["Checkpoint", "Progress", "load_parameters", "save_parameters"]
@@ -156,14 +156,8 @@ def load_parameters(pair: Pair, path: Path) -> None:
 
 def _save(tensors: dict[str, Tensor], path: Path, about: dict[str, str]) -> None:
     contiguous = {name: value.contiguous().cpu() for name, value in tensors.items()}
-
-    def write(beside: Path) -> None:
-        try:
-            save_file(contiguous, beside, about)
-        except SafetensorError as error:
-            raise OSError(str(error)) from error
-
-    write_whole(path, write)
+    # Through memory, so that a full disk is Python's to report and the file has the user's mode.
+    write_bytes(path, save(contiguous, about))
 
 
 def _load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

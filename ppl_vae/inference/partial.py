@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from ppl_vae.errors import InputError
-from ppl_vae.files import write_whole
+from ppl_vae.files import write_bytes
 from ppl_vae.program import Pair
 
 __all__ = ["Partial", "fingerprint"]
@@ -63,8 +63,7 @@ class Partial:
             for part, tensors in self._parts.items()
             for key, tensor in tensors.items()
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, lambda beside: save_file(flat, beside, {"about": self.about}))
+        write_bytes(path, save(flat, {"about": self.about}))
         self._written = time.monotonic()
 
     def _load(self, path: Path) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ppl_vae.errors import InputError
 from ppl_vae.guides import PerDatumNormal
-from ppl_vae.inference import checkpoint, elbo, svi
+from ppl_vae.inference import elbo, svi
 from ppl_vae.inference.batches import Batches
 from ppl_vae.inference.schedule import cosine
 from ppl_vae.inference.svi import convergence
@@ -209,11 +209,11 @@ def test_a_full_disk_ends_in_one_sentence_and_keeps_the_last_checkpoint(
     (path,) = tmp_path.iterdir()
     whole = path.read_bytes()
 
-    def full(tensors: object, beside: Path, about: object) -> None:
-        beside.write_bytes(b"half")
+    def full(beside: Path, content: bytes) -> None:
+        beside.write_text("half")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(checkpoint, "save_file", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(InputError, match="could not be written: No space left on device"):
         svi.fit(pair, x, num_steps=8, checkpoint=tmp_path, resume=True, progress=False)
     assert os.listdir(tmp_path) == [path.name]

@@ -1,0 +1,195 @@
+"""Ten thousand inputs that are almost right: each is used, or refused in a sentence."""
+
+import contextlib
+import inspect
+import io
+import json
+import random
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import typer
+
+from benchmarks.campaign.mutate import array, damaged, json_of_a_run, options, table
+from benchmarks.campaign.worker import Job
+from ppl_vae import cli
+from ppl_vae.data import load
+from ppl_vae.errors import InputError
+from ppl_vae.user_data import read_arguments
+
+COMMANDS = ("fit", "evidence", "compare", "gaps", "check", "report")
+# Options that would turn a small job into a large one, or leave the folder of the campaign.
+LEFT_OUT = (
+    "--out",
+    "--data-dir",
+    "--budget",
+    "--json",
+    "--quiet",
+    "--steps",
+    "--temperatures",
+    "--calibrate",
+)
+
+
+def one(x: Any) -> None:
+    """A model of one argument."""
+    z = pyro.sample("z", dist.Normal(0.0, 1.0))
+    with pyro.plate("n", len(x)):
+        pyro.sample("x", dist.Normal(z, 1.0).expand(x.shape[1:]).to_event(x.dim() - 1), obs=x)
+
+
+def two(x: Any, y: Any) -> None:
+    """A model of two arguments by name, the first an index."""
+    a = pyro.sample("a", dist.Normal(0.0, 1.0).expand([4]).to_event(1))
+    with pyro.plate("n", len(y)):
+        pyro.sample("y", dist.Normal(a[..., x], 1.0), obs=y)
+
+
+def tables(folder: Path, seed: int) -> Job:
+    """Tables, read as rows, as games, and as the arguments of models."""
+
+    def job(number: int) -> str:
+        generator = random.Random(f"{seed} table {number}")
+        path = folder / "t.csv"
+        path.write_bytes(table(generator))
+        return _sentences(
+            lambda: load(str(path)),
+            lambda: load(str(path), games=True),
+            lambda: read_arguments([str(path)], one),
+            lambda: read_arguments([str(path)], two),
+        )
+
+    return job
+
+
+def arrays(folder: Path, seed: int) -> Job:
+    """Arrays, read as rows and as the arguments of models."""
+
+    def job(number: int) -> str:
+        generator = random.Random(f"{seed} array {number}")
+        ending, content = array(generator)
+        path = folder / f"a{ending}"
+        path.write_bytes(content)
+        return _sentences(
+            lambda: load(str(path)),
+            lambda: read_arguments([str(path)], one),
+            lambda: read_arguments([str(path), str(path)], two),
+        )
+
+    return job
+
+
+def runs(folder: Path, fitted: Path, seed: int) -> Job:
+    """Copies of a run with one file of it damaged, opened again by the commands."""
+    files = sorted(
+        path.relative_to(fitted)
+        for path in fitted.rglob("*")
+        if path.suffix in (".json", ".nc", ".csv", ".safetensors")
+    )
+
+    def job(number: int) -> str:
+        generator = random.Random(f"{seed} run {number}")
+        copy = folder / "copy"
+        shutil.rmtree(copy, ignore_errors=True)
+        shutil.copytree(fitted, copy)
+        path = copy / generator.choice(files)
+        if generator.random() < 0.1:
+            path.unlink()
+        else:
+            change = json_of_a_run if path.suffix == ".json" else damaged
+            path.write_bytes(change(generator, path.read_bytes()))
+        command = generator.choice(
+            (
+                ("report", copy),
+                ("evidence", copy, "--samples", 10, "--rows", "0:2"),
+                ("gaps", copy, "--rows", "8:9"),
+            )
+        )
+        return _command(*command)
+
+    return job
+
+
+def combinations(folder: Path, fitted: Path, seed: int) -> Job:
+    """Commands with options drawn at random, of values that may or may not be theirs."""
+    known = {name: _options(name) for name in COMMANDS}
+
+    def job(number: int) -> str:
+        generator = random.Random(f"{seed} options {number}")
+        name = generator.choice(COMMANDS)
+        out = folder / "out"
+        shutil.rmtree(out, ignore_errors=True)
+        model = generator.choice(
+            (("ppca", "iris"), ("trueskill", "al-east-1987"), ("vae", "digits"), ("ppca", "x"))
+        )
+        fixed = {"fit": (*model, "--out", out, "--steps", 2), "check": (fitted, "--budget", "1s")}.get(
+            name, (fitted,)
+        )
+        return _command(name, *fixed, *options(generator, known[name]))
+
+    return job
+
+
+def _options(name: str) -> list[tuple[str, bool]]:
+    """The options of a command, and whether each is a flag."""
+    found = []
+    for parameter in inspect.signature(getattr(cli, name)).parameters.values():
+        info = next(
+            (one for one in parameter.annotation.__metadata__ if isinstance(one, typer.models.OptionInfo)),
+            None,
+        )
+        if info is None:
+            continue
+        flag = "--" + parameter.name.rstrip("_").replace("_", "-")
+        declared = [text for text in info.param_decls or () if text.startswith("--")] or [flag]
+        is_flag = "bool" in str(parameter.annotation)
+        found += [(text, is_flag) for text in declared[0].split("/") if text not in LEFT_OUT]
+    return found
+
+
+def _sentences(*reads: Callable[[], object]) -> str:
+    """Each is done or refused."""
+    done = 0
+    for read in reads:
+        try:
+            read()
+            done += 1
+        except InputError as error:
+            _check_sentence(str(error))
+    return "used" if done else "refused"
+
+
+def _check_sentence(text: str) -> None:
+    if not text or "\n" in text.strip() or len(text) > 1500:
+        raise AssertionError(f"not a sentence: {text[:300]!r}")
+
+
+def _command(*arguments: object) -> str:
+    """Run the command line in this process; its exit code is 0, or 2 with a sentence."""
+    sys.argv = ["ppl-vae", *map(str, arguments)]
+    out, err = io.StringIO(), io.StringIO()
+    code = 0
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+    said = err.getvalue()
+    if code not in (0, 2) or "Traceback" in said or "Warning" in said or "divide by zero" in said:
+        raise AssertionError(f"{json.dumps(sys.argv)} ended in {code}: {said[-600:]}")
+    return "used" if code == 0 else "refused"
+
+
+def parts(folder: Path, fitted: Path, seed: int, count: int) -> Sequence[tuple[str, Job, int]]:
+    """The parts of the campaign: name, job and number."""
+    return (
+        ("tables", tables(folder, seed), count * 45 // 100),
+        ("arrays", arrays(folder, seed), count * 35 // 100),
+        ("options", combinations(folder, fitted, seed), count * 15 // 100),
+        ("run folders", runs(folder, fitted, seed), count - count * 95 // 100),
+    )

@@ -1,0 +1,85 @@
+"""Many small jobs in forked processes, so that one that dies takes nothing with it."""
+
+import os
+import select
+import signal
+import traceback
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+Job = Callable[[int], str]
+
+
+@dataclass
+class Tally:
+    """What became of the jobs: how many ended how, and the first failures in words."""
+
+    ended: Counter[str] = field(default_factory=Counter)
+    failures: list[str] = field(default_factory=list)
+
+    @property
+    def bad(self) -> int:
+        """How many failed."""
+        return sum(
+            count for how, count in self.ended.items() if how in ("traceback", "abort", "unequal", "stuck")
+        )
+
+    def add(self, how: str, words: str = "") -> None:
+        """Count one, with the words that say how to repeat it."""
+        self.ended[how] += 1
+        if words:
+            self.failures.append(words)
+
+
+def run_all(job: Job, count: int, patience: float = 20.0) -> Tally:
+    """Run jobs 0 to ``count - 1`` one after another in a child, and in another one when it dies.
+
+    A job says in a word how it ended; an exception is a traceback, a signal an abort, and one that takes
+    longer than ``patience`` seconds is ended and counted as long.
+    """
+    tally, number = Tally(), 0
+    while number < count:
+        reader, writer = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.close(reader)
+            _work(job, number, count, writer)
+        os.close(writer)
+        number = _follow(reader, child, number, patience, tally)
+        os.close(reader)
+    return tally
+
+
+def _work(job: Job, first: int, count: int, writer: int) -> None:
+    for number in range(first, count):
+        try:
+            how = job(number)
+        except BaseException:
+            how = f"traceback\x1f{number}: {traceback.format_exc()[-2500:]}"
+        os.write(writer, how.replace("\x1e", " ").encode(errors="replace") + b"\x1e")
+    os._exit(0)
+
+
+def _follow(reader: int, child: int, number: int, patience: float, tally: Tally) -> int:
+    """Count what a child says until it ends; gives the number of the next job."""
+    unread = b""
+    while True:
+        ready, _, _ = select.select([reader], [], [], patience)
+        said = os.read(reader, 2**16) if ready else b""
+        *whole, unread = (unread + said).split(b"\x1e")
+        for text in whole:
+            how, _, words = text.decode(errors="replace").partition("\x1f")
+            tally.add(how, words)
+            number += 1
+        if not ready:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            tally.add("long")
+            return number + 1
+        if not said:
+            _, status = os.waitpid(child, 0)
+            if os.WIFSIGNALED(status):
+                tally.add("abort", f"{number}: signal {os.WTERMSIG(status)}")
+                return number + 1
+            return number

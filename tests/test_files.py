@@ -1,0 +1,109 @@
+"""Files of a run: whole or not at all, in the user's mode, and taken again after a kill."""
+
+import json
+import os
+import stat
+
+import pytest
+import xarray as xr
+
+from ppl_vae.errors import InputError
+from ppl_vae.files import PART, reading, told_later, write_bytes, write_netcdf, write_text
+from ppl_vae.run import prepare_folder, settings_for
+from ppl_vae.settings import Settings
+
+
+def full(*_: object, **__: object) -> None:
+    raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("write", [
+    lambda path: write_netcdf(path, xr.Dataset({"x": ("a", [1.0, 2.0])})),
+    lambda path: write_bytes(path, b"x"),
+    lambda path: write_text(path, "x"),
+])  # fmt: skip
+def test_files_have_the_mode_of_the_umask_and_leave_nothing_on_a_full_disk(tmp_path, monkeypatch, write):
+    before = os.umask(0o027)
+    try:
+        write(tmp_path / "file")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o640
+    whole = (tmp_path / "file").read_bytes()
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(InputError, match="could not be written: No space left"):
+        write(tmp_path / "file")
+    assert os.listdir(tmp_path) == ["file"]
+    assert (tmp_path / "file").read_bytes() == whole
+
+
+def test_a_complaint_waits_for_whoever_keeps_it():
+    complaints: list[InputError] = []
+    with told_later(complaints):
+        raise InputError("no room")
+    assert [str(one) for one in complaints] == ["no room"]
+    with pytest.raises(InputError, match="no room"), told_later(None):
+        raise InputError("no room")
+
+
+@pytest.mark.parametrize(
+    "error", [KeyError("x"), TypeError("a\nb"), FileNotFoundError(2, "none"), IndexError()]
+)
+def test_what_a_file_holds_wrongly_is_a_sentence(error):
+    with pytest.raises(InputError, match=r"fit.json is damaged") as caught, reading("fit.json"):
+        raise error
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "held",
+    [
+        [],
+        [f"{PART}config.json"],
+        ["config.json"],
+        ["config.json", f"checkpoint/{PART}checkpoint.safetensors"],
+    ],
+)
+@pytest.mark.parametrize("resume", [True, False])
+def test_a_fit_that_had_only_begun_can_be_started_again(tmp_path, held, resume):
+    settings = settings_for("ppca", "iris", {}, {})
+    for name in held:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("{")
+    prepare_folder(tmp_path, settings, resume=resume, overwrite=False)
+    assert Settings.from_json(tmp_path / "config.json") == settings
+    assert not list(tmp_path.rglob(f"{PART}*.json"))
+
+
+@pytest.mark.parametrize(
+    "held", ["letter.txt", "checkpoint/checkpoint.safetensors", "parameters.safetensors"]
+)
+def test_a_folder_that_holds_something_is_not_taken(tmp_path, held):
+    (tmp_path / held).parent.mkdir(exist_ok=True)
+    (tmp_path / held).write_text("dear")
+    with pytest.raises(InputError, match="not empty"):
+        prepare_folder(tmp_path, settings_for("ppca", "iris", {}, {}), resume=False, overwrite=False)
+    assert (tmp_path / held).read_text() == "dear"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("steps", "abc"),
+        ("steps", True),
+        ("split", 5),
+        ("split", [1, 2]),
+        ("options", []),
+        ("lr", None),
+        ("model", 3),
+    ],
+)
+def test_settings_of_wrong_types_are_refused(tmp_path, name, value):
+    path = tmp_path / "config.json"
+    content = json.loads(settings_for("ppca", "iris", {}, {}).to_json())
+    path.write_text(json.dumps({**content, name: value}))
+    with pytest.raises(InputError, match=f"config.json is damaged: {name} is"):
+        Settings.from_json(path)
+    path.write_text("[1, 2]")
+    with pytest.raises(InputError, match="is damaged"):
+        Settings.from_json(path)
