@@ -20,6 +20,8 @@ __all__ = ["Gradient", "engine_for", "gradient", "leapfrog"]
 LinAlgError: type[RuntimeError] = getattr(torch.linalg, "LinAlgError", RuntimeError)
 # Fewer iterations, of all chains together, are over before a graph is compiled.
 COMPILED = 2000
+# Graphs of more operations are long: checked at fewer points, and what they wait for is told.
+LONG = 1500
 
 
 def engine_for(compile: Compile, iterations: int) -> str:
@@ -100,7 +102,14 @@ class Gradient:
             return position.new_tensor(torch.nan), torch.full_like(position, torch.nan)
 
 
-def gradient(density: Density, engine: str, *, chains: int | None = None, native: bool = False) -> Gradient:
+def gradient(
+    density: Density,
+    engine: str,
+    *,
+    chains: int | None = None,
+    native: bool = False,
+    tell: Callable[[str], None] | None = None,
+) -> Gradient:
     """The gradient of a density, run as asked, or through stock Pyro (said once) where that is impossible.
 
     Args:
@@ -108,10 +117,11 @@ def gradient(density: Density, engine: str, *, chains: int | None = None, native
         engine: "pyro", "traced" or "compiled".
         chains: evaluate so many positions at once, in one graph; stock Pyro takes them one by one.
         native: of one position after all where a compiled graph needs no Python, for samplers' threads.
+        tell: called with what a long program is waiting for.
     """
     if engine != "pyro":
         try:
-            return _graph(density, engine, chains, native)
+            return _graph(density, engine, chains, native, tell or (lambda text: None))
         except Untraceable as reason:
             if _runs(density):  # else its own error comes out soon
                 fall_back("this density", reason)
@@ -173,7 +183,8 @@ def traced(density: Density) -> tuple[Graph, Tensor]:
     graph = trace(function, position, *held)
     if graph.noise:
         raise Untraceable("the model draws random numbers beside its latents")
-    check(graph, function, position, *held, vary=[(position, torch.randn_like)])
+    points = 1 if graph.size > LONG else 3
+    check(graph, function, position, *held, vary=[(position, torch.randn_like)], points=points)
     return graph, position
 
 
@@ -187,9 +198,18 @@ def needs_python(graph: Graph) -> bool:
     return any(name.startswith(_PYTHON) for name in names)
 
 
-def _graph(density: Density, engine: str, chains: int | None, native: bool) -> Gradient:
+def _graph(
+    density: Density, engine: str, chains: int | None, native: bool, tell: Callable[[str], None]
+) -> Gradient:
     start = time.perf_counter()
+    # One run of the program; tracing and checking take several hundred times as long.
+    if _runs(density) and time.perf_counter() - start > 0.02:
+        tell("tracing and checking a long program")
     graph, position = traced(density)
+    if engine == "compiled" and graph.size > LONG:
+        tell(
+            f"compiling a graph of {graph.size:,} operations; compile=False samples at once, but more slowly"
+        )
     held = density.tensors
     if native and engine == "compiled" and not needs_python(graph):
         chains = None

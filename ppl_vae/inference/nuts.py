@@ -33,7 +33,7 @@ from ppl_vae.inference.starts import Proposal, drawn_from, given_starts, startin
 from ppl_vae.inference.terms import check_data, layout
 from ppl_vae.posterior import Posterior
 from ppl_vae.program import Pair, Program
-from ppl_vae.progress import progress_bar
+from ppl_vae.progress import progress_bar, stage
 from ppl_vae.rng import keep_generator
 from ppl_vae.threads import one_thread
 
@@ -177,9 +177,15 @@ def _unconstrained(
         stats = stats.assign_attrs(sampler="hmc")
     else:
         slope = gradient(
-            target, engine, chains=None if sampler == "pyro" else settings.chains, native=sampler == "nutpie"
+            target,
+            engine,
+            chains=None if sampler == "pyro" else settings.chains,
+            native=sampler == "nutpie",
+            tell=lambda text: stage(f"NUTS: {text}", show=progress),
         )
         first, seconds = starts(slope), slope.seconds
+        if seconds > 10:
+            stage("NUTS: sampling", show=progress)
         with progress_bar("NUTS", settings.iterations, show=progress) as advance:
             if sampler == "pyro":
                 positions, stats = pyro_nuts.sample_positions(
