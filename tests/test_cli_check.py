@@ -1,8 +1,7 @@
 """`ppl-vae check` as it is typed: a run, a fit to be made, a user's own file."""
 
 import json
-import subprocess
-import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -39,20 +38,27 @@ def folder(tmp_path):
     return tmp_path
 
 
-def run(folder, *arguments):
-    command = [sys.executable, "-m", "ppl_vae.cli", "check", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+@pytest.fixture
+def check(folder, run, monkeypatch):
+    """Call `ppl-vae check` in that folder, in this process."""
+    monkeypatch.chdir(folder)
+
+    def call(*arguments):
+        code, out, err = run("check", *arguments)
+        return SimpleNamespace(returncode=code, stdout=out, stderr=err)
+
+    return call
 
 
-def test_own_programs_are_fitted_and_judged(folder):
-    done = run(folder, "my.py:model", "my.py:guide", "--data", "x.csv", "--no-calibrate", "--json")
+def test_own_programs_are_fitted_and_judged(folder, check):
+    done = check("my.py:model", "my.py:guide", "--data", "x.csv", "--no-calibrate", "--json")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result["verdict"] == "trust"
     assert {finding["name"] for finding in result["findings"]} >= {"convergence", "weights", "reference"}
     page = (folder / "check" / "report.html").read_text(encoding="utf-8")
     assert page.index("Trust") < page.index("<img")
-    again = run(folder, "my.py:model", "mean-field", "--data", "x.csv", "--no-calibrate", "--budget", "1m")
+    again = check("my.py:model", "mean-field", "--data", "x.csv", "--no-calibrate", "--budget", "1m")
     assert again.returncode == 0, again.stderr
     assert "Verdict: trust" in again.stdout
 
@@ -72,37 +78,37 @@ def test_own_programs_are_fitted_and_judged(folder):
         (("nowhere", "--data", "x.csv"), "belong to models of your own"),
     ],
 )
-def test_bad_use_gets_a_sentence(folder, arguments, message):
-    done = run(folder, *arguments)
+def test_bad_use_gets_a_sentence(check, arguments, message):
+    done = check(*arguments)
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-def test_models_of_the_suite_are_fitted_first(folder):
-    done = run(folder, "ppca", "iris", "--out", "iris", "--no-calibrate", "--json")
+def test_models_of_the_suite_are_fitted_first(folder, check):
+    done = check("ppca", "iris", "--out", "iris", "--no-calibrate", "--json")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result["verdict"] == "trust"
     assert result["measures"]["reference"] == "exact"
     assert result["rows"] == list(range(8))
-    twice = run(folder, "ppca", "iris", "--out", "iris")
+    twice = check("ppca", "iris", "--out", "iris")
     assert twice.returncode == 2
     assert "ppl-vae check iris" in twice.stderr
-    again = run(folder, "iris", "--rows", "10:13", "--no-calibrate", "--json")
+    again = check("iris", "--rows", "10:13", "--no-calibrate", "--json")
     assert again.returncode == 0, again.stderr
     assert json.loads(again.stdout)["rows"] == [10, 11, 12]
     page = (folder / "iris" / "report.html").read_text(encoding="utf-8")
     assert page.index("Trust") < page.index("<img")
 
 
-def test_own_functions_are_what_is_compared(folder):
+def test_own_functions_are_what_is_compared(folder, check):
     (folder / "my.py").write_text(
         PROGRAM + "\ndef twice(draws):\n    return (2 * draws[['mu']]).rename(mu='doubled')\n"
     )
-    done = run(
-        folder, "my.py:model", "my.py:guide", "--data", "x.csv", "--identifiable", "my.py:twice",
+    done = check(
+        "my.py:model", "my.py:guide", "--data", "x.csv", "--identifiable", "my.py:twice",
         "--no-calibrate", "--json",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -110,9 +116,9 @@ def test_own_functions_are_what_is_compared(folder):
     assert set(table["name"]) == {"doubled"}
 
 
-def test_other_files_are_not_touched(folder):
+def test_other_files_are_not_touched(folder, check):
     (folder / "check").mkdir()
     (folder / "check" / "letter.txt").write_text("dear")
-    done = run(folder, "my.py:model", "my.py:guide", "--data", "x.csv")
+    done = check("my.py:model", "my.py:guide", "--data", "x.csv")
     assert done.returncode == 2
     assert "holds no check" in done.stderr

@@ -157,7 +157,7 @@ class Regression:
         return 0.5 * (spread - least + (off @ self.precision @ off).item())
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def regression() -> Regression:
     generator = torch.Generator().manual_seed(0)
     mix = torch.tensor([[1, 0.8, 0], [0, 0.6, 0.3], [0, 0, 0.5]], dtype=torch.float64)
@@ -251,36 +251,48 @@ class _Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize("killed_at", [250, 490, 1100])
+def _resumable(
+    regression: Regression, folder: Path, kill: int = -1, resume: bool = False
+) -> tuple[Pair, svi.Fit]:
+    """A fit that keeps checkpoints, killed at a step if that is not negative."""
+
+    def refresh(epoch: int) -> tuple[Tensor]:
+        if epoch == kill:
+            raise _Killed
+        return (regression.y,)
+
+    pair = regression.pair("mean-field")
+    fit = svi.fit(pair, regression.y, lr=0.1, num_steps=8000, stop=True, checkpoint=folder,
+                  checkpoint_every=60, refresh=refresh, resume=resume, progress=False)  # fmt: skip
+    return pair, fit
+
+
+@pytest.fixture(scope="module")
+def unbroken(regression: Regression, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pair, svi.Fit]:
+    return _resumable(regression, tmp_path_factory.mktemp("unbroken"))
+
+
+@pytest.mark.parametrize("place", ["before the first check", "between two checks", "at a lower rate"])
 def test_a_killed_fit_resumes_to_the_same_bytes(
-    regression: Regression, killed_at: int, tmp_path: Path
+    place: str, regression: Regression, unbroken: tuple[Pair, svi.Fit], tmp_path: Path
 ) -> None:
-    """Killed before the first check, between two at the first learning rate, and at a lower one."""
-
-    def run(pair: Pair, kill: int, resume: bool = False) -> svi.Fit:
-        def refresh(epoch: int) -> tuple[Tensor]:
-            if epoch == kill:
-                raise _Killed
-            return (regression.y,)
-
-        folder = tmp_path / ("whole" if kill < 0 and not resume else "killed")
-        return svi.fit(pair, regression.y, lr=0.1, num_steps=8000, stop=True, checkpoint=folder,
-                       checkpoint_every=60, refresh=refresh, resume=resume, progress=False)  # fmt: skip
-
-    whole, killed, resumed = (regression.pair("mean-field") for _ in range(3))
-    expected = run(whole, -1)
-    assert expected.converged
-    assert expected.steps > 1100
+    """The steps at which the unbroken fit looked, and lowered its rate, say where that is."""
+    whole, expected = unbroken
+    assert expected.stopping is not None
+    first, second, *_ = (check.step for check in expected.stopping.checks)
+    lowered = [check.step for check in expected.stopping.checks if check.action == "lower"]
+    assert lowered
+    kill = {"before the first check": first - 40, "between two checks": (first + second) // 2}
     with pytest.raises(_Killed):
-        run(killed, killed_at)
-    found = run(resumed, -1, resume=True)
+        _resumable(regression, tmp_path, kill.get(place, lowered[0] + 100))
+    resumed, found = _resumable(regression, tmp_path, resume=True)
     a, b = whole.state_dict(), resumed.state_dict()
     assert all(torch.equal(a[name], b[name]) for name in a)
     np.testing.assert_array_equal(found.elbo, expected.elbo)
     assert found.stopping == expected.stopping
-    finished = regression.pair("mean-field")
-    assert run(finished, -1, resume=True).stopping == expected.stopping
-    assert all(torch.equal(a[name], b[name]) for name, b in [(n, finished.state_dict()) for n in a])
+    finished, again = _resumable(regression, tmp_path, resume=True)
+    assert again.stopping == expected.stopping
+    assert all(torch.equal(a[name], value) for name, value in finished.state_dict().items())
 
 
 def test_a_checkpoint_of_another_kind_of_fit_is_refused(regression: Regression, tmp_path: Path) -> None:
