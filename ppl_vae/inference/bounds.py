@@ -70,15 +70,16 @@ def iwae(
     engine = engine_for(compile, total, units, shape.event_size)
     with seeded(seed), progress_bar(f"IWAE({num_particles})", units, show=progress) as advance:
         chunks = unit_chunks(shape, min(total, 1000), index, CHUNK)
-        first = units if chunks[0] is None else len(chunks[0])
-        particles = block_size(total, shape, first)
+        most = units if chunks[0] is None else len(chunks[0])
+        particles = block_size(total, shape, most)
         weights = LogWeights(pair, data, shape, particles, chunks[0], 0.0, None, engine)
         # Results go into one block of memory: kept one by one, they would tear the heap to pieces.
         elbo, bound, error = torch.empty(3, units, dtype=torch.float64)
         curve = torch.zeros(len(_sizes(num_particles)), 2, dtype=torch.float64)
         done = 0
         for chunk in chunks:
-            drawn = torch.cat([weights(chunk).cpu() for _ in range(math.ceil(total / particles))])[:total]
+            firsts = range(0, total, particles)
+            drawn = torch.cat([weights(chunk, seed=seed, first=first).cpu() for first in firsts])[:total]
             columns = slice(done, done := done + drawn.shape[1])
             elbo[columns] = drawn.mean(0)
             bound[columns], error[columns] = _mean_and_error(grouped_bound(drawn, num_particles))

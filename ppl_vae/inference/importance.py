@@ -183,7 +183,8 @@ class _Job:
                 advance(sum(s.size for s in self.strata) * rounds * (columns.stop - columns.start), "")
                 continue
             start = None if before is None else [sums.take(columns) for sums in before]
-            new = self._chunk(chunk, rounds, start, derived(self.seed, first, number), advance)
+            torch.manual_seed(derived(self.seed, first, number))
+            new = self._chunk(chunk, first, rounds, start, advance)
             for k in strata:
                 found[k].put(columns, new[k])
             tensors = {key: t for k in strata for key, t in found[k].tensors(str(k)).items()}
@@ -193,18 +194,20 @@ class _Job:
     def _chunk(
         self,
         chunk: Tensor | None,
+        first: int,
         rounds: int,
         before: list[Running] | None,
-        seed: int,
         advance: Callable[[int, str], None],
     ) -> list[Running]:
-        torch.manual_seed(seed)
         found = []
         for number, stratum in enumerate(self.strata):
             sums = None if before is None else before[number]
             done, size = 0, stratum.size * rounds
             while done < size:
-                log_w = stratum.weights(chunk)[: size - done].cpu()
+                drawn = stratum.weights(
+                    chunk, seed=derived(self.seed, number), first=stratum.size * first + done
+                )
+                log_w = drawn[: size - done].cpu()
                 sums = (Running.empty(log_w.shape[1]) if sums is None else sums).plus(log_w)
                 done += len(log_w)
                 advance(log_w.numel(), "")

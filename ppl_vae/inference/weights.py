@@ -14,6 +14,7 @@ from ppl_vae.inference.compiler import Compiled, compile_graph, fall_back
 from ppl_vae.inference.graph import Compile, Graph, Untraceable, check, trace
 from ppl_vae.inference.sites import Layout
 from ppl_vae.inference.terms import Terms, terms
+from ppl_vae.inference.unit_noise import UnitNoise
 from ppl_vae.program import Pair, Program
 from ppl_vae.rng import keep_generator
 
@@ -91,17 +92,20 @@ class LogWeights:
                     fall_back("importance sampling", reason)
 
     @torch.no_grad()
-    def __call__(self, index: Tensor | None = None) -> Tensor:
-        """Log weights of new draws, of shape (K, units) in float64.
+    def __call__(self, index: Tensor | None = None, *, seed: int, first: int = 0) -> Tensor:
+        """Log weights of K draws, of shape (K, units) in float64.
 
         Args:
             index: the units, at most as many as in the first chunk.
+            seed: of the draws: the same for all chunks of units and of draws.
+            first: number of the first draw.
         """
         units = None
         if self.index is not None and index is not None:
             units = len(index)
             self.index.copy_(torch.cat([index, index[:1].expand(len(self.index) - units)]))
-        (found,) = self._run(*self._inputs())
+        with UnitNoise(self.shape, seed, first, self.num_particles, self.index):
+            (found,) = self._run(*self._inputs())
         return found[:, :units]
 
     @torch.no_grad()

@@ -24,6 +24,7 @@ from ppl_vae.inference.gradients import gradient
 from ppl_vae.inference.objectives import density
 from ppl_vae.inference.sites import Layout
 from ppl_vae.inference.terms import layout, terms
+from ppl_vae.inference.unit_noise import UnitNoise
 from ppl_vae.inference.weights import LogWeights
 from ppl_vae.program import Pair
 from ppl_vae.rng import seeded
@@ -256,12 +257,11 @@ def test_one_graph_serves_any_chunk_of_units(name: str, contract: ModuleType) ->
     stock = LogWeights(pair, data, shape, 3, torch.arange(5), 0.0, None, "pyro")
     assert (graph.engine, stock.engine) == ("compiled", "pyro")
     for index in (torch.tensor([3, 1, 4, 1, 5]), torch.tensor([15, 2]), torch.tensor([9])):
-        # The noise is that of a full chunk, whatever its units.
         full = torch.cat([index, index[:1].expand(5 - len(index))])
-        with seeded(6), torch.no_grad():
+        with seeded(6), UnitNoise(shape, 8, 0, 3, full), torch.no_grad():
             expected = terms(pair, *data, layout=shape, num_particles=3, index=full).log_weights
         for weights in (graph, stock):
             with seeded(6):
-                found = weights(index)
+                found = weights(index, seed=8)
             assert found.dtype == torch.float64
             torch.testing.assert_close(found, expected[:, : len(index)], rtol=1e-11, atol=1e-11)

@@ -3,6 +3,8 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from scipy import special, stats
@@ -17,6 +19,7 @@ from ppl_vae.inference import weights as weights_module
 from ppl_vae.inference.running import Running, summarise
 from ppl_vae.inference.sites import Layout
 from ppl_vae.inference.terms import layout, terms
+from ppl_vae.inference.unit_noise import UnitNoise
 from ppl_vae.models import PPCA
 from ppl_vae.program import Pair
 
@@ -138,8 +141,8 @@ def test_a_defensive_mixture_bounds_the_weights_of_a_narrow_guide(
             draws.append(found.draws["z"])
         return found
 
-    def spy(self: Any, index: Tensor | None = None) -> Tensor:
-        found = honest(self, index)
+    def spy(self: Any, index: Tensor | None = None, **given: Any) -> Tensor:
+        found = honest(self, index, **given)
         kept.append((found, draws[-1]))
         return found
 
@@ -202,8 +205,8 @@ def test_the_course_of_an_estimate_is_that_of_its_first_samples(
     kept = []
     honest = weights_module.LogWeights.__call__
 
-    def spy(self: Any, index: Tensor | None = None) -> Tensor:
-        kept.append(honest(self, index))
+    def spy(self: Any, index: Tensor | None = None, **given: Any) -> Tensor:
+        kept.append(honest(self, index, **given))
         return kept[-1]
 
     monkeypatch.setattr(weights_module.LogWeights, "__call__", spy)
@@ -274,11 +277,11 @@ def test_an_interrupted_estimate_goes_on_to_the_same_numbers(
     calls = []
     honest = weights_module.LogWeights.__call__
 
-    def interrupted(self: Any, index: Tensor | None = None) -> Tensor:
+    def interrupted(self: Any, index: Tensor | None = None, **given: Any) -> Tensor:
         calls.append(index)
         if len(calls) == 9:
             raise KeyboardInterrupt
-        return honest(self, index)
+        return honest(self, index, **given)
 
     monkeypatch.setattr(weights_module.LogWeights, "__call__", interrupted)
     with pytest.raises(KeyboardInterrupt):
@@ -354,3 +357,60 @@ def test_one_weight_that_is_all_that_counts_is_smoothed_to_a_finite_value() -> N
     columns, _ = summarise([Running.empty(1).plus(log_w)])
     assert np.isfinite(columns["smoothed"]).all()
     assert columns["smoothed"][0] <= columns["log_evidence"][0] + 1e-9
+
+
+# Noise that belongs to a unit's draw ----------------------------------------------------------------
+
+
+def _uniform_guide(x: Tensor) -> None:
+    with pyro.plate("data", len(x)) as i:
+        base = dist.Uniform(torch.zeros_like(x[i]) - 1, 1.0)
+        z = dist.TransformedDistribution(base, dist.transforms.AffineTransform(0.5 * x[i], 3.0))
+        pyro.sample("z", z)
+
+
+def _exponential_guide(x: Tensor) -> None:
+    with pyro.plate("data", len(x)) as i:
+        base = dist.Exponential(torch.ones_like(x[i]))
+        pyro.sample("z", dist.TransformedDistribution(base, dist.transforms.AffineTransform(x[i] - 3, 1.0)))
+
+
+@pytest.mark.parametrize("guide", ["normal", "uniform", "exponential"])
+@pytest.mark.parametrize("compile", [False, True])
+def test_numbers_do_not_depend_on_how_units_and_draws_are_cut(
+    guide: str, compile: bool, conjugate: Any, x: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    programs = {"normal": conjugate.guide, "uniform": _uniform_guide, "exponential": _exponential_guide}
+    pair = Pair(conjugate.model, programs[guide])
+    settings: Any = {"num_samples": 300, "seed": 4, "progress": False}
+    whole = importance.log_evidence(pair, x, **settings)
+    index = torch.tensor([31, 4, 17])
+    part = importance.log_evidence(pair, x, index=index, **settings)
+    for module in ("importance", "weights"):
+        monkeypatch.setattr(f"ppl_vae.inference.{module}.CHUNK", 2**9)
+    cut = importance.log_evidence(pair, x, compile=compile, **settings)
+    # Sums of 300 weights in another order, in float64.
+    np.testing.assert_allclose(part.log_evidence, whole.log_evidence[index], rtol=1e-9)
+    np.testing.assert_allclose(cut.log_evidence, whole.log_evidence, rtol=1e-9)
+    np.testing.assert_allclose(cut.elbo, whole.elbo, rtol=1e-9)
+
+
+def test_the_numbers_of_unit_noise_are_those_of_their_distributions(conjugate: Any, x: Tensor) -> None:
+    """Kolmogorov and Smirnov's test over draws, units and operations, and no correlation between them."""
+    shape = layout(Pair(conjugate.model, conjugate.guide), x)
+    with UnitNoise(shape, 7, 0, 500, None):
+        first = torch.empty(500, 40).normal_(2.0, 3.0)
+        second = torch.rand(500, 40, 2)
+        third = torch.empty(500, 40).exponential_(0.5)
+    columns = {
+        "normal": stats.norm(2, 3).cdf(first.numpy()),
+        "uniform": second[..., 1].numpy(),
+        "exponential": stats.expon(scale=2).cdf(third.numpy()),
+    }
+    for values in columns.values():
+        assert stats.kstest(values.ravel(), "uniform").pvalue > 1e-5
+        # Neighbouring draws, and neighbouring units: standard errors are 1/√20,000.
+        for other in (values[1:] - 0.5) * (values[:-1] - 0.5), (values[:, 1:] - 0.5) * (values[:, :-1] - 0.5):
+            assert abs(12 * other.mean()) < 5 / 19_500**0.5
+    table = np.stack([values.ravel() for values in columns.values()])
+    assert np.abs(np.corrcoef(table) - np.eye(3)).max() < 5 / 20_000**0.5
