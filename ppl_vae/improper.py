@@ -14,12 +14,12 @@ def is_improper(site: Any) -> bool:
     """Whether a site has no distribution's density: ``ImproperUniform``, or hidden by ``mask(False)``."""
     if site["mask"] is False:
         return True
-    fn = site["fn"]
-    while fn is not None:
-        if isinstance(fn, dist.ImproperUniform) or getattr(fn, "_mask", None) is False:
-            return True
-        fn = getattr(fn, "base_dist", None)
-    return False
+    if _cannot_be_drawn(site["fn"]):
+        return True
+    # A density is exactly zero everywhere on the log scale only where it is hidden.
+    return isinstance(site["fn"], dist.MaskedDistribution) and not bool(
+        site["fn"].log_prob(site["value"]).any()
+    )
 
 
 class Feasible(Messenger):  # type: ignore[misc]

@@ -21,6 +21,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from ppl_vae.errors import InputError
+from ppl_vae.inference.pyro_internals import packed_dims
 
 __all__ = ["enumerating", "is_marked", "joint_log_prob"]
 
@@ -98,7 +99,7 @@ def joint_log_prob(
             f"the discrete site{'s' * (len(summed) > 1)} {', '.join(sorted(summed))} cannot be summed out: "
             f"{str(error).splitlines()[0]}"
         ) from error
-    axes = found._pyro_dims
+    axes = packed_dims(found)
     found = found.permute([axes.index(symbol) for symbol in symbols if symbol is not None])
     for axis, symbol in enumerate(symbols):
         if symbol is None:
@@ -126,7 +127,7 @@ def _factors(
                 "be summed out; enclose it in a plate or make them event dimensions (.to_event)"
             ) from error
         term = packed.scale_and_mask(term, mask=mask)
-        sizes |= dict(zip(term._pyro_dims, term.shape, strict=True))
+        sizes |= dict(zip(packed_dims(term), term.shape, strict=True))
         frames = [frame for frame in site["cond_indep_stack"] if frame.vectorized]
         sizes |= {dims[frame.dim]: frame.size for frame in frames}
         ordinal = frozenset(trace.plate_to_symbol[frame.name] for frame in frames)

@@ -13,6 +13,7 @@ from ppl_vae.inference.compiler import Compiled, compile_graph, fall_back
 from ppl_vae.inference.graph import Compile, Graph, Outputs, Untraceable, check, over, trace
 from ppl_vae.inference.hmc import Leapfrog, leapfrog_of
 from ppl_vae.inference.objectives import Density
+from ppl_vae.inference.torch_internals import operator_name
 
 __all__ = ["Gradient", "engine_for", "gradient", "leapfrog"]
 
@@ -194,7 +195,7 @@ _PYTHON = ("linalg_", "_linalg_", "cholesky", "triangular_solve", "lu_", "geqrf"
 
 def needs_python(graph: Graph) -> bool:
     """Whether a compiled graph would call an operation without a C interface."""
-    names = {str(getattr(node.target, "_opname", "")) for node in graph.module.graph.nodes}
+    names = {operator_name(node.target) for node in graph.module.graph.nodes}
     return any(name.startswith(_PYTHON) for name in names)
 
 

@@ -24,6 +24,7 @@ from ppl_vae.inference.sites import (
     sample_sites,
     user_scale,
 )
+from ppl_vae.inference.torch_internals import changes
 from ppl_vae.program import Pair, Program, said_by
 from ppl_vae.rng import seeded
 
@@ -239,12 +240,13 @@ def remember(pair: Pair, data: tuple[Any, ...], found: Layout) -> None:
 
 
 def _key(values: Any) -> Any:
-    return (weakref.ref(values), values._version) if isinstance(values, Tensor) else values
+    return (weakref.ref(values), changes(values)) if isinstance(values, Tensor) else values
 
 
 def _is(key: Any, values: Any) -> bool:
     if isinstance(values, Tensor):
-        return isinstance(key, tuple) and key[0]() is values and key[1] == values._version
+        known = changes(values)
+        return isinstance(key, tuple) and key[0]() is values and known is not None and key[1] == known
     return key is values
 
 

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from ppl_vae.inference.fallback import Untraceable
 
-__all__ = ["dice_elbo", "is_deterministic", "traces"]
+__all__ = ["dice_elbo", "is_deterministic", "packed_dims", "traces"]
 
-TRACES, DICE = "_get_traces", "_compute_dice_elbo"
+TRACES, DICE, DIMS = "_get_traces", "_compute_dice_elbo", "_pyro_dims"
 
 
 def traces(
@@ -43,6 +43,11 @@ def dice_elbo(model_trace: poutine.Trace, guide_trace: poutine.Trace) -> Tensor:
     if contract is None:
         raise _lacks(DICE)
     return contract(model_trace, guide_trace)
+
+
+def packed_dims(values: Tensor) -> str:
+    """The symbols of a packed tensor's dimensions, one letter each, which Pyro keeps as an attribute."""
+    return str(getattr(values, DIMS))
 
 
 def is_deterministic(site: Mapping[str, Any]) -> bool:

@@ -19,6 +19,7 @@ from ppl_vae.inference.fallback import Untraceable, fall_back
 
 __all__ = [
     "adam",
+    "changes",
     "check_errors",
     "compile_ahead",
     "foreach",
@@ -28,7 +29,12 @@ __all__ = [
     "schema",
 ]
 
-SCHEMA = "_schema"
+SCHEMA, VERSION = "_schema", "_version"
+
+
+def changes(values: Tensor) -> int | None:
+    """How often a tensor was changed in place; None, which equals no count, where PyTorch does not say."""
+    return getattr(values, VERSION, None)
 
 
 def make_fx(function: Callable[..., Any], *arguments: Any, **options: Any) -> Callable[..., Any]:

@@ -2,9 +2,9 @@
 
 Every number is a function of the seed, of the random operation's place in the program, of the unit, of the
 draw, and of its place within them: a counter goes through a mixing function and comes out uniform (Salmon et
-al., "Parallel random numbers: as easy as 1, 2, 3", 2011; the mixing function is SplitMix64's, Steele,
-Lea and Flood, "Fast splittable pseudorandom number generators", 2014). Chunks of another size, some of the units
-alone, or more draws later then give the same numbers.
+al., "Parallel random numbers: as easy as 1, 2, 3", 2011; the function is SplitMix64's, Steele, Lea and Flood,
+"Fast splittable pseudorandom number generators", 2014). Chunks of another size, some of the units alone, or
+more draws later then give the same numbers.
 """
 
 from collections.abc import Callable
