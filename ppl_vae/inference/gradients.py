@@ -212,7 +212,9 @@ def _graph(
             f"compiling a graph of {graph.size:,} operations; compile=False samples at once, but more slowly"
         )
     held = density.tensors
-    if native and engine == "compiled" and not needs_python(graph):
+    # Batching a long graph takes longer than running it for each chain.
+    alone = graph.size > LONG if engine == "traced" else not needs_python(graph)
+    if native and alone:
         chains = None
     if chains is not None:
         positions = position.expand(chains, -1).contiguous()
