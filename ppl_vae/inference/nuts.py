@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pyro
 import torch
-from pyro import poutine
-from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from ppl_vae.errors import InputError
@@ -24,6 +22,7 @@ from ppl_vae.improper import Feasible
 from ppl_vae.inference import batched_nuts, many_chains, nutpie_nuts, pyro_nuts
 from ppl_vae.inference.chains import ChainSettings
 from ppl_vae.inference.compiler import fall_back
+from ppl_vae.inference.defined import require_all_data
 from ppl_vae.inference.gradients import Gradient, engine_for, gradient
 from ppl_vae.inference.graph import Compile, Untraceable, check_compile
 from ppl_vae.inference.labels import to_dataset
@@ -118,7 +117,7 @@ def sample(
         with default_dtype(dtype):
             pair = source.cast_model(dtype, Prior)
             shape = _layout(pair, *cast)
-            _refuse_minibatches(pair, cast)
+            require_all_data(shape)
     proposals = [drawn_from(pair.guide, pair, cast)]
     if isinstance(model, Pair):
         proposals.insert(0, drawn_from(model.guide, model, data))
@@ -239,18 +238,6 @@ def _numbers(slope: Gradient, positions: np.ndarray, which: list[int]) -> tuple[
     like = slope.density.like
     values, slopes = slope.of_each(torch.from_numpy(positions).to(like), which)
     return values.double().cpu().numpy(), slopes.double().cpu().numpy()
-
-
-def _refuse_minibatches(pair: Pair, data: tuple[Any, ...]) -> None:
-    with pair.scope(), keep_generator(), torch.no_grad(), Feasible():
-        trace = poutine.trace(pair.model).get_trace(*data)
-    for name, site in trace.nodes.items():
-        plate = site.get("fn")
-        if site_is_subsample(site) and plate.subsample_size not in (None, plate.size):
-            raise InputError(
-                f"the plate {name} takes a subsample of {plate.subsample_size}; "
-                "Markov chains need all the data"
-            )
 
 
 def _settings(

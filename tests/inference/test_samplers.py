@@ -197,10 +197,11 @@ def test_latents_that_are_not_marked_are_pyros_to_enumerate() -> None:
 
 
 @every_sampler
-def test_a_subsampled_plate_is_refused(sampler: str) -> None:
+@pytest.mark.parametrize("options", [{"subsample_size": 3}, {"subsample": torch.tensor([4, 0, 2])}], ids=str)
+def test_a_subsampled_plate_is_refused(sampler: str, options: dict[str, Any]) -> None:
     def model(x: Tensor) -> None:
         z = pyro.sample("z", dist.Normal(torch.zeros((), dtype=x.dtype), 1.0))
-        with pyro.plate("data", len(x), subsample_size=3) as i:
+        with pyro.plate("data", len(x), **options) as i:
             pyro.sample("x", dist.Normal(z, 1.0), obs=x[i])
 
     with pytest.raises(InputError, match="subsample") as caught:
