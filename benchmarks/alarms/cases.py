@@ -4,9 +4,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 
-from benchmarks.alarms import cases_conjugate, cases_latent, cases_modes, cases_posteriordb, posteriordb
+from benchmarks.alarms import (
+    cases_conjugate,
+    cases_exact,
+    cases_latent,
+    cases_modes,
+    cases_posteriordb,
+    posteriordb,
+)
 from benchmarks.alarms.guides import RECIPES
-from benchmarks.alarms.problems import Problem
+from benchmarks.alarms.point_guides import POINTS
+from benchmarks.alarms.problems import Group, Problem
 from ppl_vae.program import Program
 
 __all__ = ["Case", "all_cases", "problem"]
@@ -15,6 +23,33 @@ _OURS: Mapping[str, Callable[[], Problem]] = {
     **cases_conjugate.PROBLEMS,
     **cases_modes.PROBLEMS,
     **cases_latent.PROBLEMS,
+    **cases_exact.PROBLEMS,
+}
+EVERY: Mapping[str, Callable[[Problem], Program]] = {**RECIPES, **POINTS}
+# Points instead of posteriors, beside the guides that a problem has of its own.
+POINTED: Mapping[str, tuple[str, ...]] = {
+    "normal_mean": ("Delta, masked", "needle"),
+    "regression_correlated": ("AutoDelta", "AutoLaplace", "one entry is a point"),
+    "normal_gamma": ("AutoDelta", "first is a point", "Delta"),
+    "beta_binomial": ("AutoLaplace", "Delta, weighted"),
+    "gamma_poisson": ("AutoDelta", "Delta, transformed"),
+    "group_rates": ("AutoDelta",),
+    "squared": ("AutoDelta",),
+    "cubic": ("AutoDelta", "one entry is a point"),
+    "wine_alcohol": ("AutoLaplace", "Delta"),
+    "local_level": ("AutoDelta", "one entry is a point"),
+    "waiting": ("AutoDelta", "Delta, transformed"),
+    "until": ("Delta, masked", "needle"),
+    "shares": ("AutoDelta",),
+    "two_rates": ("AutoDelta", "first is a point", "Delta, weighted"),
+    "row_means": ("AutoDelta",),
+    "row_factors": ("AutoDelta",),
+    "al_east_1987": ("AutoDelta", "AutoLaplace"),
+    "two_players": ("AutoDelta",),
+    "arK": ("AutoDelta", "first is a point"),
+    "eight_schools_noncentered": ("AutoDelta", "first is a point"),
+    "gp_regr": ("AutoLaplace", "first is a point"),
+    "low_dim_gauss_mix": ("AutoDelta", "first is a point"),
 }
 
 
@@ -25,16 +60,23 @@ class Case:
     problem: str
     family: str
     guide: str
+    group: Group = "known before"
+    refusal: bool = False
 
     @property
     def name(self) -> str:
         """Such as "arK, narrow"."""
         return f"{self.problem}, {self.guide}"
 
+    @property
+    def point(self) -> bool:
+        """Whether the guide is no posterior, but a point in all or some of its directions."""
+        return self.guide in POINTS and self.guide != "needle"
+
     def build(self) -> tuple[Problem, Program]:
         """The problem and the guide, which is fitted now where its recipe says so."""
         found = problem(self.problem)
-        make = found.own.get(self.guide) or RECIPES[self.guide]
+        make = found.own.get(self.guide) or EVERY[self.guide]
         return found, make(found)
 
 
@@ -53,8 +95,8 @@ def _builders() -> Mapping[str, Callable[[], Problem]]:
 def all_cases() -> tuple[Case, ...]:
     """Every case; those of posteriordb only where its data are."""
     return tuple(
-        Case(name, found.family, guide)
+        Case(name, found.family, guide, found.group, found.refusal)
         for name in _builders()
         for found in (problem(name),)
-        for guide in dict.fromkeys((*found.guides, *found.own))
+        for guide in dict.fromkeys((*found.guides, *found.own, *POINTED.get(name, ())))
     )

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any, Literal
 
 import torch
 import xarray as xr
@@ -15,7 +16,10 @@ from ppl_vae.inference.sites import Layout
 from ppl_vae.inference.terms import layout
 from ppl_vae.program import HasIdentifiable, Pair, Program
 
-__all__ = ["GLOBAL_GUIDES", "Problem"]
+__all__ = ["GLOBAL_GUIDES", "Group", "Problem"]
+
+# Posteriors that the rule's thresholds were chosen beside, and two kinds that nobody tuned on.
+Group = Literal["known before", "posteriordb, new", "another sampler's"]
 
 # Recipes of `guides.RECIPES` that apply to any posterior of several correlated numbers.
 GLOBAL_GUIDES = (
@@ -38,6 +42,12 @@ class Problem:
         own: guides of this problem's own, by name.
         identifiable: what is compared; the model's own, else the latents, by default.
         steps, lr: of the guides that are fitted.
+        asked: the program and data that are checked, where a user wrote the same posterior in another way
+            (``model`` and ``data`` are then a plain form of it, from which guides and truth are made).
+        refusal: whether refusing to answer in a sentence is right as well.
+        shown: everything that a user reads off the answer, where that is more than is compared by default.
+        group: who has seen it before.
+        draws: behind the truth of a guide; fewer of posteriors that are dear.
     """
 
     name: str
@@ -50,6 +60,11 @@ class Problem:
     identifiable: Callable[[xr.Dataset], xr.Dataset] | None = None
     steps: int = 3000
     lr: float = 0.02
+    asked: tuple[Program, tuple[Any, ...]] | None = None
+    refusal: bool = False
+    shown: Callable[[xr.Dataset], xr.Dataset] | None = None
+    group: Group = "known before"
+    draws: int = 10_000
 
     @cached_property
     def layout(self) -> Layout:
@@ -76,10 +91,17 @@ class Problem:
 
     @property
     def quantities(self) -> Callable[[xr.Dataset], xr.Dataset] | None:
-        """The identifiable functions, if they are not the latents themselves."""
+        """What the truth is measured in, if not the latents themselves."""
+        if self.shown is not None:
+            return self.shown
         if self.identifiable is not None:
             return self.identifiable
         return self.model.identifiable if isinstance(self.model, HasIdentifiable) else None
+
+    @property
+    def checked(self) -> tuple[Program, tuple[Any, ...]]:
+        """The program and the data that a check is given."""
+        return (self.model, self.data) if self.asked is None else self.asked
 
     def truth(self) -> xr.Dataset:
         """The reference in the quantities that are compared."""

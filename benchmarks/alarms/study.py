@@ -4,10 +4,9 @@ import json
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
-from multiprocessing import get_context
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +15,33 @@ import torch
 from scipy.stats import binomtest
 
 from benchmarks.alarms.cases import Case
-from benchmarks.alarms.truth import Errors, Outcome, Truth, outcome, truth
-from ppl_vae.diagnostics.check import check
+from benchmarks.alarms.problems import Problem
+from benchmarks.alarms.truth import REFUSED, Errors, Outcome, Truth, outcome, truth
+from benchmarks.alarms.workers import Lost, each
+from ppl_vae.diagnostics.check import Check, check
 from ppl_vae.diagnostics.verdict import Measures, Rule, decide
+from ppl_vae.errors import InputError
 from ppl_vae.files import write_text
+from ppl_vae.program import Program
 
 __all__ = ["Count", "Line", "Settings", "count", "load", "run", "run_case", "save"]
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How every case is checked: as a user would, but for the fit."""
+    """How every case is checked: as a user would, but for the fit.
+
+    Attributes:
+        budget: seconds of a check.
+        seed: of the checks.
+        calibrate: whether what is left of the budget goes into simulated data.
+        limit: seconds after which a case is ended and counts as failed.
+    """
 
     budget: float = 120.0
     seed: int = 0
     calibrate: bool = False
+    limit: float = 300.0
 
 
 @dataclass(frozen=True)
@@ -41,9 +52,10 @@ class Line:
         case: which.
         truth: how wrong the guide is; None where the case failed.
         measures: what the rule reads, to be decided upon again.
-        verdict, reason: what the check said.
+        verdict, reason: what the check said; "refused" and the sentence where it would not answer.
         check_seconds, seconds: of the check, and of everything.
         failure: the exception of a case that could not be run.
+        said: the status of every finding, by its name.
     """
 
     case: Case
@@ -54,33 +66,50 @@ class Line:
     check_seconds: float
     seconds: float
     failure: str = ""
+    said: Mapping[str, str] = field(default_factory=dict)
 
     def outcome(self, rule: Rule | None = None) -> Outcome:
         """Whether the verdict is right: the one given, or another rule's."""
         assert self.truth is not None
-        verdict = self.verdict if rule is None else decide(self.measures, rule).verdict
-        return outcome(self.truth, verdict)
+        # What was refused, or is a point, no threshold changes.
+        fixed = rule is None or self.verdict not in ("trust", "reweight", "do not trust")
+        verdict = self.verdict if fixed else decide(self.measures, rule).verdict
+        return outcome(self.truth, verdict, self.case.refusal)
 
 
 def run_case(case: Case, settings: Settings) -> Line:
     """Build, measure the truth, and check."""
     start = time.perf_counter()
     torch.set_num_threads(1)
+    true: Truth | None = None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             problem, guide = case.build()
             true = truth(problem, guide)
-            found = check(
-                problem.model, guide, *problem.data, fit=False, identifiable=problem.identifiable,
-                budget=settings.budget, calibrate=settings.calibrate, seed=settings.seed, progress=False,
-            )  # fmt: skip
+            begun = time.perf_counter()
+            found = _checked(problem, guide, settings)
+    except InputError as error:
+        spent = time.perf_counter() - start
+        if true is None:  # our own case is refused, and not the check
+            return Line(case, None, Measures(), "", "", 0.0, spent, f"InputError: {error}")
+        taken = time.perf_counter() - begun
+        return Line(case, true, Measures(), REFUSED, str(error), taken, spent)
     except Exception as error:
         traceback.print_exc()
         said = f"{type(error).__name__}: {error}"
         return Line(case, None, Measures(), "", "", 0.0, time.perf_counter() - start, said)
+    statuses = {finding.name: finding.status for finding in found.findings}
     seconds = time.perf_counter() - start
-    return Line(case, true, found.measures, found.verdict, found.reason, found.seconds, seconds)
+    return Line(case, true, found.measures, found.verdict, found.reason, found.seconds, seconds, "", statuses)
+
+
+def _checked(problem: Problem, guide: Program, settings: Settings) -> Check:
+    model, data = problem.checked
+    return check(
+        model, guide, *data, fit=False, identifiable=problem.identifiable,
+        budget=settings.budget, calibrate=settings.calibrate, seed=settings.seed, progress=False,
+    )  # fmt: skip
 
 
 def run(
@@ -103,19 +132,25 @@ def run(
     lines = load(out) if out is not None and out.exists() else []
     done = {line.case for line in lines if not line.failure}
     lines = [line for line in lines if line.case in done]
-    todo = [case for case in cases if case not in done]
-    # In any order, so that a part of a study is a sample of the whole.
-    todo = [todo[k] for k in np.random.default_rng(0).permutation(len(todo))]
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        waiting = [pool.submit(run_case, case, settings) for case in todo]
-        for number, finished in enumerate(as_completed(waiting), 1):
-            line = finished.result()
-            lines.append(line)
-            said(line, len(todo) - number)
-            if out is not None:
-                save(lines, out)
+    todo = _in_order([case for case in cases if case not in done])
+    run_one = partial(run_case, settings=settings)
+    for number, (case, found) in enumerate(each(run_one, todo, workers=workers, seconds=settings.limit), 1):
+        line = found
+        if isinstance(found, Lost):
+            line = Line(case, None, Measures(), "", "", 0.0, settings.limit, str(found))
+        lines.append(line)
+        said(line, len(todo) - number)
+        if out is not None:
+            save(lines, out)
     wanted = {case: k for k, case in enumerate(cases)}
     return sorted((line for line in lines if line.case in wanted), key=lambda line: wanted[line.case])
+
+
+def _in_order(cases: Sequence[Case]) -> list[Case]:
+    """Posteriors in any order, so that a part of a study is a sample of the whole; each is made once."""
+    problems = list(dict.fromkeys(case.problem for case in cases))
+    place = {problems[k]: at for at, k in enumerate(np.random.default_rng(0).permutation(len(problems)))}
+    return sorted(cases, key=lambda case: place[case.problem])
 
 
 @dataclass(frozen=True)
@@ -170,4 +205,5 @@ def _line(content: dict[str, Any]) -> Line:
     if true is not None:
         found = Truth(Errors(**true["raw"]), Errors(**true["reweighted"]), true["efficiency"])
     case = Case(**content.pop("case"))
+    content["said"] = content.get("said", {})
     return Line(case, found, Measures.from_json(content.pop("measures")), **content)

@@ -17,7 +17,7 @@ from benchmarks.alarms.problems import Problem
 from ppl_vae.inference import guide as guide_draws
 from ppl_vae.program import Pair, Program
 
-__all__ = ["TOLERANCES", "Errors", "Tolerances", "Truth", "errors", "outcome", "truth"]
+__all__ = ["REFUSED", "TOLERANCES", "Errors", "Tolerances", "Truth", "errors", "outcome", "truth"]
 
 Floats = NDArray[np.floating[Any]]
 Outcome = Literal["right", "false alarm", "miss", "grey"]
@@ -102,11 +102,18 @@ class Truth:
         return self.label(self.raw)
 
 
-def outcome(truth: Truth, verdict: str) -> Outcome:
+REFUSED = "refused"
+
+
+def outcome(truth: Truth, verdict: str, refusal: bool = False) -> Outcome:
     """Whether a verdict is right.
 
     A good answer must be trusted. A bad one must not; "reweight" is right unless reweighting leaves it bad.
+    Refusing is right where that is one of the right answers (``refusal``); else it is a false alarm about a
+    good answer, and no miss of a bad one.
     """
+    if refusal and verdict == REFUSED:
+        return "right"
     if truth.kind == "grey":
         return "grey"
     if truth.kind == "good":
@@ -117,24 +124,28 @@ def outcome(truth: Truth, verdict: str) -> Outcome:
 
 
 def truth(
-    problem: Problem, guide: Program, num_draws: int = 10_000, replicates: int = 5, seed: int = 11
+    problem: Problem, guide: Program, num_draws: int | None = None, replicates: int = 5, seed: int = 11
 ) -> Truth:
     """Measure a guide by many draws, and its reweighted draws as they typically are.
 
     Weights of infinite variance make one reweighted answer a lottery ticket: of several independent ones the
-    median counts.
+    median counts. A guide that is a point has no weights, and nothing mends it.
     """
+    num_draws = problem.draws if num_draws is None else num_draws
     pair, every = Pair(problem.model, guide), num_draws * replicates
     answer = guide_draws.draws(pair, *problem.data, num_draws=every, seed=seed)
-    assert answer.log_weights is not None
-    log_weights = answer.log_weights.to_numpy()[0].reshape(every, -1)
     plate = problem.layout.unit_plate if problem.local else None
     own = _by_unit(problem.compared(answer.draws), plate)
     true = _by_unit(problem.truth(), plate)
+    even = np.full(num_draws, 1 / num_draws)
+    raw = _over_units(
+        [errors(values[:num_draws], even, wanted) for values, wanted in zip(own, true, strict=True)]
+    )
+    if answer.log_weights is None or not all(np.ptp(values, 0).all() for values in own):
+        return Truth(raw, raw, 0.0)
+    log_weights = answer.log_weights.to_numpy()[0].reshape(every, -1)
     if log_weights.shape[1] == 1:
         log_weights = np.repeat(log_weights, len(own), 1)
-    even = np.full(num_draws, 1 / num_draws)
-    raw = [errors(values[:num_draws], even, wanted) for values, wanted in zip(own, true, strict=True)]
     again, efficiency = [], []
     for first in range(0, every, num_draws):
         part = slice(first, first + num_draws)
@@ -144,7 +155,7 @@ def truth(
         worth = 1 / (weights**2).sum(0) / num_draws
         efficiency.append(float(np.quantile(worth, 1 - TOLERANCES.share)))
     typical = sorted(again, key=lambda one: one.score)[len(again) // 2]
-    return Truth(_over_units(raw), typical, float(np.median(efficiency)))
+    return Truth(raw, typical, float(np.median(efficiency)))
 
 
 def _normalised(log_weights: Floats) -> Floats:
