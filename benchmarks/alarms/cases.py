@@ -6,6 +6,7 @@ from functools import cache
 
 from benchmarks.alarms import (
     cases_conjugate,
+    cases_enumerated,
     cases_exact,
     cases_latent,
     cases_modes,
@@ -24,6 +25,7 @@ _OURS: Mapping[str, Callable[[], Problem]] = {
     **cases_modes.PROBLEMS,
     **cases_latent.PROBLEMS,
     **cases_exact.PROBLEMS,
+    **cases_enumerated.PROBLEMS,
 }
 EVERY: Mapping[str, Callable[[Problem], Program]] = {**RECIPES, **POINTS}
 # Points instead of posteriors, beside the guides that a problem has of its own.
