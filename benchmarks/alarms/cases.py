@@ -11,11 +11,13 @@ from benchmarks.alarms import (
     cases_latent,
     cases_modes,
     cases_posteriordb,
+    cases_written,
     posteriordb,
 )
 from benchmarks.alarms.guides import RECIPES
 from benchmarks.alarms.point_guides import POINTS
-from benchmarks.alarms.problems import Group, Problem
+from benchmarks.alarms.posteriordb_new import NEW_ENTRIES
+from benchmarks.alarms.problems import Group, Problem, Refusal
 from ppl_vae.program import Program
 
 __all__ = ["Case", "all_cases", "problem"]
@@ -26,6 +28,7 @@ _OURS: Mapping[str, Callable[[], Problem]] = {
     **cases_latent.PROBLEMS,
     **cases_exact.PROBLEMS,
     **cases_enumerated.PROBLEMS,
+    **cases_written.PROBLEMS,
 }
 EVERY: Mapping[str, Callable[[Problem], Program]] = {**RECIPES, **POINTS}
 # Points instead of posteriors, beside the guides that a problem has of its own.
@@ -63,7 +66,7 @@ class Case:
     family: str
     guide: str
     group: Group = "known before"
-    refusal: bool = False
+    refusal: Refusal = "wrong"
 
     @property
     def name(self) -> str:
@@ -89,8 +92,8 @@ def problem(name: str) -> Problem:
 
 
 def _builders() -> Mapping[str, Callable[[], Problem]]:
-    if all(one.present for one in posteriordb.ENTRIES):
-        return {**cases_posteriordb.PROBLEMS, **_OURS}
+    if all(one.present for one in (*posteriordb.ENTRIES, *(new.entry for new in NEW_ENTRIES))):
+        return {**cases_posteriordb.PROBLEMS, **cases_posteriordb.NEW_PROBLEMS, **_OURS}
     return _OURS
 
 

@@ -7,9 +7,11 @@ from itertools import product
 
 import numpy as np
 import torch
+import xarray as xr
 from torch import Tensor
 
 from benchmarks.alarms.cases_modes import on_a_grid
+from benchmarks.alarms.guides import Normals, moments, normal_guide
 from benchmarks.alarms.problems import GLOBAL_GUIDES, Problem
 from ppl_vae import PPCA, VAE, Pair, TrueSkill, data, nuts, svi
 from ppl_vae.data import Games, Rows
@@ -54,7 +56,32 @@ def _two_players(name: str, wins: int, losses: int) -> Problem:
     with seeded(2):
         mean = math.sqrt(0.5) * torch.randn(DRAWS, dtype=DOUBLE)
     skill = torch.stack([mean + half, mean - half], -1)
-    return Problem(name, "skills", model, (games,), {"skill": skill}, (*GLOBAL_GUIDES, *FITTED), lr=0.05)
+    return _skills(name, model, games, skill, 0.05)
+
+
+def _skills(name: str, model: TrueSkill, games: Tensor, skill: Tensor, lr: float) -> Problem:
+    """Judged by all that is shown of skills: their differences, and the skills themselves."""
+
+    def shown(draws: xr.Dataset) -> xr.Dataset:
+        return model.identifiable(draws).assign(skill=draws["skill"])
+
+    own: dict[str, Callable[[Problem], Program]] = {
+        "sum narrow": lambda p: _sum_changed(p, 0.4),
+        "sum wide": lambda p: _sum_changed(p, 2.5),
+        "sum shifted": lambda p: _sum_changed(p, 1.0, 1.5),
+    }
+    guides = (*GLOBAL_GUIDES, *FITTED)
+    return Problem(name, "skills", model, (games,), {"skill": skill}, guides, own, lr=lr, shown=shown)
+
+
+def _sum_changed(problem: Problem, factor: float, by: float = 0.0) -> Program:
+    """Right in every difference; the mean skill's spread times a factor, its mean off by so many sd."""
+    right = moments(problem.unconstrained())
+    size = right.loc.shape[-1]
+    change = torch.eye(size, dtype=DOUBLE) + (factor - 1) / size
+    spread = right.covariance.mean((-2, -1)).sqrt()
+    wrong = Normals(right.loc + by * spread[:, None], change @ right.covariance @ change.T)
+    return normal_guide(problem, wrong)
 
 
 def _league(name: str, players: int, rounds: int, link: str) -> Problem:
@@ -80,8 +107,7 @@ def _by_nuts(name: str, model: TrueSkill, games: Tensor) -> Problem:
     truth = nuts.sample(model, games, num_draws=2500, chains=4, warmup=500, seed=23, progress=False)
     skill = torch.from_numpy(truth.draws["skill"].to_numpy()).reshape(-1, model.num_players)
     # A point without enough games is skewed; the guides start from its moments all the same.
-    lr = 0.05 if model.link == "logistic" else 0.1
-    return Problem(name, "skills", model, (games,), {"skill": skill}, (*GLOBAL_GUIDES, *FITTED), lr=lr)
+    return _skills(name, model, games, skill, 0.05 if model.link == "logistic" else 0.1)
 
 
 @lru_cache(maxsize=1)

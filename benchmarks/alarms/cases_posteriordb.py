@@ -10,9 +10,10 @@ from torch import Tensor
 
 from benchmarks.alarms import posteriordb
 from benchmarks.alarms.posteriordb import Entry, entry, reference_draws, unordered_mixture
+from benchmarks.alarms.posteriordb_new import NEW_ENTRIES, NewEntry
 from benchmarks.alarms.problems import GLOBAL_GUIDES, Problem
 
-__all__ = ["PROBLEMS"]
+__all__ = ["NEW_PROBLEMS", "PROBLEMS"]
 
 FITTED = ("fitted mean-field", "fitted full-rank")
 
@@ -79,4 +80,28 @@ PROBLEMS: Mapping[str, Callable[[], Problem]] = {
         for name, family in FAMILIES.items()
     },
     "gauss_mix_unordered": _exchangeable,
+}
+
+NEW_GUIDES = (
+    "full-rank", "almost", "narrow", "wide", "shifted", "mean-field", "mean-field optimum", "AutoDelta",
+)  # fmt: skip
+
+
+def _new_name(new: NewEntry) -> str:
+    data, model = new.name.split("-")
+    return data if model == "nes" else model
+
+
+def _new(new: NewEntry) -> Problem:
+    one = new.entry
+    data = one.data()
+    return Problem(
+        _new_name(new), new.family, one.model, data, _latents(one), new.guides or NEW_GUIDES,
+        asked=(lambda: (new.program(True), data)) if new.improper else None,
+        group="posteriordb, new", draws=new.draws,
+    )  # fmt: skip
+
+
+NEW_PROBLEMS: Mapping[str, Callable[[], Problem]] = {
+    _new_name(new): partial(_new, new) for new in NEW_ENTRIES
 }

@@ -16,10 +16,12 @@ from ppl_vae.inference.sites import Layout
 from ppl_vae.inference.terms import layout
 from ppl_vae.program import HasIdentifiable, Pair, Program
 
-__all__ = ["GLOBAL_GUIDES", "Group", "Problem"]
+__all__ = ["GLOBAL_GUIDES", "Group", "Problem", "Refusal"]
 
 # Posteriors that the rule's thresholds were chosen beside, and two kinds that nobody tuned on.
 Group = Literal["known before", "posteriordb, new", "another sampler's"]
+# Whether a sentence in place of an answer is wrong, right as well, or all that is right.
+Refusal = Literal["wrong", "allowed", "required"]
 
 # Recipes of `guides.RECIPES` that apply to any posterior of several correlated numbers.
 GLOBAL_GUIDES = (
@@ -44,7 +46,7 @@ class Problem:
         steps, lr: of the guides that are fitted.
         asked: the program and data that are checked, where a user wrote the same posterior in another way
             (``model`` and ``data`` are then a plain form of it, from which guides and truth are made).
-        refusal: whether refusing to answer in a sentence is right as well.
+        refusal: what refusing to answer is.
         shown: everything that a user reads off the answer, where that is more than is compared by default.
         group: who has seen it before.
         draws: behind the truth of a guide; fewer of posteriors that are dear.
@@ -60,8 +62,8 @@ class Problem:
     identifiable: Callable[[xr.Dataset], xr.Dataset] | None = None
     steps: int = 3000
     lr: float = 0.02
-    asked: tuple[Program, tuple[Any, ...]] | None = None
-    refusal: bool = False
+    asked: Callable[[], tuple[Program, tuple[Any, ...]]] | None = None
+    refusal: Refusal = "wrong"
     shown: Callable[[xr.Dataset], xr.Dataset] | None = None
     group: Group = "known before"
     draws: int = 10_000
@@ -101,7 +103,7 @@ class Problem:
     @property
     def checked(self) -> tuple[Program, tuple[Any, ...]]:
         """The program and the data that a check is given."""
-        return (self.model, self.data) if self.asked is None else self.asked
+        return (self.model, self.data) if self.asked is None else self.asked()
 
     def truth(self) -> xr.Dataset:
         """The reference in the quantities that are compared."""

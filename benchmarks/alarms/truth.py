@@ -13,7 +13,7 @@ import xarray as xr
 from numpy.typing import NDArray
 from scipy.stats import wasserstein_distance
 
-from benchmarks.alarms.problems import Problem
+from benchmarks.alarms.problems import Problem, Refusal
 from ppl_vae.inference import guide as guide_draws
 from ppl_vae.program import Pair, Program
 
@@ -105,15 +105,17 @@ class Truth:
 REFUSED = "refused"
 
 
-def outcome(truth: Truth, verdict: str, refusal: bool = False) -> Outcome:
+def outcome(truth: Truth, verdict: str, refusal: Refusal = "wrong") -> Outcome:
     """Whether a verdict is right.
 
     A good answer must be trusted. A bad one must not; "reweight" is right unless reweighting leaves it bad.
-    Refusing is right where that is one of the right answers (``refusal``); else it is a false alarm about a
-    good answer, and no miss of a bad one.
+    Refusing is right where it is one of the right answers or the only one (``refusal``); else it is a false
+    alarm about a good answer, and no miss of a bad one.
     """
-    if refusal and verdict == REFUSED:
+    if refusal != "wrong" and verdict == REFUSED:
         return "right"
+    if refusal == "required":
+        return "miss" if verdict == "trust" else "false alarm"
     if truth.kind == "grey":
         return "grey"
     if truth.kind == "good":
