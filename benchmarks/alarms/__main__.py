@@ -24,6 +24,8 @@ def main() -> None:
     parser.add_argument("--budget", type=float, default=120.0, help="seconds a check")
     parser.add_argument("--seed", type=int, default=0, help="of the checks")
     parser.add_argument("--workers", type=int, default=2, help="processes")
+    parser.add_argument("--again", action="store_true", help="check anew what --out keeps; truths stay")
+    parser.add_argument("--limit", type=float, default=300.0, help="seconds after which a case is ended")
     parser.add_argument("--calibrate", action="store_true", help="spend what is left of the budget on SBC")
     parser.add_argument("--results", type=Path, help="write the tables to this file, as Markdown")
     given = parser.parse_args()
@@ -58,12 +60,14 @@ def study(given: argparse.Namespace) -> None:
     if given.kept is not None:
         lines = studies.load(given.kept)
     else:
-        cases = [case for case in all_cases() if not given.only or any(t in case.name for t in given.only)]
+        cases = all_cases(given.only)
         if given.list:
             print("\n".join(f"{case.family:22} {case.name}" for case in cases))
             return
-        settings = studies.Settings(given.budget, given.seed, given.calibrate)
-        lines = studies.run(cases, settings, workers=given.workers, out=given.out, said=tables.say)
+        settings = studies.Settings(given.budget, given.seed, given.calibrate, given.limit)
+        lines = studies.run(
+            cases, settings, workers=given.workers, out=given.out, again=given.again, said=tables.say
+        )
     if given.only:
         lines = [line for line in lines if any(text in line.case.name for text in given.only)]
     text = tables.study(lines)

@@ -1,6 +1,6 @@
 """Every case: a posterior of known truth and one guide for it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -11,6 +11,7 @@ from benchmarks.alarms import (
     cases_latent,
     cases_modes,
     cases_posteriordb,
+    cases_sampler,
     cases_written,
     posteriordb,
 )
@@ -29,6 +30,7 @@ _OURS: Mapping[str, Callable[[], Problem]] = {
     **cases_exact.PROBLEMS,
     **cases_enumerated.PROBLEMS,
     **cases_written.PROBLEMS,
+    **cases_sampler.PROBLEMS,
 }
 EVERY: Mapping[str, Callable[[Problem], Program]] = {**RECIPES, **POINTS}
 # Points instead of posteriors, beside the guides that a problem has of its own.
@@ -97,11 +99,17 @@ def _builders() -> Mapping[str, Callable[[], Problem]]:
     return _OURS
 
 
-def all_cases() -> tuple[Case, ...]:
-    """Every case; those of posteriordb only where its data are."""
-    return tuple(
-        Case(name, found.family, guide, found.group, found.refusal)
-        for name in _builders()
-        for found in (problem(name),)
-        for guide in dict.fromkeys((*found.guides, *found.own, *POINTED.get(name, ())))
+def all_cases(only: Sequence[str] = ()) -> tuple[Case, ...]:
+    """Every case; those of posteriordb only where its data are.
+
+    Args:
+        only: cases whose name holds one of these texts. Posteriors that none of them names are not made.
+    """
+    named = [name for name in _builders() if any(text.split(",")[0] in name for text in only)]
+    found = (
+        Case(name, made.family, guide, made.group, made.refusal)
+        for name in named or _builders()
+        for made in (problem(name),)
+        for guide in dict.fromkeys((*made.guides, *made.own, *POINTED.get(name, ())))
     )
+    return tuple(case for case in found if not only or any(text in case.name for text in only))

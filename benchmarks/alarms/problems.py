@@ -48,6 +48,8 @@ class Problem:
             (``model`` and ``data`` are then a plain form of it, from which guides and truth are made).
         refusal: what refusing to answer is.
         shown: everything that a user reads off the answer, where that is more than is compared by default.
+        answers: draws of what is compared, each of shape (draws, …), where they are known better than as
+            functions of the reference.
         group: who has seen it before.
         draws: behind the truth of a guide; fewer of posteriors that are dear.
     """
@@ -65,6 +67,7 @@ class Problem:
     asked: Callable[[], tuple[Program, tuple[Any, ...]]] | None = None
     refusal: Refusal = "wrong"
     shown: Callable[[xr.Dataset], xr.Dataset] | None = None
+    answers: Mapping[str, Tensor] | None = None
     group: Group = "known before"
     draws: int = 10_000
 
@@ -107,6 +110,13 @@ class Problem:
 
     def truth(self) -> xr.Dataset:
         """The reference in the quantities that are compared."""
+        if self.answers is not None:
+            return xr.Dataset(
+                {
+                    name: (("chain", "draw", *(f"{name} {k}" for k in range(value.dim() - 1))), value[None])
+                    for name, value in self.answers.items()
+                }
+            )
         draws = {name: value[None] for name, value in self.reference.items()}
         return self.compared(to_dataset(draws, self.layout.latents, self.model))
 

@@ -24,7 +24,7 @@ from ppl_vae.errors import InputError
 from ppl_vae.files import write_text
 from ppl_vae.program import Program
 
-__all__ = ["Count", "Line", "Settings", "count", "load", "run", "run_case", "save"]
+__all__ = ["Count", "Line", "Settings", "Task", "count", "load", "run", "run_case", "save"]
 
 
 @dataclass(frozen=True)
@@ -77,28 +77,33 @@ class Line:
         return outcome(self.truth, verdict, self.case.refusal)
 
 
-def run_case(case: Case, settings: Settings) -> Line:
+@dataclass(frozen=True)
+class Task:
+    """A case, and its truth where that was measured before."""
+
+    case: Case
+    known: Truth | None = None
+
+
+def run_case(task: Task, settings: Settings) -> Line:
     """Build, measure the truth, and check."""
-    start = time.perf_counter()
+    case, true, start = task.case, task.known, time.perf_counter()
+    begun = start
     torch.set_num_threads(1)
-    true: Truth | None = None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             problem, guide = case.build()
-            true = truth(problem, guide)
+            true = truth(problem, guide) if true is None else true
             begun = time.perf_counter()
             found = _checked(problem, guide, settings)
-    except InputError as error:
-        spent = time.perf_counter() - start
-        if true is None:  # our own case is refused, and not the check
-            return Line(case, None, Measures(), "", "", 0.0, spent, f"InputError: {error}")
-        taken = time.perf_counter() - begun
-        return Line(case, true, Measures(), REFUSED, str(error), taken, spent)
     except Exception as error:
+        now = time.perf_counter()
+        if isinstance(error, InputError) and begun > start:
+            return Line(case, true, Measures(), REFUSED, str(error), now - begun, now - start)
         traceback.print_exc()
         said = f"{type(error).__name__}: {error}"
-        return Line(case, None, Measures(), "", "", 0.0, time.perf_counter() - start, said)
+        return Line(case, true, Measures(), "", "", now - begun, now - start, said)
     statuses = {finding.name: finding.status for finding in found.findings}
     seconds = time.perf_counter() - start
     return Line(case, true, found.measures, found.verdict, found.reason, found.seconds, seconds, "", statuses)
@@ -118,6 +123,7 @@ def run(
     *,
     workers: int = 2,
     out: Path | None = None,
+    again: bool = False,
     said: Callable[[Line, int], None] = lambda line, left: None,
 ) -> list[Line]:
     """Check every case, each in one of so many processes.
@@ -127,23 +133,25 @@ def run(
         settings: of the checks.
         workers: number of processes.
         out: a file that keeps what is finished, and from which an interrupted study goes on.
+        again: check anew what is finished, and keep what is true of it.
         said: called with every line and the number of cases left.
     """
-    lines = load(out) if out is not None and out.exists() else []
-    done = {line.case for line in lines if not line.failure}
-    lines = [line for line in lines if line.case in done]
-    todo = _in_order([case for case in cases if case not in done])
+    kept = {line.case: line for line in (load(out) if out is not None and out.exists() else [])}
+    done = set() if again else {case for case, line in kept.items() if not line.failure}
+    todo = [
+        Task(case, kept[case].truth if case in kept else None)
+        for case in _in_order([case for case in cases if case not in done])
+    ]
     run_one = partial(run_case, settings=settings)
-    for number, (case, found) in enumerate(each(run_one, todo, workers=workers, seconds=settings.limit), 1):
+    for number, (task, found) in enumerate(each(run_one, todo, workers=workers, seconds=settings.limit), 1):
         line = found
-        if isinstance(found, Lost):
-            line = Line(case, None, Measures(), "", "", 0.0, settings.limit, str(found))
-        lines.append(line)
+        if isinstance(line, Lost):
+            line = Line(task.case, task.known, Measures(), "", "", 0.0, settings.limit, str(line))
+        kept[task.case] = line
         said(line, len(todo) - number)
         if out is not None:
-            save(lines, out)
-    wanted = {case: k for k, case in enumerate(cases)}
-    return sorted((line for line in lines if line.case in wanted), key=lambda line: wanted[line.case])
+            save(list(kept.values()), out)
+    return [kept[case] for case in cases if case in kept]
 
 
 def _in_order(cases: Sequence[Case]) -> list[Case]:
