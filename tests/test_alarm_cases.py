@@ -9,11 +9,17 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
+from pyro import poutine
 from scipy import integrate
 
+from benchmarks.alarms import workers
+from benchmarks.alarms.alone import alone
 from benchmarks.alarms.cases import Case, problem
 from benchmarks.alarms.cases_modes import SQUARES, on_a_grid
+from benchmarks.alarms.cases_sampler import garch, redrawn, summaries
 from benchmarks.alarms.guides import Normals, moments, normal_guide, prior_moments
+from benchmarks.alarms.other_data import DATA
+from benchmarks.alarms.posteriordb_new import _lags, _product, arma
 from benchmarks.alarms.problems import Problem
 from benchmarks.alarms.study import Count, Line, count, load, save
 from benchmarks.alarms.truth import Errors, Truth, errors, outcome, truth
@@ -280,3 +286,153 @@ def test_lines_are_kept(tmp_path: Path) -> None:
     assert math.isnan(again[0].measures.error)
     assert again[0].measures.alarming == 1.0
     assert json.loads((tmp_path / "lines.json").read_text())[0]["case"]["family"] == "a"
+
+
+def refusing(verdict: str, refusal: str) -> str:
+    return outcome(truth_of(2.0, 9.0), verdict, refusal)
+
+
+@pytest.mark.parametrize(
+    ("verdict", "refusal", "expected"),
+    [
+        ("refused", "allowed", "right"),
+        ("refused", "required", "right"),
+        ("trust", "required", "miss"),
+        ("do not trust", "required", "false alarm"),
+        ("trust", "allowed", "miss"),
+        ("refused", "wrong", "right"),
+        ("not a posterior", "wrong", "right"),
+    ],
+)
+def test_refusing_is_right_where_it_is_asked_for(verdict: str, refusal: str, expected: str) -> None:
+    assert refusing(verdict, refusal) == expected
+
+
+def test_refusing_a_good_answer_is_a_false_alarm_elsewhere() -> None:
+    assert outcome(truth_of(0.5), "refused") == "false alarm"
+    assert outcome(truth_of(0.5), "not a posterior") == "false alarm"
+    assert outcome(truth_of(0.5), "refused", "allowed") == "right"
+
+
+EXACT = (
+    "cubic", "wine_alcohol", "orthogonal_six", "local_level", "gp_values", "five_groups", "ar_one", "waiting",
+    "until", "noise", "power_law", "shares", "largest", "two_rates", "row_chances", "row_means",
+    "row_exposures", "row_factors",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_exact_guides_have_constant_weights(name: str) -> None:
+    """log p(x, z) − log q(z) is log p(x), whatever z: an oracle of every closed form at once."""
+    found = problem(name)
+    pair = Pair(found.model, Case(name, "", "exact").build()[1])
+    weights = guide_draws.draws(pair, *found.data, num_draws=200).log_weights.to_numpy()[0]
+    # Linear-Gaussian ones lose digits to their priors' precision; float64 all through.
+    assert float(np.ptp(weights, 0).max()) < 1e-6 * max(1.0, float(np.abs(weights).max()))
+
+
+@pytest.mark.parametrize(
+    ("name", "guide"),
+    [
+        ("waiting", "AutoDelta"),
+        ("until", "Delta, masked"),
+        ("two_rates", "first is a point"),
+        ("two_rates", "Delta, weighted"),
+        ("gamma_poisson", "Delta, transformed"),
+        ("cubic", "one entry is a point"),
+        ("wine_alcohol", "AutoLaplace"),
+        ("row_means", "AutoDelta"),
+    ],
+)
+def test_points_stand_at_the_mean_and_nothing_mends_them(name: str, guide: str) -> None:
+    found = problem(name)
+    program = Case(name, "", guide).build()[1]
+    drawn = guide_draws.draws(Pair(found.model, program), *found.data, num_draws=50).draws
+    still = [float(np.ptp(drawn[site].to_numpy(), axis=1).min()) for site in found.reference]
+    assert min(still) == 0
+    measured = truth(found, program, num_draws=200, replicates=1)
+    assert measured.kind == "bad"
+    assert measured.label(measured.reweighted) == "bad"
+    assert measured.raw.mean < 1
+
+
+def test_a_guide_right_in_differences_and_wrong_in_the_sum() -> None:
+    """In every difference as good as the right normal; its sum's sd 0.4 of what it was."""
+    found = problem("two_players")
+    skills = {}
+    for guide in ("full-rank", "sum narrow"):
+        pair = Pair(found.model, Case("two_players", "", guide).build()[1])
+        skills[guide] = guide_draws.draws(pair, *found.data, num_draws=4000).draws["skill"].to_numpy()[0]
+    right, wrong = skills["full-rank"], skills["sum narrow"]
+    error = 4 / math.sqrt(2 * 4000)
+    assert abs(math.log(np.diff(wrong, axis=1).std() / np.diff(right, axis=1).std())) < 2 * error
+    assert abs(math.log(wrong.sum(1).std() / (0.4 * right.sum(1).std()))) < 2 * error
+    assert truth(found, Case("two_players", "", "sum narrow").build()[1], 2000, 1).kind == "bad"
+
+
+@pytest.mark.parametrize("name", ["mixed", "garch", "censored", "horseshoe", "unknown_level"])
+def test_draws_of_another_samplers_summaries(name: str) -> None:
+    """Means and sds are those that the summaries have beside their quantiles; the chains had mixed."""
+    kept = summaries()[name]
+    assert kept["rhat"] < 1.01
+    assert kept["ess"] > 1000
+    drawn = redrawn(kept, summaries()["probabilities"])
+    flat = torch.cat([values.reshape(len(values), -1) for values in drawn.values()], 1).numpy()
+    sd = np.array(kept["sd"])
+    # Four Monte Carlo errors, and what straight lines between quantiles lose.
+    assert np.abs((flat.mean(0) - kept["mean"]) / sd).max() < 4 / math.sqrt(len(flat)) + 0.02
+    assert np.abs(np.log(flat.std(0) / sd)).max() < 0.1
+
+
+def test_the_written_out_garch_is_the_recursion() -> None:
+    y = torch.from_numpy(DATA["garch"]()["y"])
+    values = {"mu": 0.1, "size": 0.2, "news": 0.3, "memory": 0.6}
+    fixed = {name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()}
+    found = poutine.trace(poutine.condition(garch, fixed)).get_trace(y).nodes["y"]["fn"].scale
+    variance, expected = 0.5, []
+    for value in y.tolist():
+        expected.append(math.sqrt(variance))
+        variance = 0.2 + 0.3 * (value - 0.1) ** 2 + 0.6 * variance
+    assert found.tolist() == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_written_out_arma_is_the_recursion() -> None:
+    y = [0.5, -0.3, 0.8, 1.1, 0.2, -0.6]
+    data = [torch.tensor(part, dtype=torch.float64) for part in _lags({"y": y})]
+    values = {"mu": 0.1, "phi": 0.7, "theta": -0.4, "sigma": 1.3}
+    fixed = {name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()}
+    found = poutine.trace(poutine.condition(arma(False), fixed)).get_trace(*data).nodes["err"]["fn"].loc
+    errors_, before = [], None
+    for t, value in enumerate(y):
+        past = 0.1 if t == 0 else y[t - 1]
+        error = value - 0.1 - 0.7 * past - (-0.4) * (0.0 if before is None else before)
+        errors_.append(error)
+        before = error
+    assert found.tolist() == pytest.approx(errors_, rel=1e-9)
+
+
+def test_the_product_of_transitions_is_the_forward_recursion() -> None:
+    steps = torch.randn(7, 2, 2, dtype=torch.float64)
+    expected = torch.eye(2, dtype=torch.float64)
+    for step in steps:
+        expected = expected @ step.exp()
+    assert torch.allclose(_product(steps).exp(), expected)
+
+
+def test_a_task_that_aborts_or_hangs_costs_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "START", 15.0)
+    tasks = ["1 + 1", "__import__('os').abort()", "__import__('time').sleep(600)", "7 + 7"]
+    found = dict(workers.each(eval, tasks, workers=2, seconds=2.0))
+    assert found["1 + 1"] == 2
+    assert found["7 + 7"] == 14
+    assert "exit code -6" in str(found[tasks[1]])
+    assert "time limit" in str(found[tasks[2]])
+
+
+def test_each_check_alone() -> None:
+    lines = [line("a", 0.5, 0.5), line("a", 0.5, 3.0), line("a", 2.0, 1.0), line("a", 2.0, 9.0)]
+    by_name = {one.name: one for one in alone(lines)}
+    assert (by_name["reference"].good, by_name["reference"].false_alarms) == (2, 1)
+    assert (by_name["reference"].bad, by_name["reference"].misses) == (2, 1)
+    assert by_name["weights"].misses == 0  # they alarm
+    assert by_name["calibration"].silent == 4

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -162,7 +161,9 @@ def _noise() -> Problem:
     x = torch.from_numpy(_rng(31).normal(0, 2, 15))
     model = _model("precision", lambda x: dist.Gamma(x.new_tensor(2.0), 2.0),
                    lambda value: dist.Normal(0.0, value.rsqrt()))  # fmt: skip
-    return _conjugate("noise", "rates", model, x, "precision", dist.Gamma(2 + 7.5, 2 + 0.5 * x.square().sum()))
+    return _conjugate(
+        "noise", "rates", model, x, "precision", dist.Gamma(2 + 7.5, 2 + 0.5 * x.square().sum())
+    )
 
 
 def _tails() -> Problem:

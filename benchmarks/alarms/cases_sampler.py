@@ -121,8 +121,8 @@ def unknown_level(y: Tensor) -> None:
     """A random walk seen through noise, the sizes of both unknown."""
     zero = y.new_zeros(())
     start = pyro.sample("start", dist.Normal(zero, 5.0))
-    move = pyro.sample("move", dist.HalfNormal(zero + 1))
-    sigma = pyro.sample("sigma", dist.HalfNormal(zero + 1))
+    move = pyro.sample("move", dist.LogNormal(zero - 0.7, 0.5))
+    sigma = pyro.sample("sigma", dist.LogNormal(zero - 0.7, 0.5))
     steps = pyro.sample("steps", dist.Normal(y.new_zeros(len(y)), 1.0).to_event(1))
     walk = torch.tril(torch.ones(len(y), len(y)).to(y))
     with pyro.plate("time", len(y)):

@@ -1,7 +1,8 @@
 """Programs as users write them, where the right answer is not that of the program run naively.
 
-Each problem has a plain form, from which guides and truth are made, and the program and data that are checked:
-one that subsamples or tempers itself, data that broadcast, files of large numbers, networks left in training.
+Each problem has a plain form, from which guides and truth are made, and the program and data that are
+checked: one that subsamples or tempers itself, data that broadcast, files of large numbers, networks left in
+training.
 """
 
 import math

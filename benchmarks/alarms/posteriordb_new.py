@@ -221,7 +221,7 @@ def _lags(data: Mapping[str, Any]) -> tuple[Any, ...]:
     y = np.asarray(data["y"], float)
     columns = (y, np.append(0.0, y[:-1]), np.append(1.0, np.zeros(len(y) - 1)), np.ones(len(y)))
     return tuple(
-        np.stack([np.append(np.zeros(k), column[: len(y) - k]) for k in range(MEMORY)], -1).tolist()
+        np.stack([np.append(np.zeros(k), column)[: len(y)] for k in range(MEMORY)], -1).tolist()
         for column in columns
     )
 

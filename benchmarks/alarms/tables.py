@@ -1,15 +1,19 @@
 """What is printed, in Markdown."""
 
 import sys
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
 
+from benchmarks.alarms.alone import alone
 from benchmarks.alarms.nuts_study import LIMIT, Agreement
 from benchmarks.alarms.study import Line, count
-from benchmarks.alarms.truth import TOLERANCES
+from benchmarks.alarms.truth import REFUSED, TOLERANCES
 from benchmarks.alarms.tuning import leave_one_family_out
 
 __all__ = ["samplers", "say", "study"]
+
+VERDICTS = ("trust", "reweight", "do not trust", "not a posterior", "refused")
 
 
 def samplers(found: Iterable[Agreement]) -> str:
@@ -29,7 +33,7 @@ def samplers(found: Iterable[Agreement]) -> str:
 
 def say(line: Line, left: int) -> None:
     """One case as it is finished."""
-    result = line.failure or f"{line.outcome()}: {line.verdict}"
+    result = line.failure or f"{line.outcome()}: {line.verdict}: {line.reason}"
     print(
         f"{line.case.name}: {result} [{line.check_seconds:.0f} s, {left} left]", file=sys.stderr, flush=True
     )
@@ -37,25 +41,82 @@ def say(line: Line, left: int) -> None:
 
 def study(lines: Sequence[Line]) -> str:
     """The counts, by kind of guide and without each family, and then every case."""
-    run = [line for line in lines if not line.failure]
-    grey = [line for line in run if line.outcome() == "grey"]
+    run = [line for line in lines if not line.failure and line.truth is not None]
+    apart = [line for line in run if refused(line)]
+    judged = [line for line in run if not refused(line)]
+    grey = [line for line in judged if line.outcome() == "grey"]
     families, posteriors = ({getattr(line.case, name) for line in run} for name in ("family", "problem"))
-    counts = [f"- {name}: {found}" for name, found in count(run).items()]
+    counts = [f"- {name}: {found}" for name, found in count(judged).items()]
     counts.append(f"- between good and bad, where either verdict is right: {len(grey)}")
     parts = [
         f"{len(run)} cases: {len(posteriors)} posteriors of {len(families)} families, each with good guides "
         "and with broken ones. A false alarm is a good guide that is not trusted; a miss is a bad one that "
         "is, or one that is to be reweighted where reweighting does not help.",
         "\n".join(counts),
-        _by_guide(run),
-    ]
-    if len(families) > 1:
-        parts.append(_left_out(run))
+        _by_group(judged), _points(judged), _refusals(apart), _alone(judged), _by_guide(judged),
+    ]  # fmt: skip
+    # Thresholds are chosen on what was known before, and never see the rest.
+    before = [line for line in judged if line.case.group == "known before" and not line.case.point]
+    if len({line.case.family for line in before}) > 1:
+        parts.append(_left_out(before))
     wrong = [line for line in run if line.outcome() in ("false alarm", "miss")]
     parts.append("## Wrong verdicts\n\n" + (_cases(wrong) if wrong else "None."))
     parts += [f"Could not be run: {line.case.name}: {line.failure}" for line in lines if line.failure]
     parts.append("## All cases\n\n" + _cases(run))
-    return "\n\n".join(parts)
+    return "\n\n".join(part for part in parts if part)
+
+
+def refused(line: Line) -> bool:
+    """Whether a case is counted apart: refusing is what it asks for, or one right answer, which it got."""
+    return line.case.refusal == "required" or (line.case.refusal == "allowed" and line.verdict == REFUSED)
+
+
+def _by_group(lines: Sequence[Line]) -> str:
+    """Posteriors that the rule was made beside, and those that nobody tuned on."""
+    rows = []
+    for group in dict.fromkeys(line.case.group for line in lines):
+        some = [line for line in lines if line.case.group == group]
+        found = count(some).values()
+        rows.append(
+            [group, str(len({line.case.problem for line in some})), *(f"{c.wrong} of {c.of}" for c in found)]
+        )
+    head = ["posteriors", "how many", "false alarms", "misses"]
+    return f"## Posteriors known before, and others\n\n{_table(head, rows)}"
+
+
+def _points(lines: Sequence[Line]) -> str:
+    """What was said of guides that are no posterior."""
+    points = [line for line in lines if line.case.point]
+    if not points:
+        return ""
+    verdicts = Counter(line.verdict for line in points)
+    said = ", ".join(f"{number} times *{verdict}*" for verdict, number in verdicts.most_common())
+    return f"## Guides that are a point, wholly or in part\n\nOf {len(points)}: {said}."
+
+
+def _refusals(lines: Sequence[Line]) -> str:
+    """Programs of which a refusal in a sentence is the right answer, or one of them."""
+    if not lines:
+        return ""
+    rows = [
+        [line.case.problem, line.case.guide, line.case.refusal, line.verdict, line.outcome(), line.reason]
+        for line in lines
+    ]
+    wrong = sum(line.outcome() != "right" for line in lines)
+    head = ["program", "guide", "refusing is", "said", "outcome", "sentence"]
+    return f"## Refused, counted apart\n\n{wrong} of {len(lines)} wrong.\n\n{_table(head, rows)}"
+
+
+def _alone(lines: Sequence[Line]) -> str:
+    rows = [
+        [one.name, f"{one.false_alarms} of {one.good}", f"{one.misses} of {one.bad}", str(one.silent)]
+        for one in alone(lines)
+    ]
+    head = ["check", "good guides that it would not trust", "bad ones that it would", "says nothing of"]
+    return (
+        "## Each check alone\n\nWhat reference, weights and calibration would say without the others; "
+        f"calibration only where it was run.\n\n{_table(head, rows)}"
+    )
 
 
 def _by_guide(lines: Sequence[Line]) -> str:
@@ -67,9 +128,9 @@ def _by_guide(lines: Sequence[Line]) -> str:
         verdicts = [line.verdict for line in some]
         rows.append([
             guide, str(len(some)), *(f"{one.wrong} of {one.of}" for one in found.values()),
-            *(str(verdicts.count(verdict)) for verdict in ("trust", "reweight", "do not trust")),
+            *(str(verdicts.count(verdict)) for verdict in VERDICTS),
         ])  # fmt: skip
-    head = ["guide", "cases", "false alarms", "misses", "trust", "reweight", "do not trust"]
+    head = ["guide", "cases", "false alarms", "misses", *VERDICTS]
     return f"## By guide\n\n{_table(head, rows)}"
 
 

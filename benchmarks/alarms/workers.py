@@ -1,4 +1,7 @@
-"""Processes that run one task after another, each within its time: a task that hangs or aborts costs itself."""
+"""Processes that run one task after another, each within its time.
+
+A task that hangs or aborts costs itself alone.
+"""
 
 import time
 from collections import deque
