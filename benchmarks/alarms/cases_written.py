@@ -27,7 +27,7 @@ from benchmarks.alarms.guides import moments, normal_guide
 from benchmarks.alarms.problems import Problem, Refusal
 from ppl_vae.program import Program
 from ppl_vae.rng import seeded
-from ppl_vae.user_program import read_arguments
+from ppl_vae.user_data import read_arguments
 
 __all__ = ["PROBLEMS"]
 

@@ -117,7 +117,7 @@ class Problem:
                     for name, value in self.answers.items()
                 }
             )
-        draws = {name: value[None] for name, value in self.reference.items()}
+        draws = {name: self.reference[name][None] for name in self.layout.latents}
         return self.compared(to_dataset(draws, self.layout.latents, self.model))
 
     def compared(self, draws: xr.Dataset) -> xr.Dataset:
