@@ -300,7 +300,7 @@ def refusing(verdict: str, refusal: str) -> str:
         ("trust", "required", "miss"),
         ("do not trust", "required", "false alarm"),
         ("trust", "allowed", "miss"),
-        ("refused", "wrong", "right"),
+        ("refused", "wrong", "miss"),
         ("not a posterior", "wrong", "right"),
     ],
 )

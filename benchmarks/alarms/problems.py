@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
+import pyro
 import torch
 import xarray as xr
 from torch import Tensor
@@ -74,12 +75,15 @@ class Problem:
     @cached_property
     def layout(self) -> Layout:
         """Sites and plates of the model (with its prior for a guide)."""
-        return layout(Pair(self.model, Prior(self.model)), *self.data)
+        # Draws of the prior may leave no room for the data: a uniform may end below the largest of them.
+        with pyro.validation_enabled(False):
+            return layout(Pair(self.model, Prior(self.model)), *self.data)
 
     @cached_property
     def density(self) -> Density:
         """The way to unconstrained space and back."""
-        return density(Pair(self.model, Prior(self.model)), *self.data)
+        with pyro.validation_enabled(False):
+            return density(Pair(self.model, Prior(self.model)), *self.data)
 
     @property
     def local(self) -> bool:

@@ -74,7 +74,8 @@ class Line:
         # What was refused, or is a point, no threshold changes.
         fixed = rule is None or self.verdict not in ("trust", "reweight", "do not trust")
         verdict = self.verdict if fixed else decide(self.measures, rule).verdict
-        return outcome(self.truth, verdict, self.case.refusal)
+        # To say in a sentence that a point is no posterior is a verdict on it.
+        return outcome(self.truth, verdict, "allowed" if self.case.point else self.case.refusal)
 
 
 @dataclass(frozen=True)

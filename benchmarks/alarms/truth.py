@@ -109,11 +109,13 @@ def outcome(truth: Truth, verdict: str, refusal: Refusal = "wrong") -> Outcome:
     """Whether a verdict is right.
 
     A good answer must be trusted. A bad one must not; "reweight" is right unless reweighting leaves it bad.
-    Refusing is right where it is one of the right answers or the only one (``refusal``); else it is a false
-    alarm about a good answer, and no miss of a bad one.
+    Refusing is right where it is one of the right answers or the only one (``refusal``). Where an answer was
+    due it is wrong: a false alarm about a good one, and a miss of a bad one, of which it says nothing.
     """
     if refusal != "wrong" and verdict == REFUSED:
         return "right"
+    if verdict == REFUSED and truth.kind == "bad":
+        return "miss"
     if refusal == "required":
         return "miss" if verdict == "trust" else "false alarm"
     if truth.kind == "grey":
