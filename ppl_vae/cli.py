@@ -227,13 +227,13 @@ def compare(
         _print_json(result)
         _tell(complaints)
         return
-    from ppl_vae.tables import answers_table, comparison_table, console, styled
+    from ppl_vae.tables import answers_table, comparison_table, console, sentences, styled
 
     out = console()
     title = f"{run.name}: SVI against {found.reference}"
     out.print(comparison_table(found, title, width=out.width))
     out.print(answers_table(found, width=out.width))
-    out.print("Verdict:", styled(f"{result['verdict']}."), *[f"{reason}." for reason in result["reasons"]])
+    out.print("Verdict:", styled(f"{result['verdict']}."), *sentences(result["reasons"]))
     _tell(complaints)
 
 
@@ -402,12 +402,15 @@ def check(
 
 
 @app.command()
-def report(run: RunFolder, json_: JSON = False) -> None:
+def report(run: RunFolder, quiet: Quiet = False, json_: JSON = False) -> None:
     """Write a run's report.html: one self-contained file."""
+    from ppl_vae.progress import stage
     from ppl_vae.run import Run
     from ppl_vae.summary import write_report
 
-    path = write_report([Run.open(run)], run / "report.html", title=run.resolve().name)
+    opened = Run.open(run)
+    stage("the page", show=not quiet)
+    path = write_report([opened], run / "report.html", title=run.resolve().name)
     _print_json({"report": str(path)}) if json_ else print(path)
 
 

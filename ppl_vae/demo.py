@@ -13,6 +13,7 @@ from ppl_vae.errors import InputError
 from ppl_vae.evidence_jobs import Asked, evidence_of_run
 from ppl_vae.fit_job import fit_run
 from ppl_vae.jobs import compare_run
+from ppl_vae.progress import stage
 from ppl_vae.run import Run, settings_for
 from ppl_vae.summary import say_comparison, say_evidence, say_fit, write_report
 from ppl_vae.tables import (
@@ -86,6 +87,7 @@ def run_demo(
     for study in STUDIES:
         screen.print(styled(study.model), f"on {study.data}: fitting by SVI …")
         steps = study.quick_steps if quick else study.steps
+        stage(f"{study.model} on {study.data}", show=progress)
         settings = settings_for(
             study.model, study.data, {"steps": steps, "seed": seed, **study.given}, study.options
         )
@@ -116,6 +118,7 @@ def run_demo(
             "flags": estimated.result["flags"],
             "check": check_json(checked),
         }
+    stage("the page", show=progress)
     report = write_report(runs, out / "report.html", title="ppl_vae: VAE, PPCA and TrueSkill by SVI, checked")
     results["report"] = str(report)
     results["seconds"] = time.perf_counter() - start

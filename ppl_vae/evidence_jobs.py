@@ -19,6 +19,7 @@ from ppl_vae.inference.sites import Layout
 from ppl_vae.inference.terms import has_log_density, layout
 from ppl_vae.jobs import check_guide, part_of, row_numbers
 from ppl_vae.program import ExactEvidence, Pair, Simulator
+from ppl_vae.progress import stage
 from ppl_vae.report.evidence_figure import evidence_curves
 from ppl_vae.report.figures import write_figure
 from ppl_vae.run import METHODS, Run
@@ -145,6 +146,7 @@ def evidence_of_run(
     bracket, bounding = None, dict[str, Any]()
     left_out = []
     for method in job.methods:
+        stage(f"log p(x) by {method}", show=progress)
         try:
             if method == "bdmc":
                 bracket, bounding = job.bracket()

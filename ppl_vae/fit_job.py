@@ -2,18 +2,26 @@
 
 import csv
 import io
+import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from ppl_vae.data import Rows
 from ppl_vae.errors import InputError
 from ppl_vae.files import told_later, write_json, write_text
 from ppl_vae.guides import PerDatumNormal
 from ppl_vae.inference import svi
 from ppl_vae.inference.checkpoint import save_parameters
+from ppl_vae.progress import stage
 from ppl_vae.run import Run, prepare_folder
 from ppl_vae.settings import Settings
 
 __all__ = ["fit_run"]
+
+# Sizes of the features between which a Gaussian likelihood and a network find their own scale.
+SCALES = (0.1, 10.0)
 
 
 def fit_run(
@@ -47,6 +55,9 @@ def fit_run(
     if len(run.parts.get("validation", ())) and not isinstance(run.pair.guide, PerDatumNormal):
         held_out = run.tensors("validation")
     prepare_folder(out, settings, resume=resume, overwrite=overwrite)
+    if hint := _scale_hint(run):
+        warnings.warn(hint, stacklevel=2)
+    stage("SVI", show=progress)
     fitted = svi.fit(
         run.pair,
         *data,
@@ -97,6 +108,28 @@ def fit_run(
         # Last, for a folder with parameters is a fitted run.
         save_parameters(run.pair, out / "parameters.safetensors")
     return result
+
+
+def _scale_hint(run: Run) -> str | None:
+    """A sentence where the features' scale is far from the one that a Gaussian likelihood starts at."""
+    likelihood, options = run.settings.options.get("likelihood"), run.settings.options
+    networks = run.settings.model == "vae"
+    if not isinstance(run.source, Rows) or (networks and likelihood in (None, "bernoulli")):
+        return None
+    if run.settings.standardize or "start_scale" in options:
+        return None
+    values = run.source.values[run.parts["train"]].astype(np.float64)
+    # A network is fed the values themselves; PPCA starts at their mean.
+    sizes = np.sqrt((values**2).mean(0)) if networks else values.std(0)
+    place = int(sizes.argmax())
+    if SCALES[0] <= sizes[place] <= SCALES[1]:
+        return None
+    measure = "root mean square" if networks else "standard deviation"
+    return (
+        f"the features are far from scale 1 (the largest {measure} is {sizes[place]:.3g}, of "
+        f"{run.source.feature_names[place]}): standardise them (--standardize)"
+        + (", or give the likelihood its scale (--set start_scale=SD)" if networks else "")
+    )
 
 
 def _csv(header: tuple[str, ...], rows: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,15 +24,17 @@ SAMPLES = ("chain", "draw")
 COLUMN = re.compile(r"(?P<name>[^.\[]+)(?:\[(?P<inside>[\d,\s]+)\]|(?P<dotted>(?:\.\d+)+))?$")
 
 
-def foreign_draws(path: str | Path, like: Posterior | None = None) -> Posterior:
+def foreign_draws(path: str | Path, like: Posterior | None = None, *, whole: bool = False) -> Posterior:
     """Read draws of any origin as an answer, to compare others with.
 
     Args:
         path: a NetCDF file with the group ``posterior`` (ArviZ 0.x and 1.x write it, from CmdStanPy, PyMC and
             NumPyro alike), or a file of CmdStan (``.csv``; a folder of them has one chain a file).
         like: an answer of the model that the draws are meant for. Variables are matched by name; only those
-            in common are kept, with this answer's dimensions and labels. Dimensions of other names are
-            matched by place, and labels in another order are brought into this one's.
+            in common are kept, with this answer's dimensions and labels, and a warning names the others.
+            Dimensions of other names are matched by place, and labels in another order are brought into this
+            one's.
+        whole: whether every variable of ``like`` must be there.
 
     Returns:
         Chains, with ``diverging`` among the statistics where the file has it. The method is the library that
@@ -39,13 +42,13 @@ def foreign_draws(path: str | Path, like: Posterior | None = None) -> Posterior:
 
     Raises:
         InputError: if the file cannot be read or holds no draws, and with ``like``, if it has none of its
-            parameters, or has them in another shape or with other labels.
+            parameters, lacks one with ``whole``, or has them in another shape or with other labels.
     """
     path = Path(path)
     if not path.exists():
         raise InputError(f"{path} does not exist")
     found = _read_tables(path) if path.is_dir() or path.suffix == ".csv" else _read_netcdf(path)
-    return found if like is None else found.map(_matched(found.draws, like.draws, path))
+    return found if like is None else found.map(_matched(found.draws, like.draws, path, whole))
 
 
 def dataset_of_columns(names: Sequence[str], values: np.ndarray) -> xr.Dataset:
@@ -158,7 +161,7 @@ def _cmdstan_statistics(names: list[str], values: np.ndarray) -> xr.Dataset:
     return xr.Dataset(found)
 
 
-def _matched(draws: xr.Dataset, like: xr.Dataset, path: Path) -> xr.Dataset:
+def _matched(draws: xr.Dataset, like: xr.Dataset, path: Path, whole: bool) -> xr.Dataset:
     """The variables in common, with the dimensions and labels of ``like``."""
     common = [name for name in like.data_vars if name in draws]
     if not common:
@@ -166,9 +169,22 @@ def _matched(draws: xr.Dataset, like: xr.Dataset, path: Path) -> xr.Dataset:
             f"{path} is a posterior of other parameters: it has {_listed(draws.data_vars)}; the model has "
             f"{_listed(like.data_vars)}"
         )
+    missing = [name for name in like.data_vars if name not in draws]
+    left = [name for name in draws.data_vars if name not in like]
+    if missing and whole:
+        raise InputError(f"{path} {_told(missing, left)}; all variables of the model are needed")
+    if missing or left:
+        warnings.warn(f"{path} {_told(missing, left)}; compared: {_listed(common)}", stacklevel=3)
     import xarray as xr
 
     return xr.Dataset({name: _as_in(draws[name], like[name], path) for name in common})
+
+
+def _told(missing: Sequence[object], left: Sequence[object]) -> str:
+    """What a file lacks, and what of it is of no use; variables go by their names."""
+    lacks = [f"lacks the model's {_listed(missing)}"] if missing else []
+    holds = [f"holds {_listed(left)}, which the model does not have"] if left else []
+    return " and ".join([*lacks, *holds])
 
 
 def _as_in(variable: xr.DataArray, like: xr.DataArray, path: Path) -> xr.DataArray:

@@ -20,7 +20,8 @@ from ppl_vae.inference import annealing, exact, guide, importance, nuts
 from ppl_vae.inference.nuts import Mass, Sampler
 from ppl_vae.inference.sites import Layout
 from ppl_vae.inference.terms import layout
-from ppl_vae.program import ExactEvidence, ExactPosterior
+from ppl_vae.program import ExactEvidence, ExactPosterior, HasIdentifiable
+from ppl_vae.progress import stage
 from ppl_vae.report.figures import write_figure
 from ppl_vae.report.gap_figure import gap_bars
 from ppl_vae.rng import derived
@@ -89,10 +90,11 @@ def compare_run(
     part, index, data = chosen_rows(run, split, rows)
     full = run.tensors(part)
     independent = max(4000, (chains or 4) * draws)
+    stage("draws of the guide", show=progress)
     answer = guide.draws(run.pair, *full, num_draws=independent, index=index, seed=seed)
     coords = {} if index is None else {"data": index.tolist()}
     if file is not None:
-        reference = foreign_draws(file, like=answer)
+        reference = foreign_draws(file, like=answer, whole=isinstance(run.model, HasIdentifiable))
     elif against == "exact":
         reference = exact.draws(run.model, *data, num_draws=independent, coords=coords, seed=seed + 1)
     else:
@@ -112,9 +114,12 @@ def compare_run(
         )
     answers = {"svi": answer, "reweighted": answer.resampled(derived(seed, 3))}
     if guides:
+        stage("other guides", show=progress)
         others = alternatives(run.model, *data, guides=guides, seed=derived(seed, 4), progress=progress)
         answers |= {name: other.map(other.draws.assign_coords(coords)) for name, other in others.items()}
+    stage("distances", show=progress)
     found = compare(answers, reference=reference, model=run.model)
+    stage("importance weights", show=progress)
     weights = importance.log_evidence(
         run.pair, *full, num_samples=2000, index=index, seed=seed + 2, progress=False
     )
@@ -169,9 +174,11 @@ def gaps_of_run(
     seed = run.settings.seed if seed is None else seed
     evidence = None
     if method == "ais" and index is not None and not isinstance(run.model, ExactEvidence):
+        stage("log p(x) by ais", show=progress)
         evidence = annealing.log_evidence(
             run.pair, *tensors, index=index, compile=compile_option(compile), seed=seed, progress=progress
         )
+    stage("the best guides of each row", show=progress)
     found = gaps(
         run.pair,
         *tensors,

@@ -26,6 +26,7 @@ __all__ = [
     "say_evidence_found",
     "say_path",
     "say_warnings",
+    "sentences",
     "styled",
     "worst_table",
 ]
@@ -50,6 +51,12 @@ def say_warnings(warnings: Iterable[str]) -> None:
 def styled(text: str, style: str = "bold") -> Text:
     """Text in a style of Rich, for a console that takes no markup."""
     return Text(text, style)
+
+
+def sentences(reasons: Iterable[str]) -> list[str]:
+    """Reasons, each without the name of the answer that it is about, as sentences of their own."""
+    plain = [reason.removeprefix("svi: ") for reason in reasons]
+    return [f"{reason[:1].upper()}{reason[1:]}." for reason in plain]
 
 
 def fit_table(fits: Sequence[tuple[str, Mapping[str, Any]]], *, width: int = 80) -> Table:

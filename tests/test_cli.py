@@ -243,7 +243,8 @@ BAD_RUNS = {
 
 @pytest.mark.parametrize(("arguments", "words"), BAD_RUNS.values(), ids=BAD_RUNS.keys())
 def test_a_bad_question_to_a_run_ends_in_one_sentence(run, fitted, arguments, words):
-    code, _, err = run(*[str(fitted) if part == "RUN" else part for part in arguments])
+    command = [str(fitted) if part == "RUN" else part for part in arguments]
+    code, _, err = run(*command, "--quiet")
     assert code == 2
     assert words in err
     assert err.count("\n") == 1
@@ -322,7 +323,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_the_last_whole_file(run, tmp_pat
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    code, _, err = run("evidence", folder, "--samples", 30)
+    code, _, err = run("evidence", folder, "--samples", 30, "--quiet")
     assert code == 2
     assert "No space left on device" in err
     assert err.count("\n") == 1

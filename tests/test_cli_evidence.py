@@ -64,11 +64,11 @@ def test_an_interrupted_estimate_is_resumed(run, fitted, monkeypatch):
     calls = []
     honest = importance.LogWeights.__call__
 
-    def interrupted(self, index=None):
-        calls.append(index)
+    def interrupted(self, *arguments, **options):
+        calls.append(arguments)
         if len(calls) == 5:
             os.kill(os.getpid(), signal.SIGINT)
-        return honest(self, index)
+        return honest(self, *arguments, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(importance.LogWeights, "__call__", interrupted)

@@ -14,6 +14,8 @@ from ppl_vae.foreign import dataset_of_columns, foreign_draws
 from ppl_vae.posterior import Posterior
 
 PLAYERS = ["Ann", "Bob", "Cyd"]
+# Files that hold more or less than the model does, for tests of something else.
+others = pytest.mark.filterwarnings("ignore:.*compared:")
 
 
 @pytest.fixture
@@ -60,6 +62,7 @@ def _arviz_file(values: dict[str, np.ndarray], path: Path, **options: object) ->
     return path
 
 
+@others
 def test_a_file_of_arviz_is_matched_by_name_and_place(
     like: Posterior, values: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
@@ -78,6 +81,7 @@ def test_a_file_of_arviz_is_matched_by_name_and_place(
     assert compared.reference == "numpyro"
 
 
+@others
 def test_labels_in_another_order_are_brought_into_the_models(
     like: Posterior, values: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
@@ -88,6 +92,7 @@ def test_labels_in_another_order_are_brought_into_the_models(
     np.testing.assert_array_equal(foreign_draws(path, like).draws["skill"], values["skill"])
 
 
+@others
 def test_a_tree_of_xarray_is_read_too(like: Posterior, values: dict[str, np.ndarray], tmp_path: Path) -> None:
     """As ArviZ 1.x writes it, here with the dimensions in another order."""
     posterior = xr.Dataset(
@@ -152,6 +157,7 @@ def test_columns_become_arrays_whatever_their_order() -> None:
 # Bad files ---------------------------------------------------------------------------------------
 
 
+@others
 def test_a_posterior_of_other_parameters_gets_a_sentence(
     like: Posterior, values: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
@@ -185,3 +191,44 @@ def test_files_without_draws_get_a_sentence(values: dict[str, np.ndarray], tmp_p
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"holds no \.csv files"):
         foreign_draws(tmp_path / "empty")
+
+
+NAMED_OTHERWISE = {
+    "one renamed": (
+        {"skill": "skill", "sigma": "scale"},
+        "lacks the model's scale and holds sigma, which the model does not have; compared: skill",
+    ),
+    "one missing": ({"skill": "skill"}, "lacks the model's scale; compared: skill"),
+    "one of another case": (
+        {"Skill": "skill", "scale": "scale"},
+        "lacks the model's skill and holds Skill, which the model does not have; compared: scale",
+    ),
+    "one too many": (
+        {"skill": "skill", "scale": "scale", "lp": "lp"},
+        "holds lp, which the model does not have; compared: skill, scale",
+    ),
+}
+
+
+@pytest.mark.parametrize(("names", "words"), NAMED_OTHERWISE.values(), ids=NAMED_OTHERWISE.keys())
+def test_variables_without_a_partner_are_named(
+    like: Posterior, values: dict[str, np.ndarray], tmp_path: Path, names: dict[str, str], words: str
+) -> None:
+    path = _arviz_file({new: values[old] for new, old in names.items()}, tmp_path / "d.nc")
+    with pytest.warns(UserWarning, match="^[^\n]*d.nc " + words + "$"):
+        found = foreign_draws(path, like)
+    if "lacks" not in words:
+        assert set(found.draws) == {"skill", "scale"}
+        return
+    with pytest.raises(
+        InputError, match=r"d.nc lacks the model's \w+.*; all variables of the model are needed"
+    ):
+        foreign_draws(path, like, whole=True)
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_models_own_variables_get_no_note(
+    like: Posterior, values: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    path = _arviz_file({name: values[name] for name in ("scale", "skill")}, tmp_path / "d.nc")
+    assert set(foreign_draws(path, like, whole=True).draws) == {"skill", "scale"}

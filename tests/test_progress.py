@@ -1,6 +1,7 @@
 """Progress on stderr: a bar on a terminal, a line a stage through a pipe, and silence on request."""
 
 import io
+import json
 import re
 import sys
 from collections.abc import Iterator
@@ -69,3 +70,34 @@ def test_names_beside_a_bar_are_text(name):
     with terminal() as screen, progress_bar(name, 10) as advance:
         advance(1, name)
     assert name in screen.shown
+
+
+STAGES = {
+    "compare": (
+        ("--against", "exact", "--rows", "0:2"),
+        {"draws of the guide", "distances", "importance weights"},
+    ),
+    "evidence": (("--method", "exact,is", "--rows", "0:2"), {"log p(x) by exact", "log p(x) by is"}),
+    "gaps": (("--rows", "0:2", "--method", "is"), {"the best guides of each row"}),
+    "report": ((), {"the page"}),
+}
+
+
+@pytest.mark.parametrize("command", STAGES)
+def test_commands_say_a_line_a_stage_through_a_pipe_unless_quiet(run, fitted, command):
+    options, stages = STAGES[command]
+    code, out, err = run(command, fitted, *options, "--json")
+    assert code == 0
+    assert set(err.splitlines()) == stages
+    json.loads(out)
+    code, _, err = run(command, fitted, *options, "--json", "--quiet")
+    assert (code, err) == (0, "")
+
+
+def test_a_fit_says_its_stage_through_a_pipe_unless_quiet(run, tmp_path):
+    for quiet, said in (((), "SVI\n"), (("--quiet",), "")):
+        code, out, err = run(
+            "fit", "ppca", "iris", "--steps", 5, *quiet, "--json", "--overwrite", "--out", tmp_path / "r"
+        )
+        assert (code, err) == (0, said)
+        json.loads(out)

@@ -14,7 +14,15 @@ from rich.cells import cell_len
 
 from ppl_vae import Posterior, compare
 from ppl_vae.letters import plain_letters
-from ppl_vae.tables import answers_table, comparison_table, console, fit_table, say_warnings, worst_table
+from ppl_vae.tables import (
+    answers_table,
+    comparison_table,
+    console,
+    fit_table,
+    say_warnings,
+    sentences,
+    worst_table,
+)
 
 NAMES = ["[/ann]", "/bob", "[red]", "[bold]cy", ":smile:", "ann, bob", "a[/y]", "\\[x"]
 
@@ -108,3 +116,16 @@ def test_a_reader_that_leaves_is_no_error():
     command = f"{sys.executable} -m ppl_vae.cli datasets | true"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("reason", "sentence"),
+    [
+        ("the nuts reference fails R-hat < 1.01", "The nuts reference fails R-hat < 1.01."),
+        ("svi: all 4 means are within 0.3 sd", "All 4 means are within 0.3 sd."),
+        ("7 of 9 sd ratios are off", "7 of 9 sd ratios are off."),
+        ("étendue", "Étendue."),
+    ],
+)
+def test_reasons_are_sentences(reason, sentence):
+    assert sentences([reason]) == [sentence]

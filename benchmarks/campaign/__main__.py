@@ -84,6 +84,8 @@ def _told(name: str, work) -> int:  # type: ignore[no-untyped-def]
     tally: Tally = work()
     counts = ", ".join(f"{count} {how}" for how, count in sorted(tally.ended.items()))
     print(f"{name}: {counts} ({time.perf_counter() - start:.0f} s)", flush=True)
+    for place, count in sorted(tally.places.items()):
+        print(f"  {count} {place}", flush=True)
     for words in tally.failures[:12]:
         print(f"  {words}", flush=True)
     return tally.bad

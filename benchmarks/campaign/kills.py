@@ -41,14 +41,31 @@ def kill_all(folder: Path, seed: int, count: int) -> Tally:
         out = folder / "killed"
         shutil.rmtree(out, ignore_errors=True)
         how = ("clock", "first second", "write")[number % 3]
+        limit = whole
         if how == "write":
             at, before = generator.randrange(STEPS // EVERY + 5), generator.choice((0, 1, 2))
             ended = _child(lambda: (_dying_write(at, before), fit(out, False)))  # noqa: B023
         else:
             limit = generator.uniform(0, whole if how == "clock" else min(1.0, whole))
             ended = _child(lambda: fit(out, False), limit)  # noqa: B023
+        _place(tally, out, ended, how == "write", limit)
         _judge(tally, f"{number} ({how}, {ended})", out, unbroken)
     return tally
+
+
+def _place(tally: Tally, out: Path, ended: str, in_write: bool, limit: float) -> None:
+    """Count where a kill fell: what was half written lies beside the file that it was to become."""
+    if ended != f"signal {int(signal.SIGKILL)}":
+        tally.places["fits that ended before they were to be killed"] += 1
+        return
+    if list((out / "checkpoint").glob(f"{files.PART}*")):
+        tally.places["kills inside the write of a checkpoint"] += 1
+    elif list(out.glob(f"{files.PART}*")):
+        tally.places["kills inside the write of another file"] += 1
+    elif in_write:
+        tally.places["kills before the first byte of a write"] += 1
+    if not in_write and limit < 1.0:
+        tally.places["kills within the first second"] += 1
 
 
 def _judge(tally: Tally, name: str, out: Path, unbroken: Path) -> None:

@@ -13,9 +13,10 @@ Job = Callable[[int], str]
 
 @dataclass
 class Tally:
-    """What became of the jobs: how many ended how, and the first failures in words."""
+    """What became of the jobs: how many ended how, what else was counted, and the failures in words."""
 
     ended: Counter[str] = field(default_factory=Counter)
+    places: Counter[str] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
 
     @property

@@ -14,6 +14,7 @@ import pandas as pd
 from ppl_vae.diagnostics.closeness import Tolerances, Verdict, judge
 from ppl_vae.diagnostics.distances import (
     Sample,
+    correlations,
     independent_quantities,
     lost_correlation,
     mean_error,
@@ -297,8 +298,8 @@ def _joint(own: Sample, truth: Sample, part: pd.DataFrame, generator: np.random.
         "largest_width_ratio_mcse": largest.width_error,
         "correlation_difference": float(gap.value),
         "correlation_difference_mcse": float(gap.error),
-        "correlation": float(np.corrcoef(own.flat[both])[0, 1]),
-        "correlation_reference": float(np.corrcoef(truth.flat[both])[0, 1]),
+        "correlation": float(correlations(own.flat[both])[0, 1]),
+        "correlation_reference": float(correlations(truth.flat[both])[0, 1]),
         "smallest_direction": _in_words(smallest.weights, truth.scale, names),
         "largest_direction": _in_words(largest.weights, truth.scale, names),
         "correlation_pair": f"{names[first]} and {names[second]}",

@@ -7,6 +7,7 @@ draws (independent ones). Hampel, "The influence curve and its role in robust es
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
@@ -19,6 +20,7 @@ __all__ = [
     "Direction",
     "Estimate",
     "Sample",
+    "correlations",
     "independent_quantities",
     "lost_correlation",
     "mean_error",
@@ -33,7 +35,7 @@ Array = np.ndarray
 
 # Expected |B| of a standard normal B.
 HALF_NORMAL = np.sqrt(2 / np.pi)
-SMALL = np.finfo(float).tiny
+SMALL = float(np.finfo(float).tiny)
 
 
 class Estimate(NamedTuple):
@@ -125,8 +127,9 @@ class Sample:
 def mean_error(own: Sample, truth: Sample) -> Estimate:
     """Means of the answer less those of the reference, in the reference's standard deviations."""
     scale = np.maximum(truth.scale, SMALL)
-    error = np.hypot(own.error(own.flat), truth.error(truth.flat)) / scale
-    return Estimate((own.flat.mean(1) - truth.flat.mean(1)) / scale, error)
+    error = np.hypot(own.error(own.flat), truth.error(truth.flat))
+    with np.errstate(over="ignore"):
+        return Estimate((own.flat.mean(1) - truth.flat.mean(1)) / scale, error / scale)
 
 
 def sd_ratio(own: Sample, truth: Sample) -> Estimate:
@@ -147,7 +150,8 @@ def quantile_error(own: Sample, truth: Sample, probability: float) -> Estimate:
     """
     scale = np.maximum(truth.scale, SMALL)
     (mine, error), (theirs, other) = (_with_error(sample, probability) for sample in (own, truth))
-    return Estimate((mine - theirs) / scale, np.hypot(error, other) / scale)
+    with np.errstate(over="ignore"):
+        return Estimate((mine - theirs) / scale, np.hypot(error, other) / scale)
 
 
 def _with_error(sample: Sample, probability: float) -> Estimate:
@@ -275,12 +279,11 @@ def variance_ratios(own: Sample, truth: Sample) -> tuple[Direction, Direction]:
     chosen = [_extremes(*half) for half in choosing]
     found = []
     for end in (0, 1):
-        logs = [
-            float(
-                np.log(_variance_ratio(*(side.along(chosen[half][end]) for side in choosing[1 - half]))[0][0])
-            )
+        ratios = [
+            _variance_ratio(*(side.along(chosen[half][end]) for side in choosing[1 - half]))[0][0]
             for half in (0, 1)
         ]
+        logs = np.log(np.maximum(ratios, SMALL))
         weights = everything[end]
         sides = mine.along(weights), theirs.along(weights)
         ratio, relative = float(np.exp(np.mean(logs))), float(_variance_ratio(*sides)[1][0])
@@ -290,12 +293,21 @@ def variance_ratios(own: Sample, truth: Sample) -> tuple[Direction, Direction]:
     return found[0], found[1]
 
 
+def correlations(values: Array) -> Array:
+    """Correlations of rows with each other, shape (row, row); a row that does not move has none: 0."""
+    covariance = np.atleast_2d(np.cov(values))
+    scale = np.maximum(np.sqrt(np.diag(covariance)), SMALL)
+    found = (covariance / scale[:, None] / scale).clip(-1.0, 1.0)
+    np.fill_diagonal(found, 1.0)
+    return np.asarray(found)
+
+
 def independent_quantities(truth: Sample) -> Array:
     """Indices of quantities of which none is constant or a linear combination of others, in order."""
     moving = np.flatnonzero(truth.scale > 1e-12 * np.maximum(np.abs(truth.flat).max(1), SMALL))
     if len(moving) < 2:
         return moving
-    correlation = np.corrcoef(truth.flat[moving])
+    correlation = correlations(truth.flat[moving])
     diagonal, pivots = qr(correlation, mode="r", pivoting=True)
     independent = np.abs(np.diag(diagonal)) > 1e-9
     return np.asarray(moving[np.sort(pivots[: int(independent.sum())])])
@@ -310,10 +322,10 @@ def lost_correlation(own: Sample, truth: Sample) -> tuple[Estimate, tuple[int, i
         with the largest difference over all draws.
     """
     halves = list(zip(own.halves(), truth.halves(), strict=True))
-    gaps = [np.corrcoef(mine.flat) - np.corrcoef(theirs.flat) for mine, theirs in halves]
+    gaps = [correlations(mine.flat) - correlations(theirs.flat) for mine, theirs in halves]
     chosen = [_largest(gap) for gap in gaps]
     values = [gaps[1 - half][chosen[half]] * np.sign(gaps[half][chosen[half]]) for half in (0, 1)]
-    pair = _largest(np.corrcoef(own.flat) - np.corrcoef(truth.flat))
+    pair = _largest(correlations(own.flat) - correlations(truth.flat))
     error = np.hypot(_correlation_error(own, pair), _correlation_error(truth, pair))
     return Estimate(np.mean(values), error), pair
 
@@ -327,7 +339,7 @@ def _largest(gap: Array) -> tuple[int, int]:
 
 def _correlation_error(sample: Sample, pair: tuple[int, int]) -> float:
     """The influence of a draw on a correlation r is uv − r(u² + v²)/2 for standardised u and v."""
-    u, v = ((row - row.mean()) / row.std() for row in sample.flat[list(pair)])
+    u, v = ((row - row.mean()) / max(row.std(), SMALL) for row in sample.flat[list(pair)])
     influence = u * v - float((u * v).mean()) * (u**2 + v**2) / 2
     return float(sample.take(np.array(pair[:1])).error(influence[None])[0])
 
@@ -340,20 +352,23 @@ def _variance_ratio(own: Sample, truth: Sample) -> tuple[Array, Array]:
         mean = np.maximum(squares.mean(1), SMALL)
         variances.append(squares.sum(1) / (squares.shape[1] - 1))
         errors.append(sample.error(squares / mean[:, None]))
-    return variances[0] / np.maximum(variances[1], SMALL), np.hypot(*errors)
+    # Infinite against a reference that does not move.
+    with np.errstate(over="ignore"):
+        return variances[0] / np.maximum(variances[1], SMALL), np.hypot(*errors)
 
 
 def _width_ratio(own: Sample, truth: Sample) -> tuple[float, float]:
     """Ratio of the widths of the central 90 %, of one quantity, and its error (the tails taken as
     independent)."""
-    widths = []
-    squared = 0.0
+    widths, relative = [], []
     for sample in (own, truth):
         low, high = (_with_error(sample, probability) for probability in (0.05, 0.95))
-        widths.append(max(float((high.value - low.value)[0]), SMALL))
-        squared += float((low.error**2 + high.error**2)[0]) / widths[-1] ** 2
-    ratio = widths[0] / widths[1]
-    return ratio, ratio * float(np.sqrt(squared))
+        width, error = float((high.value - low.value)[0]), float(np.hypot(low.error, high.error)[0])
+        widths.append(max(width, SMALL))
+        # Where 90 % of the draws are the same one, nothing is known of how wide they would be.
+        relative.append(error / width if width > 0 else math.inf)
+    ratio = min(widths[0] / widths[1], 1 / SMALL)
+    return ratio, ratio * math.hypot(*relative)
 
 
 def _extremes(own: Sample, truth: Sample) -> tuple[Array, Array]:
@@ -373,7 +388,7 @@ def _shrunk(sample: Sample) -> Array:
     """
     covariance = np.atleast_2d(np.cov(sample.flat))
     scale = np.maximum(np.sqrt(np.diag(covariance)), SMALL)
-    correlation = covariance / np.outer(scale, scale)
+    correlation = covariance / scale[:, None] / scale
     size = float(np.median(sample.effective(sample.values)))
     off = ~np.eye(len(scale), dtype=bool)
     squares = float((correlation[off] ** 2).sum())

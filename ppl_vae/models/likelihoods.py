@@ -93,18 +93,29 @@ class Gaussian(nn.Module):
 LIKELIHOODS = ("bernoulli", "gaussian", "gaussian-fixed", "gaussian-pixel")
 
 
-def make_likelihood(name: str, num_features: int) -> Bernoulli | Gaussian:
+def make_likelihood(name: str, num_features: int, start_scale: float | None = None) -> Bernoulli | Gaussian:
     """The likelihood of that name.
 
+    Args:
+        name: one of `LIKELIHOODS`.
+        num_features: d.
+        start_scale: where a Gaussian's σ starts, in the units of x, its lower bound being a thirtieth of it.
+
     Raises:
-        InputError: naming the ones there are.
+        InputError: naming the ones there are, or for a scale that is none.
     """
+    if start_scale is not None and name == "bernoulli":
+        raise InputError("start_scale belongs to the Gaussian likelihoods, and the likelihood is bernoulli")
     if name == "bernoulli":
         return Bernoulli()
     scales = {"gaussian": "global", "gaussian-fixed": "fixed", "gaussian-pixel": "pixel"}
     if name not in scales:
         raise InputError(f"likelihood {name!r} is not known; there are {', '.join(LIKELIHOODS)}")
-    return Gaussian(num_features, scales[name])
+    if start_scale is None:
+        return Gaussian(num_features, scales[name])
+    if not (isinstance(start_scale, int | float) and 0 < start_scale < float("inf")):
+        raise InputError(f"start_scale is {start_scale!r}; it must be a positive number")
+    return Gaussian(num_features, scales[name], start_scale=start_scale, min_scale=start_scale / 30)
 
 
 class BernoulliProbit(TorchDistribution):  # type: ignore[misc]

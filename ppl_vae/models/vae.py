@@ -34,6 +34,8 @@ class VAE(PyroModule):  # type: ignore[misc]
         hidden: widths of the decoder's hidden layers, from the latent side; the encoder mirrors them.
         likelihood: "bernoulli" (x in {0, 1}), "gaussian" (one learnt scale), "gaussian-fixed" or
             "gaussian-pixel" (one learnt scale a feature).
+        start_scale: where the Gaussian likelihoods' scale starts, in the units of x; 0.3 by default, which
+            suits standardised data and greys in [0, 1].
         activation: "relu", "tanh" or "softplus".
 
     Raises:
@@ -61,6 +63,7 @@ class VAE(PyroModule):  # type: ignore[misc]
         hidden: Sequence[int] = (200, 200),
         likelihood: str = "bernoulli",
         activation: str = "relu",
+        start_scale: float | None = None,
     ) -> None:
         super().__init__("vae")
         if latent_dim < 1:
@@ -68,7 +71,7 @@ class VAE(PyroModule):  # type: ignore[misc]
         self.num_features, self.latent_dim = num_features, latent_dim
         self.hidden, self.activation = tuple(hidden), activation
         self.decoder = mlp([latent_dim, *hidden, num_features], activation)
-        self.likelihood: Any = make_likelihood(likelihood, num_features)
+        self.likelihood: Any = make_likelihood(likelihood, num_features, start_scale)
 
     @classmethod
     def from_data(
@@ -79,6 +82,7 @@ class VAE(PyroModule):  # type: ignore[misc]
         hidden: Sequence[int] = (200, 200),
         likelihood: str = "bernoulli",
         activation: str = "relu",
+        start_scale: float | None = None,
     ) -> Self:
         """A model for these rows; its output bias gives their mean (Burda et al. 2016, section 5).
 
@@ -86,8 +90,9 @@ class VAE(PyroModule):  # type: ignore[misc]
             InputError: if the rows are outside the likelihood's support.
         """
         model = cls(
-            rows.num_features, latent_dim, hidden=hidden, likelihood=likelihood, activation=activation
-        )
+            rows.num_features, latent_dim, hidden=hidden, likelihood=likelihood, activation=activation,
+            start_scale=start_scale,
+        )  # fmt: skip
         (x,) = rows.tensors(torch.float32)
         model.check_data(x)
         last = model.decoder[-1]

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from ppl_vae.diagnostics.distances import correlations
 from ppl_vae.posterior import Posterior
 from ppl_vae.report.figures import densities, forest
 from ppl_vae.report.page import Part, Picture, Table
@@ -188,7 +189,7 @@ def _correlation_in_words(
     found = []
     for each in (answer, reference):
         scalars = each.scalars()
-        found.append(np.corrcoef([scalars[name].ravel() for name in names]))
+        found.append(correlations(np.stack([scalars[name].ravel() for name in names])))
     lost = np.abs(found[0] - found[1])
     i, j = divmod(int(np.argmax(lost)), len(names))
     by_reference, by_answer = (f"{found[k][i, j]:+.2f}".replace("-", "−") for k in (1, 0))

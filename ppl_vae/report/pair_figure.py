@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from scipy.stats import gaussian_kde
 
+from ppl_vae.diagnostics.distances import correlations
 from ppl_vae.posterior import Posterior
 from ppl_vae.report.style import SMALL, colours, panels, spoken, wrapped
 
@@ -93,7 +94,7 @@ def pairs_to_show(answer: Posterior, reference: Posterior, worst: Sequence[str],
 
 
 def _correlations(values: Mapping[str, np.ndarray], names: Sequence[str]) -> np.ndarray:
-    return np.corrcoef([values[name].ravel() for name in names])
+    return correlations(np.stack([values[name].ravel() for name in names]))
 
 
 def _diverging(reference: Posterior) -> np.ndarray:
@@ -121,7 +122,7 @@ def _contours(axes: Axes, x: np.ndarray, y: np.ndarray, colour: str) -> None:
     step = -(-len(x) // MAX_KDE)
     points = np.stack([x[::step], y[::step]])
     # Quantities that determine each other have no density in the plane: their draws are shown instead.
-    if np.linalg.matrix_rank(np.corrcoef(points), tol=1e-6) < 2:
+    if not np.ptp(points, axis=1).all() or np.linalg.matrix_rank(correlations(points), tol=1e-6) < 2:
         axes.plot(*points[:, :MAX_POINTS], ".", ms=2, color=colour, rasterized=True, zorder=2)
         return
     density = gaussian_kde(points)

@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -376,3 +377,28 @@ def test_a_comparison_round_trips(reference: Posterior, tmp_path: Path) -> None:
         pd.testing.assert_frame_equal(getattr(again, name), getattr(found, name), check_dtype=False)
     assert (again.reference, again.reference_ok, again.reasons) == ("nuts", True, found.reasons)
     assert again.verdicts == found.verdicts
+
+
+DEGENERATE = {
+    "an answer that does not move": lambda values: 0 * values + 3.0,
+    "one quantity that does not move": lambda values: values * [1.0, 0.0] + 3.0,
+    "draws that are nearly all the same one": lambda values: np.where(values > values.min(), 3.0, values),
+    "one half that does not move": lambda values: np.where(
+        np.arange(SIZE // 4)[:, None] < SIZE // 8, 3, values
+    ),
+    "squares that underflow": lambda values: 1e-170 * values,
+    "squares that nearly overflow": lambda values: 1e150 * values,
+}
+
+
+@pytest.mark.parametrize("change", DEGENERATE.values(), ids=DEGENERATE.keys())
+@pytest.mark.parametrize("which", ["answer", "reference", "both"])
+@pytest.mark.filterwarnings("error")
+def test_degenerate_draws_are_judged_without_a_word_of_numpy(
+    change: Callable[..., np.ndarray], which: str
+) -> None:
+    values = np.random.default_rng(2).normal(3.0, 2.0, (4, SIZE // 4, 2))
+    wrong, right = _posterior(change(values)), _gaussian(3.0, 2.0, seed=0)
+    answer, reference = {"answer": (wrong, right), "reference": (right, wrong), "both": (wrong, wrong)}[which]
+    found = compare({"mine": answer}, reference=reference)
+    assert found.verdicts["mine"] != "agrees" or which == "both"
