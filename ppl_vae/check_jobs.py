@@ -1,21 +1,22 @@
 """What `ppl-vae check` does: a run, a fit that is still to be made, or a user's own programs."""
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ppl_vae.clock import Clock, deadline
 from ppl_vae.data import Rows
 from ppl_vae.diagnostics.check import Check, check, check_pair
 from ppl_vae.diagnostics.compare import Identifiable
-from ppl_vae.diagnostics.fitting import FIT_SHARE, affordable_steps
+from ppl_vae.diagnostics.fitting import FIT_SHARE
 from ppl_vae.errors import InputError
 from ppl_vae.files import read_json, told_later
 from ppl_vae.fit_job import fit_run
 from ppl_vae.inference.terms import layout
 from ppl_vae.jobs import check_guide, part_of, row_numbers
+from ppl_vae.progress import stage
 from ppl_vae.rng import seeded
 from ppl_vae.run import Run, settings_for
 from ppl_vae.user_data import read_arguments
@@ -29,9 +30,10 @@ def check_run(
     *,
     split: str | None = None,
     rows: slice | None = None,
-    budget: float = 120.0,
+    budget: float | Clock = 120.0,
     calibrate: bool = True,
     seed: int | None = None,
+    told: Callable[[Check], None] | None = None,
     progress: bool = True,
     complaints: list[InputError] | None = None,
 ) -> Check:
@@ -41,9 +43,10 @@ def check_run(
         run: a fitted run.
         split: "train", "validation" or "test"; test where there are test rows, else train.
         rows: which rows' posteriors are compared, the first eight by default.
-        budget: seconds.
+        budget: seconds, or a clock that already runs.
         calibrate: whether to spend what is left on simulation-based calibration.
         seed: the run's by default.
+        told: called once the verdict stands; see `check`.
         progress: whether to show progress bars on a terminal.
         complaints: see `files.told_later`: what could not be written.
 
@@ -61,11 +64,13 @@ def check_run(
         run.pair,
         *data,
         rested=(bool(fit["converged"]), str(fit["reason"])) if fit else None,
+        cut=bool(fit) and not fit["converged"] and int(fit.get("steps", run.settings.steps)) < run.settings.steps,
         rows=row_numbers(run, shape, rows, part) if rows is not None else None,
         calibrate=calibrate,
         budget=budget,
         feature_names=run.source.feature_names if isinstance(run.source, Rows) else (),
         seed=run.settings.seed if seed is None else seed,
+        told=told,
         progress=progress,
     )
     if run.folder is not None:
@@ -81,7 +86,7 @@ def fit_for_check(
     *,
     steps: int,
     lr: float | None,
-    budget: float,
+    budget: Clock,
     seed: int,
     progress: bool = True,
 ) -> None:
@@ -92,29 +97,21 @@ def fit_for_check(
         out: the folder.
         steps: the most steps.
         lr: learning rate that they begin with; the model's by default.
-        budget: seconds for fit and checks, of which the fit may take its share.
+        budget: for fit and checks; the fit may take its share.
         seed: of the fit.
         progress: whether to show a progress bar on a terminal.
 
     Raises:
-        InputError: as `fit_job.fit_run`, or if the budget is too short for a fit.
+        InputError: as `fit_job.fit_run`.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(
             f"{out} is not empty; give another --out, or judge the run that it holds: ppl-vae check {out}"
         )
     settings = settings_for(model, data, {"steps": steps, "lr": lr, "seed": seed}, {})
-    trial = Run.make(settings)
-    tensors = trial.tensors("train")
-    trial.pair.initialise(*tensors, seed=seed)
-    options = {
-        "batch_size": settings.batch_size,
-        "lr": settings.lr,
-        "num_particles": settings.particles,
-        "seed": seed,
-    }
-    most = affordable_steps(trial.pair, tensors, FIT_SHARE * budget, options)
-    fit_run(replace(settings, steps=min(steps, most)), out, progress=progress)
+    stage("check: fitting by SVI", show=progress)
+    with deadline(FIT_SHARE * budget.left):
+        fit_run(settings, out, progress=progress)
 
 
 def check_programs(
@@ -125,11 +122,12 @@ def check_programs(
     *,
     identifiable: Identifiable | None = None,
     steps: int = 20_000,
-    lr: float = 0.02,
+    lr: float | None = None,
     rows: slice | None = None,
-    budget: float = 120.0,
+    budget: float | Clock = 120.0,
     calibrate: bool = True,
     seed: int = 0,
+    told: Callable[[Check], None] | None = None,
     progress: bool = True,
     complaints: list[InputError] | None = None,
 ) -> Check:
@@ -142,7 +140,7 @@ def check_programs(
         identifiable: functions of the latents to compare; see `check`.
         steps: the most steps of SVI.
         lr: the learning rate that they begin with.
-        rows, budget, calibrate, seed, progress, complaints: as for `check_run`.
+        rows, budget, calibrate, seed, told, progress, complaints: as for `check_run`.
 
     Raises:
         InputError: for programs or data that cannot be read or do not fit each other, or a folder that
@@ -165,6 +163,7 @@ def check_programs(
         budget=budget,
         calibrate=calibrate,
         seed=seed,
+        told=told,
         progress=progress,
     )
     with told_later(complaints):
@@ -179,7 +178,7 @@ def check_json(found: Check) -> dict[str, Any]:
         "reason": found.reason,
         "next_step": found.next_step,
         "findings": [
-            {"name": f.name, "status": f.status, "sentence": f.sentence, "seconds": f.seconds}
+            {"name": f.name, "status": f.status, "sentence": f.sentence, "seconds": f.seconds, "cut": f.cut}
             for f in found.findings
         ],
         "measures": found.measures.to_json(),

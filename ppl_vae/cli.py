@@ -5,6 +5,7 @@ import os
 import shlex
 import signal
 import sys
+import time
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -17,6 +18,11 @@ from ppl_vae.errors import InputError
 from ppl_vae.letters import plain_letters
 
 __all__ = ["app", "main"]
+
+# When the command began, as far as it can be known from here: a budget counts from then.
+STARTED = time.perf_counter()
+# Seconds of a check's budget that writing its page takes, and the most of the budget.
+PAGE, PAGE_SHARE = 5.0, 0.08
 
 app = typer.Typer(
     name="ppl-vae",
@@ -336,7 +342,7 @@ def check(
     budget: Annotated[str, typer.Option(help="Time for everything, such as 90s, 2m or 1h. The important checks come first.")] = "2m",
     out: Annotated[Path | None, typer.Option(help="Folder for what is found, and report.html. (default: the run's, or check)")] = None,
     steps: Annotated[int, typer.Option(help="The most steps of SVI, where a fit is made.")] = 20_000,
-    lr: Annotated[float | None, typer.Option(help="Learning rate that SVI begins with. (default: the model's, or 0.02)")] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate that SVI begins with. (default: the model's, or 0.05)")] = None,
     split: Split = None,
     rows: Annotated[str | None, typer.Option(help="Rows whose posteriors are compared, as FIRST:LAST; models with a latent per row only. (default: 0:8)")] = None,
     calibrate: Annotated[bool, typer.Option("--calibrate/--no-calibrate", help="Spend what is left of the budget on simulated data.")] = True,
@@ -346,15 +352,24 @@ def check(
 ) -> None:  # fmt: skip
     """Can this fit be trusted? Fit or load, make every check that the budget allows, and say."""
     from ppl_vae import check_jobs
-    from ppl_vae.diagnostics.budget import Clock, seconds_of
+    from ppl_vae.clock import Clock, seconds_of
+    from ppl_vae.diagnostics import Check
     from ppl_vae.files import told_later
     from ppl_vae.report import write_check
     from ppl_vae.run import Run
     from ppl_vae.summary import write_report
-    from ppl_vae.tables import console, say_check, say_path
+    from ppl_vae.tables import console, say_check, say_path, say_rest
     from ppl_vae.user_program import is_program, load_program
 
-    clock, complaints = Clock(seconds_of(budget)), list[InputError]()
+    complaints = list[InputError]()
+    seconds = seconds_of(budget)
+    clock = Clock(seconds, STARTED, min(PAGE, PAGE_SHARE * seconds))
+    told: list[Check] = []
+
+    def tell(stands: Check) -> None:
+        told.append(stands)
+        say_check(console(), stands, final=False)
+
     write_page: Callable[[], Path]
     if is_program(what):
         if other is None or not data:
@@ -364,8 +379,9 @@ def check(
         folder = out or Path("check")
         functions = load_program(identifiable) if identifiable else None
         found = check_jobs.check_programs(
-            what, other, data, folder, identifiable=functions, steps=steps, lr=lr or 0.02, rows=_slice(rows),
-            budget=clock.left, calibrate=calibrate, seed=seed or 0, progress=not quiet, complaints=complaints,
+            what, other, data, folder, identifiable=functions, steps=steps, lr=lr, rows=_slice(rows),
+            budget=clock, calibrate=calibrate, seed=seed or 0, told=None if json_ else tell, progress=not quiet,
+            complaints=complaints,
         )  # fmt: skip
         write_page = partial(
             write_check, found, folder / "report.html", title=what.rpartition(":")[2],
@@ -378,17 +394,17 @@ def check(
         if other is not None:
             folder = out or Path("check")
             check_jobs.fit_for_check(
-                what, other, folder, steps=steps, lr=lr, budget=clock.left, seed=seed or 0,
+                what, other, folder, steps=steps, lr=lr, budget=clock, seed=seed or 0,
                 progress=not quiet,
             )  # fmt: skip
         opened = Run.open(folder)
         found = check_jobs.check_run(
-            opened, split=split, rows=_slice(rows), budget=clock.left, calibrate=calibrate, seed=seed,
-            progress=not quiet, complaints=complaints,
+            opened, split=split, rows=_slice(rows), budget=clock, calibrate=calibrate, seed=seed,
+            told=None if json_ else tell, progress=not quiet, complaints=complaints,
         )  # fmt: skip
         write_page = partial(write_report, [opened], folder / "report.html", title=folder.resolve().name)
     if not json_:
-        say_check(console(), found)
+        say_rest(console(), told[-1], found)
     result = check_jobs.check_json(found)
     # The page shows what the folder holds.
     with told_later(complaints):

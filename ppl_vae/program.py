@@ -30,6 +30,7 @@ __all__ = [
     "ExactEvidence",
     "ExactPosterior",
     "HasIdentifiable",
+    "HasReported",
     "Labelled",
     "Pair",
     "PairwiseFactors",
@@ -75,6 +76,16 @@ class HasIdentifiable(Protocol):
     def identifiable(self, draws: xr.Dataset) -> xr.Dataset:
         """The functions of the latents that data can determine, draw by draw: a data set with the
         same (chain, draw) dimensions."""
+        ...
+
+
+@runtime_checkable
+class HasReported(Protocol):
+    """A model whose pictures and tables show other functions of the latents than those data determine."""
+
+    def reported(self, draws: xr.Dataset) -> xr.Dataset:
+        """What they show, draw by draw, where a verdict must cover it as well: a data set with the same
+        (chain, draw) dimensions."""
         ...
 
 

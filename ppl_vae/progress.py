@@ -4,6 +4,8 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from ppl_vae.clock import check_time
+
 __all__ = ["progress_bar", "stage"]
 
 # What renames the bars that are on the screen, the innermost last.
@@ -34,7 +36,8 @@ def progress_bar(
 ) -> Iterator[Callable[[int, str], None]]:
     """Yield ``advance(n, text)``, which moves the bar by n steps and shows a short text beside it.
 
-    Where stderr is no terminal there is no bar.
+    Where stderr is no terminal there is no bar. ``advance`` raises `OutOfTime` after the deadline that is in
+    force (`clock.deadline`), which ends the work there.
 
     Args:
         description: what is going on, shown at the left.
@@ -44,7 +47,7 @@ def progress_bar(
         show: False for no bar at all.
     """
     if not (show and sys.stderr.isatty()):
-        yield _nothing
+        yield _silent
         return
 
     from rich.console import Console
@@ -71,6 +74,7 @@ def progress_bar(
             nonlocal done
             done += n
             bar.update(task, completed=done, text=text)
+            check_time()
 
         _shown.append(lambda name: bar.update(task, description=name))
         try:
@@ -79,5 +83,6 @@ def progress_bar(
             _shown.pop()
 
 
-def _nothing(n: int, text: str) -> None:
+def _silent(n: int, text: str) -> None:
     """No terminal, no bar."""
+    check_time()

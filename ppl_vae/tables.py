@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from ppl_vae.diagnostics import Check, Comparison, Gaps
+    from ppl_vae.diagnostics import Check, Comparison, Finding, Gaps
     from ppl_vae.evidence_jobs import Found
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "say_check",
     "say_evidence_found",
     "say_path",
+    "say_rest",
     "say_warnings",
     "sentences",
     "styled",
@@ -140,21 +141,53 @@ def answers_table(found: "Comparison", *, width: int = 80) -> Table:
     return table
 
 
-def say_check(out: Console, found: "Check") -> None:
-    """The verdict, its reason, what to do, and every check in a line or two."""
-    colour = {"trust": "green", "reweight": "yellow", "do not trust": "red"}[found.verdict]
-    out.print(Text.assemble("Verdict: ", (found.verdict, f"bold {colour}"), f" — {found.reason}."))
+def say_check(out: Console, found: "Check", *, final: bool = True) -> None:
+    """The verdict, its reason, what to do, and every check in a line or two.
+
+    Args:
+        out: where to.
+        found: the check.
+        final: whether nothing more is to come.
+    """
+    _say_verdict(out, found)
     out.print(f"Next step: {found.next_step}.")
+    _say_findings(out, found.findings)
+    if final:
+        out.print(f"{found.spent()}.")
+
+
+def say_rest(out: Console, told: "Check", found: "Check") -> None:
+    """What has been found since a check was told, and its verdict again where the sentence has changed.
+
+    Args:
+        out: where to.
+        told: the check as it was when the verdict stood.
+        found: as it is now.
+    """
+    rest = found.findings[len(told.findings) :]
+    if rest:
+        _say_findings(out, rest)
+    if found.reason != told.reason:
+        _say_verdict(out, found)
+    out.print(f"{found.spent()}.")
+
+
+def _say_verdict(out: Console, found: "Check") -> None:
+    colours = {"trust": "green", "do not trust": "red"}
+    colour = colours.get(found.verdict, "yellow")
+    out.print(Text.assemble("Verdict: ", (found.verdict, f"bold {colour}"), f" — {found.reason}."))
+
+
+def _say_findings(out: Console, findings: Sequence["Finding"]) -> None:
     table = Table(box=_head_only(), padding=(0, 1, 0, 0), show_header=False)
     table.add_column("check", no_wrap=True)
     table.add_column("status", no_wrap=True)
     table.add_column("finding", overflow="fold")
     colours = {"pass": "green", "warn": "yellow", "fail": "red"}
-    for finding in found.findings:
+    for finding in findings:
         shade = colours.get(finding.status, "default")
         table.add_row(finding.name, styled(finding.status, shade), f"{finding.sentence}.")
     out.print(table)
-    out.print(f"{found.seconds:.0f} s of a budget of {found.budget:.0f} s.")
 
 
 def evidence_table(

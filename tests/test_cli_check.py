@@ -71,7 +71,7 @@ def test_own_programs_are_fitted_and_judged(folder, check):
         (("my.py:raises", "mean-field", "--data", "x.csv"), "my.py, line 12: KeyError: '[/oops]'"),
         (("my.py:leaves", "mean-field", "--data", "x.csv"), "my.py, line 15: it ends Python itself"),
         (("my.py:model", "my.py:guide", "--data", "x.csv", "--budget", "10ms"), "is no time"),
-        (("my.py:model", "my.py:guide", "--data", "x.csv", "--budget", "0.01s"), "the least that works"),
+        (("my.py:model", "my.py:guide", "--data", "x.csv", "--budget", "0.01s"), "too short for any check"),
         (("my.py:model",), "needs a guide and --data"),
         (("my.py:model", "my.py:guide", "--data", "absent.csv"), "no file absent.csv"),
         (("nowhere",), "nowhere does not exist"),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
+from ppl_vae.clock import OutOfTime, check_time, time_left
 from ppl_vae.errors import InputError
 from ppl_vae.inference import nuts, svi
 from ppl_vae.inference.chains import ChainSettings
@@ -32,7 +33,6 @@ __all__ = [
     "GuideAsItIs",
     "Refitted",
     "reads_data",
-    "refuse_if_late",
 ]
 
 Data = tuple[Any, ...]
@@ -74,19 +74,6 @@ def reads_data(pair: Pair, data: Data, other: Data, shape: Layout) -> bool:
     return any(not torch.equal(found[0][name], found[1][name]) for name in shape.latents)
 
 
-def refuse_if_late(seconds: float, allowed: float) -> None:
-    """Say so before time is lost.
-
-    Raises:
-        InputError: if the seconds that the fewest simulations need are more than are allowed.
-    """
-    if seconds > allowed:
-        raise InputError(
-            f"calibration would take about {seconds:.0f} s with the fewest simulations that say anything; "
-            f"the budget is {allowed / 2:.0f} s"
-        )
-
-
 class GuideAsItIs:
     """A guide that reads its data: nothing is fitted."""
 
@@ -124,7 +111,6 @@ class Refitted:
         num_draws: L.
         num_steps, num_particles, lr, compile: of the fits; see `refits.Refitter`.
         most: data sets in a block, at most.
-        allowed: seconds that a block may take.
         seed: of noise and draws.
     """
 
@@ -142,10 +128,9 @@ class Refitted:
         lr: float | None,
         compile: Compile,
         most: int,
-        allowed: float,
         seed: int,
     ) -> None:
-        self.pair, self.shape, self.allowed, self.seed = pair, shape, allowed, seed
+        self.pair, self.shape, self.seed = pair, shape, seed
         self.num_steps, self.num_particles = num_steps, num_particles
         self.lr, self.compile = lr, compile
         fitting = max(1, BLOCK // (num_particles * shape.num_units * shape.event_size))
@@ -179,7 +164,9 @@ class Refitted:
                 fall_back("the refitting of the guide", reason, "takes one data set after another")
                 self.together, self.block = False, 1
             else:
-                refuse_if_late(self.refitter.estimate(), self.allowed)
+                # What would not end in time is not begun.
+                if self.refitter.estimate() > time_left():
+                    raise OutOfTime
         if self.refitter is None:
             alone = [self._alone(data, first + number) for number, data in enumerate(data_sets)]
             return {name: torch.stack([one[name] for one in alone]) for name in alone[0]}
@@ -272,6 +259,7 @@ class Chains:
         }
 
     def _run(self, data: Data, number: int) -> Chained:
+        check_time()
         seed = derived(self.seed, 2, number) % 2**32
         num_draws = self.thinning * self.each
         if self.traceable:

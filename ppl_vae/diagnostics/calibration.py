@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 from torch import Tensor
 
+from ppl_vae.clock import OutOfTime, deadline
 from ppl_vae.diagnostics.answers import (
     Answers,
     Called,
@@ -27,7 +29,6 @@ from ppl_vae.diagnostics.answers import (
     GuideAsItIs,
     Refitted,
     reads_data,
-    refuse_if_late,
 )
 from ppl_vae.diagnostics.ranks import band, describe, evaluation_points, holm, p_value
 from ppl_vae.diagnostics.simulations import JOINT, LIKELIHOOD, Simulated, World, quantities, world
@@ -49,12 +50,12 @@ __all__ = ["Calibration", "sbc"]
 
 Answer = Literal["guide", "nuts", "exact"] | Callable[..., Posterior]
 
-# A budget never leaves fewer simulations than these: they see little enough.
+# Fewer simulations see too little.
 FEWEST = 50
-# They may take so many budgets.
-OVERDRAWN = 2.0
-# Refits of one block when time is short, so that the clock can be looked at between blocks.
-BLOCK, HURRIED = 256, 64
+# Within a budget, one of these counts is kept, so that a clock that runs a little otherwise changes nothing.
+COUNTS = (FEWEST, 100, 200, 350, 500)
+# Refits of one block; within a budget, so many that the first block is enough to say something.
+BLOCK, HURRIED = 256, FEWEST
 
 WORDS = {
     "uniform": "uniform: no fault is seen",
@@ -251,8 +252,8 @@ def sbc(
         functions: more of them, ranked as well.
         index: units of the data to work with, for models of one tensor whose rows are the units.
         alpha: probability of any false alarm at all.
-        budget: seconds after which no more simulations are begun; at least 50 are made, unless these would
-            take more than twice as long, which is refused once it is known.
+        budget: seconds after which simulations end; 50, 100, 200, 350 or more are then kept, and fewer than
+            50 are refused.
         num_steps, num_particles, lr: of the refits; the learning rate is chosen by a pilot run by default.
         compile: whether densities and steps are compiled; False runs stock Pyro, which takes far longer.
         seed: of everything.
@@ -260,7 +261,7 @@ def sbc(
 
     Raises:
         InputError: for arguments out of range, data that cannot be simulated, an answer that the model or
-            guide cannot give, or a budget that is far too short.
+            guide cannot give, or a budget that is too short.
     """
     begin, cpu = time.perf_counter(), time.process_time()
     _check(answer, num_simulations, num_draws, alpha, budget)
@@ -274,16 +275,20 @@ def sbc(
             source, answer, place, num_simulations, num_draws, refit=refit, budget=budget,
             num_steps=num_steps, num_particles=num_particles, lr=lr, compile=compile, seed=seed,
         )  # fmt: skip
-        found, late = _collect(answers, place, num_simulations, begin, budget, seed, progress)
+        with nullcontext() if budget is None else deadline(begin + budget - time.perf_counter()):
+            found, late = _collect(answers, place, num_simulations, seed, progress)
+        if late:
+            found = _enough(found, place.units, num_simulations, budget or 0.0)
         names, columns, said = quantities(found, place, identifiable, functions, seed)
+    columns = columns[: _kept(len(columns)) if late else num_simulations]
     notes = [*answers.notes(), *said]
     if late:
         notes.append(
-            f"the budget of {budget:g} s allowed {len(columns)} of {num_simulations} simulations; fewer see "
-            "less"
+            f"the budget allowed {len(columns)} of {num_simulations} simulations; fewer see less, and how "
+            "many there are depends on the time that they take"
         )
     return Calibration(
-        ranks=_labelled(names, columns[:num_simulations]),
+        ranks=_labelled(names, columns),
         num_draws=num_draws,
         method=answers.method,
         alpha=alpha,
@@ -294,38 +299,45 @@ def sbc(
 
 
 def _collect(
-    answers: Answers,
-    place: World,
-    num_simulations: int,
-    begin: float,
-    budget: float | None,
-    seed: int,
-    progress: bool,
+    answers: Answers, place: World, num_simulations: int, seed: int, progress: bool
 ) -> tuple[list[Simulated], bool]:
     """Simulate and answer block after block; also whether the time ran out."""
     found: list[Simulated] = []
-    tuned, known = begin, 0
     with progress_bar("calibration", num_simulations, show=progress) as advance:
-        while (done := len(found) * place.units) < num_simulations:
-            late = budget is not None and time.perf_counter() - begin > budget
-            if late and done >= FEWEST:
-                return found, True
-            missing = -(-(num_simulations - done) // place.units)
-            first = len(found)
-            block = [
-                place.simulate(derived(seed, 1, first + number))
-                for number in range(min(answers.block, missing))
-            ]
-            drawn = answers([one.data for one in block], first)
-            found += [one.answered(draws, place) for one, draws in zip(block, drawn, strict=True)]
-            done, now = len(found) * place.units, time.perf_counter()
-            if not first:  # it also paid for compiling and tuning, and foretells nothing
-                tuned, known = now, done
-            elif budget is not None and now - begin > budget and done < min(FEWEST, num_simulations):
-                left = (FEWEST - done) * (now - tuned) / (done - known)
-                refuse_if_late(now - begin + left, _allowed(budget))
-            advance(len(block) * place.units, answers.method)
+        try:
+            while (done := len(found) * place.units) < num_simulations:
+                missing = -(-(num_simulations - done) // place.units)
+                first = len(found)
+                block = [
+                    place.simulate(derived(seed, 1, first + number))
+                    for number in range(min(answers.block, missing))
+                ]
+                drawn = answers([one.data for one in block], first)
+                found += [one.answered(draws, place) for one, draws in zip(block, drawn, strict=True)]
+                advance(len(block) * place.units, answers.method)
+        except OutOfTime:
+            return found, len(found) * place.units < num_simulations
     return found, False
+
+
+def _enough(found: list[Simulated], units: int, wanted: int, budget: float) -> list[Simulated]:
+    """What was finished in time.
+
+    Raises:
+        InputError: if it is too little to say anything.
+    """
+    done = len(found) * units
+    if done < min(FEWEST, wanted):
+        raise InputError(
+            f"only {done} of the {min(FEWEST, wanted)} simulations that calibration needs to say anything "
+            f"fit into {budget:.2g} s"
+        )
+    return found
+
+
+def _kept(done: int) -> int:
+    """How many of the simulations that were finished in time count."""
+    return max((count for count in COUNTS if count <= done), default=done)
 
 
 def _answers(
@@ -358,7 +370,7 @@ def _answers(
             most = BLOCK if budget is None else HURRIED
             refitted = Refitted(
                 pair, place.shape, sets, num_draws, num_steps=num_steps, num_particles=num_particles, lr=lr,
-                compile=compile, most=most, allowed=_allowed(budget), seed=seed,
+                compile=compile, most=most, seed=seed,
             )  # fmt: skip
             return refitted, place
     # With a budget, NUTS takes the rows in small parts, after each of which it may stop.
@@ -373,11 +385,6 @@ def _answers(
         return Exact(pair, num_draws, seed), place
     assert callable(answer)
     return Called(answer, num_draws, seed), place
-
-
-def _allowed(budget: float | None) -> float:
-    """Seconds that the fewest simulations may take."""
-    return float("inf") if budget is None else OVERDRAWN * budget
 
 
 def _labelled(names: list[str], columns: np.ndarray) -> xr.Dataset:

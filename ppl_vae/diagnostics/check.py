@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import pyro
+from pyro.infer.autoguide import AutoLaplaceApproximation
 from torch import Tensor
 
+from ppl_vae.clock import Clock
 from ppl_vae.diagnostics.advice import next_step
-from ppl_vae.diagnostics.budget import Clock
 from ppl_vae.diagnostics.calibration import Calibration
 from ppl_vae.diagnostics.check_files import load_check, save_check
 from ppl_vae.diagnostics.checking import Checks
 from ppl_vae.diagnostics.collapse import Collapse
 from ppl_vae.diagnostics.compare import Comparison, Identifiable
-from ppl_vae.diagnostics.fitting import FIT_SHARE, fit_within, refuse_short
+from ppl_vae.diagnostics.explained import explained
+from ppl_vae.diagnostics.fitting import FIT_SHARE, fit_within, was_cut
 from ppl_vae.diagnostics.predictive import Predictive
 from ppl_vae.diagnostics.verdict import Decision, Finding, Measures, Rule, Verdict, decide
+from ppl_vae.errors import InputError
 from ppl_vae.evidence import Evidence
 from ppl_vae.inference.svi import Fit
 from ppl_vae.inference.terms import layout
 from ppl_vae.posterior import Posterior
 from ppl_vae.program import Pair, Program
+from ppl_vae.progress import stage
 
 __all__ = ["Check", "check", "check_pair"]
 
@@ -67,7 +71,7 @@ class Check:
 
     @property
     def verdict(self) -> Verdict:
-        """ "trust", "reweight" or "do not trust"."""
+        """ "trust", "reweight", "do not trust" or "not a posterior"."""
         return self.decision.verdict
 
     @property
@@ -79,6 +83,16 @@ class Check:
     def failing(self) -> tuple[Finding, ...]:
         """The checks that failed."""
         return tuple(finding for finding in self.findings if finding.status == "fail")
+
+    @property
+    def cut(self) -> tuple[str, ...]:
+        """Names of the findings that the budget ended early: with the same seed all others are the same."""
+        return tuple(finding.name for finding in self.findings if finding.cut)
+
+    def spent(self) -> str:
+        """How the budget was used, in a sentence."""
+        text = f"{self.seconds:.0f} s of a budget of {self.budget:.0f} s"
+        return f"{text}; the budget cut short: {', '.join(self.cut)}" if self.cut else text
 
     def save(self, folder: Path) -> None:
         """Keep it in a folder, beside a run's other files or alone."""
@@ -96,7 +110,7 @@ class Check:
     def __str__(self) -> str:
         lines = [f"Verdict: {self.verdict.upper()} — {self.reason}.", f"Next step: {self.next_step}."]
         lines += [f"  {finding.status:>11}  {finding.name}: {finding.sentence}" for finding in self.findings]
-        return "\n".join([*lines, f"({self.seconds:.0f} s of a budget of {self.budget:.0f} s)"])
+        return "\n".join([*lines, f"({self.spent()})"])
 
 
 def check(
@@ -105,15 +119,16 @@ def check(
     *data: Any,
     fit: bool = True,
     num_steps: int = 20_000,
-    lr: float = 0.02,
+    lr: float | None = None,
     train: Literal["both", "guide"] = "both",
     reference: Posterior | None = None,
     identifiable: Identifiable | None = None,
     rows: Tensor | None = None,
     calibrate: bool = True,
-    budget: float = 120.0,
+    budget: float | Clock = 120.0,
     rule: Rule | None = None,
     seed: int = 0,
+    told: Callable[[Check], None] | None = None,
     progress: bool = True,
 ) -> Check:
     """Fit a Pyro pair by SVI, and find out whether its posterior can be trusted.
@@ -124,7 +139,7 @@ def check(
         data: what both are called with.
         fit: train first, until SVI comes to rest; False judges the parameters as they are.
         num_steps: the most steps of SVI.
-        lr: the learning rate that they begin with.
+        lr: the learning rate that they begin with; by default 0.05, and 0.01 for more than 4,096 parameters.
         train: "both", or "guide" to hold the model's parameters.
         reference: draws from p(z | x) that are already there; by default exact ones where the model knows
             them, else NUTS.
@@ -133,36 +148,42 @@ def check(
         rows: where every row of the data has latents of its own, the numbers of the rows whose posteriors
             are compared; the first eight by default.
         calibrate: whether to spend what is left of the budget on simulation-based calibration.
-        budget: seconds. The important checks come first; what there is no time for is said to be skipped.
+        budget: seconds, or a clock that already runs. The important checks come first; every part looks at
+            the clock while it runs. What was cut short is said (`Check.cut`), and depends on the time that
+            things take; all else is the same with the same seed.
         rule: the thresholds of the verdict; see `verdict.decide`.
         seed: of everything random.
+        told: called with the check as it is once the verdict stands, before data are simulated.
         progress: whether to show progress bars on a terminal.
 
     Raises:
         InputError: if the guide misses a latent site of the model, the model observes nothing, the
             budget is too short for any check, or the reference has other parameters.
     """
-    clock = Clock(budget)
+    clock = budget if isinstance(budget, Clock) else Clock(budget)
     pair = Pair(model, guide)
-    shape = layout(pair, *data)
-    refuse_short(clock, pair, data, shape, fit)
-    fitted = None
+    fitted, cut = None, False
     if fit:
+        stage("check: fitting by SVI", show=progress)
+        shape = layout(pair, *data)
+        _refuse_late(clock)
         fitted = fit_within(pair, data, shape, num_steps, lr, train, FIT_SHARE * clock.left, seed, progress)
-    found = check_pair(
+        cut = was_cut(fitted, num_steps)
+    return check_pair(
         pair,
         *data,
         fitted=fitted,
+        cut=cut,
         reference=reference,
         identifiable=identifiable,
         rows=rows,
         calibrate=calibrate,
-        budget=max(clock.left, 1e-3),
+        budget=clock,
         rule=rule,
         seed=seed,
+        told=told,
         progress=progress,
     )
-    return replace(found, fit=fitted, seconds=clock.spent, budget=budget)
 
 
 def check_pair(
@@ -170,14 +191,16 @@ def check_pair(
     *data: Any,
     fitted: Fit | None = None,
     rested: tuple[bool, str] | None = None,
+    cut: bool = False,
     reference: Posterior | None = None,
     identifiable: Identifiable | None = None,
     rows: Tensor | None = None,
     calibrate: bool = True,
-    budget: float = 120.0,
+    budget: float | Clock = 120.0,
     rule: Rule | None = None,
     feature_names: tuple[str, ...] = (),
     seed: int = 0,
+    told: Callable[[Check], None] | None = None,
     progress: bool = True,
 ) -> Check:
     """`check` for a pair whose parameters stay as they are.
@@ -187,36 +210,78 @@ def check_pair(
         data: the programs' data.
         fitted: what SVI did, if it is known.
         rested: or only whether SVI came to rest, and a sentence about it.
+        cut: whether a budget ended it before that.
         feature_names: of the data's columns, for predictive checks.
-        reference, identifiable, rows, calibrate, budget, rule, seed, progress: as for `check`.
+        reference, identifiable, rows, calibrate, budget, rule, seed, told, progress: as for `check`.
     """
-    job = Checks(
-        pair, data, Clock(budget), reference, identifiable, rows, feature_names, rule, seed, progress
-    )
+    clock = budget if isinstance(budget, Clock) else Clock(budget)
+    job = Checks(pair, data, clock, reference, identifiable, rows, feature_names, rule, seed, progress)
+    _refuse_late(clock)
     if fitted is not None:
         rested = (fitted.converged, fitted.reason)
     if rested is not None:
-        job.convergence(*rested)
+        job.convergence(*rested, cut)
     # Draws outside a support have no weight; to Pyro's validation they would be an error.
     with pyro.validation_enabled(False):
-        job.weights()
-        job.compare()
-        job.shape_of_the_posterior()
-        job.collapse()
-        job.predictive()
-        if calibrate:
-            job.calibration()
+        if not job.points():
+            _judge(job, calibrate)
+        stands = _conclude(job, fitted)
+        _tell(stands, told, progress)
+        if not job.measures.points and job.answers:
+            job.predictive()
+            if calibrate:
+                job.calibration()
     return _conclude(job, fitted)
 
 
+def _judge(job: Checks, calibrate: bool) -> None:
+    """Everything that the verdict rests on."""
+    job.weights()
+    if not job.draw():
+        return
+    job.compare(calibrate)
+    job.shape_of_the_posterior()
+    job.collapse()
+
+
+def _tell(stands: Check, told: Callable[[Check], None] | None, progress: bool) -> None:
+    """Let the verdict be known before data are simulated."""
+    if told is not None:
+        told(stands)
+    else:
+        word = f"{stands.verdict.upper()} — {stands.reason}"
+        stage(f"check: the verdict stands after {stands.seconds:.0f} s: {word}", show=progress)
+
+
+def _refuse_late(clock: Clock) -> None:
+    """A budget that was spent before anything could be checked.
+
+    Raises:
+        InputError: with the time that it took.
+    """
+    if clock.left <= 0:
+        least = max(2.0, 3 * (clock.spent + clock.reserve))
+        raise InputError(
+            f"a budget of {clock.budget:g} s is too short for any check: {clock.spent:.2g} s were over "
+            f"before the first could begin; give it {least:.0f} s or more"
+        )
+
+
 def _conclude(job: Checks, fitted: Fit | None) -> Check:
-    decision = decide(job.measures, job.rule)
-    facts = replace(job.facts, mean_field=_lost(job.comparison))
+    decision = decide(job.measures, job.rule, job.spoken)
+    facts = replace(
+        job.facts,
+        mean_field=_lost(job.comparison),
+        cut=any(finding.cut and finding.name == "reference" for finding in job.findings),
+        laplace=isinstance(job.pair.guide, AutoLaplaceApproximation),
+    )
     if facts.funnel and decision.verdict == "do not trust":
         decision = replace(decision, reason=f"{decision.reason}; {facts.funnel.partition(';')[0]}")
+    reason = "; ".join([decision.reason, *explained(decision, job.measures, job.findings, job.rule)])
+    decision = replace(decision, reason=reason)
     return Check(
         decision=decision,
-        next_step=next_step(decision, job.measures, facts),
+        next_step=next_step(decision, job.measures, facts, job.spoken),
         findings=tuple(job.findings),
         measures=job.measures,
         answers=job.answers,

@@ -11,33 +11,30 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ppl_vae.clock import Clock, OutOfTime, deadline
 from ppl_vae.diagnostics.advice import Facts
-from ppl_vae.diagnostics.budget import Clock
 from ppl_vae.diagnostics.calibration import Calibration, sbc
 from ppl_vae.diagnostics.closeness import Severity
 from ppl_vae.diagnostics.collapse import Collapse, collapse
 from ppl_vae.diagnostics.compare import Comparison, Identifiable, compare, judge_reference
-from ppl_vae.diagnostics.funnels import funnel
+from ppl_vae.diagnostics.findings import clause, differing, say_gap, say_score, say_weights
+from ppl_vae.diagnostics.funnels import Funnel, funnel
+from ppl_vae.diagnostics.pace import affordable
 from ppl_vae.diagnostics.predictive import Predictive, predictive_check
-from ppl_vae.diagnostics.reference import within
+from ppl_vae.diagnostics.quantities import Quantities
+from ppl_vae.diagnostics.reference import Sampled, within
 from ppl_vae.diagnostics.scores import over_rows, score
-from ppl_vae.diagnostics.symmetries import sampled_entries
-from ppl_vae.diagnostics.verdict import Finding, Measures, Rule, Status, told_reference
+from ppl_vae.diagnostics.verdict import Finding, Measures, Rule, Spoken, Status, in_words
 from ppl_vae.errors import InputError
 from ppl_vae.evidence import Evidence
 from ppl_vae.inference import bridge, exact, guide, importance
 from ppl_vae.inference.elbo import check_index
+from ppl_vae.inference.point_mass import point_masses
 from ppl_vae.inference.sites import Layout
 from ppl_vae.inference.terms import has_log_density, layout
 from ppl_vae.posterior import Posterior
-from ppl_vae.program import (
-    ExactEvidence,
-    ExactPosterior,
-    HasIdentifiable,
-    Pair,
-    PairwiseFactors,
-    Program,
-)
+from ppl_vae.program import ExactEvidence, ExactPosterior, Pair, PairwiseFactors, Program
+from ppl_vae.progress import stage
 from ppl_vae.rng import derived
 
 if TYPE_CHECKING:
@@ -49,22 +46,25 @@ __all__ = ["Checks"]
 ROWS = 8
 # Rows whose importance weights are looked at.
 WEIGHED_ROWS = 100
-# Draws of the guide: fewer of very many latents, so that they fit into memory.
-NUM_DRAWS, FEWEST_DRAWS, MOST_NUMBERS = 4000, 500, 4e7
-# Quantities that are compared, of models with more.
-QUANTITIES = 500
-# Samples behind the weights: fewer where one takes very many numbers.
-NUM_SAMPLES, MOST_EVALUATED = 10_000, 2e8
-# Share of the budget that the reference may take.
-REFERENCE_SHARE = 0.6
+# Draws of the guide: fewer where they take long, and of very many latents, so that they fit into memory.
+DRAWS, MOST_NUMBERS = (4000, 1000, 500), 4e7
+# Samples behind the weights, of one unit and of several: fewer where one takes long, or very many numbers.
+SAMPLES, SAMPLES_A_ROW, MOST_EVALUATED = (10_000, 1000, 100), (2000, 500, 100), 2e8
+# Draws that NUTS keeps at most, in numbers.
+MOST_KEPT = 2e8
+# Shares of the time left: for weights and draws, and for the reference with and without calibration to come.
+WEIGHTS_SHARE, REFERENCE_SHARE, WHOLE_SHARE = 0.1, 0.75, 0.95
 LOWER_TAIL = 0.1
 # References that have draws of every latent.
 OURS = ("exact", "nuts")
-# Shares of the time left for calibrating the guide, and then the sampler; with less than the last left,
-# nothing is begun.
-GUIDE_SHARE, SAMPLER_SHARE, LEAST_LEFT = 0.5, 0.7, 0.1
+# Share of the time left for calibrating the guide, before the sampler; with less than the last left, nothing
+# is begun.
+GUIDE_SHARE, LEAST_LEFT = 0.6, 0.05
+# Data sets that are simulated, where there is time.
+NUM_SIMULATIONS = 500
 # Numbers of the data that predictive checks replicate.
 PREDICTED = 100_000
+NO_TIME = "there was no time left for it: give a larger budget"
 
 
 class Checks:
@@ -86,14 +86,14 @@ class Checks:
         self.pair, self.data, self.clock = pair, data, clock
         self.rule = Rule() if rule is None else rule
         self.given, self.identifiable, self.seed, self.progress = reference, identifiable, seed, progress
-        if identifiable is None and isinstance(pair.model, HasIdentifiable):
-            identifiable = pair.model.identifiable
         self.feature_names = feature_names
+        stage("check: looking at the programs", show=progress)
         self.shape = layout(pair, *data)
+        if not self.shape.latents:
+            raise InputError("the model has no latent sites: there is no posterior to check")
         self.index = _rows(self.shape, data, rows)
-        # Rows keep their dimension: they are compared one by one.
-        local = self.shape.unit_plate is not None
-        self.functions = identifiable if local else sampled_entries(identifiable, QUANTITIES)
+        self.quantities = Quantities(pair.model, identifiable, local=self.shape.unit_plate is not None)
+        self.functions = self.quantities.functions
         self.findings: list[Finding] = []
         self.measures = Measures()
         self.answers: dict[str, Posterior] = {}
@@ -103,12 +103,14 @@ class Checks:
         self.predicted: Predictive | None = None
         self.collapsed: Collapse | None = None
         self.facts = Facts(local=self.shape.unit_plate is not None)
+        self.spoken = Spoken()
+        self.funnel: Funnel | None = None
         self.mark = time.perf_counter()
 
-    def add(self, name: str, status: Status, sentence: str) -> None:
-        """Keep a finding, timed from the one before."""
+    def add(self, name: str, status: Status, sentence: str, cut: bool = False) -> None:
+        """Keep a finding, timed from the one before; ``cut`` if the budget ended it early."""
         now = time.perf_counter()
-        self.findings.append(Finding(name, status, _clause(sentence), now - self.mark))
+        self.findings.append(Finding(name, status, clause(sentence), now - self.mark, cut))
         self.mark = now
 
     def measure(self, **values: Any) -> None:
@@ -119,39 +121,61 @@ class Checks:
         """A seed of one check's own."""
         return derived(self.seed, part)
 
-    def convergence(self, converged: bool, reason: str) -> None:
+    def convergence(self, converged: bool, reason: str, cut: bool = False) -> None:
         """Whether SVI came to rest."""
         self.measure(converged=converged)
-        self.add("convergence", "pass" if converged else "warn", reason)
+        self.add("convergence", "pass" if converged else "warn", reason, cut)
+
+    def points(self) -> bool:
+        """Whether the guide is a point in some latent, which leaves nothing to be judged."""
+        found = point_masses(self.pair, *self.data, layout=self.shape)
+        if found:
+            every = len(found) == len(self.shape.latents)
+            self.measure(points=found)
+            self.add(
+                "guide",
+                "fail",
+                f"every draw of {in_words(found)} is the same: the guide is a point there, which is an "
+                + ("estimate" if every else f"estimate of {in_words(found)}") + " and no posterior",
+            )  # fmt: skip
+        return bool(found)
 
     def weights(self) -> None:
         """Importance weights, log p(x), and the gap of the ELBO."""
-        index = self.index
-        if self.shape.unit_plate and self.shape.can_index and self.shape.num_units > WEIGHED_ROWS:
-            spread = np.linspace(0, self.shape.num_units - 1, WEIGHED_ROWS).round().astype(int)
-            index = torch.tensor(np.union1d(spread, [] if index is None else index.numpy()).astype(int))
-        elif self.shape.unit_plate:
-            index = None
+        stage("check: importance weights", show=self.progress)
+        index = self._weighed()
         units = self.shape.num_units if index is None else len(index)
-        found = importance.log_evidence(
-            self.pair,
-            *self.data,
-            num_samples=int(np.clip(MOST_EVALUATED / self.shape.event_size, 1000, NUM_SAMPLES))
-            if units == 1
-            else 2000,
-            index=index,
-            seed=self.seed_of(1),
-            progress=False,
-        )
+        memory = MOST_EVALUATED / (self.shape.event_size * units)
+        sizes = SAMPLES if units == 1 else SAMPLES_A_ROW
+        allowed = WEIGHTS_SHARE * self.clock.left
+        try:
+            with deadline(self.clock.left):
+                size, cut = affordable(self.pair, self.data, self.shape, index, sizes, allowed, self.seed)
+                size = int(min(size, max(sizes[-1], memory)))
+                found = importance.log_evidence(
+                    self.pair, *self.data, num_samples=size, index=index, seed=self.seed_of(1), progress=False
+                )
+        except OutOfTime:
+            self.add("weights", "skipped", NO_TIME, cut=True)
+            return
         self.evidence["is"] = found
-        alarms = found.alarming
         self.measure(
-            alarming=float(alarms.mean()),
+            alarming=float(found.alarming.mean()),
             pareto_k=float(found.pareto_k.max()),
             ess=float(found.ess.min()) / found.num_samples,
         )
-        self.add("weights", *_say_weights(found, self.rule.alarming))
+        status, said = say_weights(found, self.rule.alarming)
+        fewer = f"; for lack of time {size:,} draws instead of {sizes[0]:,}" if cut else ""
+        self.add("weights", status, said + fewer, cut)
         self._gap(found)
+
+    def _weighed(self) -> Tensor | None:
+        """The rows whose weights are looked at; None for everything."""
+        index = self.index
+        if self.shape.unit_plate and self.shape.can_index and self.shape.num_units > WEIGHED_ROWS:
+            spread = np.linspace(0, self.shape.num_units - 1, WEIGHED_ROWS).round().astype(int)
+            return torch.tensor(np.union1d(spread, [] if index is None else index.numpy()).astype(int))
+        return None if self.shape.unit_plate else index
 
     def _gap(self, found: Evidence) -> None:
         truth = found
@@ -172,76 +196,131 @@ class Checks:
                 "the guide draws values that the model gives no probability: its ELBO is −∞",
             )
             return
-        error = truth.mean_std_error
-        unit = "nats a row" if self.shape.unit_plate else "nats"
-        how = "exactly" if truth is not found else "by importance sampling"
-        doubtful = truth is found and found.alarming.any()
-        note = "; the weights alarm, so the gap is probably larger" if doubtful else ""
-        self.add(
-            "evidence",
-            "warn" if doubtful else "pass",
-            f"log p(x), {how}, is {gap.mean():.3f} ± {error:.3f} {unit} above the ELBO: so far the guide is "
-            f"from the posterior (KL divergence){note}",
-        )
+        doubtful = truth is found and bool(found.alarming.any())
+        rows = f"{found.num_units:,} of {self.shape.num_units:,} rows"
+        of = f" over {rows}" if found.num_units < self.shape.num_units else ""
+        said = say_gap(truth, float(gap.mean()), of, truth is not found, doubtful)
+        self.add("evidence", "warn" if doubtful else "pass", said)
 
-    def compare(self) -> None:
-        """The guide and its reweighted draws against a reference."""
-        own = guide.draws(
-            self.pair,
-            *self.data,
-            num_draws=int(np.clip(MOST_NUMBERS / self.shape.event_size, FEWEST_DRAWS, NUM_DRAWS)),
-            index=self.index,
-            seed=self.seed_of(2),
-        )
-        self.answers["svi"] = own
+    def draw(self) -> bool:
+        """Draws of the guide, also reweighted, and what their shape says; False where time is out."""
+        stage("check: draws of the guide", show=self.progress)
+        units = 1 if self.shape.unit_plate is None else self.shape.num_units
+        units = units if self.index is None else len(self.index)
+        allowed = WEIGHTS_SHARE * self.clock.left
         try:
-            self.answers["reweighted"] = own.resampled(seed=self.seed_of(3))
+            with deadline(self.clock.left):
+                size, cut = affordable(
+                    self.pair, self.data, self.shape, self.index, DRAWS, allowed, self.seed
+                )
+                size = int(min(size, max(DRAWS[-1], MOST_NUMBERS / (self.shape.event_size * units))))
+                own = guide.draws(
+                    self.pair, *self.data, num_draws=size, index=self.index, seed=self.seed_of(2)
+                )
+        except OutOfTime:
+            self.add("draws", "skipped", NO_TIME, cut=True)
+            return False
+        if cut:
+            self.add("draws", "warn", f"for lack of time {size:,} draws instead of {DRAWS[0]:,}", cut)
+        self.answers["svi"] = self._few_rows(own)
+        named = in_words(self.quantities.names(self.answers["svi"]))
+        self.spoken = Spoken(compared=f"{named}{self._rows_in_words()}")
+        try:
+            self.answers["reweighted"] = self.answers["svi"].resampled(seed=self.seed_of(3))
             shift = self._score("svi", self.answers["reweighted"])
         except InputError as error:  # no weight at all, or weights that are no numbers
             shift = Severity(np.inf, np.inf, str(error))
         self.measure(shift=shift.error, shift_floor=shift.floor)
-        found, kind, ok, reasons = self._reference()
-        self.measure(reference=kind, reference_ok=ok)
-        if found is None:
-            self.add("reference", "skipped", "; ".join(reasons))
+        # What needs no reference is found before one is looked for, and kept.
+        self._look_for_funnel(self.answers.get("reweighted", self.answers["svi"]))
+        return True
+
+    def _few_rows(self, answer: Posterior) -> Posterior:
+        """The first rows of an answer, where rows could not be chosen before it was drawn."""
+        plate = self.shape.unit_plate
+        if plate is None or self.index is not None or answer.draws.sizes.get(plate, 0) <= ROWS:
+            return answer
+        return answer.isel({plate: slice(0, ROWS)})
+
+    def _rows_in_words(self) -> str:
+        if self.shape.unit_plate is None:
+            return ""
+        compared = min(ROWS, self.shape.num_units) if self.index is None else len(self.index)
+        return f" of {compared} of {self.shape.num_units:,} rows" if compared < self.shape.num_units else ""
+
+    def _look_for_funnel(self, draws: Posterior) -> None:
+        if self.shape.unit_plate is None:
+            self.funnel = funnel(draws) or self.funnel
+
+    def compare(self, calibrate: bool) -> None:
+        """The guide and its reweighted draws against a reference.
+
+        Args:
+            calibrate: whether calibration is still to come.
+        """
+        found, kind = self._reference(REFERENCE_SHARE if calibrate else WHOLE_SHARE)
+        self.measure(reference=kind, reference_ok=found.ok)
+        if found.posterior is None:
+            self.add("reference", "skipped", "; ".join(found.reasons), found.cut)
             return
-        self.answers[kind] = found
-        self.comparison = self._compared(found)
-        if not ok:
-            self.add("reference", "cannot tell", "; ".join(reasons))
+        self.answers[kind] = found.posterior
+        if kind == "nuts":
+            self._look_for_funnel(found.posterior)
+        self.comparison = self._compared(found.posterior)
+        if not found.ok:
+            self.add("reference", "cannot tell", "; ".join(found.reasons), found.cut)
             return
-        own_score = self._score("svi", found)
-        mended = self._score("reweighted", found) if "reweighted" in self.answers else shift
+        self._judge(found.posterior)
+
+    def _judge(self, reference: Posterior) -> None:
+        """Keep how far the guide, and its reweighted draws, are from a reference that passed its checks."""
+        assert self.comparison is not None
+        own = self._score("svi", reference)
+        mended = self._score("reweighted", reference) if "reweighted" in self.answers else own
         self.measure(
-            error=own_score.error,
-            error_floor=own_score.floor,
+            error=own.error,
+            error_floor=own.floor,
             reweighted_error=mended.error,
             reweighted_floor=mended.floor,
         )
-        self.facts = replace(self.facts, reference_seconds=found.seconds)
+        wrong = differing(self.comparison)
+        names = self.quantities.names(self.answers["svi"])
+        right = tuple(name for name in names if name not in wrong)
+        self.spoken = replace(self.spoken, wrong=in_words(wrong), right=in_words(right))
+        self.facts = replace(
+            self.facts, reference_seconds=reference.seconds,
+            identified_right=bool(wrong) and self.quantities.only_shown(wrong, self.answers["svi"]),
+        )  # fmt: skip
         weights_ok = self.measures.alarming <= self.rule.alarming
-        self.add("reference", *_say_score(self.comparison, own_score, mended, weights_ok, self.rule))
+        self.add("reference", *say_score(self.comparison, own, mended, weights_ok, self.rule))
 
-    def _reference(self) -> tuple[Posterior | None, str, bool, tuple[str, ...]]:
-        coords = {} if self.index is None else {self.shape.unit_plate or "": self.index.tolist()}
+    def _reference(self, share: float) -> tuple[Sampled, str]:
+        plate = self.shape.unit_plate
+        coords = {} if self.index is None else {plate or "": self.index.tolist()}
         if self.given is not None:
-            given = self.given
-            ok, reasons = judge_reference(given.map(self.functions(given.draws)) if self.functions else given)
-            return self.given, "given", ok, reasons
+            functions = self.functions
+            judged = self.given.map(functions(self.given.draws)) if functions else self.given
+            return Sampled(self.given, *judge_reference(judged)), "given"
         data = self.data if self.index is None else tuple(values[self.index] for values in self.data)
         if isinstance(self.pair.model, ExactPosterior):
             drawn = exact.draws(
-                self.pair.model, *data, num_draws=NUM_DRAWS, coords=coords, seed=self.seed_of(4)
+                self.pair.model, *data, num_draws=DRAWS[0], coords=coords, seed=self.seed_of(4)
             )
-            return drawn, "exact", True, ()
-        if self.shape.unit_plate and self.index is None and self.shape.num_units > ROWS:
-            return None, "none", False, ("NUTS on all rows would take too long, and these programs do not "
-                                         "take some of them",)  # fmt: skip
+            return Sampled(self._few_rows(drawn), True, ()), "exact"
+        units = self.shape.num_units if plate and self.index is None else 1
+        if (numbers := units * self.shape.event_size * DRAWS[0]) > MOST_KEPT:
+            return Sampled(None, False, (
+                f"draws of all {units:,} rows would be {numbers:.1g} numbers, and these programs do not take "
+                "some of their rows (index the data by the plate: x[i])",
+            )), "none"  # fmt: skip
+        stage("check: NUTS", show=self.progress)
         sampled = within(
-            REFERENCE_SHARE * self.clock.left, self.pair, *data, local=self.shape.unit_plate is not None,
+            share * self.clock.left, self.pair, *data, local=plate is not None,
             coords=coords, identifiable=self.functions, seed=self.seed_of(5), progress=self.progress,
         )  # fmt: skip
-        return sampled.posterior, "nuts" if sampled.posterior else "none", sampled.ok, sampled.reasons
+        if sampled.posterior is None:
+            return sampled, "none"
+        return replace(sampled, posterior=self._few_rows(sampled.posterior)), "nuts"
 
     def _compared(self, reference: Posterior) -> Comparison:
         return compare(
@@ -266,13 +345,14 @@ class Checks:
         """Parts that the guide misses, and funnels."""
         kind = self.measures.reference
         reference = self.answers.get(kind)
-        if kind in OURS and reference is not None and has_log_density(self.pair, *self.data):
+        all_rows = self.shape.unit_plate is None or self.index is not None
+        known = kind in OURS and all_rows and "is" in self.evidence
+        if known and reference is not None and has_log_density(self.pair, *self.data):
             self._modes(reference)
-        known = reference or self.answers.get("reweighted", self.answers["svi"])
-        if self.shape.unit_plate is None and (found := funnel(known)) is not None:
-            self.facts = replace(self.facts, funnel=found.sentence)
+        if self.funnel is not None:
+            self.facts = replace(self.facts, funnel=self.funnel.sentence)
             bad = not self.measures.reference_ok or self.measures.error_floor > 1
-            self.add("funnel", "fail" if bad else "warn", found.sentence)
+            self.add("funnel", "fail" if bad else "warn", self.funnel.sentence)
 
     def _modes(self, reference: Posterior) -> None:
         log_w = bridge.log_weights(self.pair, reference, *self.data)
@@ -302,6 +382,7 @@ class Checks:
 
     def collapse(self) -> None:
         """Latents of rows that say nothing about them."""
+        stage("check: what the latents carry", show=self.progress and self.shape.unit_plate is not None)
         if self.shape.unit_plate is None or len(self.shape.latents) != 1:
             return
         try:
@@ -316,6 +397,10 @@ class Checks:
 
     def predictive(self) -> None:
         """Whether data like these come from the fitted model."""
+        if self.clock.left < LEAST_LEFT * self.clock.budget:
+            self.add("prediction", "skipped", NO_TIME, cut=True)
+            return
+        stage("check: data replicated from the model", show=self.progress)
         known = self.measures.reference_ok and self.measures.reference in OURS and self.index is None
         some = None
         if self.shape.can_index and self.shape.num_units * self.shape.event_size > PREDICTED:
@@ -337,30 +422,38 @@ class Checks:
 
     def calibration(self) -> None:
         """Simulation-based calibration of the guide, and then of NUTS, in what time is left."""
-        self._calibrate("guide", "calibration", GUIDE_SHARE)
-        if self.measures.reference == "nuts":
-            self._calibrate("nuts", "sampler", SAMPLER_SHARE)
+        sampler = self.measures.reference == "nuts"
+        self._calibrate("guide", "calibration", GUIDE_SHARE if sampler else 1.0)
+        if sampler:
+            self._calibrate("nuts", "sampler", 1.0)
 
     def _calibrate(self, answer: Literal["guide", "nuts"], name: str, share: float) -> None:
         if self.clock.left < LEAST_LEFT * self.clock.budget:
-            self.add(name, "skipped", "there was no time left for simulated data")
+            self.add(name, "skipped", "there was no time left for simulated data", cut=True)
             return
+        stage(f"check: calibration of {'the guide' if answer == 'guide' else 'NUTS'}", show=self.progress)
+        seconds = share * self.clock.left
+        begun = time.perf_counter()
         try:
-            found = sbc(
-                self.pair,
-                *self.data,
-                answer=answer,
-                budget=share * self.clock.left,
-                identifiable=self.identifiable,
-                functions=_common_mean(self.pair.model),
-                seed=self.seed_of(8),
-                progress=self.progress,
-            )
-        except InputError as error:
-            self.add(name, "skipped", str(error))
+            with deadline(seconds):
+                found = sbc(
+                    self.pair,
+                    *self.data,
+                    answer=answer,
+                    num_simulations=NUM_SIMULATIONS,
+                    budget=seconds,
+                    identifiable=self.identifiable,
+                    functions=_common_mean(self.pair.model),
+                    seed=self.seed_of(8),
+                    progress=self.progress,
+                )
+        except (InputError, OutOfTime) as error:
+            said = str(error) or "there was too little time left for simulated data"
+            self.add(name, "skipped", said, cut=time.perf_counter() - begun > 0.5 * seconds)
             return
         self.calibrations[answer] = found
-        self.add(name, "pass" if found.passed else "warn", found.sentence())
+        cut = found.num_simulations < NUM_SIMULATIONS
+        self.add(name, "pass" if found.passed else "warn", found.sentence(), cut)
 
 
 def _common_mean(model: Program) -> Identifiable | None:
@@ -392,47 +485,3 @@ def _rows(shape: Layout, data: tuple[Any, ...], rows: Tensor | None) -> Tensor |
         return None
     check_index(rows, shape.num_units)
     return torch.arange(min(ROWS, shape.num_units)) if rows is None else rows
-
-
-def _clause(sentence: str) -> str:
-    """A sentence to be set among others: without its full stop, and small unless it begins with a name."""
-    text = sentence.rstrip(".")
-    return text[:1].lower() + text[1:] if text[1:2].islower() else text
-
-
-def _say_weights(found: Evidence, most: float) -> tuple[Status, str]:
-    alarms = int(found.alarming.sum())
-    local = found.num_units > 1
-    numbers = (
-        f"k̂ is {found.pareto_k.max():.2f} and {found.num_samples:,} draws are worth {found.ess.min():,.0f}"
-        + (" in the worst row" if local else "")
-    )
-    if alarms <= most * found.num_units:
-        but = f" in all but {alarms} of {found.num_units} rows" if alarms else ""
-        return "pass", f"the importance weights are sound{but}: {numbers}"
-    whose = f" of {alarms} of {found.num_units} rows" if local else ""
-    return "fail", (
-        f"the importance weights{whose} cannot be trusted: {numbers}, so that a few draws decide everything; "
-        "the guide has lighter tails than the posterior or sits beside it"
-    )
-
-
-def _say_score(
-    found: Comparison, own: Severity, mended: Severity, weights_ok: bool, rule: Rule
-) -> tuple[Status, str]:
-    name = told_reference(found.reference)
-    if own.error <= rule.tolerable and own.floor <= rule.floor:
-        if found.verdicts["svi"] == "differs":
-            return (
-                "pass",
-                f"in nine rows of ten the guide is near enough to {name}; in the worst, {own.worst}",
-            )
-        return "pass", f"every mean, spread, tail and correlation of the guide is near enough to {name}'s"
-    reasons = [text.removeprefix("svi: ") for text in found.reasons if text.startswith("svi: ")]
-    told = "; ".join(reasons) if found.verdicts["svi"] == "differs" else own.worst
-    sentence = f"against {name}, {told}"
-    if mended.error > rule.repaired or mended.floor > rule.floor:
-        return "fail", f"{sentence}. Reweighted, {mended.worst}"
-    if weights_ok:
-        return "fail", f"{sentence}. Reweighting mends it"
-    return "fail", f"{sentence}. Reweighted draws come near, by weights that cannot be trusted"

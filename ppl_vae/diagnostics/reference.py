@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ppl_vae.diagnostics.budget import Clock
+from ppl_vae.clock import Clock, OutOfTime, deadline
 from ppl_vae.diagnostics.compare import Identifiable, judge_reference
 from ppl_vae.errors import InputError
 from ppl_vae.inference import nuts
@@ -16,13 +16,13 @@ __all__ = ["Sampled", "within"]
 # Starts far apart find modes that fewer chains would miss: of two equal modes, eight chains miss one in one
 # run of 128.
 CHAINS = 8
-# Compiling a gradient takes about this long, in seconds.
-COMPILING = 6.0
+# Share of what a longer attempt is expected to take that must be left for it to be begun.
+WORTH_TRYING = 0.8
 
 
 @dataclass(frozen=True)
 class _Round:
-    """One attempt, and roughly what it costs in units of `_pace`."""
+    """One attempt, and roughly what it costs beside the others."""
 
     warmup: int
     num_draws: int
@@ -39,35 +39,21 @@ ROUNDS = (
 )
 
 
-def _pace(pair: Pair, data: tuple[Any, ...], seed: int) -> float | None:
-    """Seconds for 50 short iterations of a traced graph; None where the model has no graph.
-
-    Two pilots, of 50 and of 150 iterations, so that importing and tracing are not counted.
-    """
-    seconds = []
-    for warmup, draws in ((20, 5), (60, 15)):
-        pilot = nuts.sample(
-            pair, *data, num_draws=draws, warmup=warmup, chains=2, max_tree_depth=4, seed=seed, progress=False
-        )
-        if pilot.stats.attrs.get("sampler") == "pyro":
-            return None
-        seconds.append(pilot.seconds)
-    return max(0.01, (seconds[1] - seconds[0]) / 2)
-
-
 @dataclass(frozen=True)
 class Sampled:
     """What came of it.
 
     Attributes:
-        posterior: the last attempt's draws; None where there was no time for any.
+        posterior: the last finished attempt's draws; None where there was no time for any.
         ok: whether they passed their checks.
         reasons: a sentence for each check that failed, or why there are no draws.
+        cut: whether the time ended it.
     """
 
     posterior: Posterior | None
     ok: bool
     reasons: tuple[str, ...]
+    cut: bool = False
 
 
 def within(
@@ -82,8 +68,8 @@ def within(
 ) -> Sampled:
     """NUTS until R-hat, ESS and divergences are as a reference needs them, or the time is up.
 
-    A pilot of a few iterations says what an attempt costs; one that would not fit is not begun. A single
-    attempt on a difficult posterior may still overrun.
+    The first attempt is always begun. A longer one is begun where the pace of the one before lets it end in
+    time; whatever has not ended by then is given up, and what was finished before stands.
 
     Args:
         seconds: the time there is.
@@ -96,40 +82,54 @@ def within(
         progress: whether to show progress bars on a terminal.
     """
     clock = Clock(seconds)
-    mass: Mass = "diagonal" if local else "low-rank"
-    try:
-        pace = _pace(pair, data, seed)
-    except InputError as error:
-        return Sampled(None, False, (f"NUTS does not run on this model: {error}",))
-    if pace is None:
-        return Sampled(None, False, ("NUTS would have to run uncompiled, for which there is no time",))
-    found = Sampled(None, False, ("there is no time for NUTS: give a larger budget",))
-    compiling = COMPILING
+    found = Sampled(
+        None, False, (f"NUTS had not finished its shortest run when its {seconds:.0f} s were over",), cut=True
+    )
+    needed = 0.0
     for number, attempt in enumerate(ROUNDS):
-        chains = CHAINS
-        if clock.left < compiling + attempt.cost * pace:
-            if number or clock.left < compiling + 0.5 * attempt.cost * pace:
+        if number and clock.left < WORTH_TRYING * needed:
+            more = (f"a longer run takes about {needed:.0f} s, and {clock.left:.0f} s were left for it",)
+            return replace(found, reasons=found.reasons + more, cut=True)
+        try:
+            with deadline(clock.left):
+                posterior = _attempt(attempt, pair, data, local, coords, seed + number, progress)
+        except OutOfTime:
+            also = ("a longer run did not end in time",)
+            return replace(found, reasons=found.reasons + also, cut=True) if number else found
+        except InputError as error:
+            if number:
                 return found
-            chains = CHAINS // 2
-        posterior = nuts.sample(
-            pair,
-            *data,
-            num_draws=attempt.num_draws,
-            warmup=attempt.warmup,
-            chains=chains,
-            mass=mass,
-            target_accept=attempt.target_accept,
-            max_tree_depth=attempt.max_tree_depth,
-            coords=coords,
-            seed=seed + number,
-            progress=progress,
-        )
+            return Sampled(None, False, (f"NUTS does not run on this model: {error}",))
         judged = posterior if identifiable is None else posterior.map(identifiable(posterior.draws))
         ok, reasons = judge_reference(judged)
         found = Sampled(replace(posterior, seconds=clock.spent), ok, reasons)
         if ok:
             break
-        compiled_in = float(posterior.stats.attrs.get("compile_seconds", 0.0))
-        pace = (posterior.seconds - compiled_in) / attempt.cost * CHAINS / chains
-        compiling = 0.0
+        sampling = posterior.seconds - float(posterior.stats.attrs.get("compile_seconds", 0.0))
+        needed = sampling * ROUNDS[min(number + 1, len(ROUNDS) - 1)].cost / attempt.cost
     return found
+
+
+def _attempt(
+    attempt: _Round,
+    pair: Pair,
+    data: tuple[Any, ...],
+    local: bool,
+    coords: dict[str, Any],
+    seed: int,
+    progress: bool,
+) -> Posterior:
+    mass: Mass = "diagonal" if local else "low-rank"
+    return nuts.sample(
+        pair,
+        *data,
+        num_draws=attempt.num_draws,
+        warmup=attempt.warmup,
+        chains=CHAINS,
+        mass=mass,
+        target_accept=attempt.target_accept,
+        max_tree_depth=attempt.max_tree_depth,
+        coords=coords,
+        seed=seed,
+        progress=progress,
+    )

@@ -1,17 +1,28 @@
-"""The decision rule: from what the checks measured to trust, reweight or do not trust.
+"""The decision rule: from what the checks measured to trust, reweight, do not trust or not a posterior.
 
 The rule is a pure function of a few numbers (`Measures`) and a few thresholds (`Rule`), so that it can be
 read, argued with, and tried again on measurements that were kept.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Self
 
-__all__ = ["Decision", "Finding", "Measures", "Rule", "Status", "Verdict", "decide", "told_reference"]
+__all__ = [
+    "Decision",
+    "Finding",
+    "Measures",
+    "Rule",
+    "Spoken",
+    "Status",
+    "Verdict",
+    "decide",
+    "in_words",
+    "told_reference",
+]
 
-Verdict = Literal["trust", "reweight", "do not trust"]
+Verdict = Literal["trust", "reweight", "do not trust", "not a posterior"]
 Status = Literal["pass", "warn", "fail", "cannot tell", "skipped"]
 NAN = math.nan
 HUGE = 1e12
@@ -26,12 +37,14 @@ class Finding:
         status: "fail" counts against the fit, "warn" is worth knowing and does not.
         sentence: what was seen, with its numbers.
         seconds: what the check took.
+        cut: whether the budget ended it early, so that its numbers depend on the time that things take.
     """
 
     name: str
     status: Status
     sentence: str
     seconds: float = 0.0
+    cut: bool = False
 
 
 @dataclass(frozen=True)
@@ -55,6 +68,7 @@ class Measures:
             the worst chain and unit: large where the guide misses the part that the chain lives in.
         converged: whether SVI came to rest; None where nothing was fitted.
         active: fraction of a latent vector's dimensions that depend on the data.
+        points: the latent sites whose guide is a point mass.
     """
 
     reference: str = "none"
@@ -72,6 +86,7 @@ class Measures:
     missed: float = NAN
     converged: bool | None = None
     active: float = NAN
+    points: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """As JSON has it: null for what is not known, and a very large number for what is infinite."""
@@ -85,13 +100,12 @@ class Measures:
         """The inverse of `to_json`."""
         empty = cls()
         fields = cls.__dataclass_fields__
-        return cls(
-            **{
-                name: getattr(empty, name) if value is None and name != "converged" else value
-                for name, value in content.items()
-                if name in fields
-            }
-        )
+        known = {
+            name: getattr(empty, name) if value is None and name != "converged" else value
+            for name, value in content.items()
+            if name in fields
+        }
+        return cls(**{**known, "points": tuple(known.get("points", ()))})
 
 
 @dataclass(frozen=True)
@@ -129,24 +143,54 @@ class Decision:
     reason: str
 
 
-def decide(measures: Measures, rule: Rule | None = None) -> Decision:
-    """Trust, reweight, or do not trust.
+@dataclass(frozen=True)
+class Spoken:
+    """What a verdict speaks of, in words.
 
-    1. *Collapse*: a latent vector none of whose dimensions depends on the data is not trusted.
-    2. *Missed part*: chains of a sampler that live where the guide puts next to nothing are believed, even
+    Attributes:
+        compared: the quantities that were compared, such as "mu and tau".
+        wrong: those of them in which the guide differs from the reference.
+        right: those in which it does not.
+    """
+
+    compared: str = ""
+    wrong: str = ""
+    right: str = ""
+
+
+def decide(measures: Measures, rule: Rule | None = None, spoken: Spoken | None = None) -> Decision:
+    """Trust, reweight, do not trust, or say that there is nothing to judge.
+
+    1. *Point masses*: a guide that is a point in some latent has no density, and is not a posterior.
+    2. *Collapse*: a latent vector none of whose dimensions depends on the data is not trusted.
+    3. *Missed part*: chains of a sampler that live where the guide puts next to nothing are believed, even
        where they do not agree with each other.
-    3. With a reference that passed its own checks, the guide is trusted if its error against it is
+    4. With a reference that passed its own checks, the guide is trusted if its error against it is
        tolerable. If not, reweighting is advised if the weights raise no alarm and the reweighted draws'
        error is tolerable.
-    4. Without one, the weights decide: where they alarm, nothing vouches for the guide. Where they do not,
+    5. Without one, the weights decide: where they alarm, nothing vouches for the guide. Where they do not,
        the reweighted draws stand in for the reference, and the guide is trusted if it is near them.
 
     Convergence of SVI, calibration over simulated data and predictive checks explain a verdict and do not
     make one: a fit that has not come to rest may already be good, calibration speaks of other data, and
     predictive checks speak of the model.
+
+    Args:
+        measures: what the checks measured.
+        rule: the thresholds.
+        spoken: names for the sentence.
     """
     rule = Rule() if rule is None else rule
+    spoken = Spoken() if spoken is None else spoken
     m = measures
+    if m.points:
+        sites = in_words(m.points)
+        return Decision(
+            "not a posterior",
+            ("guide",),
+            f"the guide is a point in {sites}: it has no spread there, and so neither density, weights nor "
+            "log p(x)",
+        )
     if m.active == 0:
         return Decision("do not trust", ("collapse",), "the latents do not depend on the data at all")
     if m.missed > rule.missed and not m.reference_ok:
@@ -157,7 +201,7 @@ def decide(measures: Measures, rule: Rule | None = None) -> Decision:
         )
     weights_ok = m.alarming <= rule.alarming
     if m.reference_ok:
-        return _against_reference(m, rule, weights_ok)
+        return _against_reference(m, rule, weights_ok, spoken)
     if not weights_ok:
         return Decision(
             "do not trust",
@@ -166,8 +210,9 @@ def decide(measures: Measures, rule: Rule | None = None) -> Decision:
             "passed its own checks",
         )
     if _tolerable(m.shift, m.shift_floor, rule.tolerable, rule.floor):
+        changed = spoken.compared or "the answer"
         return Decision(
-            "trust", (), "the importance weights are sound, and reweighting hardly changes the answer"
+            "trust", (), f"the importance weights are sound, and reweighting hardly changes {changed}"
         )
     return Decision(
         "reweight",
@@ -176,19 +221,28 @@ def decide(measures: Measures, rule: Rule | None = None) -> Decision:
     )
 
 
-def _against_reference(m: Measures, rule: Rule, weights_ok: bool) -> Decision:
+def _against_reference(m: Measures, rule: Rule, weights_ok: bool, spoken: Spoken) -> Decision:
     name = told_reference(m.reference)
     if _tolerable(m.error, m.error_floor, rule.tolerable, rule.floor):
-        return Decision("trust", (), f"the guide agrees with {name}")
+        where = f" in {spoken.compared}" if spoken.compared else ""
+        return Decision("trust", (), f"the guide agrees with {name}{where}")
+    where = f" in {spoken.wrong}" if spoken.wrong else ""
+    where += f" (not in {spoken.right})" if spoken.wrong and spoken.right else ""
     if weights_ok and _tolerable(m.reweighted_error, m.reweighted_floor, rule.repaired, rule.floor):
         return Decision(
             "reweight",
             ("reference",),
-            f"the guide differs from {name}, and its draws agree once they are reweighted",
+            f"the guide differs from {name}{where}, and its draws agree once they are reweighted",
         )
     also = "its importance weights cannot repair it"
     failing = ("reference", "weights")
-    return Decision("do not trust", failing, f"the guide differs from {name}, and {also}")
+    return Decision("do not trust", failing, f"the guide differs from {name}{where}, and {also}")
+
+
+def in_words(names: Sequence[str], most: int = 4) -> str:
+    """Names with commas and an "and"; of very many, the first and how many more there are."""
+    shown = list(names) if len(names) <= most else [*names[: most - 1], f"{len(names) - most + 1} more"]
+    return " and ".join([", ".join(shown[:-1]), shown[-1]]) if len(shown) > 1 else "".join(shown)
 
 
 def told_reference(method: str) -> str:

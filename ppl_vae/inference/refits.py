@@ -16,6 +16,7 @@ import pyro
 import torch
 from torch import Tensor
 
+from ppl_vae.clock import check_time
 from ppl_vae.errors import InputError
 from ppl_vae.inference.compiler import Compiled, compile_graph
 from ppl_vae.inference.graph import Compile, Graph, Noise, Outputs, check, over, trace
@@ -181,6 +182,7 @@ class Refitter:
         shaped = [rates.reshape(-1, *(1,) * (v.dim() - 1)).to(v) for v in values]
         averaged, average = max(1, round(AVERAGED * num_steps)), [torch.zeros_like(v) for v in values]
         for step in range(num_steps):
+            check_time()
             _, *slopes = self._evaluate(values, data)
             # One wild draw must not end a fit.
             slopes = [slope.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0) for slope in slopes]

@@ -246,8 +246,8 @@ class Rule:
 
     # The end -----------------------------------------------------------------------------------------
 
-    def finish(self, step: int) -> Stopping:
-        """Put the best parameters in place where the steps ran out, and say what was found."""
+    def finish(self, step: int, late: bool = False) -> Stopping:
+        """Put the best parameters in place where steps or time (``late``) ran out, and say what was found."""
         if not self.done and self.best is not None:
             at_end = self._elbo_at([leaf.detach().clone() for leaf in self.leaves])
             if _mean(self.best.elbo - at_end).value > 0:
@@ -258,7 +258,7 @@ class Rule:
             checks=tuple(self.checks),
             step=step,
             converged=self.done,
-            reason=self._reason(step, last, gain),
+            reason=self._reason(step, last, gain, late),
             expected_gain=gain.value,
             expected_gain_error=gain.error,
             mcse=_shift(self.averaging),
@@ -267,10 +267,13 @@ class Rule:
             judged_on="held-out data" if self.on_held_out else "training data",
         )
 
-    def _reason(self, step: int, last: Check | None, gain: Gain) -> str:
+    def _reason(self, step: int, last: Check | None, gain: Gain, late: bool) -> str:
+        out = f"the time ran out after {step} steps" if late else f"the {step} steps ran out"
         on = " on held-out data" if self.on_held_out else ""
         if last is None:
             needed = self.start + 3 * self.width
+            if late:
+                return f"{out}, too few to judge convergence; the first check is after {needed}"
             return f"{step} steps are too few to judge convergence; the first check is after {needed}"
         expected = f"{gain.value:.2g} ± {gain.error:.1g} nats a unit{on} (tolerance {self.tolerance:g})"
         if self.done and self.on_held_out and self.best is not None and step > self.best.step:
@@ -282,19 +285,19 @@ class Rule:
             return f"stopped after {step} steps: ten times as many are expected to gain {expected}"
         if not math.isfinite(gain.error):
             return (
-                f"the {step} steps ran out at the first learning rate, before the iterates were stationary "
+                f"{out} at the first learning rate, before the iterates were stationary "
                 f"(R-hat {last.r_hat:.2f}, limit {R_HAT_LIMIT}): ten times as many are expected to gain at "
                 f"least {gain.value:.2g} nats a unit{on}"
             )
         if gain.value + gain.error > self.tolerance:
-            return f"the {step} steps ran out: ten times as many are expected to gain {expected}"
+            return f"{out}: ten times as many are expected to gain {expected}"
         if _shift(self.averaging) > MCSE_LIMIT:
             return (
-                f"the {step} steps ran out before the iterates' average was precise: its Monte Carlo error "
+                f"{out} before the iterates' average was precise: its Monte Carlo error "
                 f"is {_shift(self.averaging):.2f} sd of the guide (limit {MCSE_LIMIT:g})"
             )
         return (
-            f"the {step} steps ran out before the iterates were stationary (R-hat {last.r_hat:.2f}, limit "
+            f"{out} before the iterates were stationary (R-hat {last.r_hat:.2f}, limit "
             f"{R_HAT_LIMIT}), though more are expected to gain {expected}"
         )
 

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +14,7 @@ import torch
 from pyro.infer import ELBO as PyroELBO
 from torch import Tensor
 
+from ppl_vae.clock import OutOfTime, time_left
 from ppl_vae.errors import InputError
 from ppl_vae.inference import bounds
 from ppl_vae.inference.batches import Batches
@@ -136,6 +138,7 @@ def fit(
             of the data, under common random numbers. The rule begins after the KL warm-up. Only in the
             last tenth below the cap does ``num_steps`` play a part: the learning rate is then lowered to
             nothing, and the fit counts as not converged. ``lr_end`` and ``average`` have no part in it.
+            A deadline (`clock.deadline`) ends such a fit as the cap does, and any other with `OutOfTime`.
             See `Fit.stopping` (Dhaka et al. 2020; Welandawe et al. 2024).
         precision: "bfloat16" runs the programs under autocast.
         compile: True traces and compiles the steps, False runs stock Pyro, and "auto" decides by the
@@ -214,11 +217,15 @@ def fit(
                 )  # fmt: skip
             if at.step:
                 steps.load_state(at.state, at.step)
-            while at.step < num_steps and not (rule is not None and rule.done):
+            late = False
+            while at.step < num_steps and not late and not (rule is not None and rule.done):
                 if refresh is not None and batches.epoch(at.step) != epoch:
                     epoch = batches.epoch(at.step)
                     current = _same_form(refresh(epoch), data)
                 count = stops.after(at.step) - at.step
+                if rule is not None and math.isfinite(time_left()):
+                    # Short stretches, of whole groups of steps: the clock is looked at between them.
+                    count = min(count, UNROLLED - at.step % UNROLLED)
                 losses = steps.run(at.step, count, current)
                 at.history[at.step : at.step + count] = -_finite(losses, at.step)
                 at.step += count
@@ -228,7 +235,8 @@ def fit(
                     at.write_average(list(leaves.values()))
                 if rule is not None:
                     rule.see(at.step)
-                ended = at.step == num_steps or (rule is not None and rule.done)
+                late = rule is not None and time_left() <= 0
+                ended = late or at.step == num_steps or (rule is not None and rule.done)
                 if held_out is not None and (at.step % check_every == 0 or ended):
                     at.checks.append((at.step, _held_out_mean(pair, held_out, weighted, seed)))
                 if at.step == num_steps - num_steps // 4:
@@ -238,8 +246,10 @@ def fit(
                     if rule is not None:
                         at.rule, at.rule_about = rule.tensors(), rule.about()
                     saved.save(at, time.perf_counter() - start)
-                advance(count, f"ELBO {at.history[at.step - 1]:.1f}")
-        stopping = None if rule is None else rule.finish(at.step)
+                # A fit that may stop ends after its next stretch, with everything that belongs to an end.
+                with nullcontext() if rule is None else suppress(OutOfTime):
+                    advance(count, f"ELBO {at.history[at.step - 1]:.1f}")
+        stopping = None if rule is None else rule.finish(at.step, late)
         with one_thread(small):
             final = elbo(pair, *data, num_particles=_final_particles(shape), seed=seed)
         if stopping is None:

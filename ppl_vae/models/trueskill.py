@@ -216,6 +216,10 @@ class TrueSkill(PyroModule):  # type: ignore[misc]
             ).assign_coords(pair=labels)
         return found
 
+    def reported(self, draws: xr.Dataset) -> xr.Dataset:
+        """The skills themselves: leaderboard, intervals and mean − 3 sd show them."""
+        return draws[["skill"]]
+
     def event_dims(self) -> dict[str, tuple[str, ...]]:
         """Skills have no event dimension: players are a plate."""
         return {"skill": ()}

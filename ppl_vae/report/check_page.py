@@ -40,7 +40,12 @@ __all__ = [
     "write_check",
 ]
 
-TONES: dict[Verdict, Tone] = {"trust": "good", "reweight": "warn", "do not trust": "bad"}
+TONES: dict[Verdict, Tone] = {
+    "trust": "good",
+    "reweight": "warn",
+    "do not trust": "bad",
+    "not a posterior": "warn",
+}
 CALIBRATED = {"guide": "the guide", "nuts": "NUTS", "exact": "the exact posterior"}
 # The order of a section's parts.
 PARTS = ("fit", "comparison", "calibration", "predictive", "collapse", "evidence")
@@ -125,7 +130,7 @@ def check_parts(
 def about_check(found: Check, seed: int | None = None) -> list[str]:
     """The foot of the page: versions, budget, seed."""
     versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
-    budget = f"The checks took {found.seconds:.0f} s of a budget of {found.budget:.0f} s"
+    budget = f"The checks took {found.spent()}"
     return [f"{budget}{'' if seed is None else f'; seed {seed}'}.", f"Versions: {versions}."]
 
 

@@ -194,14 +194,14 @@ def test_a_budget_stops_early_but_not_below_fifty() -> None:
         return _conjugate(x, num_draws=num_draws, seed=seed)
 
     found = sbc(_model, X[:1], answer=slow, num_simulations=100_000, budget=1.5)
-    assert 50 <= found.num_simulations < 100_000
-    assert any("the budget of 1.5 s allowed" in note for note in found.notes)
+    assert found.num_simulations in (50, 100, 200, 350, 500)
+    assert any(f"the budget allowed {found.num_simulations} of 100000" in note for note in found.notes)
 
     def slower(x: Tensor, *, num_draws: int, seed: int) -> Posterior:
         time.sleep(0.1)
         return _conjugate(x, num_draws=num_draws, seed=seed)
 
-    with pytest.raises(InputError, match="fewest simulations that say anything; the budget is 0 s"):
+    with pytest.raises(InputError, match=r"only \d+ of the 50 simulations .* fit into 0.2 s"):
         sbc(_model, X[:1], answer=slower, num_simulations=100, budget=0.2)
 
 

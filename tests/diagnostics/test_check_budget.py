@@ -1,0 +1,220 @@
+"""Time budgets: every loop looks at the clock, what fits is done, and what was cut is said."""
+
+import time
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro.infer.autoguide import AutoNormal
+
+from ppl_vae import PPCA, InputError, Pair, importance, nuts, svi
+from ppl_vae.clock import OutOfTime, check_time, deadline, time_left
+from ppl_vae.diagnostics import check, check_pair
+from ppl_vae.diagnostics import reference as references
+from ppl_vae.guides import LinearNormal
+from ppl_vae.progress import progress_bar
+
+X = torch.linspace(-1.0, 1.0, 12)
+
+
+def regression(x):
+    slope = pyro.sample("slope", dist.Normal(0.0, 1.0))
+    with pyro.plate("data", len(x)) as i:
+        pyro.sample("y", dist.Normal(slope * x[i], 1.0), obs=2 * x[i])
+
+
+def random_walk(x):
+    state = x.new_zeros(())
+    for t, value in enumerate(x):
+        state = pyro.sample(f"s{t}", dist.Normal(state, 0.5))
+        pyro.sample(f"y{t}", dist.Normal(state, 1.0), obs=value)
+
+
+def of_rows(x):
+    with pyro.plate("data", len(x)) as i:
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        pyro.sample("x", dist.Normal(z, 1.0), obs=x[i])
+
+
+def without_plate(x):
+    mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
+    pyro.sample("x", dist.Normal(mu, 1.0).expand([len(x)]).to_event(1), obs=x)
+
+
+PROGRAMS = [regression, random_walk, of_rows, without_plate]
+
+
+def test_deadlines_nest_and_end_with_their_block():
+    assert time_left() == float("inf")
+    with deadline(0.0), deadline(100.0), pytest.raises(OutOfTime):
+        check_time()
+    with deadline(100.0):
+        check_time()
+    assert time_left() == float("inf")
+
+
+def test_bars_look_at_the_clock_also_where_they_are_not_shown():
+    with progress_bar("work", 3, show=False) as advance, deadline(0.0), pytest.raises(OutOfTime):
+        advance(1, "")
+
+
+@pytest.mark.parametrize("model", PROGRAMS)
+def test_a_fit_that_may_stop_ends_at_the_deadline_with_what_it_has(model):
+    pair = Pair(model, AutoNormal(model))
+    with deadline(0.2):
+        found = svi.fit(pair, X, num_steps=10**6, lr=1e-7, stop=True, tolerance=1e-9, progress=False)
+    assert 0 < found.steps < 10**6
+    assert not found.converged
+    assert "the time ran out" in found.reason
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        lambda pair: svi.fit(pair, X, num_steps=10**6, progress=False),
+        lambda pair: importance.log_evidence(pair, X, num_samples=10**8, progress=False),
+        lambda pair: nuts.sample(pair, X, num_draws=10**7, sampler="pyro", compile=False, progress=False),
+    ],
+    ids=["SVI", "importance", "Pyro's NUTS"],
+)
+def test_other_work_is_given_up_at_the_deadline(work):
+    pair = Pair(regression, AutoNormal(regression))
+    begun = time.process_time()
+    with deadline(0.2), pytest.raises(OutOfTime):
+        work(pair)
+    assert time.process_time() - begun < 20
+
+
+def test_a_slow_first_call_refuses_nothing():
+    calls = []
+
+    def guide(x):
+        if not calls:
+            time.sleep(0.6)  # a hundred times that would be more than the budget
+        calls.append(1)
+        pyro.sample("slope", dist.Normal(x.new_tensor(1.0), 0.1))
+
+    found = check_pair(
+        Pair(regression, guide),
+        X,
+        reference=_posterior_of_slope(),
+        budget=40.0,
+        calibrate=False,
+        progress=False,
+    )
+    assert found.verdict
+    assert not found.cut
+
+
+def _posterior_of_slope():
+    from ppl_vae.inference import guide as guides
+
+    precision = 1 + float(X.square().sum())
+    mean = 2 * float(X.square().sum()) / precision
+
+    def exact(x):
+        pyro.sample("slope", dist.Normal(x.new_tensor(mean), precision**-0.5))
+
+    return guides.draws(Pair(regression, exact), X, num_draws=4000, seed=1)
+
+
+@pytest.mark.parametrize("cost", [1.0, 4.0, 16.0])
+def test_nuts_begins_what_fits_and_keeps_what_was_finished(monkeypatch, cost):
+    """A sampler whose runs take 0.02 s a unit of cost, and pass only in the third round."""
+    begun = []
+
+    def sample(pair, x, **options):
+        begun.append(options["num_draws"])
+        seconds = 0.01 * cost * {250: 1, 800: 3, 2500: 12.5}[options["num_draws"]]
+        end = time.perf_counter() + seconds
+        while time.perf_counter() < end:
+            time.sleep(0.002)
+            check_time()
+        drawn = _posterior_of_slope()
+        return drawn.__class__(drawn.draws, "nuts", "independent", stats=drawn.stats, seconds=seconds)
+
+    monkeypatch.setattr(references.nuts, "sample", sample)
+    monkeypatch.setattr(
+        references, "judge_reference", lambda judged: (len(begun) == 3, () if len(begun) == 3 else ("short",))
+    )
+    start = time.perf_counter()
+    found = references.within(
+        1.0, Pair(regression, AutoNormal(regression)), X, local=False, coords={}, identifiable=None, seed=0,
+        progress=False,
+    )  # fmt: skip
+    assert time.perf_counter() - start < 1.5
+    assert found.posterior is not None
+    assert found.ok == (cost == 1.0)
+    assert found.cut == (cost > 1.0)
+    assert begun == [250, 800, 2500][: {1.0: 3, 4.0: 2, 16.0: 2}[cost]]
+
+
+def test_nuts_that_never_finishes_is_said_to_be_cut(monkeypatch):
+    def sample(pair, x, **options):
+        while True:
+            time.sleep(0.01)
+            check_time()
+
+    monkeypatch.setattr(references.nuts, "sample", sample)
+    found = references.within(
+        0.1, Pair(regression, AutoNormal(regression)), X, local=False, coords={}, identifiable=None, seed=0,
+        progress=False,
+    )  # fmt: skip
+    assert found.posterior is None
+    assert found.cut
+    assert "shortest run" in found.reasons[0]
+
+
+def _ppca():
+    with torch.no_grad():
+        torch.manual_seed(0)
+        x = torch.randn(30, 4, dtype=torch.float64)
+        model = PPCA(4, 2).set_maximum_likelihood(x)
+    guide = LinearNormal(4, 2, dtype=torch.float64)
+    return Pair(model, guide), x
+
+
+def test_same_seed_same_numbers():
+    pair, x = _ppca()
+    one = check_pair(pair, x, budget=600.0, calibrate=False, progress=False, seed=3)
+    again = check_pair(pair, x, budget=600.0, calibrate=False, progress=False, seed=3)
+    assert not one.cut
+    assert not again.cut
+    assert one.measures.to_json() == again.measures.to_json()
+    assert [(f.name, f.sentence) for f in one.findings] == [(f.name, f.sentence) for f in again.findings]
+
+
+def test_the_verdict_is_told_before_data_are_simulated():
+    pair, x = _ppca()
+    told = []
+    found = check_pair(pair, x, budget=600.0, calibrate=False, told=told.append, progress=False)
+    (stands,) = told
+    names = [finding.name for finding in stands.findings]
+    assert "reference" in names
+    assert "prediction" not in names
+    assert stands.verdict == found.verdict
+    assert "prediction" in [finding.name for finding in found.findings]
+
+
+def test_the_budget_that_was_given_is_the_one_that_is_named():
+    pair, x = _ppca()
+    found = check_pair(pair, x, budget=600.0, calibrate=False, progress=False)
+    assert "of a budget of 600 s" in str(found)
+
+
+def test_stages_are_said_through_a_pipe(capsys):
+    pair, x = _ppca()
+    check_pair(pair, x, budget=600.0, calibrate=False, progress=True)
+    said = capsys.readouterr().err.splitlines()
+    assert "check: importance weights" in said
+    assert any(line.startswith("check: the verdict stands after") for line in said)
+    check_pair(pair, x, budget=600.0, calibrate=False, progress=False)
+    assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize("budget", [1e-6, 1e-3])
+def test_a_budget_that_is_over_at_once_says_how_much_was(budget):
+    pair, x = _ppca()
+    with pytest.raises(InputError, match="were over before the first could begin; give it"):
+        check(pair.model, pair.guide, x, budget=budget, progress=False)
