@@ -64,7 +64,9 @@ def check_run(
         run.pair,
         *data,
         rested=(bool(fit["converged"]), str(fit["reason"])) if fit else None,
-        cut=bool(fit) and not fit["converged"] and int(fit.get("steps", run.settings.steps)) < run.settings.steps,
+        cut=bool(fit)
+        and not fit["converged"]
+        and int(fit.get("steps", run.settings.steps)) < run.settings.steps,
         rows=row_numbers(run, shape, rows, part) if rows is not None else None,
         calibrate=calibrate,
         budget=budget,

@@ -30,7 +30,7 @@ class Clock:
     """
 
     budget: float
-    start: float = field(default_factory=time.perf_counter)
+    start: float = field(default_factory=lambda: time.perf_counter())
     reserve: float = 0.0
 
     @property

@@ -330,7 +330,7 @@ def _enough(found: list[Simulated], units: int, wanted: int, budget: float) -> l
     if done < min(FEWEST, wanted):
         raise InputError(
             f"only {done} of the {min(FEWEST, wanted)} simulations that calibration needs to say anything "
-            f"fit into {budget:.2g} s"
+            f"fit into {budget:.3g} s"
         )
     return found
 

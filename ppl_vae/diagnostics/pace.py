@@ -12,6 +12,8 @@ from ppl_vae.program import Pair
 
 __all__ = ["affordable"]
 
+# Numbers, in the largest site of all draws together, that take no time worth measuring.
+SMALL = 2**24
 # Draws that are timed, twice: the first call also pays for what is made only once. Few where each runs the
 # programs anew.
 TIMED, ONE_BY_ONE = 200, 5
@@ -28,7 +30,8 @@ def affordable(
 ) -> tuple[int, bool]:
     """The largest of some sizes whose draws fit into so many seconds, else the smallest.
 
-    The sizes are far apart, so that a clock that runs a little otherwise hardly ever changes the choice.
+    Small work is not timed at all. The sizes are far apart, so that a clock that runs a little otherwise
+    hardly ever changes the choice among the others.
 
     Args:
         pair: whose guide is drawn from, and whose weights are evaluated.
@@ -43,6 +46,8 @@ def affordable(
         The size, and whether it is smaller than the first.
     """
     units = shape.num_units if index is None else len(index)
+    if shape.vectorized and sizes[0] * units * shape.event_size <= SMALL:
+        return sizes[0], False
     timed = min(TIMED, shape.particles_per_chunk(units)) if shape.vectorized else ONE_BY_ONE
     paces = []
     for _ in range(2):

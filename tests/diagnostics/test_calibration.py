@@ -1,8 +1,7 @@
 """Right answers pass simulation-based calibration, wrong ones fail in the words that fit."""
 
-import time
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from pyro.infer.autoguide import AutoMultivariateNormal, AutoNormal
 from scipy import stats
 from torch import Tensor
 
+from ppl_vae import clock
 from ppl_vae.diagnostics.calibration import Calibration, sbc
 from ppl_vae.errors import InputError
 from ppl_vae.guides import Prior
@@ -188,21 +188,24 @@ def test_seeds_reproduce(oracles: Any) -> None:
     assert not one.ranks.equals(other.ranks)
 
 
-def test_a_budget_stops_early_but_not_below_fifty() -> None:
+@pytest.mark.parametrize(("each", "kept"), [(0.8, 100), (1.2, 50), (2.2, None)])
+def test_a_budget_keeps_fixed_counts_and_not_below_fifty(
+    monkeypatch: pytest.MonkeyPatch, each: float, kept: int | None
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(clock, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+
     def slow(x: Tensor, *, num_draws: int, seed: int) -> Posterior:
-        time.sleep(0.004)
+        now[0] += each
         return _conjugate(x, num_draws=num_draws, seed=seed)
 
-    found = sbc(_model, X[:1], answer=slow, num_simulations=100_000, budget=1.5)
-    assert found.num_simulations in (50, 100, 200, 350, 500)
-    assert any(f"the budget allowed {found.num_simulations} of 100000" in note for note in found.notes)
-
-    def slower(x: Tensor, *, num_draws: int, seed: int) -> Posterior:
-        time.sleep(0.1)
-        return _conjugate(x, num_draws=num_draws, seed=seed)
-
-    with pytest.raises(InputError, match=r"only \d+ of the 50 simulations .* fit into 0.2 s"):
-        sbc(_model, X[:1], answer=slower, num_simulations=100, budget=0.2)
+    if kept is None:
+        with pytest.raises(InputError, match=r"only \d+ of the 50 simulations .* fit into 100 s"):
+            sbc(_model, X[:1], answer=slow, num_simulations=1000, budget=100.0)
+        return
+    found = sbc(_model, X[:1], answer=slow, num_simulations=1000, budget=100.0)
+    assert found.num_simulations == kept
+    assert any(f"the budget allowed {kept} of 1000" in note for note in found.notes)
 
 
 def test_it_is_kept_and_shown(tmp_path: Path) -> None:
