@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from ppl_vae.errors import InputError
 
-__all__ = ["Clock", "OutOfTime", "check_time", "deadline", "seconds_of", "time_left"]
+__all__ = ["Clock", "OutOfTime", "TooLittleTime", "check_time", "deadline", "seconds_of", "time_left"]
 
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 # When the innermost deadline passes, by `time.perf_counter`. A context variable: each thread has its own.
@@ -17,6 +17,10 @@ _ends: ContextVar[float] = ContextVar("ppl_vae_deadline", default=float("inf"))
 
 class OutOfTime(Exception):
     """The deadline around a piece of work has passed."""
+
+
+class TooLittleTime(InputError):
+    """A budget in which the least that would say anything cannot be done."""
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 from torch import Tensor
 
-from ppl_vae.clock import OutOfTime, deadline
+from ppl_vae.clock import OutOfTime, TooLittleTime, deadline
 from ppl_vae.diagnostics.answers import (
     Answers,
     Called,
@@ -324,11 +324,11 @@ def _enough(found: list[Simulated], units: int, wanted: int, budget: float) -> l
     """What was finished in time.
 
     Raises:
-        InputError: if it is too little to say anything.
+        TooLittleTime: if it is too little to say anything.
     """
     done = len(found) * units
     if done < min(FEWEST, wanted):
-        raise InputError(
+        raise TooLittleTime(
             f"only {done} of the {min(FEWEST, wanted)} simulations that calibration needs to say anything "
             f"fit into {budget:.3g} s"
         )

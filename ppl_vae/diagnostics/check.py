@@ -15,7 +15,7 @@ from ppl_vae.clock import Clock
 from ppl_vae.diagnostics.advice import next_step
 from ppl_vae.diagnostics.calibration import Calibration
 from ppl_vae.diagnostics.check_files import load_check, save_check
-from ppl_vae.diagnostics.checking import Checks
+from ppl_vae.diagnostics.checking import Checks, refuse_unchecked
 from ppl_vae.diagnostics.collapse import Collapse
 from ppl_vae.diagnostics.compare import Comparison, Identifiable
 from ppl_vae.diagnostics.explained import explained
@@ -166,6 +166,7 @@ def check(
     if fit:
         stage("check: fitting by SVI", show=progress)
         shape = layout(pair, *data)
+        refuse_unchecked(shape)
         _refuse_late(clock)
         fitted = fit_within(pair, data, shape, num_steps, lr, train, FIT_SHARE * clock.left, seed, progress)
         cut = was_cut(fitted, num_steps)

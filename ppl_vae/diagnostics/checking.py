@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ppl_vae.clock import Clock, OutOfTime, deadline
+from ppl_vae.clock import Clock, OutOfTime, TooLittleTime, deadline
 from ppl_vae.diagnostics.advice import Facts
 from ppl_vae.diagnostics.calibration import Calibration, sbc
 from ppl_vae.diagnostics.closeness import Severity
@@ -28,6 +28,7 @@ from ppl_vae.diagnostics.verdict import Finding, Measures, Rule, Spoken, Status,
 from ppl_vae.errors import InputError
 from ppl_vae.evidence import Evidence
 from ppl_vae.inference import bridge, exact, guide, importance
+from ppl_vae.inference.defined import require_all_data
 from ppl_vae.inference.elbo import check_index
 from ppl_vae.inference.point_mass import point_masses
 from ppl_vae.inference.sites import Layout
@@ -40,7 +41,7 @@ from ppl_vae.rng import derived
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["Checks"]
+__all__ = ["Checks", "refuse_unchecked"]
 
 # Rows whose posterior is compared with a reference, where every row has its own.
 ROWS = 8
@@ -89,8 +90,7 @@ class Checks:
         self.feature_names = feature_names
         stage("check: looking at the programs", show=progress)
         self.shape = layout(pair, *data)
-        if not self.shape.latents:
-            raise InputError("the model has no latent sites: there is no posterior to check")
+        refuse_unchecked(self.shape)
         self.index = _rows(self.shape, data, rows)
         self.quantities = Quantities(pair.model, identifiable, local=self.shape.unit_plate is not None)
         self.functions = self.quantities.functions
@@ -98,6 +98,7 @@ class Checks:
         self.measures = Measures()
         self.answers: dict[str, Posterior] = {}
         self.evidence: dict[str, Evidence] = {}
+        self.weighed: Evidence | None = None
         self.calibrations: dict[str, Calibration] = {}
         self.comparison: Comparison | None = None
         self.predicted: Predictive | None = None
@@ -153,12 +154,16 @@ class Checks:
                 size, cut = affordable(self.pair, self.data, self.shape, index, sizes, allowed, self.seed)
                 size = int(min(size, max(sizes[-1], memory)))
                 found = importance.log_evidence(
-                    self.pair, *self.data, num_samples=size, index=index, seed=self.seed_of(1), progress=False
-                )
+                    self.pair, *self.data, num_samples=size, improper=bool(self.shape.improper), index=index,
+                    seed=self.seed_of(1), progress=False,
+                )  # fmt: skip
         except OutOfTime:
             self.add("weights", "skipped", NO_TIME, cut=True)
             return
-        self.evidence["is"] = found
+        except InputError as error:  # a tempered model's weights, for one
+            self.add("weights", "skipped", str(error))
+            return
+        self.weighed = found
         self.measure(
             alarming=float(found.alarming.mean()),
             pareto_k=float(found.pareto_k.max()),
@@ -167,6 +172,13 @@ class Checks:
         status, said = say_weights(found, self.rule.alarming)
         fewer = f"; for lack of time {size:,} draws instead of {sizes[0]:,}" if cut else ""
         self.add("weights", status, said + fewer, cut)
+        if self.shape.improper:
+            flat = in_words(self.shape.improper)
+            self.add(
+                "evidence", "skipped", f"log p(x) is not defined: the prior of {flat} is flat (improper)"
+            )
+            return
+        self.evidence["is"] = found
         self._gap(found)
 
     def _weighed(self) -> Tensor | None:
@@ -346,7 +358,7 @@ class Checks:
         kind = self.measures.reference
         reference = self.answers.get(kind)
         all_rows = self.shape.unit_plate is None or self.index is not None
-        known = kind in OURS and all_rows and "is" in self.evidence
+        known = kind in OURS and all_rows and self.weighed is not None
         if known and reference is not None and has_log_density(self.pair, *self.data):
             self._modes(reference)
         if self.funnel is not None:
@@ -355,10 +367,11 @@ class Checks:
             self.add("funnel", "fail" if bad else "warn", self.funnel.sentence)
 
     def _modes(self, reference: Posterior) -> None:
+        assert self.weighed is not None
         log_w = bridge.log_weights(self.pair, reference, *self.data)
-        by_unit = {int(unit): at for at, unit in enumerate(self.evidence["is"].units)}
+        by_unit = {int(unit): at for at, unit in enumerate(self.weighed.units)}
         units = range(log_w.shape[2]) if self.index is None else self.index.tolist()
-        known = self.evidence["is"].log_evidence[[by_unit[unit] for unit in units]]
+        known = self.weighed.log_evidence[[by_unit[unit] for unit in units]]
         # A chain in a part that the guide misses has not even its lower tail in common with it; a chain
         # that is only wider has.
         with np.errstate(invalid="ignore"):
@@ -433,7 +446,6 @@ class Checks:
             return
         stage(f"check: calibration of {'the guide' if answer == 'guide' else 'NUTS'}", show=self.progress)
         seconds = share * self.clock.left
-        begun = time.perf_counter()
         try:
             with deadline(seconds):
                 found = sbc(
@@ -449,11 +461,29 @@ class Checks:
                 )
         except (InputError, OutOfTime) as error:
             said = str(error) or "there was too little time left for simulated data"
-            self.add(name, "skipped", said, cut=time.perf_counter() - begun > 0.5 * seconds)
+            self.add(name, "skipped", said, cut=isinstance(error, OutOfTime | TooLittleTime))
             return
         self.calibrations[answer] = found
         cut = found.num_simulations < NUM_SIMULATIONS
         self.add(name, "pass" if found.passed else "warn", found.sentence(), cut)
+
+
+def refuse_unchecked(shape: Layout) -> None:
+    """What has no posterior that can be checked.
+
+    Raises:
+        InputError: for programs that take a part of their data, guides that draw discrete latents, and models
+            without latents.
+    """
+    require_all_data(shape)
+    if shape.discrete:
+        raise InputError(
+            f"the guide draws the discrete site {in_words(shape.discrete)}, whose values that it never draws "
+            "leave no trace in any check: leave it out of the guide, and mark it in the model with "
+            "infer={'enumerate': 'parallel'} (pyro.infer.config_enumerate), so that it is summed out"
+        )
+    if not shape.latents:
+        raise InputError("the model has no latent sites: there is no posterior to check")
 
 
 def _common_mean(model: Program) -> Identifiable | None:
