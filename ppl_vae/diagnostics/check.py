@@ -164,10 +164,10 @@ def check(
     pair = Pair(model, guide)
     fitted, cut = None, False
     if fit:
-        stage("check: fitting by SVI", show=progress)
         shape = layout(pair, *data)
         refuse_unchecked(shape)
         _refuse_late(clock)
+        stage("check: fitting by SVI", show=progress)
         fitted = fit_within(pair, data, shape, num_steps, lr, train, FIT_SHARE * clock.left, seed, progress)
         cut = was_cut(fitted, num_steps)
     return check_pair(

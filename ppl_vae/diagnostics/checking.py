@@ -88,7 +88,6 @@ class Checks:
         self.rule = Rule() if rule is None else rule
         self.given, self.identifiable, self.seed, self.progress = reference, identifiable, seed, progress
         self.feature_names = feature_names
-        stage("check: looking at the programs", show=progress)
         self.shape = layout(pair, *data)
         refuse_unchecked(self.shape)
         self.index = _rows(self.shape, data, rows)
