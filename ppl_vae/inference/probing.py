@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import pyro
 import torch
 from pyro import poutine
 from pyro.distributions.util import is_identically_one
@@ -40,6 +41,7 @@ __all__ = [
 ]
 
 PROBE_SIZE = 64
+DO_NOT_RUN = "the model and the guide do not run on these data"
 # Layouts that a pair remembers: of training, validation and test data, and a few parts of them.
 REMEMBERED = 8
 # What Pyro and PyTorch raise where a program does not run on shortened plates.
@@ -118,13 +120,32 @@ def look(pair: Pair, *data: Any) -> Look:
         if (found := _short(pair, data, _Probe())) is not None:
             return found
         probe = _Probe([])
-        with in_pyros_words():
-            whole = _run(pair, data, probe)
+        whole = _whole(pair, data, probe)
         candidates = sorted(probe.plates - probe.fixed)
         indexable = [name for name in candidates if _short(pair, data, _Probe([name])) is not None]
         if len(candidates) < 2 or not indexable:
             return whole
         return _short(pair, data, _Probe(indexable)) or whole
+
+
+def _whole(pair: Pair, data: tuple[Any, ...], probe: _Probe) -> Look:
+    """A look at all the data.
+
+    A latent's draw may put data beyond a support that depends on it: there they have no probability. Data
+    that Pyro refuses and that would have a finite density all the same are no data of their distribution.
+    """
+    try:
+        return _run(pair, data, probe)
+    except ValueError as error:
+        with in_pyros_words(), pyro.validation_enabled(False):
+            found = _run(pair, data, probe)
+        for _, site in sample_sites(found.model_trace):
+            valid = site["fn"].support.check(site["value"])
+            if bool((~valid & (site["log_prob"] > -torch.inf)).any()):
+                raise InputError(
+                    f"the model and the guide do not run on these data: {_words(error)}"
+                ) from error
+        return found
 
 
 def _short(pair: Pair, data: tuple[Any, ...], probe: _Probe) -> Look | None:
@@ -182,7 +203,7 @@ def in_pyros_words() -> Iterator[None]:
         raise
     except ValueError as error:
         # Pyro's own words, without the tensors that it shows below them.
-        raise InputError(f"the model and the guide do not run on these data: {_words(error)}") from error
+        raise InputError(f"{DO_NOT_RUN}: {_words(error)}") from error
 
 
 def check_data(program: Program, *data: Any) -> None:
