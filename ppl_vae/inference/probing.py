@@ -137,14 +137,16 @@ def _whole(pair: Pair, data: tuple[Any, ...], probe: _Probe) -> Look:
     try:
         return _run(pair, data, probe)
     except ValueError as error:
-        with in_pyros_words(), pyro.validation_enabled(False):
-            found = _run(pair, data, probe)
+        refused = InputError(f"{DO_NOT_RUN}: {_words(error)}")
+        try:
+            with pyro.validation_enabled(False):
+                found = _run(pair, data, probe)
+        except MISFIT:
+            raise refused from error
         for _, site in sample_sites(found.model_trace):
             valid = site["fn"].support.check(site["value"])
             if bool((~valid & (site["log_prob"] > -torch.inf)).any()):
-                raise InputError(
-                    f"the model and the guide do not run on these data: {_words(error)}"
-                ) from error
+                raise refused from error
         return found
 
 
