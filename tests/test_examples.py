@@ -63,7 +63,7 @@ def test_the_readmes_ten_lines_end_in_a_verdict(tmp_path):
     code = block.replace("sigma, y))", "sigma, y, calibrate=False))")
     assert code != block
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, encoding="utf-8", timeout=120,
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, encoding="utf-8", timeout=400,
         env=dict(os.environ) | {"OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
