@@ -9,7 +9,6 @@ from typing import Any, Literal
 import pyro
 import torch
 from pyro import poutine
-from pyro.distributions.util import is_identically_one
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from pyro.util import check_site_shape
@@ -310,7 +309,7 @@ def read_layout(pair: Pair, found: Look) -> Layout:
         marked=tuple(n for n in kept if is_marked(latent[n]) or is_marked(guide_sites[n])),
         improper=tuple(name for name, site in kept.items() if is_improper(site)),
         partly_masked=tuple(name for name, site in kept.items() if _is_partly_masked(site)),
-        tempered=_tempered([(model_sites, found.model_trace), (guide_sites, found.guide_trace)], found),
+        tempered=_tempered(model_sites, guide_sites),
         subsampled=found.subsampled,
     )
 
@@ -362,14 +361,14 @@ def _is_partly_masked(site: Any) -> bool:
     return isinstance(site["mask"], Tensor) and not bool(site["mask"].all())
 
 
-def _tempered(programs: list[tuple[dict[str, Any], poutine.Trace]], found: Look) -> tuple[str, ...]:
-    names = {}
-    for sites, _ in programs:
+def _tempered(*programs: Mapping[str, Any]) -> tuple[str, ...]:
+    """Sites with a scale of the program's own, each once."""
+    names: dict[str, None] = {}
+    for sites in programs:
         for name, site in sites.items():
-            scale = user_scale(site)
-            even = torch.as_tensor(scale, dtype=torch.float64)
-            if not is_identically_one(scale) and not bool(torch.allclose(even, torch.ones_like(even))):
-                names[name] = True
+            scale = torch.as_tensor(user_scale(site), dtype=torch.float64)
+            if not torch.allclose(scale, torch.ones_like(scale)):
+                names[name] = None
     return tuple(names)
 
 

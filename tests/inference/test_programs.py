@@ -456,7 +456,6 @@ def test_minibatches_of_a_program_that_does_not_index_are_refused_in_a_sentence(
         prior = importance.log_evidence(pair, x, num_samples=4000, progress=False)
         assert abs(prior.total - expected.sum()) < 6 * prior.total_std_error
     assert not shape.can_index
-    pair.model, pair.guide  # noqa: B018  (the pair itself is untouched)
     with pytest.raises(InputError, match="minibatches need programs that index their data"):
         svi.fit(Pair(model, _trainable(event)), x, num_steps=3, batch_size=1, progress=False)
 
