@@ -13,7 +13,7 @@ from ppl_vae.diagnostics.compare import Identifiable
 from ppl_vae.diagnostics.fitting import FIT_SHARE
 from ppl_vae.errors import InputError
 from ppl_vae.files import read_json, told_later
-from ppl_vae.fit_job import fit_run
+from ppl_vae.fit_job import converged_of, fit_run
 from ppl_vae.inference.terms import layout
 from ppl_vae.jobs import check_guide, part_of, row_numbers
 from ppl_vae.progress import stage
@@ -63,9 +63,9 @@ def check_run(
     found = check_pair(
         run.pair,
         *data,
-        rested=(bool(fit["converged"]), str(fit["reason"])) if fit else None,
+        rested=(converged_of(fit), str(fit["reason"])) if fit else None,
         cut=bool(fit)
-        and not fit["converged"]
+        and converged_of(fit) is False
         and int(fit.get("steps", run.settings.steps)) < run.settings.steps,
         rows=row_numbers(run, shape, rows, part) if rows is not None else None,
         calibrate=calibrate,

@@ -325,7 +325,8 @@ def gaps(
     from ppl_vae.tables import console, gaps_table, say_path
 
     out = console()
-    out.print(gaps_table(found, f"{run.name}: the gap between the ELBO and log p(x)"))
+    title = f"{run.name}: the gap between the ELBO and log p(x)"
+    out.print(gaps_table(found, title, part=result["split"], num_rows=result["num_rows"]))
     for note in found.notes:
         out.print(f"Note: {note}.")
     _tell(complaints)

@@ -15,7 +15,7 @@ from ppl_vae.fit_job import fit_run
 from ppl_vae.jobs import compare_run
 from ppl_vae.progress import stage
 from ppl_vae.run import Run, settings_for
-from ppl_vae.summary import say_comparison, say_evidence, say_fit, write_report
+from ppl_vae.summary import say_comparison, say_evidence, say_fit, say_other_data, write_report
 from ppl_vae.tables import (
     comparison_table,
     console,
@@ -152,6 +152,8 @@ def _show(
     for name, result in named:
         for each in result["evidence"].values():
             screen.print(f"{name}: {say_evidence(each)}")
+        if other := say_other_data(result["evidence"]):
+            screen.print(f"{name}: {other}")
     for name, result in named:
         for flag in result["flags"]:
             screen.print(styled("Flag:", "yellow"), f"{name}: {flag}.")

@@ -132,14 +132,14 @@ def evidence_of_run(
     if set(asked.methods) != {"exact"}:
         check_guide(run, tensors)
     shape = layout(run.pair, *tensors)
-    if rows is None and "all" in asked.methods and shape.num_units > COMPARED:
-        rows = slice(0, COMPARED)
+    fewer = rows is None and "all" in asked.methods and shape.num_units > COMPARED
+    rows = slice(0, COMPARED) if fewer else rows
     index = row_numbers(run, shape, rows, part)
     seed = run.settings.seed if seed is None else seed
     job = _Job(run, asked, tensors, shape, index, seed, resume, progress, complaints)
     if worst and job.methods == ("bdmc",):
         raise InputError("--worst needs an estimate on the data themselves, such as --method is")
-    source = part if data is None else data
+    source, local = part if data is None else data, shape.unit_plate is not None
     dims = dimensions(run, shape, tensors)
     values: dict[str, Evidence] = {}
     each: dict[str, dict[str, Any]] = {}
@@ -158,7 +158,7 @@ def evidence_of_run(
                 raise
             left_out.append(f"{method} was left out: {reason}")
             continue
-        each[method] = evidence_json(values[method], source, dims)
+        each[method] = evidence_json(values[method], source, dims, shape.num_units if local else None)
         if run.folder is not None:
             # As they come: a later method may take hours, or be interrupted.
             with told_later(complaints):
@@ -168,6 +168,11 @@ def evidence_of_run(
     result = together(each, judged, bounding)
     if job.everything:
         result["left_out"] = left_out
+        if fewer:
+            result["rows_note"] = (
+                f"the methods are compared on the first {COMPARED} of {shape.num_units:,} rows, since "
+                f"annealing costs so much: --rows 0:{shape.num_units} takes all of them"
+            )
     if worst:
         best = (judged.best if judged else None) or next(iter(values))
         result["worst"] = worst_rows(run, values[best], worst, part if data is None else None, complaints)

@@ -19,6 +19,7 @@ from ppl_vae.inference.terms import is_density
 from ppl_vae.report.evidence_figure import worst_images
 from ppl_vae.report.figures import write_figure
 from ppl_vae.run import Run
+from ppl_vae.wording import chosen_rows
 
 __all__ = ["Dimensions", "dimensions", "evidence_json", "together", "worst_rows"]
 
@@ -29,8 +30,17 @@ ON_A_GRID = (
 )
 
 
-def evidence_json(found: Evidence, data: str, dims: "Dimensions | None") -> dict[str, Any]:
-    """One method's numbers: totals in nats, and ``_mean`` per unit beside them."""
+def evidence_json(
+    found: Evidence, data: str, dims: "Dimensions | None", num_rows: int | None
+) -> dict[str, Any]:
+    """One method's numbers: totals in nats, and ``_mean`` per unit beside them.
+
+    Args:
+        found: log p(x) of some rows, or of a data set.
+        data: which part of the run's data, or which other data set.
+        dims: for bits per dimension.
+        num_rows: how many rows the part has; None where the data set is the unit.
+    """
     result: dict[str, Any] = {
         "method": found.method,
         "kind": found.kind,
@@ -39,6 +49,11 @@ def evidence_json(found: Evidence, data: str, dims: "Dimensions | None") -> dict
         "num_samples": found.num_samples,
         "unit": found.unit,
         "num_units": found.num_units,
+        **(
+            {}
+            if num_rows is None
+            else {"chosen_rows": chosen_rows(found.units.tolist(), num_rows), "num_rows": num_rows}
+        ),
         "log_evidence": _finite(found.total),
         "std_error": _finite(found.total_std_error),
         "bias": _finite(found.total_bias),

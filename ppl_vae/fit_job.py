@@ -3,6 +3,7 @@
 import csv
 import io
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from ppl_vae.progress import stage
 from ppl_vae.run import Run, prepare_folder
 from ppl_vae.settings import Settings
 
-__all__ = ["fit_run"]
+__all__ = ["converged_of", "fit_run"]
 
 # Sizes of the features between which a Gaussian likelihood and a network find their own scale.
 SCALES = (0.1, 10.0)
@@ -83,6 +84,7 @@ def fit_run(
     )
     final = fitted.final
     result = {
+        "split": "train",
         "elbo": final.value,
         "elbo_std_error": final.std_error,
         "elbo_mean": final.mean,
@@ -108,6 +110,15 @@ def fit_run(
         # Last, for a folder with parameters is a fitted run.
         save_parameters(run.pair, out / "parameters.safetensors")
     return result
+
+
+def converged_of(fit: Mapping[str, Any]) -> bool | None:
+    """Whether the fit that a run keeps has converged; None where that was not judged (see `svi.Fit`).
+
+    Version 0.1.0 also called a fixed number of steps converged, by another rule.
+    """
+    found = fit["converged"]
+    return None if found is None or (found and not fit.get("stopping")) else bool(found)
 
 
 def _scale_hint(run: Run) -> str | None:

@@ -27,6 +27,7 @@ from ppl_vae.report.gap_figure import gap_bars
 from ppl_vae.rng import derived
 from ppl_vae.run import Run
 from ppl_vae.settings import compile_option
+from ppl_vae.wording import chosen_rows as told_rows
 
 __all__ = ["check_guide", "chosen_rows", "compare_run", "gaps_of_run", "part_of", "row_numbers"]
 
@@ -192,6 +193,8 @@ def gaps_of_run(
     result = {
         "split": part,
         "num_units": found.num_units,
+        "chosen_rows": told_rows(found.index.tolist(), shape.num_units),
+        "num_rows": shape.num_units,
         "family": found.family,
         "amortised": found.amortised,
         "evidence_method": found.evidence_method,
@@ -291,6 +294,7 @@ def _comparison_json(
     return {
         "reference": found.reference,
         "reference_ok": found.reference_ok,
+        "reference_limits": found.limits,
         "split": part,
         "data": None if index is None else index.tolist(),
         "rows": rows,

@@ -1,6 +1,7 @@
 """From a run's folder to a report: which figures belong to it, and what to say of them."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from ppl_vae.diagnostics.check_files import load_check
 from ppl_vae.errors import InputError
 from ppl_vae.evidence import Evidence
 from ppl_vae.files import read_json, reading
+from ppl_vae.fit_job import converged_of
 from ppl_vae.guides import AmortisedNormal
 from ppl_vae.inference import guide as guide_method
 from ppl_vae.inference.stopping import Stopping
@@ -32,8 +34,16 @@ from ppl_vae.report.fit_part import fit_part
 from ppl_vae.report.gap_figure import gap_bars
 from ppl_vae.report.model_part import plane_picture, ppca_pictures, skill_pictures, vae_pictures
 from ppl_vae.run import METHODS, Run
+from ppl_vae.wording import rows_in_words, told_data, with_error
 
-__all__ = ["say_comparison", "say_evidence", "say_fit", "say_gaps", "write_report"]
+__all__ = [
+    "say_comparison",
+    "say_evidence",
+    "say_fit",
+    "say_gaps",
+    "say_other_data",
+    "write_report",
+]
 
 # Draws of a guide that nobody has drawn from yet.
 NUM_DRAWS = 2000
@@ -55,11 +65,16 @@ def write_report(runs: Sequence[Run], path: Path, *, title: str) -> Path:
 def say_fit(fit: Mapping[str, Any]) -> str:
     """A fit in a sentence."""
     units = fit["num_units"]
-    ended = "converged" if fit["converged"] else "has not converged"
+    ended = {
+        True: " and converged",
+        False: " and has not converged",
+        None: ", as many as were asked for (whether it converged is not judged then)",
+    }[converged_of(fit)]
+    elbo = with_error(fit["elbo_mean"], fit["elbo_std_error"] / units)
     return (
-        f"SVI took {fit['steps']} steps and {fit['seconds']:.0f} s and {ended}: {fit['reason']}. The ELBO is "
-        f"{fit['elbo_mean']:.3f} ± {fit['elbo_std_error'] / units:.3f} nats a unit, a reconstruction of "
-        f"{fit['reconstruction'] / units:.3f} less a KL of {fit['kl'] / units:.3f}."
+        f"SVI took {fit['steps']} steps and {fit['seconds']:.0f} s{ended}: {fit['reason']}. The ELBO of the "
+        f"training data is {elbo} nats a unit, a reconstruction of {fit['reconstruction'] / units:.3f} less "
+        f"a KL of {fit['kl'] / units:.3f}."
     )
 
 
@@ -81,9 +96,8 @@ def say_evidence(evidence: Mapping[str, Any]) -> str:
     error = evidence["std_error_mean"]
     mean, elbo = evidence["log_evidence_mean"], evidence.get("elbo_mean")
     # JSON knows no −∞, which is the log of no weight at all.
-    value = "−∞" if mean is None else f"{mean:.4f}" + (f" ± {error:.4f}" if error else "")
-    data = f"of the {Path(evidence['data']).name} data ({evidence['num_units']:,} units)"
-    data = data if evidence["unit"] == "datum" else f"of the {Path(evidence['data']).name} data"
+    value = "−∞" if mean is None else with_error(mean, error, 4)
+    data = f"of {told_data(evidence)}"
     draws, proposal = f"{evidence['num_samples']:,}", evidence["proposal"]
     how = {
         "exact": "exact",
@@ -106,12 +120,25 @@ def say_evidence(evidence: Mapping[str, Any]) -> str:
     return f"{text}; the weights {whose}cannot be trusted (k̂ and ESS)."
 
 
+def say_other_data(evidence: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """A sentence where the fit's ELBO and log p(x) are of other data, so that the first may be the larger."""
+    other = [told_data(each) for each in evidence.values()
+             if each["unit"] == "datum" and (each["data"] != "train" or each.get("chosen_rows"))]  # fmt: skip
+    if not other:
+        return None
+    return (
+        "The fit's ELBO is of the training data and log p(x) of "
+        f"{' or '.join(dict.fromkeys(other))}: of other data, so that either may be the larger. The ELBO "
+        "beside log p(x) is of the same rows."
+    )
+
+
 def say_gaps(gaps: Mapping[str, Any]) -> str:
     """A gap taken apart, in a sentence."""
     mean = {row["name"]: row["mean"] for row in gaps["rows"]}
     lacking = "amortisation gap" if gaps["amortised"] else "optimisation gap"
     return (
-        f"Over {gaps['num_units']} {gaps['split']} rows the ELBO lacks {mean['gap']:.3f} nats a row: "
+        f"Over {rows_in_words(gaps['split'], gaps)} the ELBO lacks {mean['gap']:.3f} nats a row: "
         f"{mean['approximation gap']:.3f} because of the guide's family (approximation gap) and "
         f"{mean[lacking]:.3f} because of its {'network' if gaps['amortised'] else 'parameters'} ({lacking}). "
         f"The best full-covariance guide of each row would lack {mean['gap, best full covariance']:.3f}, the "
@@ -151,6 +178,15 @@ def _parts_of(run: Run) -> Section:
     image_shape = run.source.image_shape if isinstance(run.source, Rows) else None
     checked = check_parts(found, identifiable=identifiable, image_shape=image_shape)
     # What was estimated on its own is more careful than what a check had time for.
+    if parts["evidence"] and "is" in found.evidence:
+        # Two values of one gap would else contradict each other on one page.
+        own = found.evidence["is"]
+        said = (
+            "The gap among the checks above is an estimate of their own, "
+            + (f"over {own.num_units:,} rows and " if own.unit == "datum" else "")
+            + f"by {own.num_samples:,} other draws."
+        )
+        parts["evidence"] = replace(parts["evidence"], sentences=[*parts["evidence"].sentences, said])
     parts = checked | {name: part for name, part in parts.items() if part and name != "comparison"}
     ordered = [parts[name] for name in PARTS if name in parts]
     return Section(_name(run), check_banner(found), findings=check_findings(found), parts=[*ordered, *last])
@@ -218,7 +254,10 @@ def _evidence_part(run: Run) -> Part:
     assert run.folder is not None
     paths = {method: run.folder / f"evidence-{method}.nc" for method in METHODS if method != "bdmc"}
     found = {method: Evidence.load(path) for method, path in paths.items() if path.exists()}
-    sentences = [say_evidence(result) for result in read_json(run.folder / "evidence.json").values()]
+    results = read_json(run.folder / "evidence.json")
+    sentences = [say_evidence(result) for result in results.values()]
+    if other := say_other_data(results):
+        sentences.append(other)
     pictures = evidence_pictures(found)
     if gaps := read_json(run.folder / "gaps.json"):
         sentences.append(say_gaps(gaps))

@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ppl_vae.wording import chosen_rows, of_rows, told_data, with_error
+
 if TYPE_CHECKING:
     from ppl_vae.diagnostics import Check, Comparison, Finding, Gaps
     from ppl_vae.evidence_jobs import Found
@@ -63,19 +65,22 @@ def sentences(reasons: Iterable[str]) -> list[str]:
 def fit_table(fits: Sequence[tuple[str, Mapping[str, Any]]], *, width: int = 80) -> Table:
     """The fits' ELBOs per unit: name and the result of a fit."""
     columns = {"run": 0, "ELBO": 0, "reconstruction": 76, "KL": 60, "steps": 0, "s": 50, "converged": 0}
-    table, shown = _narrowed("Fit by SVI (nats a unit)", columns, width)
+    table, shown = _narrowed("Fit by SVI: the ELBO of the training data (nats a unit)", columns, width)
     for name, fit in fits:
         units = fit["num_units"]
         cells = {
             "run": name,
-            "ELBO": f"{fit['elbo_mean']:.3f} ± {fit['elbo_std_error'] / units:.3f}",
+            "ELBO": with_error(fit["elbo_mean"], fit["elbo_std_error"] / units),
             "reconstruction": f"{fit['reconstruction'] / units:.3f}",
             "KL": f"{fit['kl'] / units:.3f}",
             "steps": str(fit["steps"]),
             "s": f"{fit['seconds']:.0f}",
-            "converged": "yes" if fit["converged"] else "no",
+            "converged": {True: "yes", False: "no", None: "–"}[fit["converged"]],
         }
         table.add_row(*(cells[column] for column in shown))
+    if any(fit["converged"] is None for _, fit in fits):
+        table.caption = "converged –: not judged after a fixed number of steps (--no-stop)"
+        table.caption_justify = "left"
     return table
 
 
@@ -92,13 +97,14 @@ def comparison_table(found: "Comparison", title: str, max_rows: int = MAX_ROWS, 
             "quantity": str(row["name"]),
             "svi": f"{row['mean']:.2f} ({row['sd']:.2f})",
             found.reference: f"{row['mean_reference']:.2f} ({row['sd_reference']:.2f})",
-            "error / sd": f"{row['mean_error_in_sd']:+.2f} ± {row['mean_error_mcse']:.2f}",
+            "error / sd": with_error(row["mean_error_in_sd"], row["mean_error_mcse"], 2, sign="+"),
             "sd ratio": f"{row['sd_ratio']:.2f}",
-            "W1": f"{row['wasserstein']:.3f} ± {row['mcse']:.3f}",
+            "W1": with_error(row["wasserstein"], row["mcse"]),
         }
         table.add_row(*(cells[column] for column in shown))
     distance = "; W1 is the 1-Wasserstein distance" if "W1" in shown else ""
-    table.caption = f"posterior mean (sd){distance}; ± is one Monte Carlo error"
+    limits = f"; {found.reference}: {found.limits}" if found.limits else ""
+    table.caption = f"posterior mean (sd){distance}; ± is one Monte Carlo error{limits}"
     table.caption_justify = "left"
     return table
 
@@ -126,7 +132,7 @@ def answers_table(found: "Comparison", *, width: int = 80) -> Table:
         together = ("–", "–", "–")
         if row["sliced_wasserstein"] == row["sliced_wasserstein"]:
             together = (
-                f"{row['sliced_wasserstein']:.2f} ± {row['sliced_wasserstein_mcse']:.2f}",
+                with_error(row["sliced_wasserstein"], row["sliced_wasserstein_mcse"], 2),
                 f"{row['smallest_variance_ratio']:.2f} to {row['largest_variance_ratio']:.2f}",
                 f"{row['correlation']:+.2f} / {row['correlation_reference']:+.2f}",
             )
@@ -218,8 +224,7 @@ def evidence_table(
         sampled = result["kind"] != "exact"
         cells = {
             "method": name,
-            "log p(x)": f"{sign}{_number(result['log_evidence_mean'], 4)}"
-            + (f" ± {error:.4f}" if sampled and error else ""),
+            "log p(x)": sign + with_error(result["log_evidence_mean"], error if sampled else None, 4),
             "smoothed": _number(result["smoothed_mean"], 4) if "smoothed_mean" in result else "",
             "ELBO": _number(result["elbo_mean"], 3) if "elbo_mean" in result else "",
             "units": str(result["num_units"]),
@@ -240,23 +245,25 @@ def say_evidence_found(out: Console, name: str, found: "Found") -> None:
     result = found.result
     each = result["methods"] if "methods" in result else {result["method"]: result}
     if each:
-        out.print(evidence_table(list(each.items()), f"{name}: log p(x) (nats a unit)", width=out.width))
+        one = next(iter(each.values()))
+        unit = "a row" if one["unit"] == "datum" else "in all"
+        title = f"{name}: log p(x) of {told_data(one)} (nats {unit})"
+        out.print(evidence_table(list(each.items()), title, width=out.width))
     if (
         bits := next((one["bits_per_dim"] for one in each.values() if one.get("bits_per_dim")), None)
     ) is not None:
         out.print(f"Bits per dimension: {bits:.4f}.")
     for note in dict.fromkeys(note for one in each.values() for note in one["notes"]):
         out.print(styled("Note:", "yellow"), f"{note}.")
-    for reason in result.get("left_out", ()):
+    for reason in (*([result["rows_note"]] if "rows_note" in result else ()), *result.get("left_out", ())):
         out.print(styled("Note:", "yellow"), f"{reason}.")
     if found.judged is not None:
         for flag in found.judged.flags:
             out.print(styled("Flag:", "yellow"), f"{flag}.")
         if len(each) > 1:
-            verdict = (
-                "no contradiction beyond errors and biases" if found.judged.trusted else "not to be trusted"
-            )
-            out.print("Believe:", styled(found.judged.best or "none of them"), f"({verdict}).")
+            best = found.judged.best
+            told = f" ({found.judged.reason})." if best else f": {found.judged.reason}."
+            out.print(Text.assemble("Believe: " if best else "Believe ", (best or "none", "bold"), told))
     if found.bracket is not None:
         out.print(f"On simulated data: {found.bracket.sentence}.")
     if "worst" in result:
@@ -273,20 +280,32 @@ def worst_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     table = _table("The worst-fitted rows (nats)", [names[name] for name in shown])
     for row in rows:
         cells = {name: f"{row[name]:.3f}" for name in ("elbo_gap",) if name in row}
-        cells["log_evidence"] = f"{row['log_evidence']:.3f} ± {_number(row['std_error'], 3)}"
+        cells["log_evidence"] = with_error(row["log_evidence"], row["std_error"])
         cells["pareto_k"] = _number(row.get("pareto_k"))
         table.add_row(*(cells.get(name, str(row.get(name, ""))) for name in shown))
     return table
 
 
-def gaps_table(found: "Gaps", title: str) -> Table:
-    """log p(x), the ELBOs, and what lies between them."""
+def gaps_table(found: "Gaps", title: str, *, part: str = "data", num_rows: int | None = None) -> Table:
+    """log p(x), the ELBOs, and what lies between them.
+
+    Args:
+        found: the gap, taken apart.
+        title: of the table.
+        part: whose rows these are, such as "test".
+        num_rows: how many rows it has.
+    """
     columns = ("quantity", "mean", "least", "median", "most")
-    table = _table(f"{title} ({found.num_units} rows, nats a row)", columns)
+    rows = None if num_rows is None else chosen_rows(found.index.tolist(), num_rows)
+    of = of_rows(part, found.num_units, rows, num_rows)
+    table = _table(f"{title} over {of} (nats a row)", columns)
     for row in found.table.to_dict("records"):
         spread = (f"{row[name]:.3f}" for name in ("min", "median", "max"))
-        table.add_row(str(row["name"]), f"{row['mean']:.4f} ± {row['std_error']:.4f}", *spread)
-    table.caption = f"log p(x): {found.evidence_method}; ± is one Monte Carlo standard error"
+        table.add_row(str(row["name"]), with_error(row["mean"], row["std_error"], 4), *spread)
+    table.caption = (
+        f"log p(x): {found.evidence_method}; {found.num_samples:,} draws a row behind each ELBO; ± is one "
+        "Monte Carlo standard error"
+    )
     table.caption_justify = "left"
     return table
 

@@ -35,7 +35,10 @@ def test_several_methods_are_compared_and_pictured(run, fitted, oracles):
     assert (fitted / "evidence.png").read_bytes()[:4] == b"\x89PNG"
     code, out, _ = run("evidence", fitted, "--method", "exact,is", "--rows", "0:20", "--samples", 200)
     assert code == 0
-    assert "Believe: exact" in out
+    assert "Believe: exact (no contradiction" in out
+    assert "log p(x) of the first 20 of the 150 train rows (nats a row)" in out
+    assert {each["chosen_rows"] for each in found["methods"].values()} == {"0:20"}
+    assert {each["num_rows"] for each in found["methods"].values()} == {150}
 
 
 def _trusted_but_for_chance(found, oracles):

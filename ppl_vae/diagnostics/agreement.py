@@ -18,6 +18,8 @@ LIMIT = 3.0
 # Log densities are sums in float32: their relative rounding is no contradiction.
 ROUNDING = 1e-6
 POINTS = ("exact", "estimate")
+# Methods whose bad weights may err to either side: means of weights, as the others take, come out too low.
+EITHER_WAY = ("bridge",)
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,14 +34,17 @@ class Agreement:
         flags: what a reader has to know, in sentences: weights that cannot be trusted, values that
             contradict each other, bounds that are crossed.
         best: label of the value to believe: the exact one, else the estimate of smallest error that
-            raises no alarm and has no fewer units than others; None where every estimate alarms.
-        trusted: whether there is such a value, and no contradiction beyond what alarms explain.
+            raises no alarm and has no fewer units than others; None where every estimate alarms, or values
+            contradict each other beyond what alarms explain.
+        trusted: whether there is such a value.
+        reason: why it, or why none, in a clause.
     """
 
     table: pd.DataFrame
     flags: tuple[str, ...]
     best: str | None
     trusted: bool
+    reason: str
 
 
 def agreement(found: Sequence[Evidence] | Mapping[str, Evidence]) -> Agreement:
@@ -48,11 +53,11 @@ def agreement(found: Sequence[Evidence] | Mapping[str, Evidence]) -> Agreement:
     Two exact values or estimates contradict each other where they differ by more than three combined
     standard errors and the sizes of both biases: in the mean over the units that both have, or in a single
     unit at a limit that keeps the total level (Bonferroni). An estimate that raises an alarm is dominated
-    by a few large weights and most likely too low, and a difference that way is said to be its fault. The
-    alarm is the method's and not the unit's: units that have missed their large weights raise none, so
-    that the mean over the others would be worse. A lower bound, and the ELBO that comes with an estimate,
-    must not exceed an exact value, an estimate or an upper bound beyond the errors; an upper bound must
-    not fall below.
+    by a few large weights and most likely too low (a bridge's may err to either side), and a difference that
+    way is said to be its fault. The alarm is the method's and not the unit's: units that have missed their
+    large weights raise none, so that the mean over the others would be worse. A lower bound, and the ELBO
+    that comes with an estimate, must not exceed an exact value, an estimate or an upper bound beyond the
+    errors; an upper bound must not fall below.
 
     Args:
         found: by label, or a sequence labelled by method. All of the same data: bounds on data simulated
@@ -75,12 +80,13 @@ def agreement(found: Sequence[Evidence] | Mapping[str, Evidence]) -> Agreement:
     crossings = (_crossing(low, high) for low, high in _bounds(values))
     findings.extend(finding for finding in crossings if finding is not None)
     findings.sort(key=lambda finding: finding.explained)
-    best = _best(values)
+    best, reason = _believed(values, findings)
     return Agreement(
         table=pd.DataFrame.from_dict({label: _row(e) for label, e in values.items()}, orient="index"),
         flags=(*(finding.sentence for finding in findings), *apart, *alarms),
         best=best,
-        trusted=best is not None and all(finding.explained for finding in findings),
+        trusted=best is not None,
+        reason=reason,
     )
 
 
@@ -188,6 +194,18 @@ def _best(values: Mapping[str, Evidence]) -> str | None:
     return min(sound, key=rank, default=None)
 
 
+def _believed(values: Mapping[str, Evidence], findings: Sequence["_Finding"]) -> tuple[str | None, str]:
+    """The label of the value to believe, or None, and why."""
+    if any(not finding.explained for finding in findings):
+        return None, "the values contradict each other beyond errors and biases"
+    best = _best(values)
+    if best is not None:
+        return best, "no contradiction beyond errors and biases"
+    if not any(e.kind in POINTS for e in values.values()):
+        return None, "there are bounds only"
+    return None, "the weights of every estimate raise an alarm"
+
+
 def _alarm(label: str, evidence: Evidence) -> str:
     alarming = evidence.alarming
     worst = np.flatnonzero(alarming)
@@ -216,7 +234,7 @@ class _Column:
 
     ``units`` are their numbers, or None where every unit there is has a value. ``heavy`` marks weights
     without a third moment (k̂ > ⅓), whose mean is slow to become normal: such a unit alone may be off by
-    twice the limit.
+    twice the limit. ``either`` says that bad weights may err to either side, as a bridge's do.
     """
 
     label: str
@@ -227,19 +245,21 @@ class _Column:
     bias: np.ndarray
     alarm: np.ndarray
     heavy: np.ndarray
+    either: bool = False
 
     def take(self, places: np.ndarray) -> "_Column":
         """Some of the units."""
         return _Column(
             self.label, self.unit, self.numbers[places], self.value[places], self.error[places],
-            self.bias[places], self.alarm[places], self.heavy[places],
+            self.bias[places], self.alarm[places], self.heavy[places], self.either,
         )  # fmt: skip
 
     def total(self) -> "_Column":
         """The data set as the one unit."""
         error = np.sqrt((self.error**2).sum())
         sums = (self.value.sum(), error, self.bias.sum(), self.alarm.any(), self.heavy.any())
-        return _Column(self.label, "dataset", np.zeros(1, int), *(np.asarray([value]) for value in sums))
+        value, error, bias, alarm, heavy = (np.asarray([one]) for one in sums)
+        return _Column(self.label, "dataset", np.zeros(1, int), value, error, bias, alarm, heavy, self.either)
 
     @property
     def numbers(self) -> np.ndarray:
@@ -249,7 +269,8 @@ class _Column:
 
 def _column(label: str, e: Evidence) -> _Column:
     heavy = e.pareto_k > 1 / 3 if len(e.pareto_k) else np.zeros(e.num_units, dtype=bool)
-    return _Column(label, e.unit, e.index, e.log_evidence, e.std_error, e.bias, e.alarming, heavy)
+    either = e.method in EITHER_WAY
+    return _Column(label, e.unit, e.index, e.log_evidence, e.std_error, e.bias, e.alarming, heavy, either)
 
 
 def _elbo_column(label: str, e: Evidence) -> _Column:
@@ -333,6 +354,8 @@ def _conflict(a: _Column, b: _Column) -> _Finding | None:
         sentence = f"{a.label} and {b.label} contradict each other: {a.label} differs {found.words}"
         return _Finding(f"{sentence}; one of them is wrong", explained=False)
     sentence = f"{a.label} differs from {b.label} {found.words}; the weights of {a.label} cannot be trusted"
+    if a.either:
+        return _Finding(f"{sentence}, and it may err to either side", explained=True)
     if found.gap < 0:
         return _Finding(f"{sentence}, and it is probably too low", explained=True)
     return _Finding(f"{sentence}, but that would make it too low: one of them is wrong", explained=False)
@@ -363,7 +386,13 @@ def _crossing(low: _Column, high: _Column) -> _Finding | None:
         return None
     sentence = f"a bound is crossed: {low.label} exceeds {high.label} {found.words}"
     if high.alarm.any():
+        how = "may err to either side" if high.either else "is too low"
         return _Finding(
-            f"{sentence}; the weights of {high.label} cannot be trusted, and it is too low", explained=True
+            f"{sentence}; the weights of {high.label} cannot be trusted, and it {how}", explained=True
+        )
+    if low.alarm.any() and low.either:
+        return _Finding(
+            f"{sentence}; the weights of {low.label} cannot be trusted, and it may err to either side",
+            explained=True,
         )
     return _Finding(f"{sentence}; one of them is wrong", explained=False)

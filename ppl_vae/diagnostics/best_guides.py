@@ -133,12 +133,12 @@ class Best:
 
     Attributes:
         pair: a copy of the model, held, with the per-datum guide.
-        converged: whether the last round raised the mean ELBO by no more than the tolerance.
+        rested: whether the last round raised the mean ELBO by no more than the tolerance.
         reason: the last round's numbers in words.
     """
 
     pair: Pair
-    converged: bool
+    rested: bool
     reason: str
 
 
@@ -177,7 +177,7 @@ def optimise(
     fitted = held.cast_model(dtype, lambda model: _PathGradient(guide))
     shape = layout(held, *data)
     before = _judged(held, *data, shape=shape, seed=seed)
-    converged, reason = False, ""
+    rested, reason = False, ""
     for number in range(max_rounds):
         kept = [leaf.detach().clone() for leaf in guide.parameters()]
         fit = svi.fit(
@@ -186,20 +186,20 @@ def optimise(
         )  # fmt: skip
         after = _judged(held, *data, shape=shape, seed=seed)
         # Far from the optimum, smaller steps would never arrive; near it, they lower the noise.
-        lr = 0.5 * lr if fit.converged else lr
+        lr = lr if fit.converged is False else 0.5 * lr
         better = _risen(before, after, tolerance)
         _keep_where(~better, list(guide.parameters()), kept)
         rise = torch.where(better, after - before, 0.0).mean(1)
         error = float(rise.std()) / len(rise) ** 0.5
         before = torch.where(better, after, before)
-        converged = float(rise.mean()) <= tolerance
+        rested = float(rise.mean()) <= tolerance
         reason = (
             f"the ELBO rose by {float(rise.mean()):.2g} ± {error:.1g} nats a unit in round {number + 1} "
             f"of {num_steps} steps (tolerance {tolerance:g})"
         )
-        if converged:
+        if rested:
             break
-    return Best(held, converged, reason)
+    return Best(held, rested, reason)
 
 
 def _risen(before: Tensor, after: Tensor, tolerance: float) -> Tensor:

@@ -191,7 +191,7 @@ def check_pair(
     pair: Pair,
     *data: Any,
     fitted: Fit | None = None,
-    rested: tuple[bool, str] | None = None,
+    rested: tuple[bool | None, str] | None = None,
     cut: bool = False,
     reference: Posterior | None = None,
     identifiable: Identifiable | None = None,
@@ -210,7 +210,7 @@ def check_pair(
         pair: model and guide.
         data: the programs' data.
         fitted: what SVI did, if it is known.
-        rested: or only whether SVI came to rest, and a sentence about it.
+        rested: or only whether SVI came to rest (None: not judged), and a sentence about it.
         cut: whether a budget ended it before that.
         feature_names: of the data's columns, for predictive checks.
         reference, identifiable, rows, calibrate, budget, rule, seed, told, progress: as for `check`.

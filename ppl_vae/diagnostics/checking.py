@@ -121,9 +121,16 @@ class Checks:
         """A seed of one check's own."""
         return derived(self.seed, part)
 
-    def convergence(self, converged: bool, reason: str, cut: bool = False) -> None:
-        """Whether SVI came to rest."""
+    def convergence(self, converged: bool | None, reason: str, cut: bool = False) -> None:
+        """Whether SVI came to rest, as far as that was judged."""
         self.measure(converged=converged)
+        if converged is None:
+            self.add(
+                "convergence",
+                "cannot tell",
+                f"what more steps would gain is not judged after a fixed number of them: {clause(reason)}",
+            )
+            return
         self.add("convergence", "pass" if converged else "warn", reason, cut)
 
     def points(self) -> bool:
@@ -208,8 +215,8 @@ class Checks:
             )
             return
         doubtful = truth is found and bool(found.alarming.any())
-        rows = f"{found.num_units:,} of {self.shape.num_units:,} rows"
-        of = f" over {rows}" if found.num_units < self.shape.num_units else ""
+        few = found.num_units < self.shape.num_units
+        of = f" over {found.num_units:,} rows spread over all {self.shape.num_units:,}" if few else ""
         said = say_gap(truth, float(gap.mean()), of, truth is not found, doubtful)
         self.add("evidence", "warn" if doubtful else "pass", said)
 

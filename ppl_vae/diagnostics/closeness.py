@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from ppl_vae.wording import with_error
+
 __all__ = ["Severity", "Tolerances", "Verdict", "judge", "severity"]
 
 Verdict = Literal["agrees", "differs", "cannot tell"]
@@ -160,7 +162,7 @@ def _single(part: pd.DataFrame, tolerances: Tolerances) -> dict[str, _Criterion]
         spread = part[error].to_numpy()
         return _Criterion(
             what, names, np.abs(values), spread, tolerance,
-            lambda at: f"{values[at]:+.2f} ± {spread[at]:.2f} sd", precision,
+            lambda at: f"{with_error(values[at], spread[at], 2, sign='+')} sd", precision,
         )  # fmt: skip
 
     limit = tolerances.tail
@@ -169,7 +171,7 @@ def _single(part: pd.DataFrame, tolerances: Tolerances) -> dict[str, _Criterion]
         "sd": _Criterion(
             "standard deviation", names, np.abs(np.log(ratio)),
             part["sd_ratio_mcse"].to_numpy() / ratio, float(np.log1p(tolerances.sd)),
-            lambda at: f"{ratio[at]:.2f} ± {part['sd_ratio_mcse'].iloc[at]:.2f} of the reference's",
+            lambda at: f"{with_error(ratio[at], part['sd_ratio_mcse'].iloc[at], 2)} of the reference's",
         ),
         "5 %": plain("q5_error_in_sd", "q5_error_mcse", "5 % quantile", limit, TAIL_PRECISION),
         "95 %": plain("q95_error_in_sd", "q95_error_mcse", "95 % quantile", limit, TAIL_PRECISION),
@@ -192,7 +194,7 @@ def _together(joint: Mapping[str, Any], tolerances: Tolerances) -> list[_Criteri
             (sign * np.log(max(joint[name], 1e-300)), joint[f"{name}_mcse"] / max(joint[name], 1e-300))
             for name in (f"{end}_variance_ratio", f"{end}_width_ratio")
         )
-        shown = f"{joint[f'{end}_variance_ratio']:.2f} ± {joint[f'{end}_variance_ratio_mcse']:.2f}"
+        shown = with_error(joint[f"{end}_variance_ratio"], joint[f"{end}_variance_ratio_mcse"], 2)
         name = joint[f"{end}_direction"]
         sturdy = _one("width", name, 2 * width, 2 * width_mcse, limit, "")
         found.append(

@@ -24,7 +24,7 @@ from ppl_vae.diagnostics.distances import (
     variance_ratios,
     wasserstein,
 )
-from ppl_vae.diagnostics.mixing import judge_reference, unmixed
+from ppl_vae.diagnostics.mixing import judge_reference, told_limits, unmixed
 from ppl_vae.errors import InputError
 from ppl_vae.files import write_text
 from ppl_vae.posterior import Posterior
@@ -60,7 +60,7 @@ class Comparison:
             quantity's units), its Monte Carlo error ``mcse`` and ``wasserstein_null``, what two samples
             of one distribution would be apart.
         reference: the reference's method.
-        reference_ok: whether the reference passed R-hat < 1.01 and ESS > 400 everywhere.
+        reference_ok: whether the reference passed `judge_reference`, by which `check` judges it too.
         verdicts: "agrees", "differs" or "cannot tell", by answer.
         reasons: sentences behind the verdicts.
         joint: one row per answer, over ``num_quantities`` quantities of which none is a linear
@@ -72,6 +72,8 @@ class Comparison:
             ``correlation`` and ``correlation_reference``; ``seconds``, ``ess`` (the smallest bulk ESS)
             and ``ess_per_second``. NaN where there are fewer than two quantities.
         costs: ``answer``, ``seconds``, ``draws``, ``ess`` and ``ess_per_second``, the reference last.
+        limits: the largest R-hat and smallest ESS of a reference that passed, with their limits, in words;
+            nothing for independent draws.
     """
 
     table: pd.DataFrame
@@ -81,6 +83,7 @@ class Comparison:
     reasons: tuple[str, ...]
     joint: pd.DataFrame = field(default_factory=pd.DataFrame)
     costs: pd.DataFrame = field(default_factory=pd.DataFrame)
+    limits: str = ""
 
     def worst(self, num_rows: int = 10) -> pd.DataFrame:
         """The rows with the largest mean error, sd mismatch or tail error, worst first."""
@@ -96,6 +99,7 @@ class Comparison:
             "reference_ok": self.reference_ok,
             "verdicts": dict(self.verdicts),
             "reasons": list(self.reasons),
+            "limits": self.limits,
             **{name: _to_records(getattr(self, name)) for name in ("table", "joint", "costs")},
         }
         write_text(Path(path), json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False))
@@ -196,6 +200,7 @@ def compare(
     return Comparison(
         pd.concat(tables, ignore_index=True), reference.method, reference_ok, verdicts, reasons,
         pd.DataFrame(joint).drop(columns="draws"), pd.DataFrame(costs),
+        told_limits(reference, summary) if reference_ok else "",
     )  # fmt: skip
 
 

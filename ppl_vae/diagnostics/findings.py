@@ -4,6 +4,7 @@ from ppl_vae.diagnostics.closeness import Severity, Tolerances
 from ppl_vae.diagnostics.compare import Comparison
 from ppl_vae.diagnostics.verdict import Rule, Status, told_reference
 from ppl_vae.evidence import Evidence
+from ppl_vae.wording import with_error
 
 __all__ = ["clause", "differing", "say_gap", "say_score", "say_weights"]
 
@@ -43,23 +44,18 @@ def say_gap(truth: Evidence, gap: float, of: str, exact: bool, doubtful: bool) -
     Args:
         truth: log p(x).
         gap: nats a unit.
-        of: whose, such as " over 100 of 1,797 rows", or nothing.
+        of: whose, such as " over 100 rows spread over all 1,797", or nothing.
         exact: whether log p(x) is.
         doubtful: whether the weights alarm.
     """
     local = truth.unit == "datum"
     unit = "nats a row" if local else "nats"
-    error = "" if exact else f" ± {shown_error(truth.mean_std_error)}"
+    shown = with_error(gap, None if exact else truth.mean_std_error)
     note = "; the weights alarm, so the gap is probably larger" if doubtful else ""
     return (
-        f"log p(x), {'exactly' if exact else 'by importance sampling'}, is {gap:.3f}{error} {unit} above the "
+        f"log p(x), {'exactly' if exact else 'by importance sampling'}, is {shown} {unit} above the "
         f"ELBO{of}: so far the guide is from the posterior (KL divergence){note}"
     )
-
-
-def shown_error(error: float, digits: int = 3) -> str:
-    """A standard error with so many decimals, and never as a zero that it is not."""
-    return f"{error:.1g}" if 0 < error < 0.5 * 10**-digits else f"{error:.{digits}f}"
 
 
 def say_score(
@@ -73,6 +69,16 @@ def say_score(
         weights_ok: whether the weights raise no alarm.
         rule: what is tolerated.
     """
+    status, sentence = _say_score(found, own, mended, weights_ok, rule)
+    return (
+        status,
+        f"{sentence} ({told_reference(found.reference)}: {found.limits})" if found.limits else sentence,
+    )
+
+
+def _say_score(
+    found: Comparison, own: Severity, mended: Severity, weights_ok: bool, rule: Rule
+) -> tuple[Status, str]:
     name = told_reference(found.reference)
     if own.error <= rule.tolerable and own.floor <= rule.floor:
         if found.verdicts["svi"] == "differs":

@@ -48,4 +48,4 @@ def fit_within(
 
 def was_cut(fitted: Fit, num_steps: int) -> bool:
     """Whether the time ended a fit before it came to rest and before its steps ran out."""
-    return not fitted.converged and fitted.steps < num_steps
+    return fitted.converged is False and fitted.steps < num_steps

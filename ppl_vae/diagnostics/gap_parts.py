@@ -63,7 +63,7 @@ class Gaps:
         evidence_method: how it was got.
         elbo: shape (units, 4).
         elbo_covariance: covariance of the four estimates, shape (units, 4, 4).
-        converged: whether the search for each best guide came to rest, in the order of the guides.
+        rested: whether the search for each best guide came to rest, in the order of the guides.
         num_samples: draws a unit behind each ELBO.
         notes: what has to be said about the numbers, in sentences.
         seconds: wall time.
@@ -78,7 +78,7 @@ class Gaps:
     evidence_method: str
     elbo: np.ndarray
     elbo_covariance: np.ndarray
-    converged: tuple[bool, ...]
+    rested: tuple[bool, ...]
     num_samples: int
     notes: tuple[str, ...] = ()
     seconds: float = float("nan")
@@ -164,7 +164,7 @@ class Gaps:
         attributes = {name: getattr(self, name) for name in _ATTRIBUTES}
         attributes |= {
             "amortised": int(self.amortised),
-            "converged": [int(value) for value in self.converged],
+            "rested": [int(value) for value in self.rested],
             "notes": "\n".join(self.notes),
         }
         coords = {"unit": self.index, "guide": list(GUIDES), "other_guide": list(GUIDES)}
@@ -181,6 +181,8 @@ class Gaps:
 
         with xr.open_dataset(path, engine="h5netcdf") as data:
             data = data.load()
+        # Files of 0.1.0 have it by its old name.
+        rested = data.attrs["rested"] if "rested" in data.attrs else data.attrs["converged"]
         return cls(
             index=data["unit"].to_numpy(),
             family=str(data.attrs["family"]),
@@ -188,7 +190,7 @@ class Gaps:
             evidence_method=str(data.attrs["evidence_method"]),
             elbo=data["elbo"].to_numpy(),
             elbo_covariance=data["elbo_covariance"].to_numpy(),
-            converged=tuple(bool(value) for value in np.atleast_1d(data.attrs["converged"])),
+            rested=tuple(bool(value) for value in np.atleast_1d(rested)),
             num_samples=int(data.attrs["num_samples"]),
             notes=tuple(line for line in str(data.attrs["notes"]).split("\n") if line),
             seconds=float(data.attrs["seconds"]),

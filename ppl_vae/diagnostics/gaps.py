@@ -102,7 +102,7 @@ def gaps(
         evidence_method=known.method,
         elbo=elbo,
         elbo_covariance=covariance,
-        converged=tuple(best.converged for best in found),
+        rested=tuple(best.rested for best in found),
         num_samples=num_samples,
     )
     notes = _notes(result, known, found)
@@ -178,7 +178,7 @@ def _notes(result: Gaps, evidence: Evidence, found: list[Best]) -> tuple[str, ..
             "evidence from more samples or from annealing"
         )
     for family, best in zip(FAMILIES, found, strict=True):
-        if not best.converged:
+        if not best.rested:
             notes.append(
                 f"the search for the best {FAMILIES[family]} guide did not come to rest: {best.reason}"
             )

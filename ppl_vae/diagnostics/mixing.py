@@ -6,7 +6,7 @@ from scipy import stats
 
 from ppl_vae.posterior import SUPERCHAINS, Posterior
 
-__all__ = ["judge_reference", "unmixed"]
+__all__ = ["judge_reference", "told_limits", "unmixed"]
 
 R_HAT_LIMIT = 1.01
 R_HAT_EXCUSED = 1.02
@@ -40,17 +40,33 @@ def judge_reference(
     return not failures, tuple(failures)
 
 
+def told_limits(reference: Posterior, summary: pd.DataFrame) -> str:
+    """By what limits chains passed `judge_reference`, and how closely; nothing for independent draws."""
+    moving = summary[summary["sd"] > 0]
+    if reference.dependence != "chains" or not len(moving):
+        return ""
+    worst = moving["r_hat"].fillna(np.inf).idxmax()
+    limit = _r_hat_limit(reference, summary)[worst]
+    chance = f" ({R_HAT_LIMIT} and what chance adds)" if limit > R_HAT_LIMIT else ""
+    return (
+        f"largest R-hat {moving.loc[worst, 'r_hat']:.4g}, limit {limit:.4g}{chance}; "
+        f"smallest ESS {moving['ess_bulk'].min():,.0f}, limit {ESS_LIMIT}"
+    )
+
+
 def unmixed(answer: Posterior, summary: pd.DataFrame, who: str) -> list[str]:
     """Sentences on R-hat and divergences; none for independent draws."""
     if answer.dependence != "chains":
         return []
     failures = []
-    failing = summary[~(summary["r_hat"] < _r_hat_limit(answer, summary)) & (summary["sd"] > 0)]
+    limit = _r_hat_limit(answer, summary)
+    failing = summary[~(summary["r_hat"] < limit) & (summary["sd"] > 0)]
     if len(failing):
         worst = failing["r_hat"].fillna(np.inf).idxmax()
         failures.append(
-            f"{who} fails R-hat < {R_HAT_LIMIT} for {len(failing)} of "
-            f"{len(summary)} quantities (worst: {worst}, {failing.loc[worst, 'r_hat']:.4g})"
+            f"{who} fails R-hat < {limit[worst]:.4g} for {len(failing)} of "
+            f"{len(summary)} quantities (worst: {worst}, {failing.loc[worst, 'r_hat']:.4g}); "
+            "draw longer chains"
         )
     diverging = answer.stats.get("diverging")
     if diverging is not None and (count := int(diverging.sum())) > 0.01 * answer.num_draws:

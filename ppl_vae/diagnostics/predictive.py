@@ -95,11 +95,13 @@ class Predictive:
                 f"surprising: {self._name(worst)}, adjusted p = {worst['p_adjusted']:.2g})."
             )
         worst = failing.iloc[0]
+        sd = worst["replicated_sd"]
+        spread = f" ± {sd:.2g} in replicated data" if sd > 0 else " in every replicated data set"
         where = "Where the guide's posterior is right, this" if self.method == "guide" else "This"
         return (
             f"The model does not reproduce {len(failing)} of {number} test statistics of the data: "
-            f"{self._name(worst)} is {worst['observed']:.4g} in the data and {worst['replicated_mean']:.4g} "
-            f"± {worst['replicated_sd']:.2g} in replicated data (adjusted p = {worst['p_adjusted']:.2g}). "
+            f"{self._name(worst)} is {worst['observed']:.4g} in the data and {worst['replicated_mean']:.4g}"
+            f"{spread} (adjusted p = {worst['p_adjusted']:.2g}). "
             f"{where} is a finding about the model, not about the guide: no other way of inference mends it."
         )
 

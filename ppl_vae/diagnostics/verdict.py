@@ -66,7 +66,7 @@ class Measures:
         gap: log p(x) − ELBO in nats a unit.
         missed: by how many nats log w exceeds log p(x) in nine of ten draws of a chain of the reference, in
             the worst chain and unit: large where the guide misses the part that the chain lives in.
-        converged: whether SVI came to rest; None where nothing was fitted.
+        converged: whether SVI came to rest; None where nothing was fitted, or that was not judged.
         active: fraction of a latent vector's dimensions that depend on the data.
         points: the latent sites whose guide is a point mass.
     """

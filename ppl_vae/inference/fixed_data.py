@@ -123,11 +123,13 @@ class _Parts:
         return torch.cat(found)
 
 
-def convergence(earlier: Tensor, later: Tensor, tolerance: float = 0.05) -> tuple[bool, str]:
-    """Whether the ELBO has stopped rising, for a fit of a fixed number of steps.
+def convergence(
+    earlier: Tensor, later: Tensor, tolerance: float = 0.05, *, what: str = "the ELBO"
+) -> tuple[bool, str]:
+    """Whether the ELBO has levelled off, for a fit of a fixed number of steps.
 
     The ELBO is evaluated on the same data with the same noise three quarters through the fit and at
-    its end; the fit has converged if it rose by no more than the tolerance. Common random numbers make
+    its end; it has levelled off if it rose by no more than the tolerance. Common random numbers make
     the difference far more precise than the noisy ELBO of single steps. The test sees only the ELBO:
     passing it says nothing about the quality of the posterior, and where the learning rate falls along a
     cosine, the last quarter gains little whether or not more steps would. ``stop`` judges that.
@@ -136,6 +138,7 @@ def convergence(earlier: Tensor, later: Tensor, tolerance: float = 0.05) -> tupl
         earlier, later: log p(x, z) − log q(z), or bounds of groups of particles, at the two moments, of
             shape (particles, units).
         tolerance: in nats a unit.
+        what: "the ELBO", or another objective in a sentence.
 
     Returns:
         Whether it is met, and a sentence with the numbers.
@@ -144,6 +147,6 @@ def convergence(earlier: Tensor, later: Tensor, tolerance: float = 0.05) -> tupl
     mean = rise.mean().item()
     error = rise.std().item() / math.sqrt(len(rise)) if len(rise) > 1 else math.nan
     return mean <= tolerance, (
-        f"over the last quarter of the steps the ELBO rose by {mean:.2g} ± {error:.1g} nats a unit "
+        f"over the last quarter of the steps {what} rose by {mean:.2g} ± {error:.1g} nats a unit "
         f"(tolerance {tolerance:g})"
     )

@@ -277,9 +277,11 @@ class Rule:
             return f"{step} steps are too few to judge convergence; the first check is after {needed}"
         expected = f"{gain.value:.2g} ± {gain.error:.1g} nats a unit{on} (tolerance {self.tolerance:g})"
         if self.done and self.on_held_out and self.best is not None and step > self.best.step:
+            # What was gained and not kept is counted as nothing at all, without an error.
+            gained = expected if gain.value or gain.error else f"nothing{on}"
             return (
                 f"stopped after {step} steps: the ELBO of the held-out data was best around step "
-                f"{self.best.step}, whose average is kept; a lower learning rate gained {expected}"
+                f"{self.best.step}, whose average is kept; a lower learning rate gained {gained}"
             )
         if self.done:
             return f"stopped after {step} steps: ten times as many are expected to gain {expected}"

@@ -57,8 +57,9 @@ class Fit:
         final: the ELBO of the training data under the final parameters, with its error and parts.
         steps: number of steps.
         seconds: wall time, resumed runs included.
-        converged: whether the documented test was met; see `convergence`.
-        reason: the test's numbers in words.
+        converged: whether ten times as many steps are expected to gain no more than the tolerance; None where
+            that is not known, after a fixed number of steps whose ELBO has levelled off (see `convergence`).
+        reason: the numbers behind it in words.
         engine: how the steps ran: "pyro" (stock), "traced" (a graph, operation by operation), "compiled",
             or "quadrature" (natural gradients).
         compile_seconds: what compiling or loading the compiled graph took, part of ``seconds``.
@@ -70,7 +71,7 @@ class Fit:
     final: ELBO
     steps: int
     seconds: float
-    converged: bool
+    converged: bool | None
     reason: str
     engine: str
     compile_seconds: float
@@ -126,8 +127,8 @@ def fit(
         check_every: steps between those checks.
         refresh: gives an epoch's data, for data drawn anew every epoch, in the shapes and types of
             ``data``. What else it may change (an attribute of a model) a traced graph does not see.
-        tolerance: of the convergence test, in nats a unit: of the rise over the last quarter of the steps
-            (see `convergence`), or with ``stop`` of what ten times as many steps are expected to gain.
+        tolerance: in nats a unit: with ``stop`` of what ten times as many steps are expected to gain, else of
+            the rise over the last quarter of the steps (see `convergence`).
         average: fraction of the steps, at the end, over which the unconstrained parameters are averaged
             (every fifth iterate; Polyak and Juditsky 1992). The noise of single gradients then no longer
             limits the fit.
@@ -253,7 +254,9 @@ def fit(
         with one_thread(small):
             final = elbo(pair, *data, num_particles=_final_particles(shape), seed=seed)
         if stopping is None:
-            converged, reason = _judged(at, fixed, kl_warmup, tolerance)
+            converged, reason = _judged(
+                at, fixed, kl_warmup, tolerance, "the ELBO" if weighted is None else "the bound"
+            )
         else:
             converged, reason = stopping.converged, stopping.reason
     return Fit(
@@ -270,8 +273,10 @@ def fit(
     )
 
 
-def _judged(at: Progress, fixed: FixedData, kl_warmup: int, tolerance: float) -> tuple[bool, str]:
-    """Whether the fit counts as converged, and why."""
+def _judged(
+    at: Progress, fixed: FixedData, kl_warmup: int, tolerance: float, objective: str
+) -> tuple[bool | None, str]:
+    """False where a fixed number of steps has not levelled off, else None: more steps were not judged."""
     num_steps = len(at.history)
     if num_steps < FEWEST_STEPS or at.earlier is None:
         return False, (
@@ -279,7 +284,9 @@ def _judged(at: Progress, fixed: FixedData, kl_warmup: int, tolerance: float) ->
         )
     if kl_warmup > num_steps - num_steps // 4:
         return False, "the KL warm-up reaches into the last quarter of the steps"
-    return convergence(at.earlier, fixed.log_weights(), tolerance)
+    what = "the ELBO" if objective == "elbo" else "the IWAE bound"
+    level, reason = convergence(at.earlier, fixed.log_weights(), tolerance, what=what)
+    return None if level else False, reason
 
 
 def _rule(

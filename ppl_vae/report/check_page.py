@@ -21,6 +21,7 @@ from ppl_vae.report.fit_part import fit_part
 from ppl_vae.report.page import Banner, Part, Picture, Section, Table, Tone, write_page
 from ppl_vae.report.predictive_figure import predictive_figures
 from ppl_vae.report.style import spoken
+from ppl_vae.wording import with_error
 
 if TYPE_CHECKING:
     from ppl_vae.diagnostics.calibration import Calibration
@@ -156,10 +157,10 @@ def _fit_part(fit: Fit | None) -> Part:
     if fit is None:
         return Part("The fit")
     units = fit.final.num_units
-    ended = "came to rest" if fit.converged else "has not come to rest"
+    ended = {True: " and came to rest", False: " and has not come to rest", None: ""}[fit.converged]
     sentence = (
-        f"SVI took {fit.steps:,} steps and {fit.seconds:.0f} s and {ended}: {fit.reason}. The ELBO is "
-        f"{fit.final.value:.3f} ± {fit.final.std_error:.3f} nats in all."
+        f"SVI took {fit.steps:,} steps and {fit.seconds:.0f} s{ended}: {fit.reason}. The ELBO of the "
+        f"training data is {with_error(fit.final.value, fit.final.std_error)} nats in all."
     )
     return fit_part([sentence], fit.elbo, fit.held_out, units, stopping=getattr(fit, "stopping", None))
 
@@ -223,7 +224,7 @@ def _predictive_part(found: Predictive | None, image_shape: tuple[int, ...] | No
         {
             "data": rows["observed"].to_numpy(),
             "replicated": [
-                f"{mean:.3f} ± {sd:.3f}".replace("-", "−")
+                with_error(mean, sd).replace("-", "−")
                 for mean, sd in zip(rows["replicated_mean"], rows["replicated_sd"], strict=True)
             ],
             "p, adjusted": rows["p_adjusted"].to_numpy(),
@@ -254,8 +255,8 @@ def _evidence_part(found: Mapping[str, Evidence]) -> Part:
 def _say_evidence(name: str, found: Evidence) -> str:
     unit = "a row, on average" if found.unit == "datum" else "in all"
     how = {"exact": "exactly", "is": f"by importance sampling ({found.num_samples:,} samples a unit)"}
-    error = f" ± {found.mean_std_error:.4f}" if found.total_std_error > 0 else ""
-    text = f"log p(x), {how.get(name, f'by {name}')}, is {found.mean:.4f}{error} nats {unit}"
+    value = with_error(found.mean, found.mean_std_error, 4)
+    text = f"log p(x), {how.get(name, f'by {name}')}, is {value} nats {unit}"
     return (
         f"{text}; the ELBO is {found.mean - found.elbo.mean():.4f} below it."
         if len(found.elbo)

@@ -11,6 +11,7 @@ from ppl_vae.report.figures import densities, forest
 from ppl_vae.report.page import Part, Picture, Table
 from ppl_vae.report.pair_figure import pair_plot, pairs_to_show
 from ppl_vae.report.style import spoken, told
+from ppl_vae.wording import with_error
 
 __all__ = ["comparison_part", "cost_table", "joint_table", "worst_first"]
 
@@ -160,10 +161,8 @@ def _measured(
     """Numbers with their Monte Carlo errors, where these are known."""
     errors = rows.get(error or f"{name}_mcse", pd.Series(np.nan, index=rows.index))
     texts = [
-        "–" if np.isnan(value) else f"{value:{sign}.{digits}f}"
-        + ("" if np.isnan(known) else f" ± {known:.{digits}f}")
-        for value, known in zip(rows[name], errors, strict=True)
-    ]  # fmt: skip
+        with_error(value, known, digits, sign=sign) for value, known in zip(rows[name], errors, strict=True)
+    ]
     return pd.Series([text.replace("-", "−") for text in texts], index=rows.index)
 
 

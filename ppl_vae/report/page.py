@@ -206,7 +206,7 @@ def _anchored(section: Section, number: int) -> dict[str, Any]:
 
 def _is_number(text: str) -> bool:
     """Whether a cell holds a number, perhaps with its error; numbers stand below each other's last digit."""
-    return re.fullmatch(r"[+−]?[\d.,]+(e[+−]\d+)?( ± [\d.,]+)?|–|−?∞", text) is not None
+    return re.fullmatch(r"[+−]?[\d.,]+(e[+−]\d+)?( ± [\d.,]+(e[+−]\d+)?)?|–|−?∞", text) is not None
 
 
 def _cell(value: object) -> str:

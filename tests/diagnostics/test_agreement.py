@@ -88,11 +88,41 @@ def test_the_smallest_error_without_an_alarm_is_best() -> None:
         "bound": _evidence(-1.0, error=0.001, kind="lower bound"),
     }
     assert agreement(values).best == "fine"
-    part = {"part": _evidence(error=0.001, index=np.arange(UNITS) + 5)}
+    part = {"part": _evidence(error=0.001, index=np.arange(UNITS))}
     assert agreement(values | part).best == "fine"
     nothing = agreement({"few": values["few"], "bound": values["bound"]})
     assert nothing.best is None
     assert not nothing.trusted
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"is": (0.5, {}), "ais": (0.0, {"method": "ais"})}, "contradict each other"),
+        ({"is": (0.0, {"ess": 3.0}), "bridge": (0.0, {"ess": 3.0, "method": "bridge"})}, "raise an alarm"),
+        ({"iwae": (-1.0, {"kind": "lower bound", "method": "iwae"})}, "bounds only"),
+        ({"is": (0.0, {}), "low": (0.5, {"kind": "lower bound", "method": "iwae"})}, "contradict each other"),
+    ],
+)
+def test_where_nothing_is_to_be_believed_nothing_is_named(values: Any, reason: str) -> None:
+    found = agreement({name: _evidence(shift, **options) for name, (shift, options) in values.items()})
+    assert found.best is None
+    assert not found.trusted
+    assert reason in found.reason
+
+
+@pytest.mark.parametrize("shift", [-2.0, -0.5, 0.5, 2.0])
+@pytest.mark.parametrize("other", ["exact", "ais", "iwae", "bdmc"])
+def test_a_bridge_with_bad_weights_may_err_to_either_side(shift: float, other: str) -> None:
+    """A ratio of two means of bounded functions: unlike a mean of weights, it has no side of its own."""
+    kinds = {"exact": "exact", "iwae": "lower bound", "bdmc": "upper bound"}
+    sound = _evidence(method=other, kind=kinds.get(other, "estimate"), seed=9)
+    found = agreement({"bridge": _evidence(shift, ess=3.0, method="bridge"), other: sound})
+    crossed = (other == "iwae" and shift < 0) or (other == "bdmc" and shift > 0)
+    if other in ("exact", "ais") or crossed:
+        assert "may err to either side" in found.flags[0]
+    assert not any("too low" in flag for flag in found.flags)
+    assert found.best == (other if other in ("exact", "ais") else None)
 
 
 @pytest.mark.parametrize("other", ["exact", "ais"])

@@ -13,6 +13,9 @@ import xarray as xr
 from scipy import stats
 
 from ppl_vae.diagnostics import compare, judge_reference
+from ppl_vae.diagnostics.closeness import Severity
+from ppl_vae.diagnostics.findings import say_score
+from ppl_vae.diagnostics.verdict import Rule
 from ppl_vae.errors import InputError
 from ppl_vae.posterior import Posterior
 
@@ -122,6 +125,28 @@ def test_chains_that_have_not_mixed_are_no_reference() -> None:
     assert not found.reference_ok
     assert found.verdicts == {"guide": "cannot tell"}
     assert "fails R-hat < 1.01 for 1 of 2 quantities (worst: theta[b]" in found.reasons[0]
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.05, 0.1, 0.2, 0.5])
+def test_compare_and_check_judge_a_reference_by_one_limit_and_say_which(shift: float) -> None:
+    """Chains a little apart: whether they pass, and by which R-hat, is the same in both outputs."""
+    values = np.random.default_rng(3).normal(size=(4, 600, 2))
+    values[0, :, 1] += shift
+    chains = _posterior(values)
+    found = compare({"svi": _gaussian(0.0, 1.0, 4, chains=1, method="svi", dependence="independent")},
+                    reference=chains)  # fmt: skip
+    passed, reasons = judge_reference(chains)
+    assert found.reference_ok is passed
+    largest = f"{chains.summary()['r_hat'].max():.4g}"
+    fine = Severity(0.1, 0.0, "")
+    said = say_score(found, fine, fine, True, Rule())[1] if passed else " ".join(reasons)
+    told = found.limits if passed else " ".join(found.reasons)
+    limit = re.search(r"limit ([\d.]+)|R-hat < ([\d.]+)", told)
+    assert limit is not None
+    for text in (said, told):
+        assert largest in text
+        assert limit.group() in text
+    assert (float(largest) < float(limit.group(1) or limit.group(2))) is passed
 
 
 def test_few_effective_draws_are_no_reference() -> None:

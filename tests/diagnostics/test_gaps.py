@@ -86,7 +86,7 @@ def test_the_approximation_gap_of_ppca_is_the_closed_form(
     for family in ("full", "flow"):
         assert abs(found.best[family].mean) < 1e-3
         assert found.gain(family, "diagonal").mean > 0.1
-    assert found.converged == (True, True, True)
+    assert found.rested == (True, True, True)
     assert found.notes == ()
 
 

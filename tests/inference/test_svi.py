@@ -372,10 +372,11 @@ def test_convergence_tells_rising_from_flat() -> None:
 def test_a_fit_says_whether_it_converged(conjugate: Any, x: Tensor) -> None:
     done = svi.fit(Pair(conjugate.model, conjugate.guide), x, num_steps=600, lr=0.05, num_particles=4,
                    progress=False)  # fmt: skip
-    assert done.converged, done.reason
+    # It has levelled off, which is not the rule that the README calls convergence.
+    assert done.converged is None, done.reason
     rising = svi.fit(Pair(conjugate.model, conjugate.guide), x, num_steps=40, lr=0.01, lr_end=1.0,
                      progress=False)  # fmt: skip
-    assert not rising.converged, rising.reason
+    assert rising.converged is False, rising.reason
 
 
 # Users' programs ---------------------------------------------------------------------------------

@@ -1,0 +1,68 @@
+"""Numbers with their errors, and which rows they are of, as they stand in tables and sentences."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+__all__ = ["chosen_rows", "of_rows", "rows_in_words", "shown_error", "told_data", "with_error"]
+
+
+def shown_error(error: float, digits: int = 3) -> str:
+    """A standard error with so many decimals, and never as a zero that it is not."""
+    return f"{error:.1g}" if 0 < error < 0.5 * 10**-digits else f"{error:.{digits}f}"
+
+
+def with_error(value: float | None, error: float | None, digits: int = 3, *, sign: str = "") -> str:
+    """A number and its standard error after "±"; alone where it has none.
+
+    Args:
+        value: the number; None and NaN stand for what is not known and become a dash.
+        error: its standard error; None, NaN and zero stand for none: an exact value has no error to show.
+        digits: decimals of both; a smaller error is written with one digit that is not zero.
+        sign: "+" to write the sign of positive numbers too.
+    """
+    if value is None or math.isnan(value):
+        return "–"
+    text = f"{value:{sign}.{digits}f}"
+    return (
+        text if error is None or math.isnan(error) or error == 0 else f"{text} ± {shown_error(error, digits)}"
+    )
+
+
+def chosen_rows(units: Sequence[int], num_rows: int) -> str | None:
+    """The rows that a number is of, as ``--rows`` takes them; None where it is of all of them.
+
+    Args:
+        units: their numbers, one after another.
+        num_rows: how many there are.
+    """
+    return None if len(units) == num_rows else f"{int(units[0])}:{int(units[-1]) + 1}"
+
+
+def of_rows(part: str, num_units: int, rows: str | None, num_rows: int | None) -> str:
+    """Which rows a number is of, in words.
+
+    Args:
+        part: their name: "train", "validation", "test", or a data set.
+        num_units: how many of them.
+        rows: as `chosen_rows` gives them.
+        num_rows: how many rows the part has; None where that was not kept.
+    """
+    if num_rows is None:
+        return f"{num_units:,} {part} rows"
+    if rows is None:
+        return f"all {num_rows:,} {part} rows"
+    of = f"of the {num_rows:,} {part} rows"
+    return f"the first {num_units:,} {of}" if rows.startswith("0:") else f"rows {rows} {of}"
+
+
+def rows_in_words(part: str, found: Mapping[str, Any]) -> str:
+    """`of_rows` of what a command found, as its JSON has it."""
+    return of_rows(part, found["num_units"], found.get("chosen_rows"), found.get("num_rows"))
+
+
+def told_data(evidence: Mapping[str, Any]) -> str:
+    """Which data one method's log p(x) is of, as its JSON has it."""
+    name = Path(evidence["data"]).name
+    return rows_in_words(name, evidence) if evidence["unit"] == "datum" else f"the {name} data"
