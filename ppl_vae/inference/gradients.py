@@ -23,6 +23,9 @@ LinAlgError: type[RuntimeError] = getattr(torch.linalg, "LinAlgError", RuntimeEr
 COMPILED = 2000
 # Graphs of more operations are long: checked at fewer points, and what they wait for is told.
 LONG = 1500
+# Seconds an operation: to compile it, in a graph of so many (of more, g++ takes more than in proportion), and
+# to run it uncompiled, for all chains at once. Gradients an iteration.
+TO_COMPILE, MANY, TO_RUN, GRADIENTS = 0.03, 4000, 1e-5, 10
 
 
 def engine_for(compile: Compile, iterations: int) -> str:
@@ -30,6 +33,20 @@ def engine_for(compile: Compile, iterations: int) -> str:
     if compile == "auto":
         return "traced" if iterations < COMPILED else "compiled"
     return "compiled" if compile else "pyro"
+
+
+def pays(size: int, iterations: int) -> bool:
+    """Whether compiling a graph is over before its iterations would be, run operation by operation.
+
+    Of short graphs `engine_for` has said so. A fixed function of its arguments: the chains of a seed do not
+    depend on the moment.
+
+    Args:
+        size: operations of the graph.
+        iterations: of one chain.
+    """
+    compiling = TO_COMPILE * size * max(1.0, size / MANY)
+    return size <= LONG or compiling < TO_RUN * size * GRADIENTS * iterations
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,6 +126,7 @@ def gradient(
     *,
     chains: int | None = None,
     native: bool = False,
+    iterations: int | None = None,
     tell: Callable[[str], None] | None = None,
 ) -> Gradient:
     """The gradient of a density, run as asked, or through stock Pyro (said once) where that is impossible.
@@ -118,11 +136,12 @@ def gradient(
         engine: "pyro", "traced" or "compiled".
         chains: evaluate so many positions at once, in one graph; stock Pyro takes them one by one.
         native: of one position after all where a compiled graph needs no Python, for samplers' threads.
+        iterations: of one chain: too few for a long graph to be compiled; None compiles as asked.
         tell: called with what a long program is waiting for.
     """
     if engine != "pyro":
         try:
-            return _graph(density, engine, chains, native, tell or (lambda text: None))
+            return _graph(density, engine, chains, native, iterations, tell or (lambda text: None))
         except Untraceable as reason:
             if _runs(density):  # else its own error comes out soon
                 fall_back("this density", reason)
@@ -200,21 +219,26 @@ def needs_python(graph: Graph) -> bool:
 
 
 def _graph(
-    density: Density, engine: str, chains: int | None, native: bool, tell: Callable[[str], None]
+    density: Density,
+    engine: str,
+    chains: int | None,
+    native: bool,
+    iterations: int | None,
+    tell: Callable[[str], None],
 ) -> Gradient:
     start = time.perf_counter()
     # One run of the program; tracing and checking take several hundred times as long.
     if _runs(density) and time.perf_counter() - start > 0.02:
         tell("tracing and checking a long program")
     graph, position = traced(density)
+    if engine == "compiled" and iterations is not None and not pays(graph.size, iterations):
+        engine = "traced"
     if engine == "compiled" and graph.size > LONG:
         tell(
             f"compiling a graph of {graph.size:,} operations; compile=False samples at once, but more slowly"
         )
     held = density.tensors
-    # Batching a long graph takes longer than running it for each chain.
-    alone = graph.size > LONG if engine == "traced" else not needs_python(graph)
-    if native and alone:
+    if native and engine == "compiled" and not needs_python(graph):
         chains = None
     if chains is not None:
         positions = position.expand(chains, -1).contiguous()

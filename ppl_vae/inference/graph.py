@@ -232,7 +232,7 @@ def over(graph: Graph, batched: Sequence[bool], example: Sequence[Tensor], noise
     together = torch.vmap(lambda *given: tuple(graph.module(*given)), in_dims=tuple(lead))
     try:
         with torch.no_grad():
-            module = make_fx(together)(*(t.detach() for t in example), *graph.constants, *drawn)
+            module = _operations(together, [*(t.detach() for t in example), *graph.constants, *drawn])
     except Exception as error:
         raise Untraceable(_sentence(error)) from error
     extra = _lift_constants(module, _nth_placeholder(module, len(example) + len(graph.constants)))

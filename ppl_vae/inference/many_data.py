@@ -82,7 +82,11 @@ class ManyData:
                 self.shape: Layout = layout(self.pair, *self.data)
             self.density = density(self.pair, *self.data)
             engine = engine_for(compile, settings.iterations * num_data_sets)
-            self.gradient: Gradient = gradient(self.density, engine, chains=settings.chains, native=True)
+            each = settings.iterations * num_data_sets // settings.chains
+            self.gradient: Gradient = gradient(
+                self.density, engine, chains=settings.chains, native=True,
+                iterations=each if compile == "auto" else None,
+            )  # fmt: skip
         self.seconds = time.perf_counter() - start
         self._compared = 0
 

@@ -86,7 +86,8 @@ def sample(
         target_accept: acceptance probability that the step size is tuned to.
         max_tree_depth: at most 2^depth gradients a draw.
         compile: whether to compile the gradient; "auto" does from 2,000 iterations of all chains on, and
-            runs the traced graph below. False calls stock Pyro for every gradient.
+            runs the traced graph below; of more than 1,500 operations only where that takes less time than
+            the traced graph would, all chains at once. False calls stock Pyro for every gradient.
         dtype: of the sampler's arithmetic; nutpie's is float64.
         start: where chains start, values of latent sites by name: one for all chains, or one a chain along a
             leading dimension. Sites left out start in [−2, 2] of their unconstrained space.
@@ -180,6 +181,7 @@ def _unconstrained(
             engine,
             chains=None if sampler == "pyro" else settings.chains,
             native=sampler == "nutpie",
+            iterations=_of_each_run(settings, sampler) if compile == "auto" else None,
             tell=lambda text: stage(f"NUTS: {text}", show=progress),
         )
         first, seconds = starts(slope), slope.seconds
@@ -232,6 +234,11 @@ def nuts_positions(
         partial(_numbers, slope), starts, settings, dense=correlated, advance=advance
     )
     return positions, stats.assign_attrs(sampler="batched")
+
+
+def _of_each_run(settings: ChainSettings, sampler: str) -> int:
+    """Iterations, one after another, of whatever chains share a gradient."""
+    return settings.iterations // (1 if sampler == "pyro" else settings.chains)
 
 
 def _numbers(slope: Gradient, positions: np.ndarray, which: list[int]) -> tuple[np.ndarray, np.ndarray]:
