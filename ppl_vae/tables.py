@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -35,6 +36,9 @@ __all__ = [
 ]
 
 MAX_ROWS = 12
+# Letters of a name's column, with the space after it, below which names are not folded.
+FOLDED = 16
+ENDS = ("smallest", "largest")
 # A line under the head, for terminals that have no other letters for it: Rich's own would put a frame around.
 ASCII_HEAD = box.Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)
 
@@ -133,7 +137,8 @@ def answers_table(found: "Comparison", *, width: int = 80) -> Table:
         if row["sliced_wasserstein"] == row["sliced_wasserstein"]:
             together = (
                 with_error(row["sliced_wasserstein"], row["sliced_wasserstein_mcse"], 2),
-                f"{row['smallest_variance_ratio']:.2f} to {row['largest_variance_ratio']:.2f}",
+                # Each is estimated on draws that did not choose its direction, so that either may be larger.
+                "{:.2f} to {:.2f}".format(*sorted(float(row[f"{end}_variance_ratio"]) for end in ENDS)),
                 f"{row['correlation']:+.2f} / {row['correlation_reference']:+.2f}",
             )
         cells = (str(name), found.verdicts[str(name)], *together, *price)
@@ -209,14 +214,7 @@ def evidence_table(
         title: of the table.
         width: of the terminal; a narrow one is spared what matters least.
     """
-    table = Table(title=title, title_justify="left", box=_head_only(), padding=(0, 1, 0, 0))
-    # The narrowest terminal that each column is shown in.
-    columns = {"method": 0, "log p(x)": 0, "smoothed": 94, "ELBO": 60, "units": 84, "draws": 60, "ESS": 0,
-               "k̂": 0, "alarms": 0, "s": 60}  # fmt: skip
-    shown = [column for column, least in columns.items() if width >= least]
-    for column in shown:
-        first = column == "method"
-        table.add_column(column, justify="left" if first else "right", overflow="fold", no_wrap=width >= 60)
+    rows = []
     for name, result in results:
         error = result["std_error_mean"]
         sign = {"lower bound": "≥ ", "upper bound": "≤ "}.get(result["kind"], "")
@@ -230,14 +228,50 @@ def evidence_table(
             "units": str(result["num_units"]),
             "draws": str(result["num_samples"]) if sampled else "",
             "ESS": _number(ess["min"], 0) if ess else "",
-            "k̂": _number(tail["max"]) if tail else "",
+            "k̂": _tail(tail["max"]) if tail else "",
             "alarms": str(result["num_alarms"]) if ess else "",
             "s": f"{result['seconds']:.1f}",
         }
-        table.add_row(*(cells[column] for column in shown))
+        rows.append(cells)
+    table = _fitted(title, rows, ("smoothed", "units", "draws", "s", "ELBO"), width)
     table.caption = "± is one standard error; ESS and k̂ are those of the worst unit"
     table.caption_justify = "left"
     return table
+
+
+def _fitted(title: str, rows: Sequence[Mapping[str, str]], expendable: Sequence[str], width: int) -> Table:
+    """A table without the first of the expendable columns, so that no number is cut off.
+
+    Args:
+        title: of the table.
+        rows: cells by column, the same in every row; the first column is words, which may be folded.
+        expendable: what a narrow terminal is spared, the first first.
+        width: of the terminal.
+    """
+    columns = list(rows[0])
+    sizes = {
+        name: max(cell_len(text) for text in (name, *(row[name] for row in rows))) + 1 for name in columns
+    }
+    # The names may be folded to a few letters.
+    sizes[columns[0]] = min(sizes[columns[0]], FOLDED)
+    for name in expendable:
+        if 1 + sum(sizes[column] for column in columns) <= width:
+            break
+        columns.remove(name)
+    table = Table(title=title, title_justify="left", box=_head_only(), padding=(0, 1, 0, 0))
+    for place, name in enumerate(columns):
+        least = None if place == 0 else sizes[name] - 1
+        table.add_column(
+            name, justify="right" if place else "left", overflow="fold", no_wrap=place > 0, min_width=least
+        )
+    for row in rows:
+        table.add_row(*(row[name] for name in columns))
+    return table
+
+
+def _tail(value: float | None) -> str:
+    """k̂, which weights that are equal to rounding do not have."""
+    return "–" if value is None or value <= -1 else _number(value)
 
 
 def say_evidence_found(out: Console, name: str, found: "Found") -> None:
@@ -281,7 +315,7 @@ def worst_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     for row in rows:
         cells = {name: f"{row[name]:.3f}" for name in ("elbo_gap",) if name in row}
         cells["log_evidence"] = with_error(row["log_evidence"], row["std_error"])
-        cells["pareto_k"] = _number(row.get("pareto_k"))
+        cells["pareto_k"] = _tail(row.get("pareto_k"))
         table.add_row(*(cells.get(name, str(row.get(name, ""))) for name in shown))
     return table
 

@@ -40,25 +40,27 @@ def read_arguments(paths: Sequence[str], model: Callable[..., Any]) -> tuple[Ten
     that wants reals, only the model knows. It is run once to see.
 
     Raises:
-        InputError: for a file that cannot be read or holds something else than finite numbers, for another
-            number of arguments than the model takes, and for numbers that neither float32 nor the model
-            can hold.
+        InputError: for a file that cannot be read or holds something else than finite numbers (empty cells
+            are NaN, where the model masks them), for another number of arguments than the model takes, and
+            for numbers that neither float32 nor the model can hold.
     """
     names, required, variadic = _parameters(model)
     read = [_read(Path(path)) for path in paths]
     if len(read) == 1 and required and {*required} <= {*read[0].names}:
         # An argument with a default may be left out, and nothing after it can then be given.
         given = takewhile(lambda name: name in read[0].names, names)
-        found = [_Argument(read[0].array(name), f"{read[0].what} {name}", read[0].is_table) for name in given]
+        found = [_Argument(read[0].array(name), f"{read[0].what} {name}", read[0], name) for name in given]
     else:
-        found = [_Argument(source.whole(), str(source.path), source.is_table) for source in read]
+        found = [_Argument(source.whole(), str(source.path), source) for source in read]
     if not len(required) <= len(found) <= len(names) and not variadic:
         held = f" ({read[0].path} has {_listed(read[0].names)})" if len(read) == 1 and read[0].names else ""
         raise InputError(
             f"the model takes {_count(names)} and --data gave {len(found)}{held}: give one file for each, or "
             "one .csv or .npz with these names"
         )
-    return _typed(model, found)
+    arguments = _typed(model, found)
+    _refuse_missing(model, found, arguments)
+    return arguments
 
 
 @dataclass(frozen=True)
@@ -88,13 +90,14 @@ class _Source:
             raise InputError(f"{self.path} has the column {name!r} twice")
         place = self.names.index(name)
         if isinstance(self.arrays, Cells):
-            return self.arrays.numbers(place)
+            return self.arrays.numbers(place, missing=True)
         return _numeric(self.path, list(self.arrays.values())[place])
 
     def whole(self) -> np.ndarray:
         """The file as one argument."""
         if isinstance(self.arrays, Cells):
-            columns = [self.arrays.numbers(place) for place in range(len(self.arrays.names))]
+            places = range(len(self.arrays.names))
+            columns = [self.arrays.numbers(place, missing=True) for place in places]
             return columns[0] if len(columns) == 1 else np.stack(columns, axis=1)
         if len(self.arrays) == 1:
             return _numeric(self.path, next(iter(self.arrays.values())))
@@ -106,11 +109,27 @@ class _Source:
 
 @dataclass(frozen=True)
 class _Argument:
-    """Values, where they are from, and whether that is a table, whose whole numbers are mostly reals."""
+    """Values, where they are from in words, the file, and the name of its column or array if they are one."""
 
     values: np.ndarray
     where: str
-    is_table: bool
+    source: _Source
+    name: str | None = None
+
+    @property
+    def is_table(self) -> bool:
+        """Whether they are of a table, whose whole numbers are mostly reals."""
+        return self.source.is_table
+
+    @property
+    def empty(self) -> str | None:
+        """Where the first empty cell is, in words; None where there is none."""
+        table = self.source.arrays
+        if not isinstance(table, Cells):
+            return None
+        names = self.source.names
+        places = range(len(names)) if self.name is None else [names.index(self.name)]
+        return next((words for place in places if (words := table.empty(place))), None)
 
     @property
     def is_whole(self) -> bool:
@@ -158,6 +177,27 @@ def _typed(model: Callable[..., Any], found: Sequence[_Argument]) -> tuple[Tenso
     return likeliest
 
 
+def _refuse_missing(
+    model: Callable[..., Any], found: Sequence[_Argument], arguments: tuple[Tensor, ...]
+) -> None:
+    """Refuse empty cells, unless the model masks them: all its observed sites then have densities.
+
+    Raises:
+        InputError: naming the first of them.
+    """
+    empty = [(argument, words) for argument in found if (words := argument.empty)]
+    if not empty:
+        return
+    if _failure(model, arguments, finite=True) is not None:
+        raise InputError(
+            f"{empty[0][1]}, and the model does not mask missing values (NanMaskedNormal, or poutine.mask "
+            "with another value in their place)"
+        )
+    for argument, _ in empty:
+        if isinstance(argument.source.arrays, Cells):
+            argument.source.arrays.check_widths()
+
+
 def _flips(unsure: Sequence[int]) -> Iterator[tuple[int, ...]]:
     for count in range(len(unsure) + 1):
         yield from combinations(unsure, count)
@@ -177,14 +217,31 @@ def _refuse_lost(
         )
 
 
-def _failure(model: Callable[..., Any], arguments: tuple[Tensor, ...]) -> Exception | None:
-    """What one run of the model raises, its densities included; nothing that it does is kept."""
+def _failure(
+    model: Callable[..., Any], arguments: tuple[Tensor, ...], *, finite: bool = False
+) -> Exception | None:
+    """What one run of the model raises, its densities included; nothing that it does is kept.
+
+    Args:
+        model: the program.
+        arguments: what it is run on.
+        finite: whether a density of an observed site that is not finite counts as a failure, too.
+    """
     with seeded(0), pyro.get_param_store().scope(), _evaluation(model), _Placed():
         try:
-            pyro.poutine.trace(model).get_trace(*arguments).compute_log_prob()
+            trace = pyro.poutine.trace(model).get_trace(*arguments)
+            trace.compute_log_prob()
+            if finite:
+                _require_finite(trace)
         except Exception as error:  # whatever the user's program raises
             return error
     return None
+
+
+def _require_finite(trace: pyro.poutine.Trace) -> None:
+    observed = [site for site in trace.nodes.values() if site["type"] == "sample" and site["is_observed"]]
+    if not all(bool(torch.as_tensor(site["log_prob"]).isfinite().all()) for site in observed):
+        raise ValueError("an observed site has no density")
 
 
 class _Placed(pyro.poutine.messenger.Messenger):  # type: ignore[misc]

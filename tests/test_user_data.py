@@ -60,10 +60,10 @@ def test_table_of_other_columns_is_one_matrix(folder):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("sigma,y\n1,2\n3,high\n", "row 2, column y: 'high'"),
-        ("sigma,y\n1,2\n3,\n", "row 2, column y: the cell is empty"),
+        ("sigma,y\n1,2\n3,high\n", "row 3, column y: 'high'"),
+        ("sigma,y\n1,2\n3,\n", "row 3, column y: the cell is empty"),
         ("", "is empty"),
-        ("sigma,y\n1,2\n3\n", "row 2, column y: the cell is empty"),
+        ("sigma,y\n1,2\n3\n", "row 3, column y: the cell is empty"),
         ("sigma,y\n1,2,3\n", "row 2 has 3 cells where 2"),
         ("sigma,y,y\n1,2,3\n", "the column 'y' twice"),
         ("a\n1\n", "takes 3 arguments .sigma, y, scale. and --data gave 1 .*d.csv has a"),
@@ -286,3 +286,75 @@ def test_dense_reals_are_float32():
     assert len(np.unique(values.astype(np.float32))) < len(values)
     assert not len(merged_columns(values))
     assert len(merged_columns(values + 1e5))
+
+
+def nan_masked(x):
+    mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
+    with pyro.plate("n", len(x)) as i:
+        pyro.sample("x", dist.NanMaskedNormal(mu, 1.0), obs=x[i])
+
+
+def masked_by_hand(x, y):
+    b = pyro.sample("b", dist.Normal(0.0, 1.0))
+    with pyro.plate("n", len(y)) as i, pyro.poutine.mask(mask=~y[i].isnan()):
+        pyro.sample("y", dist.Normal(b * x[i], 1.0), obs=y[i].nan_to_num())
+
+
+def several(x):
+    mu = pyro.sample("mu", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+    with pyro.plate("n", len(x)) as i:
+        pyro.sample("x", dist.NanMaskedNormal(mu, torch.ones(2)).to_event(1), obs=x[i])
+
+
+@pytest.mark.parametrize(
+    ("model", "text", "missing"),
+    [
+        (nan_masked, "x\n1\n\n3\n", None),
+        (nan_masked, "name,x\nAnn,1\nBo,\nCy,3\n", [1]),
+        (masked_by_hand, "x,y\n1,2\n2,\n3,NaN\n", [1, 2]),
+        (several, "a,b\n1,\n2,3\nNA,4\n", [0, 2]),
+    ],
+)
+def test_empty_cells_are_nan_where_the_model_masks_them(folder, model, text, missing):
+    values = read_arguments(table(folder, text), model)[-1]
+    rows = values.reshape(len(values), -1).isnan().any(1)
+    assert rows.nonzero().flatten().tolist() == (missing or [])
+    assert values.dtype == torch.get_default_dtype()
+
+
+@pytest.mark.parametrize(
+    ("model", "text", "where"),
+    [
+        (lambda x: pyro.sample("x", dist.Normal(pyro.sample("m", dist.Normal(0.0, 1.0)), 1.0).expand([len(x)])
+                               .to_event(1), obs=x), "x,n\n1,a\n,b\n", "row 3, column x: the cell is empty"),
+        # The covariate is missing, which no mask of y makes good.
+        (masked_by_hand, "x,y\n1,2\n,3\n", "row 3, column x: the cell is empty"),
+        (several, "a,b\n1,x\n2,3\n", "row 2, column b: 'x'"),
+        (nan_masked, "x,n\n1,a\noops,b\n", "row 3, column x: 'oops'"),
+        (several, "a,b\n1,2\n3\n", "row 3 has 1 cells where 2"),
+    ],
+)  # fmt: skip
+def test_empty_cells_that_nobody_masks_are_refused_with_their_place(folder, model, text, where):
+    with pytest.raises(InputError, match=where):
+        read_arguments(table(folder, text), model)
+
+
+def test_missing_values_do_not_hide_that_float32_merges_times(folder):
+    times = [1.7e9 + step for step in range(40)]
+    text = "x\n" + "\n".join(f"{t:.0f}" if n != 5 else "NaN" for n, t in enumerate(times))
+    (values,) = read_arguments(table(folder, text), nan_masked)
+    assert values.dtype == torch.float64
+    assert int(values.isnan().sum()) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [("x,n\n1,a\nb,c\n", 3), ("x,n\n\n1,a\n\nb,c\n", 5), ('x,n\n1,"a\nb"\nb,c\n', 4), ("1,2\nb,3\n", 2)],
+)
+def test_a_cell_is_named_by_its_line_in_the_file(folder, text, line):
+    """As games and rows are: the same cell has one number, whatever reads the file."""
+    model = load_program(f"{folder}/my.py:one")
+    if "n" in text:
+        model = nan_masked
+    with pytest.raises(InputError, match=f"row {line}, column x1?: 'b'"):
+        read_arguments(table(folder, text), model)

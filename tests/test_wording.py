@@ -152,3 +152,28 @@ def test_a_statistic_that_never_varies_is_shown_without_a_spread():
     ]
     assert "and 0 in every replicated data set (" in said[0]
     assert "and 0 ± 0.01 in replicated data (" in said[1]
+
+
+@pytest.mark.parametrize("width", [50, 60, 80, 100, 140])
+@pytest.mark.parametrize("mean", [-1.0, -182.6327, -527_127.0815])
+def test_no_number_of_an_evidence_table_is_cut_off(capsys, monkeypatch, width, mean):
+    found = EVIDENCE | {"log_evidence_mean": mean, "elbo_mean": mean - 1, "smoothed_mean": mean,
+                        "std_error_mean": 0.0234, "pareto_k": {"max": 0.871}, "seconds": 123.4}  # fmt: skip
+    out = shown(capsys, monkeypatch, evidence_table([("vae on digits, is", found)], width=width), width=width)
+    for number in (f"{mean:.4f} ± 0.0234", "900", "0.87"):
+        assert number in out
+    assert ("123.4" in out) == (" s " in out.splitlines()[2])
+
+
+@pytest.mark.parametrize(("k_hat", "ess"), [(0.86, 8.0), (5.96, 7007.0), (-1.0, 10_000.0)])
+def test_what_weights_say_fits_their_numbers(k_hat, ess):
+    from ppl_vae.diagnostics.findings import say_weights
+    from ppl_vae.evidence import Evidence
+
+    one = np.ones(1)
+    found = Evidence(-one, "is", "dataset", "estimate", 0.01 * one, 0 * one, ess=ess * one,
+                     pareto_k=k_hat * one, num_samples=10_000)  # fmt: skip
+    status, said = say_weights(found, 0.05)
+    assert status == ("pass" if k_hat < 0 else "fail")
+    assert ("a few draws decide everything" in said) == (ess < 100)
+    assert "-1.00" not in said

@@ -162,7 +162,11 @@ def _options(name: str) -> list[tuple[str, bool]]:
     found = []
     for parameter in inspect.signature(getattr(cli, name)).parameters.values():
         info = next(
-            (one for one in parameter.annotation.__metadata__ if isinstance(one, typer.models.OptionInfo)),
+            (
+                one
+                for one in getattr(parameter.annotation, "__metadata__", ())
+                if isinstance(one, typer.models.OptionInfo)
+            ),
             None,
         )
         if info is None:

@@ -20,7 +20,7 @@ def merged_columns(values: NDArray[np.generic]) -> NDArray[np.int64]:
     chance, or where rounding moves values by more than 10⁻⁴ of their standard deviation.
 
     Args:
-        values: reals of shape (rows, columns); columns that hold others than finite ones are passed over.
+        values: reals of shape (rows, columns); others than finite ones are left out.
 
     Returns:
         Positions of these columns, in order.
@@ -33,10 +33,11 @@ def merged_columns(values: NDArray[np.generic]) -> NDArray[np.int64]:
 
 def _merges(column: NDArray[np.generic]) -> bool:
     exact = column.astype(np.float64)
-    if not np.isfinite(exact).all():
+    exact = exact[np.isfinite(exact)]
+    if not exact.size:
         return False
     with np.errstate(over="ignore"):
-        rounded = column.astype(np.float32)
+        rounded = exact.astype(np.float32)
     if not np.isfinite(rounded).all():
         return True
     spread = float(exact.max()) - float(exact.min())
@@ -50,6 +51,6 @@ def _merges(column: NDArray[np.generic]) -> bool:
     # Rounding that is smaller than this cannot make neighbours equal; sorting is not needed to know it.
     if error <= (0 if whole else _SMALL * deviation):
         return False
-    distinct = len(np.unique(column))
+    distinct = len(np.unique(exact))
     merged = 1 - len(np.unique(rounded)) / distinct
     return merged > (0 if whole else _MERGED + distinct / _DENSE)

@@ -88,14 +88,20 @@ class Cells:
         path: the file.
         names: one a column, in composed Unicode; x1, x2, … where the file has no header.
         table: the cells.
+        named: whether the file has a header.
     """
 
     path: Path
     names: tuple[str, ...]
     table: pd.DataFrame
+    named: bool = True
 
-    def numbers(self, place: int) -> NDArray[Any]:
+    def numbers(self, place: int, *, missing: bool = False) -> NDArray[Any]:
         """A column as finite numbers; whole ones and booleans as int64.
+
+        Args:
+            place: of the column.
+            missing: whether empty cells may stand for NaN, which makes reals of the column.
 
         Raises:
             InputError: naming the first cell that is no finite number.
@@ -105,12 +111,40 @@ class Cells:
         column = self.table.iloc[:, place]
         numbers = pd.to_numeric(column, errors="coerce")
         finite = np.isfinite(numbers.to_numpy(dtype=float))
+        if missing and (finite | column.isna().to_numpy()).all():
+            return numbers.to_numpy(dtype=np.float64 if len(numbers) > finite.sum() else _whole(numbers))
         if not finite.all():
             row = int(np.flatnonzero(~finite)[0])
             cell = column.iloc[row]
             found = "the cell is empty" if cell != cell else f"{brief(str(cell))!r} is no finite number"
-            raise InputError(f"{self.path}, row {row + 1}, column {brief(self.names[place])}: {found}")
-        return numbers.to_numpy(dtype=np.int64 if numbers.dtype.kind in "bi" else np.float64)
+            raise InputError(f"{self._at(row, place)}: {found}")
+        return numbers.to_numpy(dtype=_whole(numbers))
+
+    def empty(self, place: int) -> str | None:
+        """Where the first empty cell of a column is, in words; None if there is none."""
+        rows = np.flatnonzero(self.table.iloc[:, place].isna())
+        if not len(rows):
+            return None
+        return f"{self._at(rows[0], place)}: the cell is empty"
+
+    def _at(self, row: int, place: int) -> str:
+        """Where a cell is, by its line in the file as every reader of tables counts."""
+        line = next(islice(_records(self.path), int(row) + self.named, None), (int(row) + 1, []))[0]
+        return f"{self.path}, row {line}, column {brief(self.names[place])}"
+
+    def check_widths(self) -> None:
+        """Refuse rows with fewer cells than there are columns, which reading fills up with empty ones.
+
+        Raises:
+            InputError: naming the first of them.
+        """
+        for line, cells in _records(self.path):
+            _check_width(self.path, line, cells, len(self.names))
+
+
+def _whole(numbers: pd.Series) -> type[np.generic]:
+    """The type of a column of numbers."""
+    return np.int64 if numbers.dtype.kind in "bi" else np.float64
 
 
 def read_cells(path: Path) -> Cells:
@@ -145,7 +179,7 @@ def read_cells(path: Path) -> Cells:
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
     names = first if named else [f"x{place}" for place in range(1, len(first) + 1)]
-    return Cells(path, tuple(unicodedata.normalize("NFC", name) for name in names), table)
+    return Cells(path, tuple(unicodedata.normalize("NFC", name) for name in names), table, named)
 
 
 def _read_rows(path: Path, header: list[str] | None, width: int) -> Rows:

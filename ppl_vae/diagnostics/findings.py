@@ -8,6 +8,9 @@ from ppl_vae.wording import with_error
 
 __all__ = ["clause", "differing", "say_gap", "say_score", "say_weights"]
 
+# Share of the draws below which a few of them decide; k̂ of weights that are equal to rounding.
+FEW, EQUAL = 0.1, -1.0
+
 
 def clause(sentence: str) -> str:
     """A sentence to be set among others: without its full stop, and small unless it begins with a name."""
@@ -24,17 +27,24 @@ def say_weights(found: Evidence, most: float) -> tuple[Status, str]:
     """
     alarms = int(found.alarming.sum())
     local = found.num_units > 1
-    numbers = (
-        f"k̂ is {found.pareto_k.max():.2f} and {found.num_samples:,} draws are worth {found.ess.min():,.0f}"
-        + (" in the worst row" if local else "")
+    tail = found.pareto_k.max()
+    shape = f"k̂ is {tail:.2f}" if tail > EQUAL else "all are equal"
+    numbers = f"{shape} and {found.num_samples:,} draws are worth {found.ess.min():,.0f}" + (
+        " in the worst row" if local else ""
     )
     if alarms <= most * found.num_units:
         but = f" in all but {alarms} of {found.num_units} rows" if alarms else ""
         return "pass", f"the importance weights are sound{but}: {numbers}"
     whose = f" of {alarms} of {found.num_units} rows" if local else ""
+    # A k̂ beyond its limit speaks of weights that were not drawn, however many of those that were are of use.
+    decide = (
+        "a few draws decide everything"
+        if found.ess.min() < FEW * found.num_samples
+        else "larger weights may be missing among them"
+    )
     return "fail", (
-        f"the importance weights{whose} cannot be trusted: {numbers}, so that a few draws decide everything; "
-        "the guide has lighter tails than the posterior or sits beside it"
+        f"the importance weights{whose} cannot be trusted: {numbers}, so that {decide}; the guide has "
+        "lighter tails than the posterior or sits beside it"
     )
 
 
