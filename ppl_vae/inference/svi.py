@@ -31,6 +31,7 @@ from ppl_vae.inference.sites import Layout
 from ppl_vae.inference.steps import engine_for, stepper
 from ppl_vae.inference.stopping import Stopping
 from ppl_vae.inference.stops import Stops
+from ppl_vae.inference.supports import outside_support
 from ppl_vae.inference.terms import check_data, layout
 from ppl_vae.inference.unrolled import UNROLLED
 from ppl_vae.program import Pair
@@ -178,6 +179,7 @@ def fit(
         leaves = pair.parameters(train)
         if not leaves:
             raise InputError(f"there is nothing to train: no parameters with train={train!r}")
+        began = {name: leaf.detach().clone() for name, leaf in leaves.items()}
         saved = Checkpoint(checkpoint, pair) if checkpoint else None
         at = saved.load(num_steps) if resume and saved else Progress.at_start(num_steps)
         fixed = FixedData(pair, data, shape, seed, weighted)
@@ -228,7 +230,7 @@ def fit(
                     # Short stretches, of whole groups of steps: the clock is looked at between them.
                     count = min(count, UNROLLED - at.step % UNROLLED)
                 losses = steps.run(at.step, count, current)
-                at.history[at.step : at.step + count] = -_finite(losses, at.step)
+                at.history[at.step : at.step + count] = -_finite(losses, at.step, pair, data, began)
                 at.step += count
                 if average and at.step > average_from and at.step % UNROLLED == 0:
                     at.add_to_average(list(leaves.values()))
@@ -436,14 +438,25 @@ def _held_out_mean(pair: Pair, data: tuple[Any, ...], weighted: IWAE | None, see
     ).mean
 
 
-def _finite(losses: np.ndarray, first: int) -> np.ndarray:
-    if not np.isfinite(losses).all():
-        at = int(np.flatnonzero(~np.isfinite(losses))[0])
-        raise InputError(
-            f"the loss became {losses[at]} at step {first + at}: "
-            "try a smaller lr, clip_norm, or bounded scales"
-        )
-    return losses
+def _finite(
+    losses: np.ndarray, first: int, pair: Pair, data: tuple[Any, ...], start: dict[str, Tensor]
+) -> np.ndarray:
+    """The losses, if they are numbers; else the parameters are put back to where they began.
+
+    Raises:
+        InputError: saying what may be the cause: a support, or steps that are too large.
+    """
+    if np.isfinite(losses).all():
+        return losses
+    at = int(np.flatnonzero(~np.isfinite(losses))[0])
+    with torch.no_grad():
+        for name, leaf in pair.parameters().items():
+            if name in start:
+                leaf.copy_(start[name])
+    found = f"the loss became {losses[at]} at step {first + at}"
+    if outside := outside_support(pair, *data):
+        raise InputError(f"{found}: {outside}; give the guide the model's support, as Pyro's AutoGuides do")
+    raise InputError(f"{found}: try a smaller lr, clip_norm, or bounded scales")
 
 
 def _check_held_out(pair: Pair, held_out: tuple[Any, ...] | None) -> None:

@@ -16,8 +16,9 @@ from pyro.infer.autoguide import (
 )
 
 from ppl_vae import InputError, Pair, Posterior, TrueSkill
-from ppl_vae.diagnostics import Measures, Rule, check, check_pair, decide
+from ppl_vae.diagnostics import Measures, Rule, check, check_pair, checking, decide
 from ppl_vae.diagnostics.explained import explained
+from ppl_vae.diagnostics.reference import Sampled
 from ppl_vae.diagnostics.verdict import Finding, Spoken, in_words
 
 COUNTS = torch.tensor([3.0, 5.0, 2.0, 0.0, 4.0])
@@ -246,3 +247,41 @@ def test_auto_guides_with_a_spread_are_judged():
     for guide in (AutoNormal(line), AutoMultivariateNormal(line)):
         pair = Pair(line, guide)
         assert point_masses(pair, COUNTS, layout=layout(pair, COUNTS)) == ()
+
+
+def rows_by_themselves(x):
+    """Programs that do not index their plate: all rows, or none."""
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+
+def rows_indexed(x):
+    with pyro.plate("data", len(x)) as i:
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        pyro.sample("x", dist.Normal(z, 1.0), obs=x[i])
+
+
+def vectors(x):
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        pyro.sample("x", dist.Normal(z.sum(-1), 1.0), obs=x)
+
+
+@pytest.mark.parametrize("model", [rows_by_themselves, rows_indexed, vectors])
+@pytest.mark.parametrize("most", [2e8, 1e4])
+def test_rows_that_cannot_be_chosen_are_all_sampled_where_they_fit(monkeypatch, model, most):
+    """AutoNormal does not index, so that every row is sampled; what does not fit says why."""
+    seen = []
+
+    def within(seconds, pair, *data, **_):
+        seen.append(len(data[0]))
+        return Sampled(None, False, ("left out",))
+
+    monkeypatch.setattr(checking, "within", within)
+    monkeypatch.setattr(checking, "MOST_KEPT", most)
+    x = torch.randn(20)
+    found = check_pair(Pair(model, AutoNormal(model)), x, calibrate=False, budget=600.0, progress=False)
+    (reference,) = (f for f in found.findings if f.name == "reference")
+    assert seen == ([20] if most > 1e5 else [])
+    assert ("left out" if seen else "draws of all 20 rows would be") in reference.sentence

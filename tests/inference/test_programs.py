@@ -470,6 +470,46 @@ def _trainable(event: bool) -> Program:
     return program
 
 
+def _wide(x: Tensor) -> None:
+    pyro.sample("t", dist.Normal(pyro.param("loc", torch.tensor(0.9)), 0.5))
+
+
+def _uniform(x: Tensor) -> None:
+    t = pyro.sample("t", dist.Uniform(0.0, 1.0))
+    with pyro.plate("data", len(x)) as i:
+        pyro.sample("x", dist.Normal(t, 1.0), obs=x[i])
+
+
+def _gamma(x: Tensor) -> None:
+    t = pyro.sample("t", dist.Gamma(2.0, 1.0))
+    with pyro.plate("data", len(x)) as i:
+        pyro.sample("x", dist.Normal(0.0, t), obs=x[i])
+
+
+def _upper_bound(x: Tensor) -> None:
+    t = pyro.sample("t", dist.Normal(0.0, 5.0))
+    with pyro.plate("data", len(x)) as i:
+        pyro.sample("x", dist.Uniform(0.0, t.exp()), obs=x[i])
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        (_uniform, "draws t outside"),
+        (_gamma, "draws t outside|data of x lie"),
+        (_upper_bound, "data of x lie"),
+    ],
+)
+@pytest.mark.parametrize("compile", [False, "auto"])
+@pytest.mark.filterwarnings("ignore:Encountered NaN:UserWarning")
+def test_a_loss_that_is_no_number_for_a_support_says_so(model: Program, said: str, compile: Any) -> None:
+    """Not for the learning rate: of the guide's own draws, some have no probability in the model."""
+    x = torch.tensor([0.5, 1.9, 0.3])
+    pair = Pair(model, _wide).initialise(x, seed=3)
+    with pytest.raises(InputError, match=f"the loss became .*{said}|do not run"):
+        svi.fit(pair, x, num_steps=40, lr=0.01, num_particles=4, compile=compile, progress=False)
+
+
 @pytest.mark.parametrize("value", [0.3, 2.0, -1.0])
 def test_data_outside_a_support_are_named_as_that(value: float) -> None:
     def model(x: Tensor) -> None:
