@@ -2,13 +2,15 @@
 
 No test may hang on the luck of a seed or on how a machine rounds: ``--seed-offset N`` gives every generator
 another seed, ``OMP_NUM_THREADS`` and ``ATEN_CPU_CAPABILITY`` are obeyed, and the suite passes under all.
-Its CPU time, that of the workers and the processes they start included, is printed at the end.
+Its CPU time, that of the workers and the processes they start included, is printed at the end; ``--costs N``
+prints the N files and tests that it went to.
 """
 
 import importlib.util
 import os
 import resource
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -27,6 +29,8 @@ ROOT = Path(__file__).parents[1]
 def pytest_addoption(parser: pytest.Parser) -> None:
     words = "shift by N every seed that tests or the library give to a generator of NumPy or PyTorch"
     parser.addoption("--seed-offset", type=int, default=0, metavar="N", help=words)
+    words = "print the N files and the N tests that took most CPU time, their child processes included"
+    parser.addoption("--costs", type=int, default=0, metavar="N", help=words)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -44,9 +48,51 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
+    for costs in _costs():
+        for name, seconds in costs.most_common(terminalreporter.config.getoption("--costs")):
+            terminalreporter.write_line(f"{seconds:7.1f} CPU s  {name}")
+    terminalreporter.write_line(f"{_cpu_seconds() / 60:.1f} CPU minutes")
+
+
+# Costs -------------------------------------------------------------------------------------------
+
+_spent: dict[str, float] = {}
+
+
+def _cpu_seconds() -> float:
     spent = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    minutes = sum(used.ru_utime + used.ru_stime for used in spent) / 60
-    terminalreporter.write_line(f"{minutes:.1f} CPU minutes")
+    return sum(used.ru_utime + used.ru_stime for used in spent)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[Any]:
+    item.stash[_started] = _cpu_seconds()
+    return (yield)
+
+
+_started = pytest.StashKey[float]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[Any]:
+    # The last report of a test carries its cost, the fixtures' included, from a worker to the summary.
+    report = yield
+    if report.when == "teardown":
+        report.user_properties = [*report.user_properties, ("cpu", _cpu_seconds() - item.stash[_started])]
+    return report
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.when == "teardown":
+        _spent[report.nodeid] = dict(report.user_properties).get("cpu", 0.0)
+
+
+def _costs() -> tuple[Counter[str], Counter[str]]:
+    """CPU seconds by file and by test."""
+    files: Counter[str] = Counter()
+    for name, seconds in _spent.items():
+        files[name.partition("::")[0]] += seconds  # type: ignore[assignment]
+    return files, Counter(_spent)  # type: ignore[arg-type]
 
 
 # Seeds -------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ INTERNALS = {
     "inference/nutpie_densities.py",
     "inference/pyro_internals.py",
     "inference/recorder.py",
+    "inference/shared_interface.py",
     "inference/torch_internals.py",
 }
 # Documented under a name that looks private: handlers of effects define and call them.

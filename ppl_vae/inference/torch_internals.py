@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ppl_vae.inference.fallback import Untraceable, fall_back
+from ppl_vae.inference.shared_interface import interface_shared
 
 __all__ = [
     "adam",
@@ -73,7 +74,8 @@ def compile_ahead(module: Any, inputs: Sequence[Tensor], library: Path) -> Path:
     # They warn of a missing CUDA runtime, and of operations without a C interface, which run all the same.
     for name in ("torch.utils.cpp_extension", "torch._inductor"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    return Path(str(compiler(module, tuple(inputs), options={"aot_inductor.output_path": str(library)})))
+    with interface_shared():
+        return Path(str(compiler(module, tuple(inputs), options={"aot_inductor.output_path": str(library)})))
 
 
 def load_ahead(library: Path) -> Callable[[list[Tensor]], Sequence[Tensor]]:
