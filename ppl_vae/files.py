@@ -129,15 +129,7 @@ def reading(what: object) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except (
-        ArithmeticError,
-        AttributeError,
-        LookupError,
-        OSError,
-        RuntimeError,
-        TypeError,
-        ValueError,
-    ) as error:
+    except WRONG as error:
         said = " ".join(str(error).split())
         raise InputError(f"{what} is damaged: {type(error).__name__}: {said[:200]}") from error
 

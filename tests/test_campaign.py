@@ -1,6 +1,8 @@
 """The campaign of damaged inputs can begin, and a few of its jobs end as they should."""
 
+import os
 import random
+import sys
 
 import pytest
 
@@ -24,3 +26,19 @@ def test_damaged_inputs_are_used_or_refused(tmp_path, kind):
     tally = run_all(kind(tmp_path, 7), 40, patience=120.0)
     assert {*tally.ended} <= {"used", "refused"}
     assert sum(tally.ended.values()) == 40, tally.failures
+
+
+@pytest.mark.parametrize(
+    ("end", "how"),
+    [(lambda: os._exit(3), "abort"), (lambda: os.kill(os.getpid(), 9), "abort"), (lambda: 1 / 0, "traceback"),
+     (lambda: sys.exit(0), "traceback")],
+)  # fmt: skip
+def test_a_job_that_ends_its_process_is_counted_and_passed(end, how):
+    def job(number):
+        if number == 1:
+            end()
+        return "used"
+
+    tally = run_all(job, 4, patience=120.0)
+    assert tally.ended == {"used": 3, how: 1}
+    assert tally.bad == 1

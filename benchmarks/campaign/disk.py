@@ -66,9 +66,9 @@ def _judge(tally: Tally, name: str, done: subprocess.CompletedProcess[str], word
 
 @contextlib.contextmanager
 def _small_disk(place: Path) -> Iterator[Path | None]:
-    """A file system of four megabytes, or None where this user may mount none."""
+    """A file system of sixteen megabytes, or None where this user may mount none."""
     place.mkdir(parents=True, exist_ok=True)
-    command = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(place)]
+    command = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(place)]
     if subprocess.run(command, capture_output=True, check=False).returncode:
         print("no small disk could be mounted here; sizes of files were limited instead")
         yield None
@@ -80,7 +80,7 @@ def _small_disk(place: Path) -> Iterator[Path | None]:
 
 
 def _fill_up(path: Path) -> None:
-    with path.open("wb") as file, contextlib.suppress(OSError):
+    with contextlib.suppress(OSError), path.open("wb") as file:
         while True:
             file.write(b"\0" * 4096)
             file.flush()

@@ -47,7 +47,7 @@ def run_all(job: Job, count: int, patience: float = 20.0) -> Tally:
             os.close(reader)
             _work(job, number, count, writer)
         os.close(writer)
-        number = _follow(reader, child, number, patience, tally)
+        number = _follow(reader, child, number, count, patience, tally)
         os.close(reader)
     return tally
 
@@ -62,7 +62,7 @@ def _work(job: Job, first: int, count: int, writer: int) -> None:
     os._exit(0)
 
 
-def _follow(reader: int, child: int, number: int, patience: float, tally: Tally) -> int:
+def _follow(reader: int, child: int, number: int, count: int, patience: float, tally: Tally) -> int:
     """Count what a child says until it ends; gives the number of the next job."""
     unread = b""
     while True:
@@ -82,5 +82,9 @@ def _follow(reader: int, child: int, number: int, patience: float, tally: Tally)
             _, status = os.waitpid(child, 0)
             if os.WIFSIGNALED(status):
                 tally.add("abort", f"{number}: signal {os.WTERMSIG(status)}")
+                return number + 1
+            if number < count:
+                # It ended in the middle of a job without a word: going on with the same one would never end.
+                tally.add("abort", f"{number}: exit code {os.WEXITSTATUS(status)}")
                 return number + 1
             return number
