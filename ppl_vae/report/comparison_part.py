@@ -95,7 +95,7 @@ def joint_table(joint: pd.DataFrame, reference: str) -> Table | None:
         "correlation most wrong": joint["correlation_pair"],
         "… by the answer": joint["correlation"],
         f"… by {told(reference)}": joint["correlation_reference"],
-        "… difference": _measured(joint, "correlation_difference"),
+        "… error, on other draws": _measured(joint, "correlation_difference"),
         "sliced Wasserstein (sd)": _measured(joint, "sliced_wasserstein"),
     }
     columns = {
@@ -105,7 +105,8 @@ def joint_table(joint: pd.DataFrame, reference: str) -> Table | None:
     frame = pd.DataFrame(columns, index=pd.Index(list(rows), name="jointly"), dtype=object)
     return Table(
         "All quantities jointly: a variance ratio far from 1 names the direction in which the answer's "
-        "covariance is most wrong.",
+        "covariance is most wrong. Directions and the pair are chosen on one half of the draws and measured "
+        "on the other: noise alone may put the smallest ratio above the largest, and the error below zero.",
         frame,
     )
 
@@ -193,6 +194,6 @@ def _correlation_in_words(
     i, j = divmod(int(np.argmax(lost)), len(names))
     by_reference, by_answer = (f"{found[k][i, j]:+.2f}".replace("-", "−") for k in (1, 0))
     return (
-        f"The correlation of {names[i]} and {names[j]} is {by_reference} by {told(against)} and {by_answer} "
-        f"by {told(judged)}."
+        f"Of the quantities drawn here, {names[i]} and {names[j]} have the correlation that is most wrong: "
+        f"{by_reference} by {told(against)} and {by_answer} by {told(judged)}."
     )
