@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, runtime_checkable
 
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from ppl_vae.errors import InputError
 from ppl_vae.improper import Feasible
 from ppl_vae.modes import evaluation
+from ppl_vae.promoted import Promoted
 from ppl_vae.rng import seeded
 
 if TYPE_CHECKING:
@@ -155,10 +156,12 @@ class Known:
 
     Attributes:
         initialised: whether all its parameters exist.
+        cast: whether its model is one of `Pair.cast_model`'s, in float64.
         layouts: of some data, beside them; see `inference.terms.layout`.
     """
 
     initialised: bool = False
+    cast: bool = False
     layouts: list[Any] = field(default_factory=list)
 
 
@@ -215,9 +218,9 @@ class Pair:
         """`learning` for everything else: every module that is called meanwhile is in evaluation mode.
 
         No buffer moves, dropout drops nothing, and what is computed of one row does not depend on its
-        neighbours.
+        neighbours. A model that was cast to float64 takes the float32 tensors that it closes over.
         """
-        with self.learning(), evaluation():
+        with self.learning(), evaluation(), Promoted() if self._known.cast else nullcontext():
             yield
 
     def initialise(self, *data: Any, seed: int = 0) -> Self:
@@ -312,6 +315,7 @@ class Pair:
             name: leaf.detach().to(dtype).clone().requires_grad_(True) for name, leaf in kept.items()
         }
         pair._store["constraints"] = {name: self._store["constraints"][name] for name in kept}
+        pair.known.cast = dtype == torch.float64
         return pair
 
 

@@ -117,7 +117,7 @@ def sample(
             model.initialise(*data)
         with default_dtype(dtype):
             pair = source.cast_model(dtype, Prior)
-            shape = _layout(pair, *cast)
+            shape = _layout(pair, cast, dtype)
             require_all_data(shape)
     proposals = [drawn_from(pair.guide, pair, cast)]
     if isinstance(model, Pair):
@@ -270,12 +270,14 @@ def _check_choices(sampler: str, mass: str) -> None:
         raise InputError(f"mass={mass!r} is not known to {sampler}; it is {' or '.join(MASSES[sampler])}")
 
 
-def _layout(pair: Pair, *data: Any) -> Layout:
+def _layout(pair: Pair, data: tuple[Any, ...], dtype: torch.dtype) -> Layout:
     try:
         return layout(pair, *data)
     except RuntimeError as error:
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"the model does not run in the sampler's precision: {error}; pass its own dtype="
+            f"the model does not run in {dtype}, the sampler's precision: {said}; let it make its tensors in "
+            "the precision of its data (torch.zeros(3, dtype=x.dtype))"
         ) from error
 
 
