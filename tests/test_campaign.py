@@ -3,6 +3,7 @@
 import os
 import random
 import sys
+import time
 
 import pytest
 
@@ -42,3 +43,15 @@ def test_a_job_that_ends_its_process_is_counted_and_passed(end, how):
     tally = run_all(job, 4, patience=120.0)
     assert tally.ended == {"used": 3, how: 1}
     assert tally.bad == 1
+
+
+def test_a_job_that_works_too_long_is_ended_and_one_that_waits_is_not():
+    def job(number):
+        if number == 1:
+            while True:
+                pass
+        time.sleep(1.2 if number == 2 else 0.0)
+        return "used"
+
+    tally = run_all(job, 4, patience=0.3)
+    assert tally.ended == {"used": 3, "long": 1}

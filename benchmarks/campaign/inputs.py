@@ -18,11 +18,14 @@ import typer
 
 from benchmarks.campaign.mutate import array, damaged, json_of_a_run, options, table
 from benchmarks.campaign.worker import Job
-from ppl_vae import cli
+from ppl_vae import check_jobs, cli, evidence_jobs, fit_job, jobs, summary
+from ppl_vae import tables as terminal
 from ppl_vae.data import load
 from ppl_vae.errors import InputError
 from ppl_vae.user_data import read_arguments
 
+# Loaded here, before jobs are forked: a child that dies would else cost the next one two seconds.
+LOADED = (check_jobs, evidence_jobs, fit_job, jobs, summary, terminal)
 # Share of `check` and `gaps` that are run to their end.
 WHOLE = 0.02
 COMMANDS = ("fit", "evidence", "compare", "gaps", "check", "report")

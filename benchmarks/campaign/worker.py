@@ -7,6 +7,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 Job = Callable[[int], str]
 
@@ -37,7 +38,8 @@ def run_all(job: Job, count: int, patience: float = 20.0) -> Tally:
     """Run jobs 0 to ``count - 1`` one after another in a child, and in another one when it dies.
 
     A job says in a word how it ended; an exception is a traceback, a signal an abort, and one that takes
-    longer than ``patience`` seconds is ended and counted as long.
+    longer than ``patience`` seconds of its processor's time, or twenty times as long by the clock, is ended
+    and counted as long: on a busy machine the clock alone would end every job.
     """
     tally, number = Tally(), 0
     while number < count:
@@ -66,7 +68,7 @@ def _follow(reader: int, child: int, number: int, count: int, patience: float, t
     """Count what a child says until it ends; gives the number of the next job."""
     unread = b""
     while True:
-        ready, _, _ = select.select([reader], [], [], patience)
+        ready = _waited(reader, child, patience)
         said = os.read(reader, 2**16) if ready else b""
         *whole, unread = (unread + said).split(b"\x1e")
         for text in whole:
@@ -88,3 +90,24 @@ def _follow(reader: int, child: int, number: int, count: int, patience: float, t
                 tally.add("abort", f"{number}: exit code {os.WEXITSTATUS(status)}")
                 return number + 1
             return number
+
+
+def _waited(reader: int, child: int, patience: float) -> bool:
+    """Wait for a word of a child; False once it has worked, or been waited for, too long."""
+    before, waited = _worked(child), 0.0
+    while waited < 20 * patience:
+        if select.select([reader], [], [], 1.0)[0]:
+            return True
+        waited += 1.0
+        if _worked(child) - before > patience:
+            return False
+    return False
+
+
+def _worked(child: int) -> float:
+    """Seconds of processor time that a process has used; nothing is known where there is no /proc."""
+    try:
+        fields = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
