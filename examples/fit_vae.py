@@ -31,7 +31,7 @@ def main(quick: bool = False, out: Path | None = None) -> None:
     # The warm-up keeps the decoder from ignoring z before the encoder has learnt to say anything.
     options = {"batch_size": 128, "lr": 2e-3, "kl_warmup": steps // 5, "check_every": steps // 6}
     fit = svi.fit(pair, x, num_steps=steps, held_out=held_out.tensors(torch.float32), **options)
-    print(f"{fit.steps} steps in {fit.seconds:.0f} s; converged: {fit.converged} ({fit.reason})")
+    print(f"{fit.steps} steps in {fit.seconds:.0f} s: {fit.reason}")
     print("held-out ELBO a digit, nats:", ", ".join(f"{value:.1f}" for _, value in fit.held_out))
 
     for name, data in (("train", x), ("test", x_test)):

@@ -36,7 +36,7 @@ def main(quick: bool = False) -> None:
         alarm = "alarm" if evidence.alarming.any() else "no alarm"
         bound = f"ELBO {fit.final.value:.3f} ± {fit.final.std_error:.3f}"
         print(
-            f"{auto.__name__} (converged: {fit.converged}): {bound}; "
+            f"{auto.__name__} ({fit.reason}): {bound}; "
             f"log p(x) {evidence.total:.3f} ± {evidence.total_std_error:.3f}, "
             f"ESS {evidence.ess[0]:.0f} of {evidence.num_samples}, k̂ {evidence.pareto_k[0]:.2f}, {alarm}"
         )

@@ -28,7 +28,7 @@ def main(quick: bool = False) -> None:
     fit = svi.fit(pair, x, num_steps=steps, lr=0.05)
     learnt = exact.log_evidence(model, x).mean
     best = exact.log_evidence(PPCA.from_data(rows, latent_dim=2).set_maximum_likelihood(x), x).mean
-    print(f"Learning: {steps} steps in {fit.seconds:.0f} s; converged: {fit.converged}")
+    print(f"Learning: {steps} steps in {fit.seconds:.0f} s; {fit.reason}")
     print(f"  log p(x) of the learnt parameters {learnt:.6f} nats a row; the maximum is {best:.6f}")
     print(f"  distance {best - learnt:.6f}, {'within' if best - learnt < 1e-3 else 'NOT within'} 0.001")
     gap = learnt - fit.final.mean
