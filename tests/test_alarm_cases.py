@@ -288,6 +288,12 @@ def test_lines_are_kept(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "lines.json").read_text())[0]["case"]["family"] == "a"
 
 
+def test_kept_lines_are_judged_by_the_rule_of_the_day(tmp_path: Path) -> None:
+    old, refused = line("a", 0.5, 0.4, "do not trust"), line("a", 2.0, 0.4, "refused")
+    save([old, refused], tmp_path / "lines.json")
+    assert [one.verdict for one in load(tmp_path / "lines.json")] == ["trust", "refused"]
+
+
 def refusing(verdict: str, refusal: str) -> str:
     return outcome(truth_of(2.0, 9.0), verdict, refusal)
 

@@ -5,7 +5,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,9 @@ from ppl_vae.files import write_text
 from ppl_vae.program import Program
 
 __all__ = ["Count", "Line", "Settings", "Task", "count", "load", "run", "run_case", "save"]
+
+# Verdicts that thresholds decide.
+RULED = ("trust", "reweight", "do not trust")
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ class Line:
         """Whether the verdict is right: the one given, or another rule's."""
         assert self.truth is not None
         # What was refused, or is a point, no threshold changes.
-        fixed = rule is None or self.verdict not in ("trust", "reweight", "do not trust")
+        fixed = rule is None or self.verdict not in RULED
         verdict = self.verdict if fixed else decide(self.measures, rule).verdict
         # To say in a sentence that a point is no posterior is a verdict on it.
         return outcome(self.truth, verdict, "allowed" if self.case.point else self.case.refusal)
@@ -215,4 +218,14 @@ def _line(content: dict[str, Any]) -> Line:
         found = Truth(Errors(**true["raw"]), Errors(**true["reweighted"]), true["efficiency"])
     case = Case(**content.pop("case"))
     content["said"] = content.get("said", {})
-    return Line(case, found, Measures.from_json(content.pop("measures")), **content)
+    return _decided_anew(Line(case, found, Measures.from_json(content.pop("measures")), **content))
+
+
+def _decided_anew(line: Line) -> Line:
+    """A line as today's rule has it, where that has changed since it was kept."""
+    if line.verdict not in RULED:
+        return line
+    decision = decide(line.measures)
+    if decision.verdict == line.verdict:
+        return line
+    return replace(line, verdict=decision.verdict, reason=decision.reason)

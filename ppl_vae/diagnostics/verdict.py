@@ -116,14 +116,15 @@ class Rule:
         tolerable: the largest error that is still trusted, in tolerances. It exceeds 1 a little, because
             the largest of many noisy deviations does so without fault.
         floor: the largest error after Monte Carlo error.
-        repaired: the largest error of reweighted draws that count as repaired.
+        repaired: the largest error of reweighted draws that count as repaired: without that allowance, since
+            few effective draws err by more than they show.
         alarming: fraction of units whose weights may alarm.
         missed: nats; see `Measures.missed`.
     """
 
     tolerable: float = 1.25
     floor: float = 1.0
-    repaired: float = 1.25
+    repaired: float = 1.0
     alarming: float = 0.05
     missed: float = 6.0
 

@@ -31,6 +31,9 @@ ALARMED = {"alarming": 1.0, "pareto_k": 1.2, "ess": 0.001}
         (Measures("nuts", True, 0.3, 0.0, 0.3, 0.0, missed=50.0, **SOUND), "trust"),
         (Measures("nuts", True, 0.3, 0.0, 0.3, 0.0, active=0.0, **SOUND), "do not trust"),
         (Measures("nuts", True, 0.3, 0.0, 0.3, 0.0, active=0.5, converged=False, **SOUND), "trust"),
+        # Reweighted draws get no allowance for the largest of many noisy deviations.
+        (Measures("nuts", True, 2.4, 2.2, 1.15, 0.25, **SOUND), "do not trust"),
+        (Measures("nuts", True, 2.4, 2.2, 0.95, 0.25, **SOUND), "reweight"),
         # Nothing known is nothing to trust.
         (Measures(), "do not trust"),
     ],
