@@ -3,12 +3,17 @@
 import io
 import json
 import re
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import pyro
+import pyro.distributions as dist
 import pytest
+import torch
 
+from ppl_vae.inference import nuts
 from ppl_vae.progress import progress_bar, stage
 
 
@@ -63,6 +68,36 @@ def test_an_open_ended_bar_promises_nothing(monkeypatch, columns):
     if columns == 80:
         assert "step 1,500, at most 20,000" in screen.shown
     assert all(len(line) <= columns for line in re.split(r"[\r\n]", screen.shown))
+
+
+def _line(y):
+    mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
+    with pyro.plate("data", len(y)):
+        pyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80])
+@pytest.mark.parametrize("sampler", ["nutpie", "pyro", "hmc"])
+def test_chains_show_our_bar_at_any_width_and_none_of_their_own(monkeypatch, columns, sampler):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    with terminal() as screen:
+        nuts.sample(_line, torch.ones(3), num_draws=4, warmup=20, chains=2, sampler=sampler)
+    # On a slow machine a stage is said before there is a bar: a sentence, which may be longer than a line.
+    lines = [line for line in re.split(r"[\r\n]", screen.shown) if line.strip() and "NUTS: " not in line]
+    assert any(("HMC" if sampler == "hmc" else "NUTS") in line for line in lines)
+    assert all(len(line) <= columns for line in lines)
+    # Pyro's bar and nutpie's table name their chains' phases.
+    assert not re.search(r"Warmup|Sample:|it/s|Progress", screen.shown)
+
+
+@pytest.mark.parametrize("name", ["run", "two words", "[red] run's"])
+def test_a_fit_ends_with_its_path_and_a_next_command_that_can_be_pasted(run, tmp_path, name):
+    out = tmp_path / name
+    code, said, _ = run("fit", "ppca", "iris", "--steps", 3, "--out", out)
+    assert code == 0
+    path, following = said.splitlines()[-2:]
+    assert path == f"Run: {out}"
+    assert shlex.split(following) == ["Next:", "ppl-vae", "check", str(out)]
 
 
 @pytest.mark.parametrize("name", ["/ann [/b]", "[red]", "a[/]"])

@@ -11,8 +11,9 @@ from pyro.infer.autoguide import AutoNormal
 
 from ppl_vae import PPCA, InputError, Pair, Posterior, clock, importance, nuts, svi
 from ppl_vae.clock import OutOfTime, check_time, deadline, time_left
-from ppl_vae.diagnostics import check, check_pair
+from ppl_vae.diagnostics import check, check_pair, checking
 from ppl_vae.diagnostics import reference as references
+from ppl_vae.diagnostics.reference import Sampled
 from ppl_vae.guides import LinearNormal
 from ppl_vae.progress import progress_bar
 
@@ -204,6 +205,36 @@ def test_the_verdict_is_told_before_data_are_simulated():
     assert "prediction" not in names
     assert stands.verdict == found.verdict
     assert "prediction" in [finding.name for finding in found.findings]
+
+
+def two_coefficients(x):
+    offset, slope = (pyro.sample(name, dist.Normal(0.0, 1.0)) for name in ("offset", "slope"))
+    with pyro.plate("data", len(x)) as i:
+        pyro.sample("y", dist.Normal(offset + slope * x[i], 1.0), obs=2 * x[i])
+
+
+@pytest.mark.parametrize("model", [regression, of_rows, two_coefficients])
+def test_no_data_are_simulated_before_the_verdict_is_told(monkeypatch, model):
+    events = []
+
+    class Simulated(Exception):
+        pass
+
+    def simulate(*_, **__):
+        events.append("data simulated")
+        raise Simulated
+
+    monkeypatch.setattr(checking, "within", lambda *_, **__: Sampled(None, False, ("left out",)))
+    monkeypatch.setattr(checking, "predictive_check", simulate)
+    monkeypatch.setattr(checking, "sbc", simulate)
+    with pytest.raises(Simulated):
+        check_pair(
+            Pair(model, AutoNormal(model)), X, budget=600.0, progress=False,
+            told=lambda stands: events.append(stands.verdict),
+        )  # fmt: skip
+    assert len(events) == 2
+    assert events[0] in ("trust", "reweight", "do not trust", "cannot tell")
+    assert events[1] == "data simulated"
 
 
 def test_the_budget_that_was_given_is_the_one_that_is_named():

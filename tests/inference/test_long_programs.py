@@ -1,6 +1,8 @@
 """Programs that loop in Python: their gradients, all chains at once, and when they are compiled."""
 
+import re
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pyro
@@ -108,3 +110,39 @@ def test_a_few_iterations_of_a_long_program_are_not_worth_compiling(
 ])  # fmt: skip
 def test_compiling_must_be_over_before_the_graph_would_be(size: int, iterations: int, expected: bool) -> None:
     assert pays(size, iterations) is expected
+
+
+@pytest.mark.parametrize("program", LOOPS)
+def test_what_a_long_program_waits_for_is_said(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    clock = iter(range(100))
+    monkeypatch.setattr(gradients, "LONG", 20)
+    # Every look at the clock is a second after the last one.
+    monkeypatch.setattr(gradients, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    monkeypatch.setattr(gradients, "compile_graph", lambda *_: pytest.fail("compiled"))
+    with nuts.default_dtype(torch.float64), pyro.validation_enabled(False):
+        target = density(Pair(program, program), Y)
+        gradient(target, "traced", tell=said.append)
+        assert said == ["tracing and checking a long program"]
+        with pytest.raises(pytest.fail.Exception, match="compiled"):
+            gradient(target, "compiled", tell=said.append)
+    assert re.fullmatch(r"compiling a graph of [\d,]+ operations; compile=False samples at once.*", said[-1])
+
+
+@pytest.mark.parametrize("program", LOOPS)
+def test_a_long_graph_is_checked_at_fewer_points(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = []
+
+    def counted(y: Tensor) -> None:
+        runs.append(1)
+        program(y)
+
+    def count(length: int) -> int:
+        monkeypatch.setattr(gradients, "LONG", length)
+        target = density(Pair(counted, counted), Y)
+        runs.clear()
+        gradient(target, "traced")
+        return len(runs)
+
+    with nuts.default_dtype(torch.float64), pyro.validation_enabled(False):
+        assert count(20) + 2 == count(100_000)
