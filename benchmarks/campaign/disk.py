@@ -18,8 +18,8 @@ COMMANDS = {
     "evidence RUN --samples 50": "log p(x)",
     "evidence RUN --samples 50 --json": '"log_evidence"',
     "gaps RUN --rows 0:4 --method is": "gap",
-    "check RUN --budget 20s --no-calibrate": "Verdict",
-    "check RUN --budget 20s --no-calibrate --json": '"verdict"',
+    "check RUN --budget 10m --no-calibrate": "Verdict",
+    "check RUN --budget 10m --no-calibrate --json": '"verdict"',
 }
 
 
