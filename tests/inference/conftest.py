@@ -126,3 +126,8 @@ def _agree(run: Callable[..., Any], program: Callable[..., Any], *inputs: Tensor
 def agree() -> Callable[..., None]:
     """The same seed gives the same numbers to rounding, and leaves the generator at the same place."""
     return _agree
+
+
+@pytest.fixture
+def x20() -> Tensor:
+    return torch.as_tensor(np.random.default_rng(5).normal(1, 1, 20), dtype=torch.float32)
