@@ -8,15 +8,27 @@ from dataclasses import dataclass, field
 
 from ppl_vae.errors import InputError
 
-__all__ = ["Clock", "OutOfTime", "TooLittleTime", "check_time", "deadline", "seconds_of", "time_left"]
+__all__ = [
+    "Clock",
+    "OutOfTime",
+    "TooLittleTime",
+    "check_time",
+    "deadline",
+    "no_deadline",
+    "seconds_of",
+    "time_left",
+]
 
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 # When the innermost deadline passes, by `time.perf_counter`. A context variable: each thread has its own.
 _ends: ContextVar[float] = ContextVar("ppl_vae_deadline", default=float("inf"))
 
 
-class OutOfTime(Exception):
-    """The deadline around a piece of work has passed."""
+class OutOfTime(BaseException):
+    """The deadline around a piece of work has passed.
+
+    As Ctrl-C it is no `Exception`: what catches whatever a program may raise must let it through.
+    """
 
 
 class TooLittleTime(InputError):
@@ -53,9 +65,20 @@ def deadline(seconds: float) -> Iterator[None]:
     """Let the loops of a block raise `OutOfTime` once so many seconds have passed.
 
     An earlier deadline around the block stays in force. Loops look when they report their progress
-    (`progress.progress_bar`), so that a single step may overrun by its own length.
+    (`progress.progress_bar`), and every evaluation of a program when it begins; single evaluations that may
+    be long are run inside `watch.watched`, which looks at every operation.
     """
     token = _ends.set(min(_ends.get(), time.perf_counter() + seconds))
+    try:
+        yield
+    finally:
+        _ends.reset(token)
+
+
+@contextmanager
+def no_deadline() -> Iterator[None]:
+    """Let a block end that tidies up after a deadline, however long it takes."""
+    token = _ends.set(float("inf"))
     try:
         yield
     finally:

@@ -56,6 +56,11 @@ class Answers(Protocol):
     method: str
     block: int
 
+    @property
+    def late(self) -> bool:
+        """Whether something was to be compiled, and there was no time for it."""
+        ...
+
     def __call__(self, data_sets: Sequence[Data], first: int) -> list[Draws]:
         """By data set and site, draws of shape (L, *plates, *event); ``first`` numbers the data sets."""
         ...
@@ -79,6 +84,7 @@ class GuideAsItIs:
 
     method = "guide"
     block = 1
+    late = False
 
     def __init__(self, pair: Pair, shape: Layout, num_draws: int, seed: int) -> None:
         self.pair, self.shape, self.num_draws, self.seed = pair, shape, num_draws, seed
@@ -142,6 +148,11 @@ class Refitted:
         self.together = compile is not False
         if not pair.parameters("guide"):
             raise InputError("the guide has no parameters of its own to be fitted to other data sets")
+
+    @property
+    def late(self) -> bool:
+        """See `Answers`."""
+        return self.refitter is not None and self.refitter.late
 
     def __call__(self, data_sets: Sequence[Data], first: int) -> list[Draws]:
         """See `Answers`."""
@@ -237,6 +248,11 @@ class Chains:
         self.sampler: ManyData | None = None
         self.traceable = True
 
+    @property
+    def late(self) -> bool:
+        """See `Answers`."""
+        return self.sampler is not None and self.sampler.gradient.late
+
     def __call__(self, data_sets: Sequence[Data], first: int) -> list[Draws]:
         """See `Answers`."""
         chained: list[Chained] = []
@@ -299,6 +315,7 @@ class Exact:
 
     method = "exact"
     block = 1
+    late = False
 
     def __init__(self, pair: Pair, num_draws: int, seed: int) -> None:
         if not isinstance(pair.model, ExactPosterior):
@@ -326,6 +343,7 @@ class Called:
     """Whatever answers a caller's own function gives."""
 
     block = 1
+    late = False
 
     def __init__(self, function: Callable[..., Posterior], num_draws: int, seed: int) -> None:
         self.function, self.num_draws, self.seed = function, num_draws, seed

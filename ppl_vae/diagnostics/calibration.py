@@ -77,6 +77,7 @@ class Calibration:
         method: what answered.
         alpha: the probability with which a right answer fails in any of its quantities.
         notes: what there is to say about how it was done.
+        cut: whether a budget played a part, so that the numbers depend on the time that things take.
         seconds: wall time.
         cpu_seconds: of all threads together.
     """
@@ -88,6 +89,7 @@ class Calibration:
     notes: tuple[str, ...] = ()
     seconds: float = float("nan")
     cpu_seconds: float = float("nan")
+    cut: bool = False
 
     @property
     def num_simulations(self) -> int:
@@ -186,6 +188,7 @@ class Calibration:
             "seconds": self.seconds,
             "cpu_seconds": self.cpu_seconds,
             "notes": "\n".join(self.notes),
+            "cut": int(self.cut),
         }
         whole = self.ranks.assign_attrs(about)
         write_netcdf(Path(path), whole)
@@ -206,6 +209,7 @@ class Calibration:
             notes=tuple(line for line in str(about["notes"]).split("\n") if line),
             seconds=float(about["seconds"]),
             cpu_seconds=float(about["cpu_seconds"]),
+            cut=bool(about.get("cut", False)),
         )
 
 
@@ -271,11 +275,14 @@ def sbc(
         raise InputError("calibrating a guide needs a pair of model and guide, and this is a model alone")
     with one_thread():
         place = world(source, *data, index=index)
-        answers, place = _answers(
-            source, answer, place, num_simulations, num_draws, refit=refit, budget=budget,
-            num_steps=num_steps, num_particles=num_particles, lr=lr, compile=compile, seed=seed,
-        )  # fmt: skip
         with nullcontext() if budget is None else deadline(begin + budget - time.perf_counter()):
+            try:
+                answers, place = _answers(
+                    source, answer, place, num_simulations, num_draws, refit=refit, budget=budget,
+                    num_steps=num_steps, num_particles=num_particles, lr=lr, compile=compile, seed=seed,
+                )  # fmt: skip
+            except OutOfTime:
+                raise TooLittleTime("the time was over before data were simulated") from None
             found, late = _collect(answers, place, num_simulations, seed, progress)
         if late:
             found = _enough(found, place.units, num_simulations, budget or 0.0)
@@ -287,6 +294,8 @@ def sbc(
             f"the budget allowed {len(columns)} of {num_simulations} simulations; fewer see less, and how "
             "many there are depends on the time that they take"
         )
+    if answers.late:
+        notes.append("nothing was compiled: there was no time for it")
     return Calibration(
         ranks=_labelled(names, columns),
         num_draws=num_draws,
@@ -295,6 +304,7 @@ def sbc(
         notes=tuple(notes),
         seconds=time.perf_counter() - begin,
         cpu_seconds=time.process_time() - cpu,
+        cut=late or answers.late,
     )
 
 

@@ -11,11 +11,11 @@ import pyro
 from pyro.infer.autoguide import AutoLaplaceApproximation
 from torch import Tensor
 
-from ppl_vae.clock import Clock
+from ppl_vae.clock import Clock, OutOfTime, deadline
 from ppl_vae.diagnostics.advice import next_step
 from ppl_vae.diagnostics.calibration import Calibration
 from ppl_vae.diagnostics.check_files import load_check, save_check
-from ppl_vae.diagnostics.checking import Checks, refuse_unchecked
+from ppl_vae.diagnostics.checking import Checks, begin_reference, refuse_unchecked
 from ppl_vae.diagnostics.collapse import Collapse
 from ppl_vae.diagnostics.compare import Comparison, Identifiable
 from ppl_vae.diagnostics.explained import explained
@@ -24,11 +24,14 @@ from ppl_vae.diagnostics.predictive import Predictive
 from ppl_vae.diagnostics.verdict import Decision, Finding, Measures, Rule, Verdict, decide
 from ppl_vae.errors import InputError
 from ppl_vae.evidence import Evidence
+from ppl_vae.inference.compile_apart import ahead
+from ppl_vae.inference.sites import Layout
 from ppl_vae.inference.svi import Fit
 from ppl_vae.inference.terms import layout
 from ppl_vae.posterior import Posterior
 from ppl_vae.program import Pair, Program
 from ppl_vae.progress import stage
+from ppl_vae.watch import watched
 
 __all__ = ["Check", "check", "check_pair"]
 
@@ -86,13 +89,20 @@ class Check:
 
     @property
     def cut(self) -> tuple[str, ...]:
-        """Names of the findings that the budget ended early: with the same seed all others are the same."""
-        return tuple(finding.name for finding in self.findings if finding.cut)
+        """Names of the findings that depend on the time that things took: with the same seed all others are
+        the same. Where the time ended SVI, that is all of them.
+        """
+        late = [finding.name for finding in self.findings if finding.cut]
+        return tuple(finding.name for finding in self.findings) if "convergence" in late else tuple(late)
 
     def spent(self) -> str:
         """How the budget was used, in a sentence."""
         text = f"{self.seconds:.0f} s of a budget of {self.budget:.0f} s"
-        return f"{text}; the budget cut short: {', '.join(self.cut)}" if self.cut else text
+        late = [finding.name for finding in self.findings if finding.cut]
+        if not late:
+            return text
+        of_all = ", and every number with it" if "convergence" in late else ""
+        return f"{text}; what it cut short depends on the time that things take{of_all}: {', '.join(late)}"
 
     def save(self, folder: Path) -> None:
         """Keep it in a folder, beside a run's other files or alone."""
@@ -162,29 +172,34 @@ def check(
     """
     clock = budget if isinstance(budget, Clock) else Clock(budget)
     pair = Pair(model, guide)
-    fitted, cut = None, False
-    if fit:
-        shape = layout(pair, *data)
-        refuse_unchecked(shape)
-        _refuse_late(clock)
-        stage("check: fitting by SVI", show=progress)
-        fitted = fit_within(pair, data, shape, num_steps, lr, train, FIT_SHARE * clock.left, seed, progress)
-        cut = was_cut(fitted, num_steps)
-    return check_pair(
-        pair,
-        *data,
-        fitted=fitted,
-        cut=cut,
-        reference=reference,
-        identifiable=identifiable,
-        rows=rows,
-        calibrate=calibrate,
-        budget=clock,
-        rule=rule,
-        seed=seed,
-        told=told,
-        progress=progress,
-    )
+    fitted, rested, cut = None, None, False
+    with ahead(clock.left):
+        if fit:
+            shape = _first_look(pair, data, clock)
+            stage("check: fitting by SVI", show=progress)
+            if reference is None:
+                begin_reference(pair, data, shape, rows, clock)
+            fitted = fit_within(
+                pair, data, shape, num_steps, lr, train, FIT_SHARE * clock.left, seed, progress
+            )
+            cut = fitted is None or was_cut(fitted, num_steps)
+            rested = (False, "the time was over before the first step of SVI") if fitted is None else None
+        return check_pair(
+            pair,
+            *data,
+            fitted=fitted,
+            rested=rested,
+            cut=cut,
+            reference=reference,
+            identifiable=identifiable,
+            rows=rows,
+            calibrate=calibrate,
+            budget=clock,
+            rule=rule,
+            seed=seed,
+            told=told,
+            progress=progress,
+        )
 
 
 def check_pair(
@@ -216,23 +231,48 @@ def check_pair(
         reference, identifiable, rows, calibrate, budget, rule, seed, told, progress: as for `check`.
     """
     clock = budget if isinstance(budget, Clock) else Clock(budget)
+    _first_look(pair, data, clock)
     job = Checks(pair, data, clock, reference, identifiable, rows, feature_names, rule, seed, progress)
-    _refuse_late(clock)
     if fitted is not None:
         rested = (fitted.converged, fitted.reason)
     if rested is not None:
         job.convergence(*rested, cut)
     # Draws outside a support have no weight; to Pyro's validation they would be an error.
     with pyro.validation_enabled(False):
-        if not job.points():
+        if not _points(job):
             _judge(job, calibrate)
         stands = _conclude(job, fitted)
         _tell(stands, told, progress)
         if not job.measures.points and job.answers:
-            job.predictive()
+            job.in_time("prediction", job.predictive)
             if calibrate:
                 job.calibration()
     return _conclude(job, fitted)
+
+
+def _first_look(pair: Pair, data: tuple[Any, ...], clock: Clock) -> Layout:
+    """What the programs look like, within the budget.
+
+    Raises:
+        InputError: for programs that cannot be checked, or not in so little time.
+    """
+    try:
+        with deadline(clock.left), watched():
+            shape = layout(pair, *data)
+    except OutOfTime:
+        raise _too_short(clock) from None
+    refuse_unchecked(shape)
+    if clock.left <= 0:
+        raise _too_short(clock)
+    return shape
+
+
+def _points(job: Checks) -> bool:
+    try:
+        with deadline(job.clock.left), watched():
+            return job.points()
+    except OutOfTime:
+        raise _too_short(job.clock) from None
 
 
 def _judge(job: Checks, calibrate: bool) -> None:
@@ -241,8 +281,9 @@ def _judge(job: Checks, calibrate: bool) -> None:
     if not job.draw():
         return
     job.compare(calibrate)
-    job.shape_of_the_posterior()
-    job.collapse()
+    job.in_time("modes", job.modes)
+    job.say_funnel()
+    job.in_time("collapse", job.collapse)
 
 
 def _tell(stands: Check, told: Callable[[Check], None] | None, progress: bool) -> None:
@@ -254,18 +295,13 @@ def _tell(stands: Check, told: Callable[[Check], None] | None, progress: bool) -
         stage(f"check: the verdict stands after {stands.seconds:.0f} s: {word}", show=progress)
 
 
-def _refuse_late(clock: Clock) -> None:
-    """A budget that was spent before anything could be checked.
-
-    Raises:
-        InputError: with the time that it took.
-    """
-    if clock.left <= 0:
-        least = max(2.0, 3 * (clock.spent + clock.reserve))
-        raise InputError(
-            f"a budget of {clock.budget:g} s is too short for any check: {clock.spent:.2g} s were over "
-            f"before the first could begin; give it {least:.0f} s or more"
-        )
+def _too_short(clock: Clock) -> InputError:
+    """A budget that was spent before anything could be checked, with the time that it took."""
+    least = max(2.0, 3 * (clock.spent + clock.reserve))
+    return InputError(
+        f"a budget of {clock.budget:g} s is too short for any check: {clock.spent:.2g} s were over "
+        f"before the first could begin; give it {least:.0f} s or more"
+    )
 
 
 def _conclude(job: Checks, fitted: Fit | None) -> Check:

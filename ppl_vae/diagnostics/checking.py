@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -27,7 +28,7 @@ from ppl_vae.diagnostics.scores import over_rows, score
 from ppl_vae.diagnostics.verdict import Finding, Measures, Rule, Spoken, Status, in_words
 from ppl_vae.errors import InputError
 from ppl_vae.evidence import Evidence
-from ppl_vae.inference import bridge, exact, guide, importance
+from ppl_vae.inference import bridge, exact, guide, importance, nuts
 from ppl_vae.inference.defined import require_all_data
 from ppl_vae.inference.elbo import check_index
 from ppl_vae.inference.point_mass import point_masses
@@ -37,11 +38,12 @@ from ppl_vae.posterior import Posterior
 from ppl_vae.program import ExactEvidence, ExactPosterior, Pair, PairwiseFactors, Program
 from ppl_vae.progress import stage
 from ppl_vae.rng import derived
+from ppl_vae.watch import watched
 
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["Checks", "refuse_unchecked"]
+__all__ = ["Checks", "begin_reference", "refuse_unchecked"]
 
 # Rows whose posterior is compared with a reference, where every row has its own.
 ROWS = 8
@@ -66,6 +68,8 @@ NUM_SIMULATIONS = 500
 # Numbers of the data that predictive checks replicate.
 PREDICTED = 100_000
 NO_TIME = "there was no time left for it: give a larger budget"
+# Of the time left, what tracing the model for NUTS may take before the fit.
+BEGINNING = 0.05
 
 
 class Checks:
@@ -105,6 +109,8 @@ class Checks:
         self.facts = Facts(local=self.shape.unit_plate is not None)
         self.spoken = Spoken()
         self.funnel: Funnel | None = None
+        # Whether the time that things took had a part in the reference.
+        self.late = False
         self.mark = time.perf_counter()
 
     def add(self, name: str, status: Status, sentence: str, cut: bool = False) -> None:
@@ -112,6 +118,14 @@ class Checks:
         now = time.perf_counter()
         self.findings.append(Finding(name, status, clause(sentence), now - self.mark, cut))
         self.mark = now
+
+    def in_time(self, name: str, part: Callable[[], None]) -> None:
+        """Run a part for as long as there is time, and say so where there is not."""
+        try:
+            with deadline(self.clock.left):
+                part()
+        except OutOfTime:
+            self.add(name, "skipped", NO_TIME, cut=True)
 
     def measure(self, **values: Any) -> None:
         """Keep numbers for the rule."""
@@ -243,6 +257,10 @@ class Checks:
         self.answers["svi"] = self._few_rows(own)
         named = in_words(self.quantities.names(self.answers["svi"]))
         self.spoken = Spoken(compared=f"{named}{self._rows_in_words()}")
+        self.in_time("draws", self._reweigh)
+        return True
+
+    def _reweigh(self) -> None:
         try:
             self.answers["reweighted"] = self.answers["svi"].resampled(seed=self.seed_of(3))
             shift = self._score("svi", self.answers["reweighted"])
@@ -251,7 +269,6 @@ class Checks:
         self.measure(shift=shift.error, shift_floor=shift.floor)
         # What needs no reference is found before one is looked for, and kept.
         self._look_for_funnel(self.answers.get("reweighted", self.answers["svi"]))
-        return True
 
     def _few_rows(self, answer: Posterior) -> Posterior:
         """The first rows of an answer, where rows could not be chosen before it was drawn."""
@@ -277,24 +294,34 @@ class Checks:
             calibrate: whether calibration is still to come.
         """
         found, kind = self._reference(REFERENCE_SHARE if calibrate else WHOLE_SHARE)
-        self.measure(reference=kind, reference_ok=found.ok)
+        self.late = found.cut
         if found.posterior is None:
+            self.measure(reference=kind)
             self.add("reference", "skipped", "; ".join(found.reasons), found.cut)
             return
-        self.answers[kind] = found.posterior
-        if kind == "nuts":
-            self._look_for_funnel(found.posterior)
-        self.comparison = self._compared(found.posterior)
-        if not found.ok:
-            self.add("reference", "cannot tell", "; ".join(found.reasons), found.cut)
-            return
-        self._judge(found.posterior)
+        try:
+            with deadline(self.clock.left):
+                self._compare(found, found.posterior, kind)
+        except OutOfTime:
+            self.add("reference", "skipped", f"{NO_TIME} to compare with it", cut=True)
 
-    def _judge(self, reference: Posterior) -> None:
+    def _compare(self, found: Sampled, reference: Posterior, kind: str) -> None:
+        if kind == "nuts":
+            self._look_for_funnel(reference)
+        comparison = self._compared(reference)
+        if found.ok:
+            own = self._score("svi", reference)
+            mended = self._score("reweighted", reference) if "reweighted" in self.answers else own
+        self.answers[kind], self.comparison = reference, comparison
+        self.measure(reference=kind, reference_ok=found.ok)
+        if found.ok:
+            self._judge(reference, own, mended, found.note)
+        else:
+            self.add("reference", "cannot tell", "; ".join(found.reasons), found.cut)
+
+    def _judge(self, reference: Posterior, own: Severity, mended: Severity, note: str) -> None:
         """Keep how far the guide, and its reweighted draws, are from a reference that passed its checks."""
         assert self.comparison is not None
-        own = self._score("svi", reference)
-        mended = self._score("reweighted", reference) if "reweighted" in self.answers else own
         self.measure(
             error=own.error,
             error_floor=own.floor,
@@ -310,7 +337,8 @@ class Checks:
             identified_right=bool(wrong) and self.quantities.only_shown(wrong, self.answers["svi"]),
         )  # fmt: skip
         weights_ok = self.measures.alarming <= self.rule.alarming
-        self.add("reference", *say_score(self.comparison, own, mended, weights_ok, self.rule))
+        status, said = say_score(self.comparison, own, mended, weights_ok, self.rule)
+        self.add("reference", status, f"{said}; {note}" if note else said, self.late)
 
     def _reference(self, share: float) -> tuple[Sampled, str]:
         plate = self.shape.unit_plate
@@ -319,11 +347,15 @@ class Checks:
             functions = self.functions
             judged = self.given.map(functions(self.given.draws)) if functions else self.given
             return Sampled(self.given, *judge_reference(judged)), "given"
-        data = self.data if self.index is None else tuple(values[self.index] for values in self.data)
+        data = _chosen(self.data, self.index)
         if isinstance(self.pair.model, ExactPosterior):
-            drawn = exact.draws(
-                self.pair.model, *data, num_draws=DRAWS[0], coords=coords, seed=self.seed_of(4)
-            )
+            try:
+                with deadline(self.clock.left), watched():
+                    drawn = exact.draws(
+                        self.pair.model, *data, num_draws=DRAWS[0], coords=coords, seed=self.seed_of(4)
+                    )
+            except OutOfTime:
+                return Sampled(None, False, (NO_TIME,), cut=True), "none"
             return Sampled(self._few_rows(drawn), True, ()), "exact"
         units = self.shape.num_units if plate and self.index is None else 1
         if (numbers := units * self.shape.event_size * DRAWS[0]) > MOST_KEPT:
@@ -359,18 +391,21 @@ class Checks:
         found = compare({name: answer}, reference=reference, identifiable=self.functions)
         return score(found, name)
 
-    def shape_of_the_posterior(self) -> None:
-        """Parts that the guide misses, and funnels."""
+    def modes(self) -> None:
+        """Parts of the posterior that the guide misses."""
         kind = self.measures.reference
         reference = self.answers.get(kind)
         all_rows = self.shape.unit_plate is None or self.index is not None
         known = kind in OURS and all_rows and self.weighed is not None
         if known and reference is not None and has_log_density(self.pair, *self.data):
             self._modes(reference)
+
+    def say_funnel(self) -> None:
+        """The funnel, from wherever it was found."""
         if self.funnel is not None:
             self.facts = replace(self.facts, funnel=self.funnel.sentence)
             bad = not self.measures.reference_ok or self.measures.error_floor > 1
-            self.add("funnel", "fail" if bad else "warn", self.funnel.sentence)
+            self.add("funnel", "fail" if bad else "warn", self.funnel.sentence, self.late)
 
     def _modes(self, reference: Posterior) -> None:
         assert self.weighed is not None
@@ -397,6 +432,7 @@ class Checks:
                 f"{chains} of {len(log_w)} chains of the reference live where the guide puts next to no "
                 f"probability (log p − log q exceeds log p(x) by {missed:.0f} nats in nine of ten draws): "
                 "the guide misses a part of the posterior",
+                self.late,
             )
 
     def collapse(self) -> None:
@@ -417,8 +453,7 @@ class Checks:
     def predictive(self) -> None:
         """Whether data like these come from the fitted model."""
         if self.clock.left < LEAST_LEFT * self.clock.budget:
-            self.add("prediction", "skipped", NO_TIME, cut=True)
-            return
+            raise OutOfTime
         stage("check: data replicated from the model", show=self.progress)
         known = self.measures.reference_ok and self.measures.reference in OURS and self.index is None
         some = None
@@ -437,7 +472,8 @@ class Checks:
         except InputError as error:
             self.add("prediction", "skipped", str(error))
             return
-        self.add("prediction", "warn" if len(self.predicted.failing) else "pass", self.predicted.sentence())
+        status: Status = "warn" if len(self.predicted.failing) else "pass"
+        self.add("prediction", status, self.predicted.sentence(), self.late)
 
     def calibration(self) -> None:
         """Simulation-based calibration of the guide, and then of NUTS, in what time is left."""
@@ -470,8 +506,23 @@ class Checks:
             self.add(name, "skipped", said, cut=isinstance(error, OutOfTime | TooLittleTime))
             return
         self.calibrations[answer] = found
-        cut = found.num_simulations < NUM_SIMULATIONS
-        self.add(name, "pass" if found.passed else "warn", found.sentence(), cut)
+        self.add(name, "pass" if found.passed else "warn", found.sentence(), found.cut)
+
+
+def begin_reference(
+    pair: Pair, data: tuple[Any, ...], shape: Layout, rows: Tensor | None, clock: Clock
+) -> None:
+    """Begin to compile what NUTS will want, beside the fit; see `compile_apart.ahead`."""
+    index = _rows(shape, data, rows)
+    known = isinstance(pair.model, ExactPosterior)
+    if known or (index is None and shape.num_units * shape.event_size * DRAWS[0] > MOST_KEPT):
+        return
+    with suppress(InputError, OutOfTime), deadline(BEGINNING * clock.left):
+        nuts.begin_compiling(pair, *_chosen(data, index))
+
+
+def _chosen(data: tuple[Any, ...], index: Tensor | None) -> tuple[Any, ...]:
+    return data if index is None else tuple(values[index] for values in data)
 
 
 def refuse_unchecked(shape: Layout) -> None:

@@ -19,6 +19,7 @@ from pyro import poutine
 from pyro.distributions import Delta, Independent, MultivariateNormal, Normal
 from torch import Tensor
 
+from ppl_vae.clock import check_time
 from ppl_vae.errors import InputError
 from ppl_vae.files import write_netcdf
 from ppl_vae.inference.elbo import analytic_kl, check_index, unit_chunks
@@ -355,6 +356,7 @@ def _mutual_information(guides: Mapping[str, Any], num_units: int) -> tuple[floa
     size = max(z[0].numel() for z in draws.values())
     values = []
     for part in chosen.split(max(1, BLOCK // (num_units * size))):
+        check_time()
         log_q = torch.zeros(len(part), num_units, dtype=torch.float64)
         for name, fn in guides.items():
             log_q = log_q + fn.log_prob(draws[name][part].unsqueeze(1)).double().cpu()

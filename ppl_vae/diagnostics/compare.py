@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from ppl_vae.clock import check_time
 from ppl_vae.diagnostics.closeness import Tolerances, Verdict, judge
 from ppl_vae.diagnostics.distances import (
     Sample,
@@ -179,6 +180,7 @@ def compare(
     verdicts: dict[str, Verdict] = {}
     limits = _cost(reference, summary)
     for name, answer in answers.items():
+        check_time()
         own_summary = answer.summary()
         names = _common(name, own_summary, summary)
         own, truth = Sample.of(answer, names), Sample.of(reference, names)

@@ -2,11 +2,12 @@
 
 from typing import Any, Literal
 
-from ppl_vae.clock import deadline
+from ppl_vae.clock import OutOfTime, deadline
 from ppl_vae.inference import svi
 from ppl_vae.inference.sites import Layout
 from ppl_vae.inference.svi import Fit
 from ppl_vae.program import Pair
+from ppl_vae.watch import watched
 
 __all__ = ["FIT_SHARE", "LEARNING_RATE", "fit_within", "was_cut"]
 
@@ -29,21 +30,26 @@ def fit_within(
     seconds: float,
     seed: int,
     progress: bool,
-) -> Fit:
+) -> Fit | None:
     """SVI until it comes to rest, the steps run out, or so many seconds have passed.
 
-    A fit that comes to rest in time does not depend on the clock.
+    A fit that comes to rest in time does not depend on the clock. None where the time was over before its
+    first step.
     """
     particles = 8 if shape.vectorized and shape.num_units * shape.event_size <= 10_000 else 1
-    pair.initialise(*data, seed=seed)
-    if lr is None:
-        few = sum(leaf.numel() for leaf in pair.parameters(train).values()) <= FEW_PARAMETERS
-        lr = LEARNING_RATE if few else OF_NETWORKS
-    with deadline(seconds):
-        return svi.fit(
-            pair, *data, num_steps=num_steps, lr=lr, train=train, num_particles=particles, stop=True,
-            seed=seed, progress=progress,
-        )  # fmt: skip
+    try:
+        with deadline(seconds):
+            with watched():
+                pair.initialise(*data, seed=seed)
+            if lr is None:
+                few = sum(leaf.numel() for leaf in pair.parameters(train).values()) <= FEW_PARAMETERS
+                lr = LEARNING_RATE if few else OF_NETWORKS
+            return svi.fit(
+                pair, *data, num_steps=num_steps, lr=lr, train=train, num_particles=particles, stop=True,
+                seed=seed, progress=progress,
+            )  # fmt: skip
+    except OutOfTime:
+        return None
 
 
 def was_cut(fitted: Fit, num_steps: int) -> bool:

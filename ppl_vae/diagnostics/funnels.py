@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import norm, rankdata
 
+from ppl_vae.clock import check_time
 from ppl_vae.posterior import Posterior
 
 __all__ = ["Funnel", "funnel"]
@@ -95,6 +96,7 @@ def _spreads(values: np.ndarray, groups: list[list[int]]) -> np.ndarray:
     linear = standard @ standard.T / standard.shape[1]
     found = np.zeros((len(values), len(values) + len(groups)))
     for a in range(len(values)):
+        check_time()
         rest = standard - linear[a][:, None] * standard[a]
         distances = _ranks(np.abs(rest - np.median(rest, axis=1, keepdims=True)))
         # Quantities that are one another's function leave nothing, whose ranks are rounding.

@@ -18,6 +18,7 @@ __all__ = ["Sampled", "within"]
 CHAINS = 8
 # Share of what a longer attempt is expected to take that must be left for it to be begun.
 WORTH_TRYING = 0.8
+UNCOMPILED = "NUTS ran uncompiled, since there was no time for compiling"
 
 
 @dataclass(frozen=True)
@@ -47,13 +48,15 @@ class Sampled:
         posterior: the last finished attempt's draws; None where there was no time for any.
         ok: whether they passed their checks.
         reasons: a sentence for each check that failed, or why there are no draws.
-        cut: whether the time ended it.
+        cut: whether the time ended it, or chose how it ran.
+        note: what there is to say of draws that passed, or nothing.
     """
 
     posterior: Posterior | None
     ok: bool
     reasons: tuple[str, ...]
     cut: bool = False
+    note: str = ""
 
 
 def within(
@@ -102,7 +105,9 @@ def within(
             return Sampled(None, False, (f"NUTS does not run on this model: {error}",))
         judged = posterior if identifiable is None else posterior.map(identifiable(posterior.draws))
         ok, reasons = judge_reference(judged)
-        found = Sampled(replace(posterior, seconds=clock.spent), ok, reasons)
+        late = bool(posterior.stats.attrs.get("late", False))
+        note = UNCOMPILED if late else ""
+        found = Sampled(replace(posterior, seconds=clock.spent), ok, reasons, late, note)
         if ok:
             break
         sampling = posterior.seconds - float(posterior.stats.attrs.get("compile_seconds", 0.0))

@@ -10,6 +10,7 @@ from pyro import poutine
 from pyro.distributions import Unit
 from torch import Tensor
 
+from ppl_vae.clock import check_time
 from ppl_vae.diagnostics.statistics import Kind, kind_of
 from ppl_vae.errors import InputError
 from ppl_vae.inference.sites import Given, Layout, canonical_value, particle_plate, sample_sites, site_value
@@ -163,6 +164,7 @@ def _trace(
     latents: Mapping[str, Tensor] | None,
 ) -> poutine.Trace:
     """The model with its observed sites drawn anew, on given latents or on draws of the guide."""
+    check_time()
     given: dict[str, Tensor] = {}
     if index is not None:
         if shape.unit_plate is None or not shape.can_index or isinstance(pair.model, Simulator):

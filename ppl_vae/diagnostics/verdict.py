@@ -204,11 +204,11 @@ def decide(measures: Measures, rule: Rule | None = None, spoken: Spoken | None =
     if m.reference_ok:
         return _against_reference(m, rule, weights_ok, spoken)
     if not weights_ok:
+        have = "its importance weights cannot be trusted" if m.alarming == m.alarming else "it has no weights"
         return Decision(
             "do not trust",
             ("weights",),
-            "nothing vouches for the guide: its importance weights cannot be trusted, and no reference "
-            "passed its own checks",
+            f"nothing vouches for the guide: {have}, and no reference passed its own checks",
         )
     if _tolerable(m.shift, m.shift_floor, rule.tolerable, rule.floor):
         changed = spoken.compared or "the answer"

@@ -8,6 +8,7 @@ the graph.
 """
 
 import hashlib
+import math
 import os
 import platform
 import shutil
@@ -22,11 +23,22 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ppl_vae.clock import time_left
+from ppl_vae.inference import compile_apart
+from ppl_vae.inference.compile_apart import TooSlow
 from ppl_vae.inference.fallback import Untraceable, fall_back
 from ppl_vae.inference.graph import Graph, Outputs
 from ppl_vae.inference.torch_internals import compile_ahead, load_ahead, make_fx
 
-__all__ = ["Compiled", "cache_folder", "compile_graph", "fall_back", "find_compiler"]
+__all__ = [
+    "Compiled",
+    "TooSlow",
+    "begin_compiling",
+    "cache_folder",
+    "compile_graph",
+    "fall_back",
+    "find_compiler",
+]
 
 # Part of every key: change it when what is compiled from a graph changes.
 FORMAT = "1"
@@ -68,17 +80,15 @@ def cache_folder() -> Path:
 def compile_graph(graph: Graph, *inputs: Tensor) -> Compiled:
     """Compile a graph for inputs of these shapes, or load it from disk.
 
-    The number of threads is the one in force.
+    The number of threads is the one in force. Within a deadline it runs in a process of its own, which is
+    ended where it takes too long.
 
     Raises:
-        Untraceable: without a C++ compiler or a writable cache folder, or if compilation fails.
+        Untraceable: without a C++ compiler or a writable cache folder, or if compilation fails; `TooSlow`
+            where a deadline leaves no time for it.
     """
     start = time.perf_counter()
-    # The library expects contiguous tensors; so does everything that calls it.
-    given = [*inputs, *graph.constants, *graph.draw()]
-    if len({id(tensor) for tensor in given}) < len(given):
-        raise Untraceable("the same tensor is given for two inputs, which would be compiled as one")
-    everything = [tensor.detach().contiguous() for tensor in given]
+    everything = _everything(graph, inputs)
     graph = replace(graph, constants=tuple(everything[len(inputs) : len(inputs) + len(graph.constants)]))
     if any(tensor.is_cuda for tensor in everything):
         return _compile_cuda(graph, everything, start)
@@ -97,6 +107,26 @@ def compile_graph(graph: Graph, *inputs: Tensor) -> Compiled:
         except RuntimeError as error:
             raise Untraceable(f"the compiled library {path.name} cannot be loaded: {error}") from error
     return Compiled(graph, run, path, time.perf_counter() - start, found)
+
+
+def begin_compiling(graph: Graph, *inputs: Tensor) -> None:
+    """Begin what `compile_graph` will be asked for, inside `compile_apart.ahead`, and do not wait for it.
+
+    Raises:
+        Untraceable: without a C++ compiler or a writable cache folder.
+    """
+    find_compiler()
+    everything = _everything(graph, inputs)
+    if not any(tensor.is_cuda for tensor in everything):
+        compile_apart.begin(graph.module, everything, _folder() / f"{_key(graph, everything)}.so", graph.size)
+
+
+def _everything(graph: Graph, inputs: Sequence[Tensor]) -> list[Tensor]:
+    """All inputs, contiguous as a library expects them; so does everything that calls it."""
+    given = [*inputs, *graph.constants, *graph.draw()]
+    if len({id(tensor) for tensor in given}) < len(given):
+        raise Untraceable("the same tensor is given for two inputs, which would be compiled as one")
+    return [tensor.detach().contiguous() for tensor in given]
 
 
 def _folder() -> Path:
@@ -141,6 +171,9 @@ def find_compiler() -> str:
 def _build(graph: Graph, everything: list[Tensor], path: Path) -> None:
     """Compile into a folder beside the library's place, then move it there whole."""
     find_compiler()
+    if math.isfinite(time_left()):
+        compile_apart.build_in_time(graph.module, everything, path, graph.size)
+        return
     with tempfile.TemporaryDirectory(dir=path.parent) as work, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:

@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ppl_vae.inference.compiler import Compiled, compile_graph, fall_back
+from ppl_vae.inference.compiler import Compiled, TooSlow, begin_compiling, compile_graph, fall_back
 from ppl_vae.inference.graph import Compile, Graph, Outputs, Untraceable, check, over, trace
 from ppl_vae.inference.hmc import Leapfrog, leapfrog_of
 from ppl_vae.inference.objectives import Density
 from ppl_vae.inference.torch_internals import operator_name
+from ppl_vae.watch import watched
 
-__all__ = ["Gradient", "engine_for", "gradient", "leapfrog"]
+__all__ = ["Gradient", "begin", "engine_for", "gradient", "leapfrog"]
 
 # Raised where a factorisation fails; PyTorch's annotations hide it.
 LinAlgError: type[RuntimeError] = getattr(torch.linalg, "LinAlgError", RuntimeError)
@@ -61,6 +62,7 @@ class Gradient:
         compiled: the compiled graph, whose inputs are the position and the density's tensors.
         batched: the graph of many chains, if it is one.
         chains: how many positions it takes at once; None for one, without a leading dimension.
+        late: whether it was to be compiled, and a deadline left no time for it.
     """
 
     density: Density
@@ -70,6 +72,7 @@ class Gradient:
     compiled: Compiled | None = None
     batched: Graph | None = None
     chains: int | None = None
+    late: bool = False
 
     def __call__(self, position: Tensor) -> tuple[Tensor, Tensor]:
         """The log density, of shape () or (chains,), and its gradient, of the position's shape."""
@@ -218,6 +221,23 @@ def needs_python(graph: Graph) -> bool:
     return any(name.startswith(_PYTHON) for name in names)
 
 
+def begin(density: Density) -> None:
+    """Begin to compile the gradient that chains in native threads will want, inside `compile_apart.ahead`.
+
+    Nothing happens where the program cannot be traced, is long, or needs Python: it is compiled when it is
+    needed, if at all.
+    """
+    try:
+        with watched():
+            if not _runs(density):
+                return
+            graph, position = traced(density)
+        if graph.size <= LONG and not needs_python(graph):
+            begin_compiling(graph, position, *density.tensors)
+    except Untraceable:  # which is said when it is needed
+        return
+
+
 def _graph(
     density: Density,
     engine: str,
@@ -227,32 +247,60 @@ def _graph(
     tell: Callable[[str], None],
 ) -> Gradient:
     start = time.perf_counter()
-    # One run of the program; tracing and checking take several hundred times as long.
-    if _runs(density) and time.perf_counter() - start > 0.02:
-        tell("tracing and checking a long program")
-    graph, position = traced(density)
+    with watched():
+        # One run of the program; tracing and checking take several hundred times as long.
+        if _runs(density) and time.perf_counter() - start > 0.02:
+            tell("tracing and checking a long program")
+        graph, position = traced(density)
     if engine == "compiled" and iterations is not None and not pays(graph.size, iterations):
         engine = "traced"
-    if engine == "compiled" and graph.size > LONG:
-        tell(
-            f"compiling a graph of {graph.size:,} operations; compile=False samples at once, but more slowly"
-        )
-    held = density.tensors
-    if native and engine == "compiled" and not needs_python(graph):
-        chains = None
-    if chains is not None:
-        positions = position.expand(chains, -1).contiguous()
-        graph = over(graph, [True, *(False for _ in held)], [positions, *held], noise=False)
-        position = positions
-    runner: Graph | Compiled = graph
-    compiled = None
+    late = False
     if engine == "compiled":
-        runner = compiled = compile_graph(graph, position, *held)
-        check(graph, graph, position, *held, run=compiled, tolerance=1e-6,
-              vary=[(position, torch.randn_like)])  # fmt: skip
+        if graph.size > LONG:
+            tell(
+                f"compiling a graph of {graph.size:,} operations; compile=False samples at once, but more "
+                "slowly"
+            )
+        together = None if native and not needs_python(graph) else chains
+        try:
+            return _compiled(density, graph, position, together, start)
+        except TooSlow as reason:
+            tell(f"not compiled: {reason}")
+            late = True
+    if chains is not None:
+        graph, position = _side_by_side(density, graph, position, chains)
+    held, seconds = density.tensors, time.perf_counter() - start
 
     def run(at: Tensor) -> Outputs:
-        return runner(at.contiguous(), *held)
+        return graph(at.contiguous(), *held)
+
+    return Gradient(
+        density, "traced", seconds, run, None, None if chains is None else graph, chains, late=late
+    )
+
+
+def _compiled(density: Density, graph: Graph, position: Tensor, chains: int | None, start: float) -> Gradient:
+    """The gradient as machine code, checked.
+
+    Raises:
+        Untraceable: if it cannot be compiled, or not in time (`TooSlow`).
+    """
+    held = density.tensors
+    if chains is not None:
+        graph, position = _side_by_side(density, graph, position, chains)
+    compiled = compile_graph(graph, position, *held)
+    check(graph, graph, position, *held, run=compiled, tolerance=1e-6,
+          vary=[(position, torch.randn_like)])  # fmt: skip
+
+    def run(at: Tensor) -> Outputs:
+        return compiled(at.contiguous(), *held)
 
     seconds = time.perf_counter() - start
-    return Gradient(density, engine, seconds, run, compiled, None if chains is None else graph, chains)
+    return Gradient(density, "compiled", seconds, run, compiled, None if chains is None else graph, chains)
+
+
+def _side_by_side(density: Density, graph: Graph, position: Tensor, chains: int) -> tuple[Graph, Tensor]:
+    """The graph of so many positions at once, and as many positions."""
+    held = density.tensors
+    positions = position.expand(chains, -1).contiguous()
+    return over(graph, [True, *(False for _ in held)], [positions, *held], noise=False), positions

@@ -11,6 +11,7 @@ import pyro
 import torch
 from torch import Tensor
 
+from ppl_vae.clock import check_time
 from ppl_vae.guides import Prior
 from ppl_vae.improper import Feasible
 from ppl_vae.inference.chains import ChainSettings
@@ -108,7 +109,7 @@ class ManyData:
             prior = drawn_from(self.pair.guide, self.pair, self.data)
             starts = starting_points(self.density, self.gradient.of_each, settings, proposals=[prior])
             positions, stats = nuts_positions(
-                self.gradient, starts, settings, correlated=False, advance=lambda n, text: None
+                self.gradient, starts, settings, correlated=False, advance=lambda n, text: check_time()
             )
             with torch.no_grad():
                 values = self.density.constrain(positions)

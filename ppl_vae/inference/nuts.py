@@ -16,6 +16,7 @@ import pyro
 import torch
 from torch import Tensor
 
+from ppl_vae.clock import check_time
 from ppl_vae.errors import InputError
 from ppl_vae.guides import Prior
 from ppl_vae.improper import Feasible
@@ -23,7 +24,7 @@ from ppl_vae.inference import batched_nuts, many_chains, nutpie_nuts, pyro_nuts
 from ppl_vae.inference.chains import ChainSettings
 from ppl_vae.inference.compiler import fall_back
 from ppl_vae.inference.defined import require_all_data
-from ppl_vae.inference.gradients import Gradient, engine_for, gradient
+from ppl_vae.inference.gradients import Gradient, begin, engine_for, gradient
 from ppl_vae.inference.graph import Compile, Untraceable, check_compile
 from ppl_vae.inference.labels import to_dataset
 from ppl_vae.inference.objectives import density
@@ -39,7 +40,7 @@ from ppl_vae.threads import one_thread
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["Mass", "Sampler", "nuts_positions", "sample"]
+__all__ = ["Mass", "Sampler", "begin_compiling", "nuts_positions", "sample"]
 
 Sampler = Literal["nutpie", "pyro", "hmc"]
 Mass = Literal["diagonal", "low-rank", "dense"]
@@ -142,6 +143,19 @@ def sample(
     )
 
 
+def begin_compiling(pair: Pair, *data: Any) -> None:
+    """Begin to compile what `sample` will want of a pair's model, inside `compile_apart.ahead`.
+
+    The parameters need not have their values yet: they are inputs of the graph.
+    """
+    cast = cast_data(data, torch.float64)
+    with default_dtype(torch.float64), one_thread(), pyro.validation_enabled(False), keep_generator():
+        own = pair.cast_model(torch.float64, Prior)
+        with Feasible():
+            _layout(own, *cast)
+        begin(density(own, *cast))
+
+
 def _stock(
     pair: Pair, data: tuple[Any, ...], settings: ChainSettings, *, dense: bool, progress: bool
 ) -> tuple[dict[str, Tensor], xr.Dataset, float]:
@@ -197,6 +211,7 @@ def _unconstrained(
                 positions, stats = nuts_positions(
                     slope, first, settings, correlated=mass != "diagonal", advance=advance
                 )
+        stats = stats.assign_attrs(late=int(slope.late))
     with torch.no_grad():
         return target.constrain(positions), stats, seconds
 
@@ -242,6 +257,7 @@ def _of_each_run(settings: ChainSettings, sampler: str) -> int:
 
 
 def _numbers(slope: Gradient, positions: np.ndarray, which: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    check_time()
     like = slope.density.like
     values, slopes = slope.of_each(torch.from_numpy(positions).to(like), which)
     return values.double().cpu().numpy(), slopes.double().cpu().numpy()

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.distributions import biject_to, kl_divergence
 from torch.overrides import TorchFunctionMode
 
+from ppl_vae.clock import check_time
 from ppl_vae.errors import InputError
 from ppl_vae.improper import Feasible
 from ppl_vae.inference.enumeration import enumerating, is_marked, joint_log_prob
@@ -288,6 +289,7 @@ class Density:
         return trace.log_prob_sum() + placed.log_jacobian
 
     def _run(self, position: Tensor) -> tuple["Placed", poutine.Trace]:
+        check_time()
         placed = Placed(self.unflatten(position))
         with self.pair.scope(), enumerating(self.summed, self.nesting), placed:
             return placed, poutine.trace(self.pair.model).get_trace(*self.data)

@@ -11,6 +11,7 @@ import torch
 from pyro.infer import MCMC, NUTS
 from torch import Tensor
 
+from ppl_vae.clock import check_time
 from ppl_vae.inference.chains import ChainSettings
 from ppl_vae.inference.gradients import Gradient
 from ppl_vae.program import Program
@@ -48,6 +49,7 @@ def sample_positions(
 
         @staticmethod
         def forward(context: Any, position: Tensor) -> Tensor:
+            check_time()
             values, slopes = gradient.of_each(position.detach().unsqueeze(0))
             context.save_for_backward(slopes[0])
             return -values[0]

@@ -18,6 +18,8 @@ from torch.fx.node import map_aggregate
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from ppl_vae.clock import check_time
+
 __all__ = ["Like", "Unrecordable", "record"]
 
 aten = torch.ops.aten
@@ -83,6 +85,7 @@ class _Recorder(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        check_time()
         kwargs = kwargs or {}
         if func in self.decompositions:
             with self:

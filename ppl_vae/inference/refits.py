@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ppl_vae.clock import check_time
 from ppl_vae.errors import InputError
-from ppl_vae.inference.compiler import Compiled, compile_graph
+from ppl_vae.inference.compiler import Compiled, TooSlow, compile_graph
 from ppl_vae.inference.graph import Compile, Graph, Noise, Outputs, check, over, trace
 from ppl_vae.inference.schedule import BETA1, BETA2, EPSILON
 from ppl_vae.inference.sites import Layout
@@ -112,6 +112,7 @@ class Refitter:
         work = size * num_particles * shape.num_units * shape.event_size
         compiled = compile is True or (compile == "auto" and work >= WORTH_COMPILING)
         self.engine = "compiled" if compiled else "traced"
+        self.late = False
         with pyro.validation_enabled(False), keep_generator():
             self.path = has_log_density(pair, *self.data)
             self.noise, self._run = self._traced(example[1], compiled)
@@ -232,7 +233,11 @@ class Refitter:
         batch = over(graph, [True] * len(example), example)
         if not compiled:
             return graph.noise, batch
-        return graph.noise, compile_graph(batch, *example)
+        try:
+            return graph.noise, compile_graph(batch, *example)
+        except TooSlow:
+            self.engine, self.late = "traced", True
+            return graph.noise, batch
 
     def _step(self, *_: Tensor) -> Outputs:
         """The negative ELBO of one data set, and its gradient with respect to every leaf."""

@@ -146,9 +146,10 @@ class Rule:
     def _elbo_at(self, values: list[Tensor]) -> Tensor:
         kept = [leaf.detach().clone() for leaf in self.leaves]
         self._write(values)
-        found = self.judged.log_weights().mean(1)
-        self._write(kept)
-        return found
+        try:
+            return self.judged.log_weights().mean(1)
+        finally:  # also where the time ends in between
+            self._write(kept)
 
     @torch.no_grad()
     def _write(self, values: list[Tensor]) -> None:

@@ -14,7 +14,8 @@ from pyro.infer import ELBO as PyroELBO
 from pyro.infer import TraceEnum_ELBO
 from torch import Tensor
 
-from ppl_vae.inference.compiler import Compiled, compile_graph, fall_back
+from ppl_vae.clock import OutOfTime, time_left
+from ppl_vae.inference.compiler import Compiled, TooSlow, compile_graph, fall_back
 from ppl_vae.inference.graph import Compile, Graph, Untraceable, check, trace
 from ppl_vae.inference.iwae import IWAE
 from ppl_vae.inference.objectives import Objective, Weighed, stock_elbo
@@ -54,7 +55,10 @@ class Stepper(Protocol):
     compile_seconds: float
 
     def run(self, first: int, count: int, data: tuple[Any, ...]) -> np.ndarray:
-        """Steps ``first`` to ``first + count − 1``; returns their losses."""
+        """Steps ``first`` to ``first + count − 1``; returns their losses.
+
+        Fewer, but at least one, where a deadline passes.
+        """
         ...
 
     def state(self) -> dict[str, Tensor]:
@@ -83,10 +87,17 @@ def stepper(
     objective = _objective(pair, data, shape, tuple(leaves.values()), schedule, chosen, precision)
     if engine != "pyro":
         try:
-            return _Traced(objective, schedule, engine == "compiled")
+            return _traced(objective, schedule, engine == "compiled")
         except Untraceable as reason:
             fall_back("this fit", reason)
     return _Stock(objective, schedule)
+
+
+def _traced(objective: Objective, schedule: Schedule, compiled: bool) -> "_Traced":
+    try:
+        return _Traced(objective, schedule, compiled)
+    except TooSlow:
+        return _Traced(objective, schedule, False)
 
 
 def _objective(
@@ -126,7 +137,12 @@ class _Stock:
             for group in self.optimizer.param_groups:
                 group["lr"] = self.schedule.rate(step)
             self.optimizer.zero_grad(set_to_none=True)
-            loss = self._loss(step, data)
+            try:
+                loss = self._loss(step, data)
+            except OutOfTime:
+                if step == first:
+                    raise
+                return losses[: step - first]
             loss.backward(inputs=leaves)
             if self.schedule.clip_norm is not None:
                 torch.nn.utils.clip_grad_norm_(leaves, self.schedule.clip_norm)
@@ -197,7 +213,7 @@ class _Traced:
     def run(self, first: int, count: int, data: tuple[Any, ...]) -> np.ndarray:
         data_tensors = [t.contiguous() for t in data if isinstance(t, Tensor)]
         losses, step, last = [], first, first + count
-        while step < last:
+        while step < last and not (losses and time_left() <= 0):
             if self.many is not None and step + UNROLLED <= last:
                 losses.append(self.many.run(step, self.leaves, self.mean, self.square, data_tensors))
                 step += UNROLLED

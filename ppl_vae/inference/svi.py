@@ -14,7 +14,7 @@ import torch
 from pyro.infer import ELBO as PyroELBO
 from torch import Tensor
 
-from ppl_vae.clock import OutOfTime, time_left
+from ppl_vae.clock import OutOfTime, no_deadline, time_left
 from ppl_vae.errors import InputError
 from ppl_vae.inference import bounds
 from ppl_vae.inference.batches import Batches
@@ -229,15 +229,22 @@ def fit(
                 if rule is not None and math.isfinite(time_left()):
                     # Short stretches, of whole groups of steps: the clock is looked at between them.
                     count = min(count, UNROLLED - at.step % UNROLLED)
-                losses = steps.run(at.step, count, current)
+                try:
+                    losses = steps.run(at.step, count, current)
+                except OutOfTime:
+                    if rule is None:
+                        raise
+                    losses = np.empty(0)
+                count = len(losses)
                 at.history[at.step : at.step + count] = -_finite(losses, at.step, pair, data, began)
                 at.step += count
                 if average and at.step > average_from and at.step % UNROLLED == 0:
                     at.add_to_average(list(leaves.values()))
                 if at.step == num_steps and average:
                     at.write_average(list(leaves.values()))
-                if rule is not None:
-                    rule.see(at.step)
+                if rule is not None and count:
+                    with suppress(OutOfTime):
+                        rule.see(at.step)
                 late = rule is not None and time_left() <= 0
                 ended = late or at.step == num_steps or (rule is not None and rule.done)
                 if held_out is not None and (at.step % check_every == 0 or ended):
@@ -252,9 +259,10 @@ def fit(
                 # A fit that may stop ends after its next stretch, with everything that belongs to an end.
                 with nullcontext() if rule is None else suppress(OutOfTime):
                     advance(count, f"ELBO {at.history[at.step - 1]:.1f}")
-        stopping = None if rule is None else rule.finish(at.step, late)
-        with one_thread(small):
-            final = elbo(pair, *data, num_particles=_final_particles(shape), seed=seed)
+        # What belongs to an end is done also after the time is over.
+        with one_thread(small), no_deadline() if late else nullcontext():
+            stopping = None if rule is None else rule.finish(at.step, late)
+            final = elbo(pair, *data, num_particles=_final_particles(shape, late), seed=seed)
         if stopping is None:
             converged, reason = _judged(
                 at, fixed, kl_warmup, tolerance, "the ELBO" if weighted is None else "the bound"
@@ -370,11 +378,14 @@ def _refuse_beyond_memory(shape: Layout, batches: Batches, num_particles: int, d
     )  # fmt: skip
 
 
-def _final_particles(shape: Layout, budget: int = 2**20) -> int:
-    """Draws for the reported ELBO: many where they cost nothing, few where units average the noise."""
+def _final_particles(shape: Layout, late: bool, budget: int = 2**20) -> int:
+    """Draws for the reported ELBO: many where they cost nothing, few where units average the noise.
+
+    After the time has run out (``late``), two where each runs the programs anew.
+    """
     fewest = 4 if shape.num_units >= 1000 else 16
     if not shape.vectorized:
-        return fewest
+        return 2 if late else fewest
     return min(1000, max(fewest, budget // (shape.num_units * shape.event_size)))
 
 

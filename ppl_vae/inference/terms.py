@@ -16,6 +16,7 @@ from pyro.infer.autoguide import AutoContinuous, AutoNormal
 from torch import Tensor
 from torch.distributions import biject_to
 
+from ppl_vae.clock import check_time
 from ppl_vae.errors import InputError
 from ppl_vae.inference.probing import (
     PROBE_SIZE,
@@ -150,6 +151,7 @@ def particle_traces(
     learning: bool = False,
 ) -> tuple[poutine.Trace, poutine.Trace]:
     """Traces of the model and of the guide under one plate of particles; see `terms`."""
+    check_time()
     guide = pair.guide if proposal is None else proposal
     given: dict[str, Tensor] = {}
     if index is not None:

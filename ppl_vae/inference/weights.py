@@ -9,6 +9,7 @@ import pyro
 import torch
 from torch import Tensor
 
+from ppl_vae.clock import check_time
 from ppl_vae.guides import Prior
 from ppl_vae.inference.compiler import Compiled, compile_graph, fall_back
 from ppl_vae.inference.graph import Compile, Graph, Untraceable, check, trace
@@ -100,6 +101,7 @@ class LogWeights:
             seed: of the draws: the same for all chunks of units and of draws.
             first: number of the first draw.
         """
+        check_time()
         units = None
         if self.index is not None and index is not None:
             units = len(index)
@@ -112,6 +114,7 @@ class LogWeights:
     def at(self, noise: Sequence[Tensor]) -> Tensor:
         """Log weights of the first chunk for given random numbers, through the traced graph."""
         assert self.graph is not None
+        check_time()
         return self.graph(*self._inputs(), noise=noise)[0]
 
     def _inputs(self) -> list[Tensor]:

@@ -3,6 +3,7 @@
 import time
 from types import SimpleNamespace
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -11,11 +12,21 @@ from pyro.infer.autoguide import AutoNormal
 
 from ppl_vae import PPCA, InputError, Pair, Posterior, clock, importance, nuts, svi
 from ppl_vae.clock import OutOfTime, check_time, deadline, time_left
-from ppl_vae.diagnostics import check, check_pair, checking
+from ppl_vae.diagnostics import Check, check, check_pair, checking, collapse, predictive_check
 from ppl_vae.diagnostics import reference as references
+from ppl_vae.diagnostics.funnels import Funnel
 from ppl_vae.diagnostics.reference import Sampled
+from ppl_vae.diagnostics.verdict import Decision, Finding, Measures
 from ppl_vae.guides import LinearNormal
+from ppl_vae.inference import elbo, terms
+from ppl_vae.inference import graph as tracing
+from ppl_vae.inference import guide as guides
+from ppl_vae.inference.fixed_data import FixedData
+from ppl_vae.inference.gradients import gradient
+from ppl_vae.inference.objectives import density
+from ppl_vae.inference.point_mass import point_masses
 from ppl_vae.progress import progress_bar
+from ppl_vae.watch import watched
 
 X = torch.linspace(-1.0, 1.0, 12)
 
@@ -61,10 +72,23 @@ def test_bars_look_at_the_clock_also_where_they_are_not_shown():
         advance(1, "")
 
 
+def _ticking(monkeypatch, tick=1e-3):
+    """A clock that moves on at every look."""
+    now = [0.0]
+
+    def look():
+        now[0] += tick
+        return now[0]
+
+    monkeypatch.setattr(clock, "time", SimpleNamespace(perf_counter=look))
+
+
 @pytest.mark.parametrize("model", PROGRAMS)
-def test_a_fit_that_may_stop_ends_at_the_deadline_with_what_it_has(model):
+def test_a_fit_that_may_stop_ends_at_the_deadline_with_what_it_has(monkeypatch, model):
     pair = Pair(model, AutoNormal(model))
-    with deadline(0.2):
+    pair.initialise(X)
+    _ticking(monkeypatch)
+    with deadline(0.06):
         found = svi.fit(pair, X, num_steps=20_000, lr=1e-7, stop=True, compile=False, progress=False)
     assert 0 < found.steps < 20_000
     assert not found.converged
@@ -110,8 +134,6 @@ def test_a_slow_first_call_refuses_nothing():
 
 
 def _posterior_of_slope():
-    from ppl_vae.inference import guide as guides
-
     precision = 1 + float(X.square().sum())
     mean = 2 * float(X.square().sum()) / precision
 
@@ -258,3 +280,200 @@ def test_a_budget_that_is_over_at_once_says_how_much_was(budget):
     pair, x = _ppca()
     with pytest.raises(InputError, match="were over before the first could begin; give it"):
         check(pair.model, pair.guide, x, budget=budget, progress=False)
+
+
+# What single runs of a program cost --------------------------------------------------------------
+
+
+def long_loop(x):
+    state = pyro.sample("s", dist.Normal(0.0, 1.0))
+    while True:  # until the time is over
+        state = torch.tanh(state)
+
+
+def with_vmap(x):
+    state = pyro.sample("s", dist.Normal(0.0, 1.0))
+    while True:
+        state = torch.vmap(torch.sin)(state.expand(3)).sum()
+
+
+def with_modules(x):
+    layer = torch.nn.Linear(1, 1)
+    state = pyro.sample("s", dist.Normal(0.0, 1.0)).reshape(1)
+    while True:
+        state = layer(state)
+
+
+def with_plates(x):
+    state = pyro.sample("s", dist.Normal(0.0, 1.0))
+    with pyro.plate("data", len(x)) as i:
+        while True:
+            state = (x[i] * state).mean()
+
+
+@pytest.mark.parametrize("program", [long_loop, with_vmap, with_modules, with_plates])
+def test_one_run_of_a_program_that_takes_too_long_is_refused(program):
+    def guide(x):
+        pyro.sample("s", dist.Normal(0.0, 1.0))
+
+    begun = time.process_time()
+    with pytest.raises(InputError, match="were over before the first could begin"):
+        check(program, guide, X, budget=0.5, progress=False)
+    assert time.process_time() - begun < 20
+    assert time_left() == float("inf")
+    _runs_as_before()
+
+
+def _runs_as_before():
+    """Nothing of what was interrupted is left in Pyro or PyTorch."""
+    trace = pyro.poutine.trace(regression).get_trace(X)
+    assert set(trace.nodes) >= {"slope", "y"}
+    graph = tracing.trace(lambda x: (2 * x,), X)
+    assert torch.equal(graph(X)[0], 2 * X)
+
+
+PARTS = {
+    "tracing": lambda pair, x: tracing.trace(lambda x: (x.sin().sum(),), x),
+    "checking a graph": lambda pair, x: tracing.check(
+        tracing.trace(lambda x: (2 * x,), x), lambda x: _late(2 * x), x, vary=[]
+    ),
+    "a density": lambda pair, x: gradient(density(pair, x), "traced"),
+    "the layout": lambda pair, x: terms.layout(pair, x),
+    "points": lambda pair, x: point_masses(pair, x, layout=terms.layout(pair, x)),
+    "draws": lambda pair, x: guides.draws(pair, x, num_draws=10),
+    "the ELBO": lambda pair, x: elbo(pair, x),
+    "prediction": lambda pair, x: predictive_check(pair, x),
+    "collapse": lambda pair, x: collapse(pair, x),
+    "a fixed ELBO": lambda pair, x: FixedData(pair, (x,), terms.layout(pair, x), 0, None).log_weights(),
+    "NUTS one by one": lambda pair, x: nuts.sample(pair, x, num_draws=10**6, compile=False, progress=False),
+}
+
+
+def _late(value):
+    check_time()
+    return (value,)
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_every_part_ends_at_a_deadline_and_leaves_nothing_half_done(name):
+    pair = Pair(of_rows, AutoNormal(of_rows))
+    if name != "the layout":
+        terms.layout(pair, X)
+    with deadline(-1.0), pytest.raises(OutOfTime), watched():
+        PARTS[name](pair, X)
+    assert elbo(pair, X, num_particles=2).num_units == len(X)
+    _runs_as_before()
+
+
+@pytest.mark.parametrize("compile", [True, False], ids=["a graph", "stock Pyro"])
+@pytest.mark.parametrize("particles", [1, 3])
+def test_a_fit_keeps_the_steps_that_it_made_before_the_deadline(monkeypatch, compile, particles):
+    pair = Pair(regression, AutoNormal(regression))
+    now = [0.0]
+    monkeypatch.setattr(clock, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    pair.initialise(X)
+    steps = svi.stepper
+
+    def slow(*arguments, **options):
+        found = steps(*arguments, **{**options, "engine": "traced" if compile else "pyro"})
+        run = found.run
+
+        def tick(*given):
+            now[0] += 1.0
+            return run(*given)
+
+        found.run = tick
+        return found
+
+    monkeypatch.setattr(svi, "stepper", slow)
+    with deadline(3.5):
+        found = svi.fit(pair, X, num_steps=1000, num_particles=particles, stop=True, progress=False)
+    assert 0 < found.steps < 1000
+    assert len(found.elbo) == found.steps
+    assert np.isfinite(found.elbo).all()
+
+
+# The same seed -----------------------------------------------------------------------------------
+
+
+def funnelled(x):
+    tau = pyro.sample("tau", dist.HalfNormal(1.0))
+    with pyro.plate("data", len(x)):
+        theta = pyro.sample("theta", dist.Normal(0.0, tau))
+        pyro.sample("x", dist.Normal(theta, 1.0), obs=x)
+
+
+@pytest.mark.parametrize("model", [without_plate, of_rows])
+def test_same_seed_same_numbers_also_of_fits_and_chains(monkeypatch, model):
+    monkeypatch.setattr(nuts, "engine_for", lambda *_: "traced")
+    monkeypatch.setattr(references, "ROUNDS", (references._Round(60, 150, 0.8, 8, 20.0),))
+    monkeypatch.setattr("ppl_vae.diagnostics.checking.begin_reference", lambda *_: None)
+    found = []
+    for _ in range(2):
+        pyro.clear_param_store()
+        torch.manual_seed(5)
+        guide = AutoNormal(model)
+        found.append(
+            check(model, guide, X[:4], num_steps=100, budget=3600.0, calibrate=False, progress=False, seed=3)
+        )
+    one, two = found
+    assert not one.cut
+    assert not two.cut
+    assert one.measures.to_json() == two.measures.to_json()
+    assert [(f.name, f.sentence) for f in one.findings] == [(f.name, f.sentence) for f in two.findings]
+    assert "nuts" in one.answers
+
+
+@pytest.mark.parametrize(
+    ("cut", "told"),
+    [
+        ((), ()),
+        (("reference",), ("reference",)),
+        (("prediction", "calibration"), ("prediction", "calibration")),
+        (("convergence",), ("convergence", "weights", "reference", "prediction", "calibration")),
+    ],
+)
+def test_a_fit_that_the_time_ended_makes_every_number_depend_on_it(cut, told):
+    names = ("convergence", "weights", "reference", "prediction", "calibration")
+    findings = tuple(Finding(name, "pass", "", cut=name in cut) for name in names)
+    found = Check(Decision("trust", (), ""), "", findings, Measures(), {}, seconds=1.0, budget=2.0)
+    assert found.cut == told
+    assert ("every number with it" in found.spent()) == ("convergence" in cut)
+    assert ("depends on the time" in found.spent()) == bool(cut)
+
+
+# A larger budget ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    ["no time", "no passing", "chains elsewhere", "no run"],
+    ids=lambda name: name.replace(" ", "-"),
+)
+def test_a_funnel_that_was_found_stays_whatever_becomes_of_the_reference(monkeypatch, outcome):
+    seen = Funnel("tau", ("theta",), 0.5)
+    monkeypatch.setattr(checking, "funnel", lambda posterior: seen if posterior.method != "nuts" else None)
+    drawn = {
+        "no time": Sampled(None, False, ("late",), cut=True),
+        "no run": Sampled(None, False, ("NUTS does not run on this model",)),
+    }.get(outcome)
+
+    def within(seconds, pair, x, **options):
+        if drawn is not None:
+            return drawn
+        far = 50.0 if outcome == "chains elsewhere" else 0.0
+        own = guides.draws(pair, x, num_draws=400)
+        moved = own.draws.assign(theta=own.draws["theta"] + far)
+        return Sampled(Posterior(moved, "nuts", "independent"), False, ("R-hat",))
+
+    monkeypatch.setattr(checking, "within", within)
+
+    def guide(x):
+        pyro.sample("tau", dist.LogNormal(-3.0, 0.05))
+        with pyro.plate("data", len(x)):
+            pyro.sample("theta", dist.Normal(0.0, 0.02))
+
+    found = check_pair(Pair(funnelled, guide), 3 * X, budget=600.0, calibrate=False, progress=False)
+    assert found.verdict == "do not trust"
+    assert "funnel" in found.reason
+    assert found.next_step == "write the model in a non-centred form, and fit again"

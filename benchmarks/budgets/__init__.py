@@ -1,0 +1,1 @@
+"""Do budgets hold? See ``python -m benchmarks.budgets --help``."""
