@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test check matrix bench accuracy alarms campaign studies clean
+.PHONY: demo test check matrix bench accuracy alarms budgets campaign studies clean
 
 demo: $(INSTALLED)
 	$(BIN)/ppl-vae demo --out demo
@@ -39,6 +39,10 @@ alarms: $(INSTALLED)
 # Ten thousand damaged inputs, a hundred kills at random moments, and a full disk.
 campaign: $(INSTALLED)
 	$(BIN)/python -m benchmarks.campaign
+
+# Whether twenty programs keep their time budgets: about 40 minutes.
+budgets: $(INSTALLED)
+	$(BIN)/python -m benchmarks.budgets --results benchmarks/BUDGETS.md
 
 # Slow studies: the rows of tables that `make test` samples.
 studies: $(INSTALLED)

@@ -6,8 +6,8 @@ time for what it is for, and is ended where that turns out otherwise. A check al
 need, beside the fit (`ahead`).
 """
 
+import json
 import os
-import pickle
 import signal
 import subprocess
 import sys
@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
-from torch.fx import Graph, GraphModule
+from torch import Tensor
+from torch.fx import GraphModule
 
 from ppl_vae.clock import check_time, time_left
 from ppl_vae.inference.fallback import Untraceable
@@ -34,6 +34,8 @@ EXPECTED = ((300, 15.0), (1500, 30.0), (5000, 90.0), (sys.maxsize, 300.0))
 # Of the time that is left, what may be expected, and what is waited for at most.
 WORTH, PATIENCE = 1 / 3, 1 / 2
 PAUSE = 0.02
+# What the code of a graph may use in the other process, and what stands in every graph's names unused.
+NAMES = {"torch", "device", "inf", "nan", "NoneType", "fx_pytree", "pytree"}
 SCRIPT = Path(__file__).with_name("compile_child.py")
 
 
@@ -45,12 +47,15 @@ class _Build:
     """One compilation under way."""
 
     def __init__(self, module: GraphModule, inputs: Sequence[Tensor], path: Path) -> None:
+        code = module.graph.python_code("self")
+        if strange := sorted(code.globals.keys() - NAMES):
+            raise TooSlow(f"a graph that uses {', '.join(strange)} cannot be sent to another process")
         self.path = path
         self.work = tempfile.TemporaryDirectory(dir=path.parent)
         folder = Path(self.work.name)
-        shapes = [(tuple(tensor.shape), tensor.dtype) for tensor in inputs]
-        with (folder / "graph.pickle").open("wb") as file:
-            pickle.dump((_bare(module), torch.get_num_threads(), shapes), file)
+        shapes = [(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")) for tensor in inputs]
+        sent = {"code": code.src, "threads": torch.get_num_threads(), "inputs": shapes}
+        (folder / "graph.json").write_text(json.dumps(sent), encoding="utf-8")
         # Compiling in helpers of its own is not worth their start.
         env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
                "TORCHINDUCTOR_COMPILE_THREADS": "1"}  # fmt: skip
@@ -179,10 +184,3 @@ def crowding() -> float:
     while waiting > 1.5 * found:
         found *= 2.0
     return found
-
-
-def _bare(module: GraphModule) -> GraphModule:
-    """The operations alone, which is what can be sent."""
-    copied = Graph()
-    copied.output(copied.graph_copy(module.graph, {}))
-    return GraphModule(nn.Module(), copied)

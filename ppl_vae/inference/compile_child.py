@@ -1,14 +1,16 @@
 """The process at the other end of `compile_apart`: it compiles one graph, and ends.
 
-Run by its path, ``python -P compile_child.py FOLDER``. The folder holds ``graph.pickle``; what comes of it is
+Run by its path, ``python -P compile_child.py FOLDER``. The folder holds ``graph.json``; what comes of it is
 ``graph.so``, or ``error.txt`` with one line.
 """
 
-import pickle
+import json
+import math
 import sys
 import types
 import warnings
 from pathlib import Path
+from typing import Any
 
 
 def main(folder: Path) -> None:
@@ -22,11 +24,14 @@ def main(folder: Path) -> None:
     from ppl_vae.inference.torch_internals import compile_ahead, make_fx
 
     warnings.simplefilter("ignore")
-    with (folder / "graph.pickle").open("rb") as file:
-        module, threads, shapes = pickle.load(file)
-    torch.set_num_threads(threads)
-    inputs = [torch.zeros(shape, dtype=dtype) for shape, dtype in shapes]
-    fake = make_fx(lambda *given: tuple(module(*given)), tracing_mode="fake")(*inputs)
+    sent = json.loads((folder / "graph.json").read_text(encoding="utf-8"))
+    torch.set_num_threads(sent["threads"])
+    inputs = [torch.zeros(size, dtype=getattr(torch, name)) for size, name in sent["inputs"]]
+    # The names that the code of a graph may use (`compile_apart.NAMES`).
+    place: dict[str, Any] = {"torch": torch, "device": torch.device, "inf": math.inf, "nan": math.nan}
+    place["NoneType"] = type(None)
+    exec(sent["code"], place)
+    fake = make_fx(lambda *given: tuple(place["forward"](None, *given)), tracing_mode="fake")(*inputs)
     compile_ahead(fake, inputs, folder / "graph.so")
 
 

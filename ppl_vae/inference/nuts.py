@@ -152,7 +152,7 @@ def begin_compiling(pair: Pair, *data: Any) -> None:
     with default_dtype(torch.float64), one_thread(), pyro.validation_enabled(False), keep_generator():
         own = pair.cast_model(torch.float64, Prior)
         with Feasible():
-            _layout(own, *cast)
+            _layout(own, cast, torch.float64)
         begin(density(own, *cast))
 
 
