@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from ppl_vae.clock import check_time, time_left
@@ -13,7 +14,10 @@ __all__ = ["watched"]
 
 
 class _Watch(TorchFunctionMode):
-    """Looks at the clock before every operation of PyTorch's that Python calls."""
+    """Looks at the clock before every operation of PyTorch's on tensors that Python calls.
+
+    And at no other: ``no_grad`` and its kin put back what they changed by such calls, and must not fail at it.
+    """
 
     def __torch_function__(
         self,
@@ -22,7 +26,8 @@ class _Watch(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        check_time()
+        if any(isinstance(value, Tensor | list | tuple) for value in args):
+            check_time()
         return func(*args, **(kwargs or {}))
 
 

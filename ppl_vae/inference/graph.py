@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
+from ppl_vae.clock import no_deadline
 from ppl_vae.errors import InputError
 from ppl_vae.inference.decompositions import DECOMPOSITIONS
 from ppl_vae.inference.fallback import Untraceable
@@ -202,7 +203,7 @@ def check(
             for a, b in zip(expected, found, strict=True):
                 _compare(a.detach(), b, tolerance)
     finally:
-        with torch.no_grad():
+        with no_deadline(), torch.no_grad():
             for (tensor, _), value in zip(vary, saved, strict=True):
                 tensor.copy_(value)
 

@@ -326,6 +326,7 @@ def test_one_run_of_a_program_that_takes_too_long_is_refused(program):
 
 def _runs_as_before():
     """Nothing of what was interrupted is left in Pyro or PyTorch."""
+    assert torch.is_grad_enabled()
     trace = pyro.poutine.trace(regression).get_trace(X)
     assert set(trace.nodes) >= {"slope", "y"}
     graph = tracing.trace(lambda x: (2 * x,), X)
