@@ -212,7 +212,8 @@ class _Traced:
     @torch.no_grad()
     def run(self, first: int, count: int, data: tuple[Any, ...]) -> np.ndarray:
         data_tensors = [t.contiguous() for t in data if isinstance(t, Tensor)]
-        losses, step, last = [], first, first + count
+        losses: list[Tensor] = []
+        step, last = first, first + count
         while step < last and not (losses and time_left() <= 0):
             if self.many is not None and step + UNROLLED <= last:
                 losses.append(self.many.run(step, self.leaves, self.mean, self.square, data_tensors))
