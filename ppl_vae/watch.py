@@ -16,7 +16,7 @@ __all__ = ["watched"]
 class _Watch(TorchFunctionMode):
     """Looks at the clock before every operation of PyTorch's on tensors that Python calls.
 
-    And at no other: ``no_grad`` and its kin put back what they changed by such calls, and must not fail at it.
+    And at no other: ``no_grad`` and its kin put back what they changed by such calls, which must not fail.
     """
 
     def __torch_function__(

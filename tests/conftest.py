@@ -7,6 +7,7 @@ prints the N files and tests that it went to.
 """
 
 import importlib.util
+import math
 import os
 import resource
 import sys
@@ -21,7 +22,7 @@ import pyro
 import pytest
 import torch
 
-from ppl_vae.inference import fallback
+from ppl_vae.inference import compile_apart, compiler, fallback
 
 ROOT = Path(__file__).parents[1]
 
@@ -154,6 +155,18 @@ def _own_start() -> None:
     pyro.clear_param_store()
     # What is said once in a process is said once in a test.
     fallback._said.clear()
+
+
+# Where compiling in a process of its own, as within a budget, is the subject.
+APART = ("test_compile_apart.py", "test_check_budget.py")
+
+
+@pytest.fixture(autouse=True)
+def _compiling_here(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Graphs are compiled in this process, which imports the compiler once, also where a budget runs."""
+    if request.path.name not in APART:
+        monkeypatch.setattr(compiler, "time_left", lambda: math.inf)
+        monkeypatch.setattr(compile_apart, "begin", lambda *_: None)
 
 
 @pytest.fixture(scope="session")

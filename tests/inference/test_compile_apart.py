@@ -94,7 +94,7 @@ def test_compiling_is_given_up_with_everything_that_it_began(tmp_path, monkeypat
     graph, x = _graph()
     groups = []
     monkeypatch.setattr(compile_apart.time, "sleep", lambda _: groups.extend(_running(tmp_path)))
-    with deadline(3.0), pytest.raises(TooSlow, match="had not ended in its share"):
+    with deadline(12.0), pytest.raises(TooSlow, match="had not ended in its share"):
         compile_graph(graph, x)
     monkeypatch.undo()
     assert groups
@@ -138,12 +138,13 @@ def test_what_was_begun_ahead_ends_with_its_block(tmp_path, monkeypatch, empty_c
         with ahead(600.0):
             begin_compiling(graph, x)
             begin_compiling(graph, x)
-            assert len(_running(tmp_path)) == 1
+            # A process that was just begun still bears its parent's name.
+            assert _is_eventually(lambda: len(_running(tmp_path)) == 1)
             if raised:
                 raise raised
     except (ValueError, OutOfTime):
         pass
-    assert not _running(tmp_path)
+    assert _is_eventually(lambda: not _running(tmp_path))
     assert os.listdir(empty_cache) == []
 
 
