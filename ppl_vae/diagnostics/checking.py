@@ -190,7 +190,7 @@ class Checks:
             ess=float(found.ess.min()) / found.num_samples,
         )
         status, said = say_weights(found, self.rule.alarming)
-        fewer = f"; for lack of time {size:,} draws instead of {sizes[0]:,}" if cut else ""
+        fewer = f"; {self._fewer(size, sizes[0])}" if cut else ""
         self.add("weights", status, said + fewer, cut)
         if self.shape.improper:
             flat = in_words(self.shape.improper)
@@ -200,6 +200,10 @@ class Checks:
             return
         self.evidence["is"] = found
         self._gap(found)
+
+    def _fewer(self, size: int, wanted: int) -> str:
+        alone = "" if self.shape.vectorized else ", one after another: the programs do not take many at once"
+        return f"for lack of time {size:,} draws instead of {wanted:,}{alone}"
 
     def _weighed(self) -> Tensor | None:
         """The rows whose weights are looked at; None for everything."""
@@ -253,7 +257,7 @@ class Checks:
             self.add("draws", "skipped", NO_TIME, cut=True)
             return False
         if cut:
-            self.add("draws", "warn", f"for lack of time {size:,} draws instead of {DRAWS[0]:,}", cut)
+            self.add("draws", "warn", self._fewer(size, DRAWS[0]), cut)
         self.answers["svi"] = self._few_rows(own)
         named = in_words(self.quantities.names(self.answers["svi"]))
         self.spoken = Spoken(compared=f"{named}{self._rows_in_words()}")

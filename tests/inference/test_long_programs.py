@@ -118,7 +118,8 @@ def test_what_a_long_program_waits_for_is_said(program: Program, monkeypatch: py
     clock = iter(range(100))
     monkeypatch.setattr(gradients, "LONG", 20)
     # Every look at the clock is a second after the last one.
-    monkeypatch.setattr(gradients, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    looks = SimpleNamespace(perf_counter=lambda: next(clock), process_time=lambda: next(clock))
+    monkeypatch.setattr(gradients, "time", looks)
     monkeypatch.setattr(gradients, "compile_graph", lambda *_: pytest.fail("compiled"))
     with nuts.default_dtype(torch.float64), pyro.validation_enabled(False):
         target = density(Pair(program, program), Y)
