@@ -285,11 +285,14 @@ def _joint(own: Sample, truth: Sample, part: pd.DataFrame, generator: np.random.
     if len(which) < 2:
         return {"num_quantities": len(which), **dict.fromkeys(JOINT_NUMBERS, np.nan),
                 **dict.fromkeys(JOINT_WORDS, "")}  # fmt: skip
+    # Of every pair: which of them are independent is chosen without regard to what is asked of them.
+    every, true = own.take(finite), truth.take(finite)
+    gap, pair = lost_correlation(every, true)
+    correlation, expected = (float(correlations(one.flat[list(pair)])[0, 1]) for one in (every, true))
+    first, second = part["name"].to_numpy()[finite[list(pair)]]
     own, truth = own.take(which), truth.take(which)
     apart = sliced_wasserstein(own, truth, generator, SLICES)
     smallest, largest = variance_ratios(own, truth)
-    gap, (first, second) = lost_correlation(own, truth)
-    both = [first, second]
     return {
         "num_quantities": len(which),
         "sliced_wasserstein": float(apart.value),
@@ -305,11 +308,11 @@ def _joint(own: Sample, truth: Sample, part: pd.DataFrame, generator: np.random.
         "largest_width_ratio_mcse": largest.width_error,
         "correlation_difference": float(gap.value),
         "correlation_difference_mcse": float(gap.error),
-        "correlation": float(correlations(own.flat[both])[0, 1]),
-        "correlation_reference": float(correlations(truth.flat[both])[0, 1]),
+        "correlation": correlation,
+        "correlation_reference": expected,
         "smallest_direction": _in_words(smallest.weights, truth.scale, names),
         "largest_direction": _in_words(largest.weights, truth.scale, names),
-        "correlation_pair": f"{names[first]} and {names[second]}",
+        "correlation_pair": f"{first} and {second}",
     }
 
 

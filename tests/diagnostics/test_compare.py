@@ -260,6 +260,23 @@ def test_a_lost_correlation_is_found_where_every_margin_is_right(oracles: Module
     assert found.costs["answer"].tolist() == ["mean-field", "exact"]
 
 
+@pytest.mark.parametrize("order", ["difference alpha beta", "mean difference beta alpha", "twice alpha beta"])
+def test_a_correlation_is_judged_whatever_else_depends_on_its_pair(order: str, oracles: ModuleType) -> None:
+    """That of α and β is the largest loss; all other pairs lose less of theirs."""
+
+    def shown(answer: Posterior) -> Posterior:
+        alpha, beta = answer.draws["alpha"], answer.draws["beta"]
+        every = {"alpha": alpha, "beta": beta, "difference": alpha - beta, "mean": (alpha + beta) / 2,
+                 "twice": 2 * alpha}  # fmt: skip
+        return answer.map(xr.Dataset({name: every[name] for name in order.split()}))
+
+    found = compare(shown(_pair(0.0, 1, "guide")), reference=shown(_pair(0.5, 2, "exact")))
+    (row,) = found.joint.to_dict("records")
+    off = row["correlation_difference"] - 0.5
+    assert abs(off) < oracles.z_limit(3) * row["correlation_difference_mcse"]
+    assert {*row["correlation_pair"].split(" and ")} <= {"alpha", "beta", "twice"}
+
+
 def test_directions_are_named_in_the_quantities_own_units() -> None:
     """With sd 1 and 100, the narrow direction of correlation −0.9 is 100 α + β."""
     found = compare(_pair(0.0, 1, "guide", (1.0, 100.0)), reference=_pair(-0.9, 2, "exact", (1.0, 100.0)))
