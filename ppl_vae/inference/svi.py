@@ -265,7 +265,7 @@ def fit(
             final = elbo(pair, *data, num_particles=_final_particles(shape, late), seed=seed)
         if stopping is None:
             converged, reason = _judged(
-                at, fixed, kl_warmup, tolerance, "the ELBO" if weighted is None else "the bound"
+                at, fixed, kl_warmup, tolerance, "elbo" if weighted is None else "iwae"
             )
         else:
             converged, reason = stopping.converged, stopping.reason
