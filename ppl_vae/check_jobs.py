@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ppl_vae.clock import Clock, deadline
+from ppl_vae.clock import Clock, OutOfTime, deadline
 from ppl_vae.data import Rows
 from ppl_vae.diagnostics.check import Check, check, check_pair
 from ppl_vae.diagnostics.compare import Identifiable
@@ -18,7 +18,7 @@ from ppl_vae.inference.terms import layout
 from ppl_vae.jobs import check_guide, part_of, row_numbers
 from ppl_vae.progress import stage
 from ppl_vae.rng import seeded
-from ppl_vae.run import Run, settings_for
+from ppl_vae.run import Run, only_begun, settings_for
 from ppl_vae.user_data import read_arguments
 from ppl_vae.user_program import load_guide, load_program
 
@@ -104,16 +104,19 @@ def fit_for_check(
         progress: whether to show a progress bar on a terminal.
 
     Raises:
-        InputError: as `fit_job.fit_run`.
+        InputError: as `fit_job.fit_run`, and where the time was over before the first step.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and not only_begun(out):
         raise InputError(
             f"{out} is not empty; give another --out, or judge the run that it holds: ppl-vae check {out}"
         )
     settings = settings_for(model, data, {"steps": steps, "lr": lr, "seed": seed}, {})
     stage("check: fitting by SVI", show=progress)
-    with deadline(FIT_SHARE * budget.left):
-        fit_run(settings, out, progress=progress)
+    try:
+        with deadline(FIT_SHARE * budget.left):
+            fit_run(settings, out, progress=progress)
+    except OutOfTime:
+        raise budget.too_short() from None
 
 
 def check_programs(

@@ -59,6 +59,14 @@ class Clock:
         """Seconds that remain before the reserve, never below zero."""
         return max(0.0, self.budget - self.reserve - self.spent)
 
+    def too_short(self) -> "TooLittleTime":
+        """What to raise where the budget was spent before anything could be checked."""
+        least = max(2.0, 3 * (self.spent + self.reserve))
+        return TooLittleTime(
+            f"a budget of {self.budget:g} s is too short for any check: {self.spent:.2g} s were over "
+            f"before the first could begin; give it {least:.0f} s or more"
+        )
+
 
 @contextmanager
 def deadline(seconds: float) -> Iterator[None]:

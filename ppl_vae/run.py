@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -36,7 +36,7 @@ from ppl_vae.settings import (
     model_options,
 )
 
-__all__ = ["METHODS", "Run", "prepare_folder", "settings_for"]
+__all__ = ["METHODS", "Run", "only_begun", "prepare_folder", "settings_for"]
 
 # How log p(x) can be had, in the order in which a table shows them.
 METHODS = ("exact", "is", "defensive", "prior", "iwae", "ais", "bridge", "bdmc")
@@ -269,7 +269,7 @@ def prepare_folder(folder: Path, settings: Settings, *, resume: bool, overwrite:
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file; --out names a folder")
     held = sorted(entry.name for entry in folder.iterdir()) if folder.exists() else []
-    kept = [] if _only_begun(folder, held) else held
+    kept = [] if only_begun(folder) else held
     if resume and kept:
         before = Settings.from_json(folder / "config.json")
         old, new = asdict(before), asdict(settings)
@@ -294,9 +294,11 @@ def prepare_folder(folder: Path, settings: Settings, *, resume: bool, overwrite:
     write_text(folder / "config.json", settings.to_json())
 
 
-def _only_begun(folder: Path, held: Sequence[str]) -> bool:
-    """Whether a folder holds nothing but the beginnings of a fit."""
-    whole = [name for name in held if not name.startswith(PART)]
+def only_begun(folder: Path) -> bool:
+    """Whether a folder holds nothing, or nothing but the beginnings of a fit."""
+    if not folder.is_dir():
+        return not folder.exists()
+    whole = [entry.name for entry in folder.iterdir() if not entry.name.startswith(PART)]
     saved = folder / "checkpoint"
     in_checkpoint = [entry.name for entry in saved.iterdir()] if saved.is_dir() else []
     return {*whole} <= {"config.json", "checkpoint"} and all(name.startswith(PART) for name in in_checkpoint)

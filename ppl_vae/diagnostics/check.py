@@ -22,7 +22,6 @@ from ppl_vae.diagnostics.explained import explained
 from ppl_vae.diagnostics.fitting import FIT_SHARE, fit_within, was_cut
 from ppl_vae.diagnostics.predictive import Predictive
 from ppl_vae.diagnostics.verdict import Decision, Finding, Measures, Rule, Verdict, decide
-from ppl_vae.errors import InputError
 from ppl_vae.evidence import Evidence
 from ppl_vae.inference.compile_apart import ahead
 from ppl_vae.inference.sites import Layout
@@ -260,10 +259,10 @@ def _first_look(pair: Pair, data: tuple[Any, ...], clock: Clock) -> Layout:
         with deadline(clock.left), watched():
             shape = layout(pair, *data)
     except OutOfTime:
-        raise _too_short(clock) from None
+        raise clock.too_short() from None
     refuse_unchecked(shape)
     if clock.left <= 0:
-        raise _too_short(clock)
+        raise clock.too_short()
     return shape
 
 
@@ -272,7 +271,7 @@ def _points(job: Checks) -> bool:
         with deadline(job.clock.left), watched():
             return job.points()
     except OutOfTime:
-        raise _too_short(job.clock) from None
+        raise job.clock.too_short() from None
 
 
 def _judge(job: Checks, calibrate: bool) -> None:
@@ -293,15 +292,6 @@ def _tell(stands: Check, told: Callable[[Check], None] | None, progress: bool) -
     else:
         word = f"{stands.verdict.upper()} — {stands.reason}"
         stage(f"check: the verdict stands after {stands.seconds:.0f} s: {word}", show=progress)
-
-
-def _too_short(clock: Clock) -> InputError:
-    """A budget that was spent before anything could be checked, with the time that it took."""
-    least = max(2.0, 3 * (clock.spent + clock.reserve))
-    return InputError(
-        f"a budget of {clock.budget:g} s is too short for any check: {clock.spent:.2g} s were over "
-        f"before the first could begin; give it {least:.0f} s or more"
-    )
 
 
 def _conclude(job: Checks, fitted: Fit | None) -> Check:

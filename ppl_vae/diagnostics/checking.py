@@ -521,7 +521,8 @@ def begin_reference(
     known = isinstance(pair.model, ExactPosterior)
     if known or (index is None and shape.num_units * shape.event_size * DRAWS[0] > MOST_KEPT):
         return
-    with suppress(InputError, OutOfTime), deadline(BEGINNING * clock.left):
+    # Whatever it raises comes up again where NUTS is wanted, and is said there.
+    with suppress(Exception, OutOfTime), deadline(BEGINNING * clock.left):
         nuts.begin_compiling(pair, *_chosen(data, index))
 
 

@@ -247,10 +247,11 @@ def fit(
                         rule.see(at.step)
                 late = rule is not None and time_left() <= 0
                 ended = late or at.step == num_steps or (rule is not None and rule.done)
-                if held_out is not None and (at.step % check_every == 0 or ended):
-                    at.checks.append((at.step, _held_out_mean(pair, held_out, weighted, seed)))
-                if at.step == num_steps - num_steps // 4:
-                    at.earlier = fixed.log_weights()
+                with no_deadline():  # short, and not to be left half done
+                    if held_out is not None and (at.step % check_every == 0 or ended):
+                        at.checks.append((at.step, _held_out_mean(pair, held_out, weighted, seed)))
+                    if at.step == num_steps - num_steps // 4:
+                        at.earlier = fixed.log_weights()
                 if saved and (at.step % checkpoint_every == 0 or ended):
                     at.state = steps.state()
                     if rule is not None:
