@@ -11,7 +11,8 @@ import torch
 from pyro.infer.autoguide import AutoNormal
 
 from ppl_vae import PPCA, InputError, Pair, Posterior, clock, importance, nuts, svi
-from ppl_vae.clock import OutOfTime, check_time, deadline, time_left
+from ppl_vae.check_jobs import fit_for_check
+from ppl_vae.clock import Clock, OutOfTime, check_time, deadline, time_left
 from ppl_vae.diagnostics import Check, check, check_pair, checking, collapse, predictive_check
 from ppl_vae.diagnostics import reference as references
 from ppl_vae.diagnostics.funnels import Funnel
@@ -21,11 +22,13 @@ from ppl_vae.guides import LinearNormal
 from ppl_vae.inference import elbo, terms
 from ppl_vae.inference import graph as tracing
 from ppl_vae.inference import guide as guides
+from ppl_vae.inference.fallback import Untraceable
 from ppl_vae.inference.fixed_data import FixedData
 from ppl_vae.inference.gradients import gradient
 from ppl_vae.inference.objectives import density
 from ppl_vae.inference.point_mass import point_masses
 from ppl_vae.progress import progress_bar
+from ppl_vae.run import only_begun
 from ppl_vae.watch import watched
 
 X = torch.linspace(-1.0, 1.0, 12)
@@ -388,10 +391,39 @@ def test_a_fit_keeps_the_steps_that_it_made_before_the_deadline(monkeypatch, com
 
     monkeypatch.setattr(svi, "stepper", slow)
     with deadline(3.5):
-        found = svi.fit(pair, X, num_steps=1000, num_particles=particles, stop=True, progress=False)
+        # Rows held out are judged at the end, though the time is over.
+        found = svi.fit(
+            pair, X, num_steps=1000, num_particles=particles, stop=True, held_out=(X,), progress=False
+        )
     assert 0 < found.steps < 1000
+    assert found.held_out[-1, 0] == found.steps
+    assert np.isfinite(found.held_out).all()
     assert len(found.elbo) == found.steps
     assert np.isfinite(found.elbo).all()
+
+
+@pytest.mark.parametrize("model", ["ppca", "bayesian-ppca", "trueskill"])
+def test_a_budget_that_imports_have_spent_is_refused_and_its_folder_taken_again(tmp_path, model):
+    data = "al-east-1987" if model == "trueskill" else "iris"
+    for _ in range(2):
+        spent = Clock(1.0, start=time.perf_counter() - 5.0)
+        with pytest.raises(InputError, match="too short for any check: 5"):
+            fit_for_check(
+                model, data, tmp_path / "run", steps=50, lr=None, budget=spent, seed=0, progress=False
+            )
+    assert only_begun(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "error", [TypeError("no float64"), Untraceable("a loop"), InputError("no"), OutOfTime()]
+)
+def test_what_cannot_be_begun_ahead_is_left_for_later(monkeypatch, error):
+    def fails(*_):
+        raise error
+
+    monkeypatch.setattr(nuts, "begin_compiling", fails)
+    pair = Pair(regression, AutoNormal(regression))
+    checking.begin_reference(pair, (X,), terms.layout(pair, X), None, Clock(60.0))
 
 
 # The same seed -----------------------------------------------------------------------------------
