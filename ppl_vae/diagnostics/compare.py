@@ -69,9 +69,10 @@ class Comparison:
             ``smallest_variance_ratio`` and ``largest_variance_ratio`` (answer over reference) with
             ``_mcse``, the directions in words in ``smallest_direction`` and ``largest_direction``, and
             ``smallest_width_ratio`` and ``largest_width_ratio`` (of the central 90 % there, with ``_mcse``);
-            ``correlation_difference`` (absolute, with ``_mcse``), ``correlation_pair``,
-            ``correlation`` and ``correlation_reference``; ``seconds``, ``ess`` (the smallest bulk ESS)
-            and ``ess_per_second``. NaN where there are fewer than two quantities.
+            of all pairs, ``correlation_difference`` (absolute, with ``_mcse``), ``correlation_pair`` (and its
+            names, ``correlation_first`` and ``correlation_second``), ``correlation`` and
+            ``correlation_reference``; ``seconds``, ``ess`` (the smallest bulk ESS) and ``ess_per_second``.
+            NaN where there are fewer than two quantities.
         costs: ``answer``, ``seconds``, ``draws``, ``ess`` and ``ess_per_second``, the reference last.
         limits: the largest R-hat and smallest ESS of a reference that passed, with their limits, in words;
             nothing for independent draws.
@@ -313,6 +314,8 @@ def _joint(own: Sample, truth: Sample, part: pd.DataFrame, generator: np.random.
         "smallest_direction": _in_words(smallest.weights, truth.scale, names),
         "largest_direction": _in_words(largest.weights, truth.scale, names),
         "correlation_pair": f"{first} and {second}",
+        "correlation_first": str(first),
+        "correlation_second": str(second),
     }
 
 
@@ -327,7 +330,9 @@ JOINT_NUMBERS = (
     "smallest_width_ratio", "smallest_width_ratio_mcse", "largest_width_ratio", "largest_width_ratio_mcse",
     "correlation_difference", "correlation_difference_mcse", "correlation", "correlation_reference",
 )  # fmt: skip
-JOINT_WORDS = ("smallest_direction", "largest_direction", "correlation_pair")
+JOINT_WORDS = (
+    "smallest_direction", "largest_direction", "correlation_pair", "correlation_first", "correlation_second",
+)  # fmt: skip
 
 
 def _in_words(weights: np.ndarray, scale: np.ndarray, names: np.ndarray) -> str:

@@ -108,7 +108,7 @@ def _say_score(
 
 
 def differing(found: Comparison) -> tuple[str, ...]:
-    """The variables of which some mean, spread or tail of the guide is off by more than is tolerated."""
+    """The variables of which a mean, spread, tail or correlation of the guide is off beyond its tolerance."""
     limits = Tolerances()
     table = found.table[found.table["answer"] == "svi"]
     off = (
@@ -117,4 +117,8 @@ def differing(found: Comparison) -> tuple[str, ...]:
         | (table["q5_error_in_sd"].abs() > limits.tail)
         | (table["q95_error_in_sd"].abs() > limits.tail)
     )
-    return tuple(dict.fromkeys(str(name).partition("[")[0] for name in table.loc[off, "name"]))
+    names = table.loc[off, "name"].to_list()
+    for row in found.joint[found.joint["answer"] == "svi"].to_dict("records"):
+        if row["correlation_difference"] > limits.correlation:
+            names += [row["correlation_first"], row["correlation_second"]]
+    return tuple(dict.fromkeys(str(name).partition("[")[0] for name in names))

@@ -14,7 +14,7 @@ from scipy import stats
 
 from ppl_vae.diagnostics import compare, judge_reference
 from ppl_vae.diagnostics.closeness import Severity
-from ppl_vae.diagnostics.findings import say_score
+from ppl_vae.diagnostics.findings import differing, say_score
 from ppl_vae.diagnostics.verdict import Rule
 from ppl_vae.errors import InputError
 from ppl_vae.posterior import Posterior
@@ -275,6 +275,13 @@ def test_a_correlation_is_judged_whatever_else_depends_on_its_pair(order: str, o
     off = row["correlation_difference"] - 0.5
     assert abs(off) < oracles.z_limit(3) * row["correlation_difference_mcse"]
     assert {*row["correlation_pair"].split(" and ")} <= {"alpha", "beta", "twice"}
+
+
+@pytest.mark.parametrize("correlation", [-0.9, 0.5, 0.9])
+def test_variables_that_lost_only_their_correlation_differ(correlation: float) -> None:
+    found = compare({"svi": _pair(0.0, 1, "guide")}, reference=_pair(correlation, 2, "exact"))
+    assert set(differing(found)) == {"alpha", "beta"}
+    assert not differing(compare({"svi": _pair(0.0, 1, "guide")}, reference=_pair(0.1, 2, "exact")))
 
 
 def test_directions_are_named_in_the_quantities_own_units() -> None:
