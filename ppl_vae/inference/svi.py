@@ -260,8 +260,8 @@ def fit(
                 # A fit that may stop ends after its next stretch, with everything that belongs to an end.
                 with nullcontext() if rule is None else suppress(OutOfTime):
                     advance(count, f"ELBO {at.history[at.step - 1]:.1f}")
-        # What belongs to an end is done also after the time is over.
-        with one_thread(small), no_deadline() if late else nullcontext():
+        # What belongs to an end is done also after the time is over, or when it ends meanwhile.
+        with one_thread(small), no_deadline():
             stopping = None if rule is None else rule.finish(at.step, late)
             final = elbo(pair, *data, num_particles=_final_particles(shape, late), seed=seed)
         if stopping is None:

@@ -402,6 +402,25 @@ def test_a_fit_keeps_the_steps_that_it_made_before_the_deadline(monkeypatch, com
     assert np.isfinite(found.elbo).all()
 
 
+@pytest.mark.parametrize("part", ["elbo", "Rule.finish", "_held_out_mean"])
+def test_a_fit_whose_time_ends_while_it_is_finished_is_kept(monkeypatch, part):
+    pair = Pair(regression, AutoNormal(regression))
+    now = [0.0]
+    monkeypatch.setattr(clock, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    place, name = (svi.Rule, "finish") if part == "Rule.finish" else (svi, part)
+    plain = getattr(place, name)
+
+    def slow(*given, **options):
+        now[0] += 10.0
+        return plain(*given, **options)
+
+    monkeypatch.setattr(place, name, slow)
+    with deadline(5.0):
+        found = svi.fit(pair, X, num_steps=300, stop=True, held_out=(X,), check_every=1000, progress=False)
+    assert found.steps == 300
+    assert np.isfinite(found.final.mean)
+
+
 @pytest.mark.parametrize("model", ["ppca", "bayesian-ppca", "trueskill"])
 def test_a_budget_that_imports_have_spent_is_refused_and_its_folder_taken_again(tmp_path, model):
     data = "al-east-1987" if model == "trueskill" else "iris"
