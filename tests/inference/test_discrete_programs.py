@@ -1,7 +1,6 @@
 """Discrete latents: summed out, or refused by name."""
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -23,16 +22,7 @@ from ppl_vae.inference import guide, importance, svi
 from ppl_vae.inference.elbo import elbo
 from ppl_vae.inference.terms import layout, terms
 from ppl_vae.program import Pair
-
-Program = Callable[..., Any]
-
-
-def _fixed(mean: float, sd: float, name: str = "mu") -> Program:
-    def guide(*_: Any) -> None:
-        pyro.sample(name, dist.Normal(mean, sd))
-
-    return guide
-
+from tests.inference.normal_mean import Program, fixed
 
 # Discrete latents -----------------------------------------------------------------------------------------
 
@@ -171,7 +161,7 @@ def test_enumerated_models_have_trace_enum_elbos_loss(name: str) -> None:
 def test_the_chain_is_the_forward_algorithms(x20: Tensor) -> None:
     x = x20[:5]
     model = _chain
-    pair = Pair(model, _fixed(0.3, 0.5, "shift"))
+    pair = Pair(model, fixed(0.3, 0.5, "shift"))
     shape = layout(pair, x)
     drawn = terms(pair, x, layout=shape, num_particles=3)
     stay = np.array([[0.8, 0.2], [0.3, 0.7]])
@@ -185,7 +175,7 @@ def test_the_chain_is_the_forward_algorithms(x20: Tensor) -> None:
 
 def test_the_evidence_of_a_site_outside_a_plate_is_quadratures() -> None:
     x = torch.tensor([0.3, 2.1, -0.4, 1.9])
-    pair = Pair(_outside, _fixed(-0.3, 0.7, "shift"))
+    pair = Pair(_outside, fixed(-0.3, 0.7, "shift"))
     found = importance.log_evidence(pair, x, num_samples=4000, progress=False)
 
     def joint(shift: float) -> float:
@@ -261,7 +251,7 @@ def _before(x: Tensor) -> None:
 
 REFUSALS = {
     "infinitely many values": (_poisson_latent, _poisson_guide, "site z is discrete with infinitely many"),
-    "control flow": (_branching, _fixed(0.0, 1.0), "the discrete site z cannot be enumerated"),
+    "control flow": (_branching, fixed(0.0, 1.0), "the discrete site z cannot be enumerated"),
     "two that nobody marked": (_two_unmarked, _two_guide, "site a, b is discrete; mark it with infer="),
     "a density that depends on the draw": (_before, _after, "the guide draws mu after the discrete site z"),
     "missing and unmarked": (_bernoulli, _nothing, "misses the model's latent sites z; z can be summed out"),

@@ -1,7 +1,6 @@
 """What weights and densities are of: points, modes of modules, what a guide observes, subsamples."""
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,6 @@ from pyro.infer.autoguide import (
     AutoNormalMessenger,
     AutoStructured,
 )
-from scipy import stats
 from torch import Tensor, nn
 from torch.distributions.transforms import ExpTransform
 
@@ -34,33 +32,7 @@ from ppl_vae.inference.elbo import elbo
 from ppl_vae.inference.point_mass import point_masses
 from ppl_vae.inference.terms import layout, terms
 from ppl_vae.program import Pair
-
-Program = Callable[..., Any]
-
-
-def _normal_evidence(x: np.ndarray) -> float:
-    """log p(x) of x_i ~ N(mu, 1), mu ~ N(0, 1)."""
-    return float(stats.multivariate_normal(np.zeros(len(x)), np.eye(len(x)) + 1).logpdf(x))
-
-
-def _mu_given(x: np.ndarray) -> tuple[float, float]:
-    """Mean and sd of mu given those."""
-    precision = 1 + len(x)
-    return float(x.sum() / precision), precision**-0.5
-
-
-def _fixed(mean: float, sd: float, name: str = "mu") -> Program:
-    def guide(*_: Any) -> None:
-        pyro.sample(name, dist.Normal(mean, sd))
-
-    return guide
-
-
-def _model(x: Tensor) -> None:
-    mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
-    with pyro.plate("data", len(x)) as i:
-        pyro.sample("x", dist.Normal(mu, 1.0), obs=x[i])
-
+from tests.inference.normal_mean import Program, fixed, mu_given, normal_evidence, normal_mean
 
 # Point masses (a point has no density) ---------------------------------------------------------------
 
@@ -134,14 +106,14 @@ def test_no_guide_with_a_spread_is_taken_for_a_point(family: type, x20: Tensor) 
 
 
 def test_a_laplace_approximation_is_a_posterior_once_it_is_made(x20: Tensor) -> None:
-    auto = AutoLaplaceApproximation(_model)
-    pair = Pair(_model, auto)
+    auto = AutoLaplaceApproximation(normal_mean)
+    pair = Pair(normal_mean, auto)
     svi.fit(pair, x20, num_steps=300, lr=0.05, progress=False)
     with pair.scope():
         converted = auto.laplace_approximation(x20)
-    found = importance.log_evidence(Pair(_model, converted), x20, num_samples=200, progress=False)
+    found = importance.log_evidence(Pair(normal_mean, converted), x20, num_samples=200, progress=False)
     # The posterior is Gaussian: the approximation is exact but for where Adam stopped.
-    assert found.total == pytest.approx(_normal_evidence(x20.double().numpy()), abs=0.05)
+    assert found.total == pytest.approx(normal_evidence(x20.double().numpy()), abs=0.05)
 
 
 def test_a_list_of_guides_names_the_part_that_is_a_point(x20: Tensor) -> None:
@@ -233,39 +205,39 @@ def test_a_module_that_its_owner_put_into_evaluation_stays_there() -> None:
 
 def _with_factor(x: Tensor) -> None:
     pyro.factor("penalty", torch.tensor(-3.0), has_rsample=True)
-    pyro.sample("mu", dist.Normal(*_mu_given(x.numpy())))
+    pyro.sample("mu", dist.Normal(*mu_given(x.numpy())))
 
 
 def _with_observed(x: Tensor) -> None:
-    mu = pyro.sample("mu", dist.Normal(*_mu_given(x.numpy())))
+    mu = pyro.sample("mu", dist.Normal(*mu_given(x.numpy())))
     with pyro.plate("data", len(x)) as i:
         pyro.sample("x", dist.Normal(mu, 1.0), obs=x[i])
 
 
 def _with_deterministic(x: Tensor) -> None:
     pyro.deterministic("noted", torch.tensor(2.0))
-    pyro.sample("mu", dist.Normal(*_mu_given(x.numpy())))
+    pyro.sample("mu", dist.Normal(*mu_given(x.numpy())))
 
 
 @pytest.mark.parametrize("program", [_with_factor, _with_observed, _with_deterministic])
 def test_what_a_guide_observes_or_adds_is_no_part_of_its_density(program: Program, x20: Tensor) -> None:
     """Each of these guides draws from the exact posterior, so that every weight is p(x)."""
-    found = importance.log_evidence(Pair(_model, program), x20, num_samples=50, progress=False)
-    assert found.total == pytest.approx(_normal_evidence(x20.numpy()), abs=1e-3)
+    found = importance.log_evidence(Pair(normal_mean, program), x20, num_samples=50, progress=False)
+    assert found.total == pytest.approx(normal_evidence(x20.numpy()), abs=1e-3)
     assert float(found.std_error[0]) < 1e-4
-    bound = elbo(Pair(_model, program), x20, num_particles=100)
+    bound = elbo(Pair(normal_mean, program), x20, num_particles=100)
     assert abs(bound.value - found.total) < 5 * bound.std_error
 
 
 def test_guides_that_run_the_model_have_stock_pyros_elbo(x20: Tensor) -> None:
-    pair = Pair(_model, AutoNormalMessenger(_model))
+    pair = Pair(normal_mean, AutoNormalMessenger(normal_mean))
     layout(pair, x20)
     with pair.scope():
         draws = np.array([-Trace_ELBO().loss(pair.model, pair.guide, x20) for _ in range(400)])
     found = elbo(pair, x20, num_particles=400)
     error = math.hypot(found.std_error, draws.std() / 20)
     assert abs(found.value - draws.mean()) < 5 * error
-    assert found.value < _normal_evidence(x20.numpy())
+    assert found.value < normal_evidence(x20.numpy())
 
 
 # Subsamples and temperatures -------------------------------------------------------------------------------
@@ -295,8 +267,8 @@ def _local_guide(x: Tensor) -> None:
 
 
 SUBSAMPLED = {
-    "subsample_size": (_own_size, _fixed(1.0, 0.3)),
-    "subsample": (_given_indices, _fixed(1.0, 0.3)),
+    "subsample_size": (_own_size, fixed(1.0, 0.3)),
+    "subsample": (_given_indices, fixed(1.0, 0.3)),
     "local latents": (_local_size, _local_guide),
 }
 
@@ -311,17 +283,17 @@ def test_a_program_that_takes_a_part_of_its_data_has_no_evidence(name: str, x20:
 
 def test_the_elbo_of_a_programs_own_subsample_stands_for_all_the_data(x20: Tensor) -> None:
     """E over subsamples and draws: exact by hand for a Gaussian."""
-    pair, whole = Pair(_own_size, _fixed(1.0, 0.3)), Pair(_model, _fixed(1.0, 0.3))
+    pair, whole = Pair(_own_size, fixed(1.0, 0.3)), Pair(normal_mean, fixed(1.0, 0.3))
     found, exact = (elbo(one, x20, num_particles=1500) for one in (pair, whole))
     assert abs(found.value - exact.value) < 5 * math.hypot(found.std_error, exact.std_error)
 
 
 @pytest.mark.parametrize("where", ["model", "guide", "both"])
 def test_a_tempered_program_is_refused_by_name(where: str, x20: Tensor) -> None:
-    model: Program = _model
-    program: Program = _fixed(1.0, 0.3)
+    model: Program = normal_mean
+    program: Program = fixed(1.0, 0.3)
     if where != "guide":
-        model = poutine.scale(_model, scale=1 / 20)
+        model = poutine.scale(normal_mean, scale=1 / 20)
     if where != "model":
         program = poutine.scale(program, scale=1 / 20)
     with pytest.raises(InputError, match=r"scale the log density of (mu|mu, x) themselves \(poutine.scale\)"):

@@ -1,10 +1,8 @@
 """Missing values and flat priors: right, or refused in one sentence."""
 
 import math
-from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -14,40 +12,13 @@ from pyro.infer.autoguide import (
     AutoNormal,
     init_to_value,
 )
-from scipy import stats
 from torch import Tensor
 from torch.distributions import constraints
 
 from ppl_vae.errors import InputError
 from ppl_vae.inference import guide, importance, svi
 from ppl_vae.program import Pair
-
-Program = Callable[..., Any]
-
-
-def _normal_evidence(x: np.ndarray) -> float:
-    """log p(x) of x_i ~ N(mu, 1), mu ~ N(0, 1)."""
-    return float(stats.multivariate_normal(np.zeros(len(x)), np.eye(len(x)) + 1).logpdf(x))
-
-
-def _mu_given(x: np.ndarray) -> tuple[float, float]:
-    """Mean and sd of mu given those."""
-    precision = 1 + len(x)
-    return float(x.sum() / precision), precision**-0.5
-
-
-def _fixed(mean: float, sd: float, name: str = "mu") -> Program:
-    def guide(*_: Any) -> None:
-        pyro.sample(name, dist.Normal(mean, sd))
-
-    return guide
-
-
-def _model(x: Tensor) -> None:
-    mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
-    with pyro.plate("data", len(x)) as i:
-        pyro.sample("x", dist.Normal(mu, 1.0), obs=x[i])
-
+from tests.inference.normal_mean import Program, fixed, mu_given, normal_evidence, normal_mean
 
 # Missing values -------------------------------------------------------------------------------------------
 
@@ -78,16 +49,16 @@ def test_masked_values_are_integrated_out(model: Program, missing: list[int], x2
     x = x20.clone()
     x[missing] = math.nan
     seen = x[~x.isnan()].numpy()
-    pair = Pair(model, _fixed(*_mu_given(seen)))
+    pair = Pair(model, fixed(*mu_given(seen)))
     found = importance.log_evidence(pair, x, num_samples=40, progress=False)
-    assert found.total == pytest.approx(_normal_evidence(seen), abs=1e-3)
+    assert found.total == pytest.approx(normal_evidence(seen), abs=1e-3)
 
 
 def test_missing_values_that_nobody_masks_are_refused(x20: Tensor) -> None:
     x = x20.clone()
     x[3] = math.nan
     with pytest.raises(InputError, match=r"holds nan at index \(3,\).*NanMaskedNormal"):
-        svi.fit(Pair(_model, AutoNormal(_model)), x, num_steps=3, progress=False)
+        svi.fit(Pair(normal_mean, AutoNormal(normal_mean)), x, num_steps=3, progress=False)
 
 
 def test_obs_mask_is_refused_with_what_works(x20: Tensor) -> None:
@@ -104,12 +75,12 @@ def test_obs_mask_is_refused_with_what_works(x20: Tensor) -> None:
 
     def program(x: Tensor, seen: Tensor) -> None:
         known = x[seen]
-        mu = pyro.sample("mu", dist.Normal(*_mu_given(known.numpy())))
+        mu = pyro.sample("mu", dist.Normal(*mu_given(known.numpy())))
         with pyro.plate("data", len(x)), poutine.mask(mask=~seen):
             pyro.sample("x_unobserved", dist.Normal(mu, 1.0).expand([len(x)]))
 
     found = importance.log_evidence(Pair(model, program), x20, seen, num_samples=40, progress=False)
-    assert found.total == pytest.approx(_normal_evidence(x20[seen].numpy()), abs=1e-3)
+    assert found.total == pytest.approx(normal_evidence(x20[seen].numpy()), abs=1e-3)
 
 
 # Flat priors ----------------------------------------------------------------------------------------------

@@ -1,7 +1,6 @@
 """Programs of every kind: right, or refused in one sentence."""
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -21,33 +20,7 @@ from ppl_vae.inference import guide, importance, svi
 from ppl_vae.inference.elbo import elbo
 from ppl_vae.inference.terms import layout, terms
 from ppl_vae.program import Pair
-
-Program = Callable[..., Any]
-
-
-def _normal_evidence(x: np.ndarray) -> float:
-    """log p(x) of x_i ~ N(mu, 1), mu ~ N(0, 1)."""
-    return float(stats.multivariate_normal(np.zeros(len(x)), np.eye(len(x)) + 1).logpdf(x))
-
-
-def _mu_given(x: np.ndarray) -> tuple[float, float]:
-    """Mean and sd of mu given those."""
-    precision = 1 + len(x)
-    return float(x.sum() / precision), precision**-0.5
-
-
-def _fixed(mean: float, sd: float, name: str = "mu") -> Program:
-    def guide(*_: Any) -> None:
-        pyro.sample(name, dist.Normal(mean, sd))
-
-    return guide
-
-
-def _model(x: Tensor) -> None:
-    mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
-    with pyro.plate("data", len(x)) as i:
-        pyro.sample("x", dist.Normal(mu, 1.0), obs=x[i])
-
+from tests.inference.normal_mean import Program, fixed, mu_given, normal_evidence, normal_mean
 
 # Broadcasting ----------------------------------------------------------------------------------------------
 
@@ -72,10 +45,10 @@ def _two_sites(x: Tensor) -> None:
 @pytest.mark.parametrize("model", [_no_plate, _event, _two_sites])
 def test_observations_without_a_plate_are_one_unit(model: Program, x20: Tensor) -> None:
     x = x20.numpy()
-    pair = Pair(model, _fixed(*_mu_given(x)))
+    pair = Pair(model, fixed(*mu_given(x)))
     assert layout(pair, x20).unit == "dataset"
     found = importance.log_evidence(pair, x20, num_samples=40, progress=False)
-    assert found.total == pytest.approx(_normal_evidence(x), abs=1e-3)
+    assert found.total == pytest.approx(normal_evidence(x), abs=1e-3)
 
 
 def test_latents_without_a_plate_are_drawn_as_one(x20: Tensor) -> None:
@@ -118,7 +91,7 @@ def _two_columns(x: Tensor) -> None:
 @pytest.mark.parametrize("size", [20, 70])
 def test_densities_that_do_not_fit_their_plate_are_refused(model: Program, size: int) -> None:
     x = torch.randn(size, 1)
-    pair = Pair(model, _fixed(1.0, 0.3))
+    pair = Pair(model, fixed(1.0, 0.3))
     for call in (
         lambda: svi.fit(Pair(model, AutoNormal(model)), x, num_steps=3, progress=False),
         lambda: importance.log_evidence(pair, x, progress=False),
@@ -287,7 +260,7 @@ def _fixed_plate(x: Tensor) -> None:
 
 def test_no_data_are_refused() -> None:
     with pytest.raises(InputError, match="data argument 0 is empty"):
-        importance.log_evidence(Pair(_model, _fixed(0.0, 1.0)), torch.zeros(0), progress=False)
+        importance.log_evidence(Pair(normal_mean, fixed(0.0, 1.0)), torch.zeros(0), progress=False)
 
 
 class _Boom(Exception):
@@ -304,16 +277,16 @@ def _no_arguments() -> None:
 
 
 def _keywords(*, x: Tensor) -> None:
-    _model(x)
+    normal_mean(x)
 
 
 @pytest.mark.parametrize(
     ("model", "program", "kind", "role"),
     [
-        (_raises, _fixed(0.0, 1.0), _Boom, "model _raises"),
-        (_model, _raises, _Boom, "guide _raises"),
-        (_model, _no_arguments, TypeError, "guide _no_arguments"),
-        (_keywords, _fixed(0.0, 1.0), TypeError, "model _keywords"),
+        (_raises, fixed(0.0, 1.0), _Boom, "model _raises"),
+        (normal_mean, _raises, _Boom, "guide _raises"),
+        (normal_mean, _no_arguments, TypeError, "guide _no_arguments"),
+        (_keywords, fixed(0.0, 1.0), TypeError, "model _keywords"),
     ],
 )
 def test_a_programs_own_exception_keeps_its_type_and_says_whose_it_is(
@@ -333,9 +306,9 @@ def test_a_layout_is_read_once_for_the_same_data(x20: Tensor) -> None:
 
     def model(x: Tensor) -> None:
         calls.append(len(x))
-        _model(x)
+        normal_mean(x)
 
-    pair = Pair(model, _fixed(0.5, 0.3))
+    pair = Pair(model, fixed(0.5, 0.3))
     first = layout(pair, x20)
     before = len(calls)
     assert layout(pair, x20) is first
@@ -350,7 +323,7 @@ def test_a_layout_is_read_once_for_the_same_data(x20: Tensor) -> None:
 
 def test_the_largest_site_counts_all_the_data() -> None:
     x = torch.randn(5000)
-    pair = Pair(_model, _fixed(0.5, 0.3))
+    pair = Pair(normal_mean, fixed(0.5, 0.3))
     assert layout(pair, x).event_size == 5000
     assert layout(pair, x).particles_per_chunk(1, 2**20) == 2**20 // 5000
 
@@ -362,7 +335,7 @@ def test_a_step_that_cannot_fit_into_memory_is_refused_with_the_estimate(
 
     monkeypatch.setattr(memory, "physical_memory", lambda: 2**20)
     x = torch.randn(5000)
-    pair = Pair(_model, AutoNormal(_model))
+    pair = Pair(normal_mean, AutoNormal(normal_mean))
     with pytest.raises(InputError, match=r"a step of 16 particles on 5,000 data would need about .* GiB"):
         svi.fit(pair, x, num_steps=10, num_particles=16, progress=False)
     svi.fit(pair, x, num_steps=10, num_particles=16, batch_size=50, progress=False)
