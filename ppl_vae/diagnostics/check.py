@@ -15,7 +15,8 @@ from ppl_vae.clock import Clock, OutOfTime, deadline
 from ppl_vae.diagnostics.advice import next_step
 from ppl_vae.diagnostics.calibration import Calibration
 from ppl_vae.diagnostics.check_files import load_check, save_check
-from ppl_vae.diagnostics.checking import Checks, begin_reference, refuse_unchecked
+from ppl_vae.diagnostics.checked import refuse_unchecked
+from ppl_vae.diagnostics.checking import Checks, begin_reference
 from ppl_vae.diagnostics.collapse import Collapse
 from ppl_vae.diagnostics.compare import Comparison, Identifiable
 from ppl_vae.diagnostics.explained import explained

@@ -15,6 +15,7 @@ from torch import Tensor
 from ppl_vae.clock import Clock, OutOfTime, TooLittleTime, deadline
 from ppl_vae.diagnostics.advice import Facts
 from ppl_vae.diagnostics.calibration import Calibration, sbc
+from ppl_vae.diagnostics.checked import ROWS, of_rows, rows_compared
 from ppl_vae.diagnostics.closeness import Severity
 from ppl_vae.diagnostics.collapse import Collapse, collapse
 from ppl_vae.diagnostics.compare import Comparison, Identifiable, compare, judge_reference
@@ -29,8 +30,6 @@ from ppl_vae.diagnostics.verdict import Finding, Measures, Rule, Spoken, Status,
 from ppl_vae.errors import InputError
 from ppl_vae.evidence import Evidence
 from ppl_vae.inference import bridge, exact, guide, importance, nuts
-from ppl_vae.inference.defined import require_all_data
-from ppl_vae.inference.elbo import check_index
 from ppl_vae.inference.point_mass import point_masses
 from ppl_vae.inference.sites import Layout
 from ppl_vae.inference.terms import has_log_density, layout
@@ -43,10 +42,8 @@ from ppl_vae.watch import watched
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["Checks", "begin_reference", "refuse_unchecked"]
+__all__ = ["Checks", "begin_reference"]
 
-# Rows whose posterior is compared with a reference, where every row has its own.
-ROWS = 8
 # Rows whose importance weights are looked at.
 WEIGHED_ROWS = 100
 # Draws of the guide: fewer where they take long, and of very many latents, so that they fit into memory.
@@ -93,8 +90,7 @@ class Checks:
         self.given, self.identifiable, self.seed, self.progress = reference, identifiable, seed, progress
         self.feature_names = feature_names
         self.shape = layout(pair, *data)
-        refuse_unchecked(self.shape)
-        self.index = _rows(self.shape, data, rows)
+        self.index = rows_compared(self.shape, data, rows)
         self.quantities = Quantities(pair.model, identifiable, local=self.shape.unit_plate is not None)
         self.functions = self.quantities.functions
         self.findings: list[Finding] = []
@@ -351,7 +347,7 @@ class Checks:
             functions = self.functions
             judged = self.given.map(functions(self.given.draws)) if functions else self.given
             return Sampled(self.given, *judge_reference(judged)), "given"
-        data = _chosen(self.data, self.index)
+        data = of_rows(self.data, self.index)
         if isinstance(self.pair.model, ExactPosterior):
             try:
                 with deadline(self.clock.left), watched():
@@ -513,41 +509,6 @@ class Checks:
         self.add(name, "pass" if found.passed else "warn", found.sentence(), found.cut)
 
 
-def begin_reference(
-    pair: Pair, data: tuple[Any, ...], shape: Layout, rows: Tensor | None, clock: Clock
-) -> None:
-    """Begin to compile what NUTS will want, beside the fit; see `compile_apart.ahead`."""
-    index = _rows(shape, data, rows)
-    known = isinstance(pair.model, ExactPosterior)
-    if known or (index is None and shape.num_units * shape.event_size * DRAWS[0] > MOST_KEPT):
-        return
-    # Whatever it raises comes up again where NUTS is wanted, and is said there.
-    with suppress(Exception, OutOfTime), deadline(BEGINNING * clock.left):
-        nuts.begin_compiling(pair, *_chosen(data, index))
-
-
-def _chosen(data: tuple[Any, ...], index: Tensor | None) -> tuple[Any, ...]:
-    return data if index is None else tuple(values[index] for values in data)
-
-
-def refuse_unchecked(shape: Layout) -> None:
-    """What has no posterior that can be checked.
-
-    Raises:
-        InputError: for programs that take a part of their data, guides that draw discrete latents, and models
-            without latents.
-    """
-    require_all_data(shape)
-    if shape.discrete:
-        raise InputError(
-            f"the guide draws the discrete site {in_words(shape.discrete)}, whose values that it never draws "
-            "leave no trace in any check: leave it out of the guide, and mark it in the model with "
-            "infer={'enumerate': 'parallel'} (pyro.infer.config_enumerate), so that it is summed out"
-        )
-    if not shape.latents:
-        raise InputError("the model has no latent sites: there is no posterior to check")
-
-
 def _common_mean(model: Program) -> Identifiable | None:
     """For models of differences, the mean that the data say nothing about: its spread is a guide's alone."""
     if not isinstance(model, PairwiseFactors):
@@ -562,18 +523,14 @@ def _common_mean(model: Program) -> Identifiable | None:
     return mean
 
 
-def _rows(shape: Layout, data: tuple[Any, ...], rows: Tensor | None) -> Tensor | None:
-    """The rows whose posteriors are compared; None for everything."""
-    if shape.unit_plate is None:
-        if rows is not None:
-            raise InputError("rows belong to models with latents of every row; this one has none")
-        return None
-    splits = all(isinstance(v, Tensor) and v.dim() and len(v) == shape.num_units for v in data)
-    if not (shape.can_index and splits):
-        if rows is not None:
-            raise InputError(
-                "rows cannot be taken of these data: not all of them, or the programs, go by rows"
-            )
-        return None
-    check_index(rows, shape.num_units)
-    return torch.arange(min(ROWS, shape.num_units)) if rows is None else rows
+def begin_reference(
+    pair: Pair, data: tuple[Any, ...], shape: Layout, rows: Tensor | None, clock: Clock
+) -> None:
+    """Begin to compile what NUTS will want, beside the fit; see `compile_apart.ahead`."""
+    index = rows_compared(shape, data, rows)
+    known = isinstance(pair.model, ExactPosterior)
+    if known or (index is None and shape.num_units * shape.event_size * DRAWS[0] > MOST_KEPT):
+        return
+    # Whatever it raises comes up again where NUTS is wanted, and is said there.
+    with suppress(Exception, OutOfTime), deadline(BEGINNING * clock.left):
+        nuts.begin_compiling(pair, *of_rows(data, index))

@@ -1,6 +1,7 @@
 """Time budgets: every loop looks at the clock, what fits is done, and what was cut is said."""
 
 import time
+from importlib import import_module
 from types import SimpleNamespace
 
 import numpy as np
@@ -459,7 +460,9 @@ def funnelled(x):
 def test_same_seed_same_numbers_also_of_fits_and_chains(monkeypatch, model):
     monkeypatch.setattr(nuts, "engine_for", lambda *_: "traced")
     monkeypatch.setattr(references, "ROUNDS", (references._Round(60, 150, 0.8, 8, 20.0),))
-    monkeypatch.setattr("ppl_vae.diagnostics.checking.begin_reference", lambda *_: None)
+    monkeypatch.setattr(checking, "SAMPLES", (500, 200, 100))
+    monkeypatch.setattr(checking, "DRAWS", (600, 500, 400))
+    monkeypatch.setattr(import_module("ppl_vae.diagnostics.check"), "begin_reference", lambda *_: None)
     found = []
     for _ in range(2):
         pyro.clear_param_store()
