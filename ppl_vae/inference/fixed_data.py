@@ -19,6 +19,8 @@ __all__ = ["FixedData", "convergence"]
 
 # Numbers in the largest site of one part: its arrays stay in the processor's cache, and memory is used again.
 CACHED = 2**19
+# Draws of all units together: noise in common leaves so little in a difference that more only take time.
+MOST_DRAWS = 2**16
 
 
 class FixedData:
@@ -31,7 +33,8 @@ class FixedData:
         seed: of the noise, and of the choice of units.
         weighted: the IWAE objective, or None for the ELBO.
         most_units: of more units, so many are chosen.
-        most_particles: draws a unit, where few units leave room for them.
+        most_particles: draws a unit, where units are few: all together there are at most `MOST_DRAWS`, or
+            eight a unit.
         budget: entries of an array in memory.
         traced: whether the programs are traced once into a graph, which then runs on parts of the draws
             that fit the processor's cache. The random numbers are the same, the values to rounding.
@@ -59,7 +62,7 @@ class FixedData:
         units = shape.num_units if self.index is None else len(self.index)
         most = most_particles if shape.vectorized else 16
         fitting = shape.particles_per_chunk(units, budget=budget)
-        particles = min(most, max(8, fitting))
+        particles = min(most, max(8, min(fitting, MOST_DRAWS // units)))
         self.particles = max(2, particles // self.group) * self.group
         # Where the fewest that say anything do not fit together, they come one after another.
         self.together = self.particles if fitting >= 8 else max(1, fitting // self.group) * self.group
