@@ -19,6 +19,7 @@ from ppl_vae.inference.pyro_internals import is_deterministic
 __all__ = [
     "Given",
     "Layout",
+    "Narrow",
     "canonical_value",
     "enumerated",
     "full_size",
@@ -128,6 +129,25 @@ class Given(Messenger):  # type: ignore[misc]
         if msg["name"] in self.values and not msg["is_observed"]:
             msg["value"] = self.values[msg["name"]]
             msg["done"] = True
+
+
+class Narrow(Messenger):  # type: ignore[misc]
+    """Stop programs whose draws get more dimensions than there are plates for.
+
+    Under a plate of particles a program that indexes by what it drew, as a Markov chain does
+    (``rows[..., state, :]``), would get one more dimension at every step, and fill the memory.
+
+    Args:
+        depth: dimensions from the right that plates occupy, that of the particles included.
+    """
+
+    def __init__(self, depth: int) -> None:
+        super().__init__()
+        self.depth = depth
+
+    def _pyro_sample(self, msg: dict[str, Any]) -> None:
+        if len(getattr(msg["fn"], "batch_shape", ())) > self.depth:
+            raise ValueError(f"site {msg['name']} has more than {self.depth} dimensions beside its own")
 
 
 @contextmanager

@@ -7,6 +7,7 @@ every latent and observed site of model and guide, else the whole data set.
 
 import warnings
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,6 +31,7 @@ from ppl_vae.inference.probing import (
 from ppl_vae.inference.sites import (
     Given,
     Layout,
+    Narrow,
     canonical_value,
     enumerated,
     log_prob_per_unit,
@@ -211,7 +213,8 @@ def _vectorizes(pair: Pair, found: Layout, *data: Any, num_particles: int = 3) -
     with seeded(0), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            together = terms(pair, *data, layout=found, num_particles=num_particles, index=index)
+            with nullcontext() if found.summed else Narrow(found.depth):
+                together = terms(pair, *data, layout=found, num_particles=num_particles, index=index)
             for p in range(num_particles):
                 given = {
                     name: site_value(name, value[p : p + 1], alone) for name, value in together.draws.items()

@@ -18,6 +18,7 @@ from scipy import integrate, stats
 from torch import Tensor
 
 from ppl_vae.errors import InputError
+from ppl_vae.guides import Prior
 from ppl_vae.inference import guide, importance, svi
 from ppl_vae.inference.elbo import elbo
 from ppl_vae.inference.terms import layout, terms
@@ -263,3 +264,46 @@ def test_discrete_latents_that_cannot_be_summed_out_are_refused_by_name(name: st
     model, program, words = REFUSALS[name]
     with pytest.raises(InputError, match=words):
         importance.log_evidence(Pair(model, program), torch.tensor([1.5, -0.5, 0.2]), progress=False)
+
+
+# Programs that widen under a plate of particles ---------------------------------------------------------
+
+
+def _chain_of_states(y: Tensor) -> None:
+    rows, state = torch.tensor([[0.9, 0.1], [0.2, 0.8]]), torch.tensor(0)
+    mean = pyro.sample("mean", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+    for t in range(len(y)):
+        state = pyro.sample(
+            f"state_{t}", dist.Categorical(rows.expand(*mean.shape[:-1], 2, 2)[..., state, :])
+        )
+        pyro.sample(f"y_{t}", dist.Normal(mean[..., state], 1.0), obs=y[t])
+
+
+def _walk_that_widens(y: Tensor) -> None:
+    x = pyro.sample("x_0", dist.Normal(0.0, 1.0))
+    for t in range(1, len(y)):
+        x = pyro.sample(f"x_{t}", dist.Normal(x[..., None] * torch.ones(x.shape or 1), 1.0)).squeeze()
+        pyro.sample(f"y_{t}", dist.Normal(x, 1.0), obs=y[t].expand(x.shape))
+
+
+def _table_by_every_state(y: Tensor) -> None:
+    level = pyro.sample("level_0", dist.Bernoulli(0.5))
+    for t in range(1, len(y)):
+        table = torch.tensor([0.2, 0.8]).expand(*level.shape, 2)
+        level = pyro.sample(f"level_{t}", dist.Bernoulli(table[..., level.long()]))
+    pyro.sample("y", dist.Normal(level, 1.0), obs=y[0].expand(level.shape))
+
+
+@pytest.mark.parametrize("model", [_chain_of_states, _walk_that_widens, _table_by_every_state])
+def test_programs_whose_draws_widen_are_run_one_by_one(model: Program) -> None:
+    """Three particles would be 3⁶⁰ numbers after sixty steps."""
+    widest = []
+
+    def watched(y: Tensor) -> None:
+        with poutine.trace() as seen:
+            model(y)
+        widest.append(max(site["value"].numel() for site in seen.trace.nodes.values()))
+
+    found = layout(Pair(watched, Prior(watched)), torch.zeros(60))
+    assert not found.vectorized
+    assert max(widest) < 100
