@@ -14,6 +14,7 @@ A graph freezes shapes and control flow. Reading a number out of a tensor while 
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -24,10 +25,21 @@ from ppl_vae.clock import no_deadline
 from ppl_vae.errors import InputError
 from ppl_vae.inference.decompositions import DECOMPOSITIONS
 from ppl_vae.inference.fallback import Untraceable
+from ppl_vae.inference.simplify import drop_copies, fold, is_view, quickened, share
 from ppl_vae.inference.torch_internals import make_fx, operator_name, schema
 from ppl_vae.rng import keep_generator, seeded
 
-__all__ = ["Compile", "Graph", "Noise", "Untraceable", "check", "check_compile", "over", "trace"]
+__all__ = [
+    "Compile",
+    "Graph",
+    "Noise",
+    "Untraceable",
+    "check",
+    "check_compile",
+    "operations",
+    "over",
+    "trace",
+]
 
 Compile = Literal["auto", True, False]
 Outputs = tuple[Tensor, ...]
@@ -106,7 +118,11 @@ class Graph:
     def __call__(self, *inputs: Tensor, noise: Sequence[Tensor] | None = None) -> Outputs:
         """Run the operations one by one, without compiling them."""
         drawn = self.draw() if noise is None else noise
-        return tuple(self.module(*inputs, *self.constants, *drawn))
+        return tuple(self._run(*inputs, *self.constants, *drawn))
+
+    @cached_property
+    def _run(self) -> Callable[..., Sequence[Tensor]]:
+        return quickened(self.module).forward
 
     @property
     def size(self) -> int:
@@ -129,22 +145,24 @@ def trace(function: Callable[..., Outputs], *inputs: Tensor) -> Graph:
     """
     with keep_generator():
         try:
-            module = _operations(function, inputs)
+            module = operations(function, inputs)
         except Untraceable:
             raise
         except Exception as error:  # whatever the program's own operations raise under tracing
             raise Untraceable(_sentence(error)) from error
     last = _last_placeholder(module)
     noise = _lift_noise(module)
+    fold(module)
     constants = _lift_constants(module, last)
     module.graph.eliminate_dead_code()
     _refuse_mutation(module)
-    _drop_copies(module)
+    drop_copies(module)
+    share(module)
     module.recompile()
     return Graph(module, len(inputs), constants, noise)
 
 
-def _operations(function: Callable[..., Outputs], inputs: Sequence[Tensor]) -> GraphModule:
+def operations(function: Callable[..., Outputs], inputs: Sequence[Tensor]) -> GraphModule:
     """What a function does, by our recorder; where that gives up, by PyTorch's, which knows more."""
     try:
         from ppl_vae.inference import recorder
@@ -233,10 +251,13 @@ def over(graph: Graph, batched: Sequence[bool], example: Sequence[Tensor], noise
     together = torch.vmap(lambda *given: tuple(graph.module(*given)), in_dims=tuple(lead))
     try:
         with torch.no_grad():
-            module = _operations(together, [*(t.detach() for t in example), *graph.constants, *drawn])
+            module = operations(together, [*(t.detach() for t in example), *graph.constants, *drawn])
     except Exception as error:
         raise Untraceable(_sentence(error)) from error
+    fold(module)
     extra = _lift_constants(module, _nth_placeholder(module, len(example) + len(graph.constants)))
+    drop_copies(module)
+    share(module)
     module.recompile()
     return Graph(module, len(example), (*graph.constants, *extra), tuple(lifted))
 
@@ -309,7 +330,7 @@ def _lift_constants(module: GraphModule, after: Node | None) -> tuple[Tensor, ..
             first = next(iter(module.graph.nodes))
             place = module.graph.inserting_after(after) if after else module.graph.inserting_before(first)
             with place:
-                after = known[id(value)] = module.graph.placeholder(f"constant_{len(constants)}")
+                after = known[id(value)] = module.graph.placeholder(f"held_{len(constants)}")
             constants.append(value.detach())
         node.replace_all_uses_with(known[id(value)])
         module.graph.erase_node(node)
@@ -323,32 +344,10 @@ def _refuse_mutation(module: GraphModule) -> None:
         hidden = _name(node).endswith("batch_norm") and node.args[5] is True  # training, undeclared
         if node.op == "call_function" and about is not None and (about.is_mutable or hidden):
             source = node.args[3 if hidden else 0] if node.args else None
-            while isinstance(source, Node) and source.op == "call_function" and _is_view(source):
+            while isinstance(source, Node) and source.op == "call_function" and is_view(source):
                 source = source.args[0]
             if isinstance(source, Node) and source.op == "placeholder":
                 raise Untraceable(f"{_name(node)} changes a tensor of the program in place")
-
-
-# Operations that give their argument's values; without operations in place nobody can tell them apart.
-_SAME = (
-    torch.ops.aten.detach.default,
-    torch.ops.aten.alias.default,
-    torch.ops.aten.lift_fresh_copy.default,
-)
-
-
-def _drop_copies(module: GraphModule) -> None:
-    """Leave out what only passes a tensor on, of which gradients leave many behind.
-
-    A graph with operations in place is left as it is: there a copy is not what it was copied from.
-    """
-    calls = [node for node in module.graph.nodes if node.op == "call_function"]
-    if any(about.is_mutable for node in calls if (about := schema(node.target)) is not None):
-        return
-    for node in calls:
-        if node.target in _SAME:
-            node.replace_all_uses_with(node.args[0])
-            module.graph.erase_node(node)
 
 
 def _is_random(node: Node) -> bool:
@@ -357,11 +356,6 @@ def _is_random(node: Node) -> bool:
 
 def _is_empty(node: Node) -> bool:
     return node.op == "call_function" and _name(node) in _EMPTY
-
-
-def _is_view(node: Node) -> bool:
-    about = schema(node.target)
-    return bool(about and any(a.alias_info is not None for a in about.arguments))
 
 
 def _name(node: Node) -> str:

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from ppl_vae.inference.compiler import compile_graph
-from ppl_vae.inference.graph import Graph, Untraceable
+from ppl_vae.inference.graph import Graph, Untraceable, operations
 from ppl_vae.inference.objectives import Objective
 from ppl_vae.inference.schedule import BETA1, BETA2, EPSILON, Schedule
-from ppl_vae.inference.torch_internals import foreach, make_fx
+from ppl_vae.inference.simplify import share
+from ppl_vae.inference.torch_internals import foreach
 
 __all__ = ["UNROLLED", "Unrolled", "clipped"]
 
@@ -54,9 +55,11 @@ class Unrolled:
         inputs = [*self._changing(0), *leaves, *moments, *data, *self._constant()]
         try:
             with torch.no_grad():
-                module = make_fx(self._steps)(*inputs)
+                module = operations(self._steps, inputs)
         except (RuntimeError, TypeError) as error:
             raise Untraceable(f"several steps cannot be traced together: {error}") from error
+        share(module)
+        module.recompile()
         self.compiled = compile_graph(Graph(module, len(inputs), (), ()), *inputs)
         self._check(module, inputs)
 
@@ -90,7 +93,7 @@ class Unrolled:
 
     def _constant(self) -> list[Tensor]:
         scale = [] if self.task.scale is None else [self.task.scale]
-        return [*scale, *self.graph.constants]
+        return [*scale, *(constant.contiguous() for constant in self.graph.constants)]
 
     def _steps(self, *given: Tensor) -> tuple[Tensor, ...]:
         """The steps as a function of all inputs; returns losses, parameters and moments."""
