@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.node import map_arg
 
+from ppl_vae.clock import check_time
 from ppl_vae.inference.torch_internals import schema
 
 __all__ = ["SHORTEST", "drop_copies", "fold", "is_view", "quickened", "share"]
@@ -57,6 +58,7 @@ def share(module: GraphModule) -> None:
         return
     seen: dict[tuple[Any, str, str], Node] = {}
     for node in _calls(module.graph):
+        check_time()
         first = seen.setdefault((node.target, repr(node.args), repr(node.kwargs)), node)
         if first is not node and not _is_result(node):
             node.replace_all_uses_with(first)
@@ -140,6 +142,7 @@ def _values(module: GraphModule, nodes: Mapping[Node, None]) -> dict[Node, Any]:
 
     with torch.no_grad():
         for node in nodes:
+            check_time()
             args, kwargs = map_arg((node.args, node.kwargs), value)
             values[node] = node.target(*args, **kwargs)  # type: ignore[operator]
     return values
@@ -211,6 +214,7 @@ def quickened(module: GraphModule) -> GraphModule:
     graph = Graph()
     copies: dict[Node, Node] = {}
     for node in module.graph.nodes:
+        check_time()
         copy = copies[node] = graph.node_copy(node, copies.__getitem__)
         op, target = SHORTEST.get(node.target, (node.op, node.target))
         if op != "call_method" or not node.kwargs:
