@@ -320,7 +320,7 @@ def mnist() -> Iterator[Row]:
 
 def _command(*arguments: object) -> dict:
     run = subprocess.run(
-        [sys.executable, "-m", "ppl_vae.cli", *map(str, arguments), "--json"],
+        [sys.executable, "-m", "ppl_vae", *map(str, arguments), "--json"],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     return dict(json.loads(run.stdout))

@@ -36,7 +36,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             found["imports and make_fx"].append(processor_seconds("-c", FLOOR, cache=folder))
             for name in ("first", "warm"):
-                fit = ("-m", "ppl_vae.cli", "fit", "ppca", "wine", "--out", f"{folder}/run", "--overwrite")
+                fit = ("-m", "ppl_vae", "fit", "ppca", "wine", "--out", f"{folder}/run", "--overwrite")
                 found[name].append(processor_seconds(*fit, cache=f"{folder}/cache"))
     floor = statistics.median(found["imports and make_fx"])
     for name, times in found.items():

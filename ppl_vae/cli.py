@@ -536,7 +536,3 @@ def _plain(value: object) -> Any:
 
 def _shown(value: object) -> str:
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-if __name__ == "__main__":
-    main()

@@ -338,7 +338,7 @@ SMALL_VAE = (
 
 
 def test_a_fit_killed_and_resumed_ends_with_the_numbers_of_an_unbroken_one(run, tmp_path, plain_seeds):
-    command = [sys.executable, "-m", "ppl_vae.cli", "fit", *SMALL_VAE, "--out", str(tmp_path / "broken")]
+    command = [sys.executable, "-m", "ppl_vae", "fit", *SMALL_VAE, "--out", str(tmp_path / "broken")]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     checkpoint = tmp_path / "broken" / "checkpoint" / "checkpoint.safetensors"
     deadline = time.monotonic() + 120

@@ -35,13 +35,15 @@ def test_methods_models_and_data_load_nothing_heavy(code: str) -> None:
     assert loaded_by(code) == []
 
 
-def test_a_whole_fit_loads_nothing_that_judges_or_draws(tmp_path: Path) -> None:
+def test_whole_fits_load_nothing_that_judges_or_draws(tmp_path: Path) -> None:
     code = f"""
 from pathlib import Path
 from ppl_vae.fit_job import fit_run
 from ppl_vae.run import settings_for
-found = fit_run(settings_for("ppca", "iris", {{"steps": 700}}, {{}}), Path({str(tmp_path)!r}, "run"))
-assert found["engine"] == "traced" and found["stopping"]["checks"], found
+for name, data, steps in (("ppca", "iris", 700), ("trueskill", "al-east-1987", 300), ("vae", "digits", 300),
+                          ("bayesian-ppca", "iris", 300)):
+    found = fit_run(settings_for(name, data, {{"steps": steps}}, {{}}), Path({str(tmp_path)!r}, name))
+    assert found["engine"] == "traced" and (steps < 700 or found["stopping"]["checks"]), found
 """
     # Tracing the steps and the stopping rule's ELBOs needs no compiler.
     assert loaded_by(code, (*HEAVY, "torch._inductor", "torch._dynamo")) == []

@@ -113,7 +113,7 @@ def test_an_interrupt_names_its_command(run, monkeypatch, command):
 
 
 def test_a_reader_that_leaves_is_no_error():
-    command = f"{sys.executable} -m ppl_vae.cli datasets | true"
+    command = f"{sys.executable} -m ppl_vae datasets | true"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert done.stderr == ""
 

@@ -48,7 +48,7 @@ def _run(command: str, run: Path, limit: int | None = None) -> subprocess.Comple
 
     words = [str(run) if word == "RUN" else word for word in command.split()]
     return subprocess.run(
-        [sys.executable, "-m", "ppl_vae.cli", *words, "--quiet"], capture_output=True, text=True, check=False,
+        [sys.executable, "-m", "ppl_vae", *words, "--quiet"], capture_output=True, text=True, check=False,
         preexec_fn=limited if limit else None, env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
     )  # fmt: skip
 
