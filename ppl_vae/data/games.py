@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 __all__ = ["Games", "games_between"]
 
 _NAMED_AT_MOST = 5
+# Names, below which pandas takes longer to import than it saves.
+FEW = 10**5
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,16 +83,24 @@ def games_between(
         winners: names, shape (num_games,); white space around a name is no part of it.
         losers: names, shape (num_games,).
     """
-    import pandas as pd
-
     # Interleaved, so that "first" runs through the games and not through one column after the other.
     both = np.stack([np.asarray(winners, dtype=object), np.asarray(losers, dtype=object)], axis=1)
-    codes, raw = pd.factorize(both.ravel())
+    codes, raw = _numbered(both.ravel())
     # Normalising the few distinct names is cheaper than normalising every cell, but may merge some.
-    merged, players = pd.factorize(np.array([_normal(str(player)) for player in raw], dtype=object))
+    merged, players = _numbered(np.array([_normal(str(player)) for player in raw], dtype=object))
     pairs = merged[codes].astype(np.int64).reshape(-1, 2)
     named = tuple(str(player) for player in players)
     return Games(name, pairs[:, 0].copy(), pairs[:, 1].copy(), named, _look_alikes(named))
+
+
+def _numbered(names: NDArray[Any]) -> tuple[NDArray[np.int64], Sequence[Any]]:
+    """Every name's number, and the names in order of first appearance."""
+    if len(names) < FEW:
+        seen: dict[Any, int] = {}
+        return np.array([seen.setdefault(name, len(seen)) for name in names], dtype=np.int64), list(seen)
+    import pandas as pd
+
+    return pd.factorize(names)
 
 
 def _normal(player: str) -> str:

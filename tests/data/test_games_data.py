@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from ppl_vae.data import Games, load
+from ppl_vae.data import games as games_module
 from ppl_vae.errors import InputError
 
 SHARED = Path(os.environ.get("PPL_VAE_SHARED", Path(__file__).resolve().parents[3] / "shared"))
@@ -199,3 +200,13 @@ def csv_games(folder: Path, text: str) -> Games:
     games = load(str(path))
     assert isinstance(games, Games)
     return games
+
+
+def test_many_names_are_numbered_as_few_are(monkeypatch):
+    winners, losers = ["b", "a ", "é", "c"], ["a", "b", "e\u0301", "d"]
+    few = games_module.games_between("few", winners, losers)
+    monkeypatch.setattr(games_module, "FEW", 0)
+    many = games_module.games_between("many", winners, losers)
+    assert few.players == many.players == ("b", "a", "é", "c", "d")
+    assert few.winners.tolist() == many.winners.tolist()
+    assert few.losers.tolist() == many.losers.tolist()
