@@ -25,7 +25,7 @@ from ppl_vae.clock import no_deadline
 from ppl_vae.errors import InputError
 from ppl_vae.inference.decompositions import DECOMPOSITIONS
 from ppl_vae.inference.fallback import Untraceable
-from ppl_vae.inference.simplify import drop_copies, fold, is_view, quickened, share
+from ppl_vae.inference.simplify import drop_copies, fold, functional, is_view, quickened, share
 from ppl_vae.inference.torch_internals import make_fx, operator_name, schema
 from ppl_vae.rng import keep_generator, seeded
 
@@ -152,6 +152,7 @@ def trace(function: Callable[..., Outputs], *inputs: Tensor) -> Graph:
             raise Untraceable(_sentence(error)) from error
     last = _last_placeholder(module)
     noise = _lift_noise(module)
+    functional(module)
     fold(module)
     constants = _lift_constants(module, last)
     module.graph.eliminate_dead_code()
@@ -254,6 +255,7 @@ def over(graph: Graph, batched: Sequence[bool], example: Sequence[Tensor], noise
             module = operations(together, [*(t.detach() for t in example), *graph.constants, *drawn])
     except Exception as error:
         raise Untraceable(_sentence(error)) from error
+    functional(module)
     fold(module)
     extra = _lift_constants(module, _nth_placeholder(module, len(example) + len(graph.constants)))
     drop_copies(module)

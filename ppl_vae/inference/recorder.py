@@ -77,6 +77,7 @@ class _Recorder(TorchDispatchMode):
         self.constants: list[Tensor] = []
         for number, tensor in enumerate(inputs):
             self.nodes[tensor] = self.graph.placeholder(f"arg_{number}")
+            self.nodes[tensor].meta["dtype"] = tensor.dtype
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -119,6 +120,7 @@ class _Recorder(TorchDispatchMode):
             self.constants.append(tensor)  # kept alive: its place in memory is its name
             setattr(self.root, name, tensor)
             found = self.nodes[tensor] = self.graph.get_attr(name)
+            found.meta["dtype"] = tensor.dtype
         return found
 
     def _placed(self, value: Any) -> Any:
@@ -127,6 +129,7 @@ class _Recorder(TorchDispatchMode):
     def _track(self, out: Any, node: Node, fixed: bool) -> None:
         if isinstance(out, Tensor):
             self.nodes[out] = node
+            node.meta["dtype"] = out.dtype
             if fixed and out.numel() == 1:
                 self.fixed[out] = True
         elif isinstance(out, tuple | list):

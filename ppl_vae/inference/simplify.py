@@ -18,18 +18,71 @@ from torch.fx.node import map_arg
 from ppl_vae.clock import check_time
 from ppl_vae.inference.torch_internals import schema
 
-__all__ = ["SHORTEST", "drop_copies", "fold", "is_view", "quickened", "share"]
+__all__ = ["SHORTEST", "drop_copies", "fold", "functional", "is_view", "quickened", "share"]
+
+aten = torch.ops.aten
 
 # Numbers in a tensor that is kept instead of being made at every call: larger ones would fill the memory.
 FOLDED = 2**12
 
 # Operations that give their argument's values; without operations in place nobody can tell them apart.
-SAME = (
-    torch.ops.aten.detach.default,
-    torch.ops.aten.alias.default,
-    torch.ops.aten.lift_fresh_copy.default,
-)
-_LITERAL = torch.ops.aten.lift_fresh_copy.default
+SAME = (aten.detach.default, aten.alias.default, aten.lift_fresh_copy.default)
+_LITERAL = aten.lift_fresh_copy.default
+
+
+def functional(module: GraphModule) -> None:
+    """Write operations in place on a tensor that nothing else looks at afterwards as what gives a new one.
+
+    Gradients hold a few (of ``clamp``, of ``where``); what follows leaves graphs with operations in place as
+    they are.
+    """
+    calls = _calls(module.graph)
+    written = [node for node in calls if _changes(node)]
+    if not written:
+        return
+    places = {node: place for place, node in enumerate(module.graph.nodes)}
+    roots = {node: _root(node) for node in calls}
+    alike: dict[Node, list[Node]] = {}
+    for node, root in roots.items():
+        alike.setdefault(root, []).append(node)
+    for node in written:
+        pure = _out_of_place(node)
+        root, place = roots[node], places[node]
+        # Placeholders and attributes belong to somebody; what came of the result is the result's own.
+        if pure is None or root.op != "call_function":
+            continue
+        before = [alias for alias in alike[root] if places[alias] < place]
+        if all(places[user] <= place for alias in before for user in alias.users):
+            node.target = pure
+
+
+# Operations in place, with what gives the same numbers of the same type where all arguments have one type.
+_ARITHMETIC: dict[Any, Any] = {
+    aten.add_.Tensor: aten.add.Tensor,
+    aten.sub_.Tensor: aten.sub.Tensor,
+    aten.mul_.Tensor: aten.mul.Tensor,
+    aten.div_.Tensor: aten.div.Tensor,
+}
+_LOGICAL: dict[Any, Any] = {
+    aten.logical_and_.default: aten.logical_and.default,
+    aten.logical_or_.default: aten.logical_or.default,
+}
+_MASKED: dict[Any, Any] = {aten.masked_fill_.Scalar: aten.masked_fill.Scalar}
+
+
+def _out_of_place(node: Node) -> Any:
+    """The operation that gives a new tensor, or None where it might be of another type."""
+    kinds = {_dtype(used) for used in node.all_input_nodes}
+    if node.target in _MASKED:
+        return _MASKED[node.target]
+    if node.target in _LOGICAL:
+        return _LOGICAL[node.target] if kinds == {torch.bool} else None
+    return _ARITHMETIC.get(node.target) if len(kinds) == 1 and None not in kinds else None
+
+
+def _dtype(node: Node) -> torch.dtype | None:
+    kind = node.meta.get("dtype")
+    return kind if kind is not None else getattr(node.meta.get("val"), "dtype", None)
 
 
 def fold(module: GraphModule) -> None:
@@ -200,7 +253,7 @@ def _shortest() -> dict[Any, tuple[str, Any]]:
         for name in names.split():
             packet, _, overload = name.partition(".")
             target = packet if op == "call_method" else getattr(torch, packet, None)
-            known = getattr(getattr(torch.ops.aten, packet, None), overload, None)
+            known = getattr(getattr(aten, packet, None), overload, None)
             if known is not None and target is not None:
                 found[known] = (op, target)
     return found

@@ -62,6 +62,30 @@ def parts_of_which_one_is_written(x: Tensor) -> tuple[Tensor, ...]:
     return low * x, high + low
 
 
+def in_place_in_the_gradient(x: Tensor) -> tuple[Tensor, ...]:
+    with torch.enable_grad():
+        at = x.detach().requires_grad_()
+        held = at.clamp(-0.7, 1.0).where(at > 0, at.exp()) * at.abs().clamp(min=0.1).log()
+        (slope,) = torch.autograd.grad(held.sum(), at)
+    return held.detach(), slope
+
+
+def in_place_on_temporaries(x: Tensor) -> tuple[Tensor, ...]:
+    mask = (x > 0).logical_and_(x < 1)
+    return (x.exp().add_(x).mul_(x.neg()).masked_fill_(mask, 3.0),)
+
+
+def in_place_of_another_type(x: Tensor) -> tuple[Tensor, ...]:
+    return x.exp().add_(x.double()), x.neg().logical_and_(x > 0)
+
+
+def in_place_and_looked_at_later(x: Tensor) -> tuple[Tensor, ...]:
+    room = x.exp()
+    part = room[:2]
+    room.mul_(x)
+    return part + 1, x.cos().add_(room)
+
+
 def a_result_without_inputs(x: Tensor) -> tuple[Tensor, ...]:
     return torch.zeros(3) + 2, x
 
@@ -88,6 +112,16 @@ def test_every_call_gives_what_the_program_gives(function: Function) -> None:
         for found, expected in zip(graph(x), function(x), strict=True):
             torch.testing.assert_close(found, expected, rtol=0.0, atol=0.0)
             found.add_(17.0)
+
+
+@pytest.mark.parametrize(
+    ("function", "left"),
+    [(in_place_in_the_gradient, 0), (in_place_on_temporaries, 0), (in_place_of_another_type, 2),
+     (in_place_and_looked_at_later, 1)],
+)  # fmt: skip
+def test_operations_in_place_go_where_nobody_looks_at_what_was_there(function: Function, left: int) -> None:
+    in_place = [name for name in _names(trace(function, X)) if name.split(".")[1].endswith("_")]
+    assert len(in_place) == left
 
 
 def test_what_depends_on_no_input_is_kept() -> None:
