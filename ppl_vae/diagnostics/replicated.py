@@ -13,9 +13,18 @@ from torch import Tensor
 from ppl_vae.clock import check_time
 from ppl_vae.diagnostics.statistics import Kind, kind_of
 from ppl_vae.errors import InputError
-from ppl_vae.inference.sites import Given, Layout, canonical_value, particle_plate, sample_sites, site_value
+from ppl_vae.inference.sites import (
+    Given,
+    Layout,
+    canonical_value,
+    particle_plate,
+    redrawn,
+    sample_sites,
+    site_value,
+)
 from ppl_vae.posterior import Posterior
 from ppl_vae.program import Pair, Simulator
+from ppl_vae.rng import keep_generator
 
 __all__ = ["Observed", "observed_sites", "replicate", "thinned"]
 
@@ -53,6 +62,8 @@ def observed_sites(
     of pairs, winner first, it is read as games.
     """
     trace = _trace(pair, data, shape, 1, index, None)
+    with keep_generator():
+        other = _trace(pair, data, shape, 1, index, None)
     found, notes = [], []
     for name in shape.observed:
         site = trace.nodes[name]
@@ -62,7 +73,7 @@ def observed_sites(
             continue
         value = _leading(site["value"], shape)
         given = torch.as_tensor(site["infer"]["obs"])
-        if given.numel() > value[0].numel():
+        if not torch.equal(given, torch.as_tensor(other.nodes[name]["infer"]["obs"])):
             notes.append(f"the values observed at {name} depend on the latents: they cannot be replicated")
             continue
         values = as_rows(given.expand(value.shape[1:])[None].double(), fn.event_dim)[0]
@@ -172,7 +183,7 @@ def _trace(
                 "part of the data was asked for, but the model has no plate of units that it indexes"
             )
         given[shape.unit_plate] = index
-    model = poutine.uncondition(pair.model)
+    model = redrawn(pair.model)
     with pair.scope():
         if latents is None:
             with Given(given), particle_plate(shape, size):

@@ -8,7 +8,7 @@ from pyro import poutine
 from torch import Tensor
 
 from ppl_vae.errors import InputError
-from ppl_vae.inference.sites import Given, Layout, canonical_value, sample_sites
+from ppl_vae.inference.sites import Given, Layout, canonical_value, redrawn, sample_sites
 from ppl_vae.program import Pair, Simulator
 from ppl_vae.rng import seeded
 
@@ -39,7 +39,7 @@ def simulate(
     """
     with pair.scope(), seeded(seed):
         observed = poutine.trace(pair.model).get_trace(*data)
-        drawn = poutine.trace(poutine.uncondition(pair.model)).get_trace(*data)
+        drawn = poutine.trace(redrawn(pair.model)).get_trace(*data)
         sites = dict(sample_sites(drawn))
         latents = {name: canonical_value(name, sites[name], layout) for name in layout.latents}
         if isinstance(pair.model, Simulator):

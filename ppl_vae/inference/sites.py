@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ppl_vae.inference.enumeration import enumerating, joint_log_prob
 from ppl_vae.inference.pyro_internals import is_deterministic
+from ppl_vae.program import Program
 
 __all__ = [
     "Given",
@@ -28,6 +29,7 @@ __all__ = [
     "log_q_per_unit",
     "particle_plate",
     "plates_of",
+    "redrawn",
     "reduce_to_units",
     "sample_sites",
     "site_value",
@@ -148,6 +150,29 @@ class Narrow(Messenger):  # type: ignore[misc]
     def _pyro_sample(self, msg: dict[str, Any]) -> None:
         if len(getattr(msg["fn"], "batch_shape", ())) > self.depth:
             raise ValueError(f"site {msg['name']} has more than {self.depth} dimensions beside its own")
+
+
+class _AsObserved(Messenger):  # type: ignore[misc]
+    """Give a likelihood the shape of what is observed, of which it would else draw one value for all."""
+
+    def _pyro_sample(self, msg: dict[str, Any]) -> None:
+        if not (msg["is_observed"] and isinstance(msg["value"], Tensor)):
+            return
+        fn = msg["fn"]
+        batch = msg["value"].shape[: max(0, msg["value"].dim() - fn.event_dim)]
+        wanted = torch.broadcast_shapes(fn.batch_shape, batch)
+        if wanted != fn.batch_shape:
+            msg["fn"] = fn.expand(wanted)
+
+
+def redrawn(model: Program) -> Program:
+    """A model whose observed sites are drawn anew, in the shapes that were observed."""
+
+    def program(*data: Any) -> Any:
+        with poutine.uncondition(), _AsObserved():
+            return model(*data)
+
+    return program
 
 
 @contextmanager

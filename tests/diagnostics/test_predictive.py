@@ -436,3 +436,35 @@ def test_what_cannot_be_checked_is_said(x: Tensor) -> None:
         predictive_check(pair, x, posterior=wide)
     with pytest.raises(InputError, match="no plate of units"):
         predictive_check(pair, x, index=torch.tensor([0]))
+
+
+def without_a_plate(x: Tensor) -> None:
+    mu = pyro.sample("mu", dist.Normal(torch.zeros((), dtype=x.dtype), 1.0))
+    pyro.sample("x", dist.Normal(mu, 1.0), obs=x)
+
+
+@pytest.mark.parametrize("shape", [(20,), (5, 4), (2, 5, 2)])
+def test_data_wider_than_their_site_are_replicated_value_by_value(
+    x: Tensor, shape: tuple[int, ...], oracles: ModuleType
+) -> None:
+    data = x.reshape(shape)
+
+    def guide(data: Tensor) -> None:
+        normal_guide(data.reshape(-1))
+
+    draws = 4000
+    pair = Pair(without_a_plate, guide)
+    found = predictive_check(pair, data, statistics={"sd": lambda v: v.std()}, num_draws=draws)
+    # Given μ the values are independent N(μ, 1): their sd is that of SIZE of them, whatever μ is.
+    upper = float(stats.chi2(SIZE - 1).sf((SIZE - 1) * float(x.var())))
+    _agrees(_row(found, "sd"), _mid_p(upper), oracles, draws)
+
+
+def test_residuals_that_hold_latents_are_no_data(x: Tensor) -> None:
+    def model(x: Tensor) -> None:
+        mu = pyro.sample("mu", dist.Normal(torch.zeros((), dtype=x.dtype), 1.0))
+        with pyro.plate("data", len(x)) as i:
+            pyro.sample("e", dist.Normal(torch.zeros((), dtype=x.dtype), 1.0), obs=x[i] - mu)
+
+    with pytest.raises(InputError, match="observed at e depend on the latents"):
+        predictive_check(Pair(model, normal_guide), x)

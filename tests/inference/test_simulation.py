@@ -104,3 +104,31 @@ def test_models_that_read_what_they_observe_are_refused() -> None:
     ):  # fmt: skip
         with pytest.raises(InputError, match=f"has another site {site}"):
             _simulate(Pair(model, Prior(model)), *data)
+
+
+def _no_plate(x: Tensor) -> None:
+    mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
+    pyro.sample("x", dist.Normal(mu, 1.0), obs=x)
+
+
+def _coins_without_a_plate(x: Tensor) -> None:
+    chance = pyro.sample("mu", dist.Beta(2.0, 2.0))
+    pyro.sample("x", dist.Bernoulli(chance), obs=x)
+
+
+@pytest.mark.parametrize(
+    ("model", "x"),
+    [(_no_plate, torch.zeros(400)), (_coins_without_a_plate, torch.zeros(400)),
+     (_no_plate, torch.zeros(20, 20))],
+)  # fmt: skip
+def test_values_of_a_site_narrower_than_its_data_are_drawn_one_by_one(model: Any, x: Tensor) -> None:
+    """Not once for all of them: their variance around the latent is the likelihood's."""
+    pair = Pair(model, Prior(model))
+    latents, (drawn,) = simulate(pair, x, layout=layout(pair, x))
+    mu = latents["mu"].reshape(()).double()
+    assert drawn.shape == x.shape
+    variance = float(mu * (1 - mu)) if model is _coins_without_a_plate else 1.0
+    # Of 400 values: six standard errors of their mean, and of a Gaussian's variance.
+    assert abs(float(drawn.double().mean() - mu)) < 6 * (variance / 400) ** 0.5
+    if model is not _coins_without_a_plate:
+        assert abs(float(drawn.double().var()) - 1) < 6 * (2 / 400) ** 0.5
