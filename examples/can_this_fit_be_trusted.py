@@ -39,11 +39,12 @@ def main(quick: bool = False) -> None:
         ("centred, mean-field", centred, AutoNormal(centred)),
         ("non-centred, full-rank", non_centred, AutoMultivariateNormal(non_centred)),
     ):
-        found = check(model, guide, EFFECT, ERROR, budget=30.0 if quick else 120.0, calibrate=not quick)
+        options = {"budget": 30.0, "num_steps": 1000, "calibrate": False} if quick else {"budget": 120.0}
+        found = check(model, guide, EFFECT, ERROR, **options)
         print(f"{name}: {found.verdict}\n{found}\n")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a smaller budget, for a first look")
+    parser.add_argument("--quick", action="store_true", help="a smaller budget and fewer steps, for a first look")
     main(parser.parse_args().quick)

@@ -23,15 +23,16 @@ def main(quick: bool = False) -> None:
     torch.manual_seed(0)
     model = VAE.from_data(rows.take(parts["train"]), latent_dim=6)
     pair = Pair(model, model.encoder_guide())
-    fit = svi.fit(pair, train, num_steps=600 if quick else 3000, batch_size=128, lr=2e-3, kl_warmup=200)
+    fit = svi.fit(pair, train, num_steps=400 if quick else 3000, batch_size=128, lr=2e-3, kl_warmup=200)
     print(f"ELBO of the training digits {fit.final.mean:.3f} nats a digit after {fit.steps} steps\n")
 
-    chosen = torch.arange(20 if quick else 100)
-    temperatures = 200 if quick else 1000
+    chosen = torch.arange(10 if quick else 100)
+    temperatures = 100 if quick else 1000
+    samples, steps = (500, 100) if quick else (2000, 400)
     annealed = annealing.log_evidence(pair, test, index=chosen, num_temperatures=temperatures)
     found = {
         "ais": annealed,
-        "is": importance.log_evidence(pair, test, index=chosen, num_samples=2000),
+        "is": importance.log_evidence(pair, test, index=chosen, num_samples=samples),
         "iwae": bounds.iwae(pair, test, index=chosen, num_particles=50),
     }
     judged = agreement(found)
@@ -40,7 +41,7 @@ def main(quick: bool = False) -> None:
     bracket = sandwich(*annealing.bidirectional(pair, test, index=chosen, num_temperatures=temperatures))
     print(f"\n{bracket.sentence}\n")
 
-    taken = gaps(pair, test, index=chosen, evidence=annealed)
+    taken = gaps(pair, test, index=chosen, evidence=annealed, num_samples=samples, num_steps=steps)
     print(taken.table.set_index("name")[["mean", "std_error"]].round(4).to_string())
     share = taken.amortisation.mean / taken.total.mean
     print(

@@ -169,6 +169,14 @@ def _compiling_here(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
         monkeypatch.setattr(compile_apart, "begin", lambda *_: None)
 
 
+@pytest.fixture
+def one_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The check's reference is one run of NUTS, its shortest: for tests whose subject is not how good it is."""
+    from ppl_vae.diagnostics import reference
+
+    monkeypatch.setattr(reference, "ROUNDS", reference.ROUNDS[:1])
+
+
 @pytest.fixture(scope="session")
 def oracles() -> ModuleType:
     """Exact answers by closed form and quadrature; see ``oracles.py``."""

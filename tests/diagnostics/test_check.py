@@ -7,7 +7,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 import xarray as xr
-from pyro.infer.autoguide import AutoMultivariateNormal, AutoNormal
+from pyro.infer.autoguide import AutoMultivariateNormal
 
 from ppl_vae import PPCA, InputError, Pair, Posterior
 from ppl_vae.diagnostics import Check, Rule, check, check_pair
@@ -108,6 +108,8 @@ def test_reference_may_be_given_and_must_be_of_these_parameters():
         checked(gaussian(MEAN, COVARIANCE), reference=other)
 
 
+# The posterior ends at a cliff, where no sampler passes as a reference however long it runs.
+@pytest.mark.usefixtures("one_round")
 def test_draws_outside_a_support_have_no_weight():
     def model(y):
         z = pyro.sample("z", dist.Gamma(3.0, 1.0))
@@ -164,24 +166,6 @@ def test_fit_is_part_of_it():
     draws = found.answers["svi"].draws["mu"]
     assert abs(float(draws.mean()) - mean) < 0.2 * sd
     assert 0.8 < float(draws.std()) / sd < 1.25
-
-
-def test_hierarchy_is_a_funnel_in_its_centred_form():
-    y = torch.tensor([28.0, 8, -3, 7, -1, 1, 18, 12])
-    sigma = torch.tensor([15.0, 10, 16, 11, 9, 11, 10, 18])
-
-    def centred(sigma, y):
-        mu = pyro.sample("mu", dist.Normal(0.0, 5.0))
-        tau = pyro.sample("tau", dist.HalfCauchy(5.0))
-        with pyro.plate("school", 8):
-            theta = pyro.sample("theta", dist.Normal(mu, tau))
-            pyro.sample("y", dist.Normal(theta, sigma), obs=y)
-
-    found = checked(AutoNormal(centred), model=centred, data=(sigma, y), fit=True, num_steps=1500)
-    assert found.verdict == "do not trust"
-    assert "funnel" in found.reason
-    assert "tau" in found.reason
-    assert "non-centred" in found.next_step
 
 
 @pytest.fixture(scope="module")
