@@ -177,6 +177,26 @@ def one_round(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reference, "ROUNDS", reference.ROUNDS[:1])
 
 
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages hold their figures undrawn: for tests whose subject is not how they look."""
+    from ppl_vae.report.page import Picture
+
+    monkeypatch.setattr(Picture, "_bytes", lambda self, kind: b"<svg/>")
+
+
+@pytest.fixture
+def one_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The search for the best guides is one short round: for tests whose subject is not what it finds."""
+    module = importlib.import_module("ppl_vae.diagnostics.gaps")
+    search = module.optimise
+
+    def short(*given: Any, **options: Any) -> Any:
+        return search(*given, **{**options, "num_steps": 20, "max_rounds": 1})
+
+    monkeypatch.setattr(module, "optimise", short)
+
+
 @pytest.fixture(scope="session")
 def oracles() -> ModuleType:
     """Exact answers by closed form and quadrature; see ``oracles.py``."""

@@ -212,6 +212,7 @@ def test_the_report_is_one_file_without_outside_links(run, fitted):
     assert "https://" not in page
     assert "<script" not in page
     assert page.count("data:image/") >= 4
+    assert len(page) < 1e6
 
 
 def test_the_tables_fit_a_narrow_terminal(run, fitted, monkeypatch):

@@ -86,6 +86,7 @@ def test_bad_use_gets_a_sentence(check, arguments, message):
     assert len(done.stderr.strip().splitlines()) == 1
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_models_of_the_suite_are_fitted_first(folder, check):
     done = check("ppca", "iris", "--out", "iris", "--no-calibrate", "--json")
     assert done.returncode == 0, done.stderr
@@ -103,6 +104,7 @@ def test_models_of_the_suite_are_fitted_first(folder, check):
     assert page.index("Trust") < page.index("<img")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_own_functions_are_what_is_compared(folder, check):
     (folder / "my.py").write_text(
         PROGRAM + "\ndef twice(draws):\n    return (2 * draws[['mu']]).rename(mu='doubled')\n"

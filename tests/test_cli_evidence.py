@@ -95,6 +95,10 @@ def test_gaps_are_tabled_and_pictured(run, fitted):
     # PPCA's family contains the posterior.
     assert abs(rows["gap, best full covariance"]["mean"]) < 2e-3
     assert (fitted / "gaps.png").read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.usefixtures("one_search")
+def test_gaps_are_printed(run, fitted):
     code, out, _ = run("gaps", fitted, "--rows", "0:10")
     assert code == 0
     assert "amortisation gap" in out
@@ -195,6 +199,7 @@ def test_everything_that_applies_leaves_out_what_does_not_with_its_reason(run, t
     assert (folder / "evidence-is.nc").exists()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_prior_that_never_meets_the_data_is_reported_and_not_a_traceback(run, tmp_path):
     folder = tmp_path / "run"
     run("fit", "bayesian-ppca", "iris", "--steps", 30, "--out", folder)

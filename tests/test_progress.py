@@ -118,6 +118,7 @@ STAGES = {
 }
 
 
+@pytest.mark.usefixtures("one_search", "undrawn")
 @pytest.mark.parametrize("command", STAGES)
 def test_commands_say_a_line_a_stage_through_a_pipe_unless_quiet(run, fitted, command):
     options, stages = STAGES[command]

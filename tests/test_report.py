@@ -231,6 +231,7 @@ def test_the_worst_quantities_come_first(found: Check) -> None:
     assert worst_first(tails)["name"].iloc[0] == own["name"].iloc[2]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_section_of_a_saved_check_shows_its_verdict_and_not_the_comparison_s(
     found: Check, tmp_path: Path
 ) -> None:
@@ -249,7 +250,6 @@ def test_a_section_of_a_saved_check_shows_its_verdict_and_not_the_comparison_s(
     assert "Differs from" not in checked.source
     # The fit's own curve stays, and what the check found comes beside it.
     assert len(checked.of("img")) > len(compared.of("img")) / 2
-    assert max(path.stat().st_size for path in tmp_path.glob("*.html")) < 2e6
 
 
 def test_cells_keep_the_digits_that_matter() -> None:

@@ -387,11 +387,12 @@ def test_chains_that_seem_to_agree_without_mixing_leave_it_open() -> None:
 # How often the verdict is wrong ------------------------------------------------------------------
 
 
-def test_draws_of_the_reference_itself_are_not_called_different(oracles: ModuleType) -> None:
-    """200 times: chains of ESS near 800 against 1000 draws, three quantities, two correlated, one skewed."""
+@pytest.mark.parametrize("times", [60, pytest.param(200, marks=pytest.mark.slow)])
+def test_draws_of_the_reference_itself_are_not_called_different(oracles: ModuleType, times: int) -> None:
+    """So many times: chains of ESS near 800 against 1000 draws, three quantities, two correlated, one skewed."""
     generator = np.random.default_rng(0)
     counts = {"agrees": 0, "differs": 0, "cannot tell": 0}
-    for _ in range(200):
+    for _ in range(times):
         chains, own = _autocorrelated(generator), _shape(generator.normal(size=(1, 1000, 3)))
         draws = [xr.Dataset({"x": (("chain", "draw", "k"), values)}) for values in (own, chains)]
         found = compare(
@@ -399,8 +400,8 @@ def test_draws_of_the_reference_itself_are_not_called_different(oracles: ModuleT
         )
         counts[found.verdicts["guide"]] += 1
     # Stated: at most 1 %. The tolerances make it far rarer.
-    assert stats.binomtest(counts["differs"], 200, 0.01, alternative="greater").pvalue > oracles.LEVEL
-    assert counts["agrees"] > 170, counts
+    assert stats.binomtest(counts["differs"], times, 0.01, alternative="greater").pvalue > oracles.LEVEL
+    assert counts["agrees"] > 0.85 * times, counts
 
 
 def _autocorrelated(generator: np.random.Generator) -> np.ndarray:

@@ -219,7 +219,7 @@ def test_the_rule_for_fixed_steps_takes_the_end_of_its_cosine_for_convergence(re
 def test_a_cap_too_low_is_said_and_the_schedule_does_not_depend_on_it(regression: Regression) -> None:
     short, long = regression.pair("full-rank"), regression.pair("full-rank")
     capped = svi.fit(short, regression.y, lr=0.05, num_steps=700, **OPTIONS)
-    free = svi.fit(long, regression.y, lr=0.05, num_steps=10_000, **OPTIONS)
+    free = svi.fit(long, regression.y, lr=0.05, num_steps=1500, **OPTIONS)
     assert not capped.converged
     assert "the 700 steps ran out" in capped.reason
     assert free.steps > 700
@@ -263,8 +263,8 @@ def _resumable(
         return (regression.y,)
 
     pair = regression.pair("mean-field")
-    fit = svi.fit(pair, regression.y, lr=0.1, num_steps=8000, stop=True, checkpoint=folder,
-                  checkpoint_every=60, refresh=refresh, resume=resume, progress=False)  # fmt: skip
+    fit = svi.fit(pair, regression.y, lr=0.1, num_steps=8000, num_particles=4, stop=True,
+                  checkpoint=folder, checkpoint_every=60, refresh=refresh, resume=resume, progress=False)  # fmt: skip
     return pair, fit
 
 

@@ -137,7 +137,7 @@ def test_exact_draws_have_the_exact_moments(features: Features, oracles: ModuleT
     assert np.abs(spread).max() < oracles.z_limit(scores.size + 3 * len(x))
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 5))])
 @pytest.mark.parametrize("name", ["iris", "wine"])
 def test_svi_reaches_the_maximum_likelihood(
     name: str, seed: int, features: Features, oracles: ModuleType
