@@ -46,5 +46,5 @@ def main(quick: bool = False) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a smaller budget and fewer steps, for a first look")
+    parser.add_argument("--quick", action="store_true", help="fewer steps, for a first look")
     main(parser.parse_args().quick)

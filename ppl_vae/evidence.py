@@ -104,11 +104,12 @@ class Evidence:
         sample. The alarm sounds when k̂ exceeds min(1 − 1/log₁₀ S, 0.7) *and* it matters: more than a
         tenth of the samples is lost, or smoothing the weights moves the estimate by more than a standard
         error. It also sounds when fewer than 100 effective samples are left, or half of them where there
-        are fewer than 200.
+        are fewer than 200, or where no sample has any weight at all.
         """
         if not len(self.ess):
             return np.zeros(self.num_units, dtype=bool)
-        few = self.ess < min(100, 0.5 * self.num_samples)
+        # Not a number where all weights are nought.
+        few = ~(self.ess >= min(100, 0.5 * self.num_samples))
         if not len(self.pareto_k):
             return few
         threshold = min(1 - 1 / np.log10(max(self.num_samples, 11)), 0.7)

@@ -171,7 +171,7 @@ def _compiling_here(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
 
 @pytest.fixture
 def one_round(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The check's reference is one run of NUTS, its shortest: for tests whose subject is not how good it is."""
+    """A check's reference is its shortest run of NUTS: for tests whose subject is not how good it is."""
     from ppl_vae.diagnostics import reference
 
     monkeypatch.setattr(reference, "ROUNDS", reference.ROUNDS[:1])

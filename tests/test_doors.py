@@ -109,7 +109,7 @@ def test_catalogue_usage_runs(door, tmp_path, monkeypatch):
     # The same programs with fewer steps: this is about names and arguments, not about the answers.
     code = re.sub(r"(num_steps|num_draws|num_samples|warmup)=\d+", r"\1=20", "\n".join(blocks))
     code = code.replace("chains=4", "chains=1")
-    short = {"num_draws": 20, "warmup": 20, "chains": 1}
+    short = {"num_draws": 20, "warmup": 20, "chains": 1, "max_tree_depth": 3}
     monkeypatch.setattr(nuts.sample, "__kwdefaults__", {**nuts.sample.__kwdefaults__, **short})
     monkeypatch.chdir(tmp_path)
     assert blocks

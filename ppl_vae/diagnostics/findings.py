@@ -1,5 +1,7 @@
 """What the checks found, in sentences."""
 
+import numpy as np
+
 from ppl_vae.diagnostics.closeness import Severity, Tolerances
 from ppl_vae.diagnostics.compare import Comparison
 from ppl_vae.diagnostics.verdict import Rule, Status, told_reference
@@ -27,6 +29,12 @@ def say_weights(found: Evidence, most: float) -> tuple[Status, str]:
     """
     alarms = int(found.alarming.sum())
     local = found.num_units > 1
+    if (lost := int(np.isnan(found.ess).sum())) and alarms > most * found.num_units:
+        where = f" in {lost} of {found.num_units} rows" if local else ""
+        return (
+            "fail",
+            f"none of {found.num_samples:,} draws has any weight{where}: the guide misses the posterior",
+        )
     tail = found.pareto_k.max()
     shape = f"k̂ is {tail:.2f}" if tail > EQUAL else "all are equal"
     numbers = f"{shape} and {found.num_samples:,} draws are worth {found.ess.min():,.0f}" + (

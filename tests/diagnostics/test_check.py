@@ -10,7 +10,8 @@ import xarray as xr
 from pyro.infer.autoguide import AutoMultivariateNormal
 
 from ppl_vae import PPCA, InputError, Pair, Posterior
-from ppl_vae.diagnostics import Check, Rule, check, check_pair
+from ppl_vae.diagnostics import Check, Rule, check, check_pair, checking
+from ppl_vae.diagnostics.reference import Sampled
 from ppl_vae.guides import LinearNormal
 
 # y_i ~ N(a + b x_i, 1) with standard normal priors: the posterior is Gaussian with correlation ρ.
@@ -108,17 +109,30 @@ def test_reference_may_be_given_and_must_be_of_these_parameters():
         checked(gaussian(MEAN, COVARIANCE), reference=other)
 
 
-# The posterior ends at a cliff, where no sampler passes as a reference however long it runs.
-@pytest.mark.usefixtures("one_round")
-def test_draws_outside_a_support_have_no_weight():
+@pytest.mark.parametrize("known", [True, False], ids=["a reference", "no reference"])
+@pytest.mark.parametrize(("width", "validated"), [(0.4, True), (0.4, False), (1e-3, False)])
+def test_draws_outside_a_support_have_no_weight(monkeypatch, width, validated, known):
+    """Not even equal ones, which would pass for those of an exact guide."""
+
     def model(y):
         z = pyro.sample("z", dist.Gamma(3.0, 1.0))
-        pyro.sample("y", dist.Uniform(0.0, z), obs=y)
+        pyro.sample("y", dist.Uniform(0.0, z, validate_args=None if validated else False), obs=y)
 
-    found = checked(
-        lambda y: pyro.sample("z", dist.Uniform(0.5, 0.9)), model=model, data=(torch.tensor(1.0),)
-    )
+    def guide(y):
+        pyro.sample("z", dist.Uniform(0.5, 0.5 + width))
+
+    # z² e⁻ᶻ/z above y = 1: a Gamma(2, 1) without what lies below.
+    draws = torch.distributions.Gamma(2.0, 1.0).sample((12_000,))
+    draws = draws[draws > 1][:8000].reshape(1, -1).numpy()
+    exact = Posterior(xr.Dataset({"z": (("chain", "draw"), draws)}), "exact", "independent")
+    monkeypatch.setattr(checking, "SAMPLES", (1000,))
+    monkeypatch.setattr(checking, "DRAWS", (500,))
+    monkeypatch.setattr(checking, "within", lambda *_, **__: Sampled(None, False, ("left out",)))
+    found = checked(guide, model=model, data=(torch.tensor(1.0),), reference=exact if known else None)
     assert found.verdict == "do not trust"
+    (weights,) = [finding for finding in found.findings if finding.name == "weights"]
+    assert weights.status == "fail"
+    assert "none of 1,000 draws has any weight" in weights.sentence
 
 
 def test_guide_without_any_weight_is_not_trusted():

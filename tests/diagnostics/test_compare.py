@@ -389,7 +389,7 @@ def test_chains_that_seem_to_agree_without_mixing_leave_it_open() -> None:
 
 @pytest.mark.parametrize("times", [60, pytest.param(200, marks=pytest.mark.slow)])
 def test_draws_of_the_reference_itself_are_not_called_different(oracles: ModuleType, times: int) -> None:
-    """So many times: chains of ESS near 800 against 1000 draws, three quantities, two correlated, one skewed."""
+    """Chains of ESS near 800 against 1000 draws, three quantities, two correlated, one skewed."""
     generator = np.random.default_rng(0)
     counts = {"agrees": 0, "differs": 0, "cannot tell": 0}
     for _ in range(times):

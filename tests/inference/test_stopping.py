@@ -264,7 +264,8 @@ def _resumable(
 
     pair = regression.pair("mean-field")
     fit = svi.fit(pair, regression.y, lr=0.1, num_steps=8000, num_particles=4, stop=True,
-                  checkpoint=folder, checkpoint_every=60, refresh=refresh, resume=resume, progress=False)  # fmt: skip
+                  checkpoint=folder, checkpoint_every=60, refresh=refresh, resume=resume,
+                  progress=False)  # fmt: skip
     return pair, fit
 
 
