@@ -11,6 +11,7 @@ import numpy as np
 
 from ppl_vae.errors import InputError
 from ppl_vae.files import write_netcdf
+from ppl_vae.rng import check_seed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -215,7 +216,7 @@ def _resampled(answer: Posterior, seed: int) -> Any:
     if np.isnan(table).any() or np.isposinf(table).any() or (table.max(0) == -np.inf).any():
         raise InputError(f"some importance weights of {answer.method} are no numbers, or all are zero")
     smooth = np.stack([_smoothed(column) for column in table.T], axis=1)
-    places = _systematic(smooth, np.random.default_rng(seed)).reshape(-1, *sizes)
+    places = _systematic(smooth, np.random.default_rng(check_seed(seed))).reshape(-1, *sizes)
     found = {}
     for name, variable in answer.draws.data_vars.items():
         rest = [dim for dim in variable.dims if dim not in ("chain", "draw", *units)]

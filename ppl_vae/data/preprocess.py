@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from ppl_vae.data.rows import Floats, Integers, Rows, kind_of
 from ppl_vae.errors import InputError
+from ppl_vae.rng import check_seed
 
 __all__ = ["binarise", "dequantise", "dynamic_binarise", "grid_step", "split", "standardise"]
 
@@ -75,7 +76,7 @@ def binarise(rows: Rows, how: Literal["static"], seed: int) -> Rows:
         raise InputError(
             f"{rows.name} cannot be binarised: its values are not all in [0, 1], as probabilities are."
         )
-    values = _bernoulli(rows.values, np.random.SeedSequence(_checked_seed(seed)))
+    values = _bernoulli(rows.values, np.random.SeedSequence(check_seed(seed)))
     return replace(
         rows, values=values, kind="binary", history=(*rows.history, f"binarised (static, seed {seed})")
     )
@@ -101,7 +102,7 @@ def dequantise(rows: Rows, seed: int) -> Rows:
             f"{rows.name} cannot be dequantised: its values do not lie on a grid of whole numbers or of grey "
             "levels."
         )
-    generator = np.random.default_rng(np.random.SeedSequence(_checked_seed(seed), spawn_key=(1,)))
+    generator = np.random.default_rng(np.random.SeedSequence(check_seed(seed), spawn_key=(1,)))
     noise = generator.random(rows.values.shape, dtype=np.float32).astype(rows.values.dtype)
     values = rows.values + step * noise
     if rows.kind != "real":
@@ -152,7 +153,7 @@ def dynamic_binarise(values: Floats, seed: int, epoch: int) -> Floats:
     if values.size and not (values.min() >= 0 and values.max() <= 1):
         raise InputError("Only values in [0, 1] can be binarised: they are taken for probabilities.")
     # A spawn key keeps (seed, epoch) apart from every bare seed, zero padding included.
-    return _bernoulli(values, np.random.SeedSequence(_checked_seed(seed), spawn_key=(epoch,)))
+    return _bernoulli(values, np.random.SeedSequence(check_seed(seed), spawn_key=(epoch,)))
 
 
 def split(rows: Rows, fractions: tuple[float, float, float], seed: int) -> dict[str, NDArray[np.int64]]:
@@ -175,7 +176,7 @@ def split(rows: Rows, fractions: tuple[float, float, float], seed: int) -> dict[
     """
     _check_fractions(fractions)
     train, validation, test = fractions
-    permuted = np.random.default_rng(_checked_seed(seed)).permutation(rows.num_rows)
+    permuted = np.random.default_rng(check_seed(seed)).permutation(rows.num_rows)
     if "test" in rows.splits:
         held_out = np.asarray(rows.splits["test"], dtype=np.int64)
         permuted = permuted[~np.isin(permuted, held_out)]
@@ -214,12 +215,6 @@ def _constant_warning(rows: Rows, constant: NDArray[np.bool_]) -> tuple[str, ...
         return ()
     more = f" and {len(names) - _NAMED_AT_MOST} more" if len(names) > _NAMED_AT_MOST else ""
     return (f"constant features are centred and left unscaled: {', '.join(names[:_NAMED_AT_MOST])}{more}",)
-
-
-def _checked_seed(seed: int) -> int:
-    if seed < 0:
-        raise InputError(f"A seed must be a whole number of at least 0, not {seed}.")
-    return seed
 
 
 def _check_index(rows: Rows, index: Integers) -> None:

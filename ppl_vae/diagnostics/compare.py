@@ -30,6 +30,7 @@ from ppl_vae.errors import InputError
 from ppl_vae.files import write_text
 from ppl_vae.posterior import Posterior
 from ppl_vae.program import HasIdentifiable, Program
+from ppl_vae.rng import check_seed
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -187,7 +188,7 @@ def compare(
         own, truth = Sample.of(answer, names), Sample.of(reference, names)
         part = _table(own, truth, own_summary.loc[names], summary.loc[names])
         cost = _cost(answer, own_summary.loc[names])
-        together = _joint(own, truth, part, np.random.default_rng(seed))
+        together = _joint(own, truth, part, np.random.default_rng(check_seed(seed)))
         ess = min(cost["ess"], limits["ess"])
         verdict, why = judge(part, together, tolerances, ess, _short(name, cost, reference.method, limits))
         if verdict == "agrees" and (doubts := unmixed(answer, own_summary, name)):

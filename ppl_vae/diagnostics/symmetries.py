@@ -16,6 +16,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from ppl_vae.errors import InputError
+from ppl_vae.rng import check_seed
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -315,7 +316,7 @@ def sampled_entries(identifiable: Identifiable | None, most: int, seed: int = 0)
         total = sum(sizes.values())
         if total <= most:
             return whole
-        generator = np.random.default_rng(seed)
+        generator = np.random.default_rng(check_seed(seed))
         kept = {}
         for name, size in sizes.items():
             count = min(size, max(1, most * size // total))

@@ -34,7 +34,7 @@ from ppl_vae.inference.terms import check_data, layout
 from ppl_vae.posterior import Posterior
 from ppl_vae.program import Pair, Program
 from ppl_vae.progress import progress_bar, stage
-from ppl_vae.rng import keep_generator
+from ppl_vae.rng import check_seed, keep_generator
 from ppl_vae.threads import one_thread
 
 if TYPE_CHECKING:
@@ -276,7 +276,7 @@ def _settings(
     many = sampler == "hmc"
     warmup = (150 if many else 500) if warmup is None else warmup
     chains = (64 if many else 4) if chains is None else chains
-    return ChainSettings(num_draws, warmup, chains, target_accept, max_tree_depth, seed)
+    return ChainSettings(num_draws, warmup, chains, target_accept, max_tree_depth, check_seed(seed))
 
 
 def _check_choices(sampler: str, mass: str) -> None:
