@@ -43,7 +43,7 @@ WAYS: dict[str, Callable[[Pair, Any], object]] = {
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 def test_what_is_no_seed_is_refused(way: Callable[[Pair, Any], object], seed: Any) -> None:
     pair = Pair(model, AutoNormal(model))
-    with pytest.raises(InputError, match="the seed is .*; it must be a whole number"):
+    with pytest.raises(InputError, match=r"the seed is .*; it must be a whole number"):
         way(pair, seed)
 
 

@@ -78,7 +78,7 @@ def _follow(reader: int, child: int, number: int, count: int, patience: float, t
         if not ready:
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
-            tally.add("long")
+            tally.add("long", f"{number}: ended after its patience")
             return number + 1
         if not said:
             _, status = os.waitpid(child, 0)
