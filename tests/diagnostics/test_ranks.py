@@ -55,7 +55,9 @@ def test_leaving_the_band_is_a_small_p_value() -> None:
         assert outside == (p_value(found, 20) <= level)
 
 
-@pytest.mark.parametrize(("simulations", "draws"), [(100, 50), (300, 199), (50, 7)])
+@pytest.mark.parametrize(
+    ("simulations", "draws"), [(100, 50), pytest.param(300, 199, marks=pytest.mark.slow), (50, 7)]
+)
 def test_uniform_ranks_leave_the_band_as_often_as_they_should(
     simulations: int, draws: int, oracles: ModuleType
 ) -> None:

@@ -42,7 +42,7 @@ def _ppca() -> tuple[Pair, Tensor]:
     return Pair(model, PPCA.guides["linear"](model, x)), x
 
 
-def _fit(compile: bool, **options: Any) -> tuple[svi.Fit, dict[str, Tensor]]:
+def _fit(compile: Any, **options: Any) -> tuple[svi.Fit, dict[str, Tensor]]:
     pair, x = _ppca()
     if "refresh" in options:
         refresh = options.pop("refresh")
@@ -85,6 +85,17 @@ def test_data_may_lie_anyhow_in_memory() -> None:
     fit = svi.fit(pair, x.T.contiguous().T, compile=True, progress=False, **settings)
     assert fit.engine == "compiled"
     _same((fit, pair.state_dict()), _fit(False))
+
+
+def test_compiled_fits_stop_as_traced_ones_do() -> None:
+    """The same graph as above, so that nothing is compiled for it."""
+    options: dict[str, Any] = {"stop": True, "num_steps": 2000, "lr": 0.1}
+    fits = [_fit(compile, **options)[0] for compile in (True, "auto")]
+    assert [fit.engine for fit in fits] == ["compiled", "traced"]
+    first, second = ([check.action for check in fit.stopping.checks] for fit in fits if fit.stopping)
+    assert first == second
+    assert "lower" in first
+    np.testing.assert_allclose(fits[0].elbo, fits[1].elbo, rtol=1e-5)
 
 
 class _Killed(Exception):

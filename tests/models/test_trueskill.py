@@ -127,7 +127,7 @@ def test_nuts_finds_moments_and_the_probability_of_being_better(
 ) -> None:
     games = _games(wins, losses)
     truth = oracles.skills(games.tolist(), 2, oracles.logistic, 0.0, 1.0)
-    drawn = nuts.sample(_two_players(), games, num_draws=400, warmup=200, chains=2,
+    drawn = nuts.sample(_two_players(), games, num_draws=250, warmup=150, chains=2,
                         seed=2, progress=False)  # fmt: skip
     _check_chains(drawn, truth, oracles)
     skill = drawn.draws["skill"].to_numpy()
@@ -273,7 +273,7 @@ def test_nuts_agrees_with_the_exact_moments(
 ) -> None:
     games = torch.tensor(case.games)
     truth = case.exact(oracles)
-    drawn = nuts.sample(case.model(), games, num_draws=400, warmup=200, chains=2, seed=1,
+    drawn = nuts.sample(case.model(), games, num_draws=250, warmup=150, chains=2, seed=1,
                         progress=False)  # fmt: skip
     if case.reference[:1] == ("infer_net",):
         found = drawn.draws["skill"].mean(("chain", "draw")).to_numpy().round(2)
