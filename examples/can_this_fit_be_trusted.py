@@ -18,7 +18,7 @@ EFFECT = torch.tensor([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0])
 ERROR = torch.tensor([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0])
 
 
-def centred(effect: torch.Tensor, error: torch.Tensor) -> None:
+def centred(error: torch.Tensor, effect: torch.Tensor) -> None:
     mu = pyro.sample("mu", dist.Normal(0.0, 5.0))
     tau = pyro.sample("tau", dist.HalfCauchy(5.0))
     with pyro.plate("school", len(effect)):
@@ -26,7 +26,7 @@ def centred(effect: torch.Tensor, error: torch.Tensor) -> None:
         pyro.sample("effect", dist.Normal(theta, error), obs=effect)
 
 
-def non_centred(effect: torch.Tensor, error: torch.Tensor) -> None:
+def non_centred(error: torch.Tensor, effect: torch.Tensor) -> None:
     mu = pyro.sample("mu", dist.Normal(0.0, 5.0))
     tau = pyro.sample("tau", dist.HalfCauchy(5.0))
     with pyro.plate("school", len(effect)):
@@ -40,7 +40,7 @@ def main(quick: bool = False) -> None:
         ("non-centred, full-rank", non_centred, AutoMultivariateNormal(non_centred)),
     ):
         options = {"budget": 30.0, "num_steps": 1000, "calibrate": False} if quick else {"budget": 120.0}
-        found = check(model, guide, EFFECT, ERROR, **options)
+        found = check(model, guide, ERROR, EFFECT, **options)
         print(f"{name}: {found.verdict}\n{found}\n")
 
 
