@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 from torch import Tensor
 
+from ppl_vae.arguments import PROBABILITY, check_real, check_whole
 from ppl_vae.clock import OutOfTime, TooLittleTime, deadline
 from ppl_vae.diagnostics.answers import (
     Answers,
@@ -409,10 +410,8 @@ def _labelled(names: list[str], columns: np.ndarray) -> xr.Dataset:
 def _check(answer: Any, num_simulations: int, num_draws: int, alpha: float, budget: float | None) -> None:
     if not callable(answer) and answer not in ("guide", "nuts", "exact"):
         raise InputError(f"answer={answer!r} is not known; it is 'guide', 'nuts', 'exact' or a function")
-    for name, count, least in (("num_simulations", num_simulations, 2), ("num_draws", num_draws, 4)):
-        if count < least:
-            raise InputError(f"{name} is {count}; it must be at least {least}")
-    if not 0 < alpha < 1:
-        raise InputError(f"alpha is {alpha}; it is a probability between 0 and 1")
-    if budget is not None and not budget > 0:
-        raise InputError(f"the budget is {budget} seconds; it must be positive")
+    check_whole(2, num_simulations=num_simulations)
+    check_whole(4, num_draws=num_draws)
+    check_real(lambda v: 0 < v < 1, PROBABILITY, alpha=alpha)
+    if budget is not None:
+        check_real(lambda v: v > 0, "must be a positive number of seconds", budget=budget)

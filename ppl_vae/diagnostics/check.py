@@ -11,6 +11,7 @@ import pyro
 from pyro.infer.autoguide import AutoLaplaceApproximation
 from torch import Tensor
 
+from ppl_vae.arguments import check_real
 from ppl_vae.clock import Clock, OutOfTime, deadline
 from ppl_vae.diagnostics.advice import next_step
 from ppl_vae.diagnostics.calibration import Calibration
@@ -170,7 +171,7 @@ def check(
         InputError: if the guide misses a latent site of the model, the model observes nothing, the
             budget is too short for any check, or the reference has other parameters.
     """
-    clock = budget if isinstance(budget, Clock) else Clock(budget)
+    clock = _clock(budget)
     pair = Pair(model, guide)
     fitted, rested, cut = None, None, False
     with ahead(clock.left):
@@ -230,7 +231,7 @@ def check_pair(
         feature_names: of the data's columns, for predictive checks.
         reference, identifiable, rows, calibrate, budget, rule, seed, told, progress: as for `check`.
     """
-    clock = budget if isinstance(budget, Clock) else Clock(budget)
+    clock = _clock(budget)
     _first_look(pair, data, clock)
     job = Checks(pair, data, clock, reference, identifiable, rows, feature_names, rule, seed, progress)
     if fitted is not None:
@@ -248,6 +249,13 @@ def check_pair(
             if calibrate:
                 job.calibration()
     return _conclude(job, fitted)
+
+
+def _clock(budget: float | Clock) -> Clock:
+    if isinstance(budget, Clock):
+        return budget
+    check_real(lambda v: v >= 0, "is a number of seconds, or a clock", budget=budget)
+    return Clock(budget)
 
 
 def _first_look(pair: Pair, data: tuple[Any, ...], clock: Clock) -> Layout:

@@ -18,6 +18,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from ppl_vae.arguments import check_whole
 from ppl_vae.diagnostics import statistics as of_data
 from ppl_vae.diagnostics.profiles import Profile
 from ppl_vae.diagnostics.replicated import Observed, observed_sites, replicate, thinned
@@ -187,6 +188,7 @@ def predictive_check(
     Raises:
         InputError: if there is nothing that can be replicated, or an argument does not fit.
     """
+    check_whole(1, num_draws=num_draws)
     if num_draws < MIN_DRAWS:
         raise InputError(f"num_draws is {num_draws}; a check at the 5 % level needs at least {MIN_DRAWS}")
     start = time.perf_counter()

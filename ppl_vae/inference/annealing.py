@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ppl_vae.arguments import PROBABILITY, check_real, check_whole
 from ppl_vae.errors import InputError
 from ppl_vae.evidence import Evidence
 from ppl_vae.inference.defined import weighable
@@ -76,11 +77,8 @@ class Settings:
     def __post_init__(self) -> None:
         if self.start not in ("guide", "prior"):
             raise InputError(f"start={self.start!r} is not known; it is 'guide' or 'prior'")
-        for name, least in (("num_temperatures", 2), ("num_chains", 2)):
-            if getattr(self, name) < least:
-                raise InputError(f"{name} is {getattr(self, name)}; it must be at least {least}")
-        if not 0 < self.target_accept < 1:
-            raise InputError(f"target_accept is {self.target_accept}; it must lie between 0 and 1")
+        check_whole(2, num_temperatures=self.num_temperatures, num_chains=self.num_chains)
+        check_real(lambda v: 0 < v < 1, PROBABILITY, target_accept=self.target_accept)
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ppl_vae.errors import InputError
+from ppl_vae.arguments import check_whole
 from ppl_vae.evidence import Evidence
 from ppl_vae.inference.defined import weighable
 from ppl_vae.inference.elbo import unit_chunks
@@ -59,9 +59,7 @@ def iwae(
     Raises:
         InputError: for a count that is not positive.
     """
-    for name, count in (("num_particles", num_particles), ("num_repeats", num_repeats)):
-        if count < 1:
-            raise InputError(f"{name} is {count}; it must be at least 1")
+    check_whole(1, num_particles=num_particles, num_repeats=num_repeats)
     check_compile(compile)
     start = time.perf_counter()
     shape = weighable(pair, *data, layout=layout(pair, *data))

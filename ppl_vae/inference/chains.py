@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ppl_vae.errors import InputError
+from ppl_vae.arguments import PROBABILITY, check_real, check_whole
 
 __all__ = ["ChainSettings"]
 
@@ -31,11 +31,9 @@ class ChainSettings:
     seed: int
 
     def __post_init__(self) -> None:
-        for name, least in (("num_draws", 4), ("warmup", 1), ("chains", 1), ("max_tree_depth", 1)):
-            if getattr(self, name) < least:
-                raise InputError(f"{name} is {getattr(self, name)}; it must be at least {least}")
-        if not 0 < self.target_accept < 1:
-            raise InputError(f"target_accept is {self.target_accept}; it is a probability between 0 and 1")
+        check_whole(4, num_draws=self.num_draws)
+        check_whole(1, warmup=self.warmup, chains=self.chains, max_tree_depth=self.max_tree_depth)
+        check_real(lambda v: 0 < v < 1, PROBABILITY, target_accept=self.target_accept)
 
     @property
     def iterations(self) -> int:

@@ -10,6 +10,7 @@ from pyro.poutine import Trace
 from torch import Tensor
 from torch.distributions import Distribution, kl_divergence
 
+from ppl_vae.arguments import check_whole
 from ppl_vae.errors import InputError
 from ppl_vae.inference.sites import (
     Layout,
@@ -67,6 +68,7 @@ def elbo(pair: Pair, *data: Any, num_particles: int = 16, seed: int = 0) -> ELBO
         seed: of the draws.
     """
     shape = layout(pair, *data)
+    check_whole(1, num_particles=num_particles)
     num_particles = max(2, num_particles)
     with seeded(seed):
         parts = [

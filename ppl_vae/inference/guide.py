@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ppl_vae.errors import InputError
+from ppl_vae.arguments import check_whole
 from ppl_vae.inference.labels import to_dataset
 from ppl_vae.inference.point_mass import point_masses
 from ppl_vae.inference.terms import layout, terms
@@ -44,8 +44,7 @@ def draws(
     """
     import xarray as xr
 
-    if num_draws < 1:
-        raise InputError(f"num_draws is {num_draws}; it must be at least 1")
+    check_whole(1, num_draws=num_draws)
     start = time.perf_counter()
     shape = layout(pair, *data)
     units = shape.num_units if index is None else len(index)

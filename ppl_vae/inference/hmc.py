@@ -19,6 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ppl_vae.arguments import PROBABILITY, check_real, check_whole
 from ppl_vae.errors import InputError
 from ppl_vae.inference.hmc_tuning import Learner
 
@@ -255,15 +256,9 @@ def run(
     Raises:
         InputError: for settings out of range, or a start where the density is not finite.
     """
-    for name, count, least in (
-        ("num_draws", num_draws, 1),
-        ("warmup", warmup, 20),
-        ("max_leapfrogs", max_leapfrogs, 1),
-    ):
-        if count < least:
-            raise InputError(f"{name} is {count}; it must be at least {least}")
-    if not 0 < target_accept < 1:
-        raise InputError(f"target_accept is {target_accept}; it must lie strictly between 0 and 1")
+    check_whole(1, num_draws=num_draws, max_leapfrogs=max_leapfrogs)
+    check_whole(20, warmup=warmup)
+    check_real(lambda v: 0 < v < 1, PROBABILITY, target_accept=target_accept)
     generator = torch.Generator(start.device).manual_seed(seed)
     move = partial(transition, leapfrog, generator=generator)
     tell = advance or (lambda n, text: None)

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ppl_vae.arguments import check_real, check_whole
 from ppl_vae.errors import InputError
 from ppl_vae.evidence import Evidence
 from ppl_vae.guides import Prior
@@ -239,10 +240,9 @@ def _evidence(columns: Mapping[str, np.ndarray], curve: np.ndarray, samples: int
 
 
 def _check_arguments(num_samples: int, defensive: float, tolerance: float | None) -> None:
-    if num_samples < 2:
-        raise InputError(f"num_samples is {num_samples}; importance sampling needs at least 2")
-    if not 0 <= defensive < 1:
-        raise InputError(f"defensive is {defensive}; it is the fraction of draws from the prior, in [0, 1)")
+    check_whole(2, num_samples=num_samples)
+    words = "is the fraction of draws from the prior, in [0, 1)"
+    check_real(lambda v: 0 <= v < 1, words, defensive=defensive)
     if defensive and num_samples < 4:
         raise InputError(f"num_samples is {num_samples}; a defensive mixture needs at least 2 of each kind")
     check_tolerance(tolerance)

@@ -42,6 +42,7 @@ from pyro.infer.autoguide import AutoNormal
 from torch import Tensor
 from torch.distributions import transform_to
 
+from ppl_vae.arguments import check_real, check_whole
 from ppl_vae.errors import InputError
 from ppl_vae.inference.elbo import ELBO
 from ppl_vae.inference.svi import Fit
@@ -396,9 +397,6 @@ def _check_pairs(first: Tensor, second: Tensor, num_entries: int) -> None:
 
 
 def _check_arguments(tolerance: float, max_iterations: int, num_nodes: int) -> None:
-    if not (math.isfinite(tolerance) and tolerance > 0):
-        raise InputError(f"tolerance is {tolerance}; it must be a positive number of nats")
-    if max_iterations < 1:
-        raise InputError(f"max_iterations is {max_iterations}; it must be at least 1")
-    if num_nodes < 2:
-        raise InputError(f"num_nodes is {num_nodes}; it must be at least 2")
+    check_real(lambda v: 0 < v < math.inf, "must be a positive number of nats", tolerance=tolerance)
+    check_whole(1, max_iterations=max_iterations)
+    check_whole(2, num_nodes=num_nodes)

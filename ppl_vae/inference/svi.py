@@ -14,6 +14,7 @@ import torch
 from pyro.infer import ELBO as PyroELBO
 from torch import Tensor
 
+from ppl_vae.arguments import check_real, check_whole
 from ppl_vae.clock import OutOfTime, no_deadline, time_left
 from ppl_vae.errors import InputError
 from ppl_vae.inference import bounds
@@ -159,7 +160,11 @@ def fit(
     counts = {"num_steps": num_steps, "batch_size": 1 if batch_size is None else batch_size,
               "num_particles": num_particles, "check_every": check_every,
               "checkpoint_every": checkpoint_every}  # fmt: skip
-    _check_arguments(counts, lr, average, precision)
+    check_whole(1, **counts)
+    check_whole(0, kl_warmup=kl_warmup)
+    _check_reals(lr, average, tolerance, clip_norm)
+    if precision not in (None, "bfloat16"):
+        raise InputError(f"precision={precision!r} is not known; it is 'bfloat16' or None")
     if stop and average:
         raise InputError(
             "average belongs to a fixed number of steps; with stop=True the tail is averaged anyway"
@@ -480,13 +485,8 @@ def _check_held_out(pair: Pair, held_out: tuple[Any, ...] | None) -> None:
         check(*held_out)
 
 
-def _check_arguments(counts: dict[str, int], lr: float, average: float, precision: str | None) -> None:
-    for name, count in counts.items():
-        if count < 1:
-            raise InputError(f"{name} is {count}; it must be at least 1")
-    if not (math.isfinite(lr) and lr > 0):
-        raise InputError(f"lr is {lr}; it must be a positive number")
-    if not 0 <= average <= 1:
-        raise InputError(f"average is {average}; it is a fraction of the steps, from 0 to 1")
-    if precision not in (None, "bfloat16"):
-        raise InputError(f"precision={precision!r} is not known; it is 'bfloat16' or None")
+def _check_reals(lr: float, average: float, tolerance: float, clip_norm: float | None) -> None:
+    check_real(lambda v: 0 < v < math.inf, "must be a positive number", lr=lr, tolerance=tolerance)
+    check_real(lambda v: 0 <= v <= 1, "is a fraction of the steps, from 0 to 1", average=average)
+    if clip_norm is not None:
+        check_real(lambda v: v > 0, "must be a positive number", clip_norm=clip_norm)

@@ -2,7 +2,7 @@
 
 import math
 
-from ppl_vae.errors import InputError
+from ppl_vae.arguments import check_real
 from ppl_vae.evidence import Evidence
 
 __all__ = ["check_tolerance", "further"]
@@ -14,8 +14,8 @@ def check_tolerance(tolerance: float | None) -> None:
     Raises:
         InputError: for a tolerance that is not positive.
     """
-    if tolerance is not None and not tolerance > 0:
-        raise InputError(f"tolerance is {tolerance}; it is a standard error in nats, above 0")
+    if tolerance is not None:
+        check_real(lambda v: v > 0, "is a standard error in nats, above 0", tolerance=tolerance)
 
 
 def further(found: Evidence, tolerance: float, max_samples: int) -> tuple[int, tuple[str, ...]]:
