@@ -126,7 +126,8 @@ def drop_copies(module: GraphModule) -> None:
     if any(_changes(node) for node in _calls(module.graph)):
         return
     for node in _calls(module.graph):
-        if node.target in SAME:
+        # A number of the program's text that is a result is copied: callers may write to it.
+        if node.target in SAME and not (node.target is _LITERAL and _is_result(node)):
             node.replace_all_uses_with(node.args[0])  # type: ignore[arg-type]
             module.graph.erase_node(node)
 

@@ -90,13 +90,18 @@ def a_result_without_inputs(x: Tensor) -> tuple[Tensor, ...]:
     return torch.zeros(3) + 2, x
 
 
+def a_literal_as_a_result(x: Tensor) -> tuple[Tensor, ...]:
+    return torch.tensor(2.0), x * torch.tensor(2.0)
+
+
 def one_result_twice(x: Tensor) -> tuple[Tensor, ...]:
     return x.exp(), x.exp()
 
 
 PROGRAMS = (
-    written_into_zeros, added_to_ones, read_before_it_is_written, read_through_a_view, written_through_a_view,
-    a_table_in_place, parts_of_which_one_is_written, a_result_without_inputs, one_result_twice,
+    written_into_zeros, added_to_ones, read_before_it_is_written, read_through_a_view,
+    written_through_a_view, a_table_in_place, parts_of_which_one_is_written, a_result_without_inputs,
+    a_literal_as_a_result, one_result_twice,
 )  # fmt: skip
 
 
