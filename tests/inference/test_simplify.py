@@ -100,8 +100,9 @@ def one_result_twice(x: Tensor) -> tuple[Tensor, ...]:
 
 PROGRAMS = (
     written_into_zeros, added_to_ones, read_before_it_is_written, read_through_a_view,
-    written_through_a_view, a_table_in_place, parts_of_which_one_is_written, a_result_without_inputs,
-    a_literal_as_a_result, one_result_twice,
+    written_through_a_view, a_table_in_place, in_place_in_the_gradient, in_place_on_temporaries,
+    in_place_of_another_type, in_place_and_looked_at_later, parts_of_which_one_is_written,
+    a_result_without_inputs, a_literal_as_a_result, one_result_twice,
 )  # fmt: skip
 
 
