@@ -5,12 +5,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["chosen_rows", "of_rows", "rows_in_words", "shown_error", "told_data", "with_error"]
+__all__ = ["chosen_rows", "of_rows", "rows_in_words", "shown_error", "told_apart", "told_data", "with_error"]
 
 
 def shown_error(error: float, digits: int = 3) -> str:
     """A standard error with so many decimals, and never as a zero that it is not."""
     return f"{error:.1g}" if 0 < error < 0.5 * 10**-digits else f"{error:.{digits}f}"
+
+
+def told_apart(value: float, limit: float) -> tuple[str, str]:
+    """A number and the limit that it was compared with, in as many digits as tell one from the other."""
+    for digits in range(4, 17):
+        texts = f"{value:.{digits}g}", f"{limit:.{digits}g}"
+        if texts[0] != texts[1]:
+            break
+    return texts
 
 
 def with_error(value: float | None, error: float | None, digits: int = 3, *, sign: str = "") -> str:

@@ -9,7 +9,7 @@ from ppl_vae.fit_job import converged_of
 from ppl_vae.report.page import _is_number
 from ppl_vae.summary import say_evidence, say_fit, say_gaps, say_other_data
 from ppl_vae.tables import console, evidence_table, fit_table, gaps_table, worst_table
-from ppl_vae.wording import chosen_rows, of_rows, shown_error, with_error
+from ppl_vae.wording import chosen_rows, of_rows, shown_error, told_apart, with_error
 
 FIT = {
     "elbo_mean": -40.0, "elbo_std_error": 1e-3, "reconstruction": -400.0, "kl": 20.0, "num_units": 10,
@@ -177,3 +177,13 @@ def test_what_weights_say_fits_their_numbers(k_hat, ess):
     assert status == ("pass" if k_hat < 0 else "fail")
     assert ("a few draws decide everything" in said) == (ess < 100)
     assert "-1.00" not in said
+
+
+@pytest.mark.parametrize(
+    ("value", "limit", "texts"),
+    [(1.0196, 1.0204, ("1.0196", "1.0204")), (1.01234, 1.01, ("1.012", "1.01")),
+     (1.01, 1.01, ("1.01", "1.01")), (1.0100001, 1.01, ("1.0100001", "1.01")),
+     (np.inf, 1.01, ("inf", "1.01"))],
+)  # fmt: skip
+def test_a_number_and_its_limit_are_told_apart(value, limit, texts):
+    assert told_apart(value, limit) == texts

@@ -5,6 +5,7 @@ import pandas as pd
 from scipy import stats
 
 from ppl_vae.posterior import SUPERCHAINS, Posterior
+from ppl_vae.wording import told_apart
 
 __all__ = ["judge_reference", "told_limits", "unmixed"]
 
@@ -48,8 +49,9 @@ def told_limits(reference: Posterior, summary: pd.DataFrame) -> str:
     worst = moving["r_hat"].fillna(np.inf).idxmax()
     limit = _r_hat_limit(reference, summary)[worst]
     chance = f" ({R_HAT_LIMIT} and what chance adds)" if limit > R_HAT_LIMIT else ""
+    largest, most = told_apart(moving.loc[worst, "r_hat"], limit)
     return (
-        f"largest R-hat {moving.loc[worst, 'r_hat']:.4g}, limit {limit:.4g}{chance}; "
+        f"largest R-hat {largest}, limit {most}{chance}; "
         f"smallest ESS {moving['ess_bulk'].min():,.0f}, limit {ESS_LIMIT}"
     )
 
@@ -63,10 +65,10 @@ def unmixed(answer: Posterior, summary: pd.DataFrame, who: str) -> list[str]:
     failing = summary[~(summary["r_hat"] < limit) & (summary["sd"] > 0)]
     if len(failing):
         worst = failing["r_hat"].fillna(np.inf).idxmax()
+        largest, most = told_apart(failing.loc[worst, "r_hat"], limit[worst])
         failures.append(
-            f"{who} fails R-hat < {limit[worst]:.4g} for {len(failing)} of "
-            f"{len(summary)} quantities (worst: {worst}, {failing.loc[worst, 'r_hat']:.4g}); "
-            "draw longer chains"
+            f"{who} fails R-hat < {most} for {len(failing)} of {len(summary)} quantities "
+            f"(worst: {worst}, {largest}); draw longer chains"
         )
     diverging = answer.stats.get("diverging")
     if diverging is not None and (count := int(diverging.sum())) > 0.01 * answer.num_draws:

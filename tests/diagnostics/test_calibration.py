@@ -234,7 +234,7 @@ def test_it_is_kept_and_shown(tmp_path: Path) -> None:
         ({"num_simulations": 1}, "num_simulations is 1; it must be at least 2"),
         ({"num_draws": 2}, "num_draws is 2; it must be at least 4"),
         ({"alpha": 1.0}, "it is a probability between 0 and 1"),
-        ({"budget": 0.0}, "it must be positive"),
+        ({"budget": 0.0}, "it must be a positive number"),
     ],
 )
 def test_bad_arguments_get_a_sentence(options: dict[str, Any], sentence: str) -> None:

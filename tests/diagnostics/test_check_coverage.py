@@ -73,7 +73,10 @@ def test_a_point_is_not_a_posterior(model, guide, sites, word):
 def test_points_survive_json_and_are_never_trusted():
     good = Measures("nuts", True, 0.1, 0.0, 0.1, 0.0, 0.1, 0.0, 0.0, 0.1, 1.0, points=("b",))
     assert decide(good).verdict == "not a posterior"
-    assert Measures.from_json(good.to_json()) == good
+    # Compared as text: what was not measured is NaN, which equals nothing.
+    again = Measures.from_json(good.to_json())
+    assert again.points == good.points
+    assert again.to_json() == good.to_json()
 
 
 # Two players: the difference of their skills is known on a line, and their mean keeps its prior.

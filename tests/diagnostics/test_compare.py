@@ -137,16 +137,18 @@ def test_compare_and_check_judge_a_reference_by_one_limit_and_say_which(shift: f
                     reference=chains)  # fmt: skip
     passed, reasons = judge_reference(chains)
     assert found.reference_ok is passed
-    largest = f"{chains.summary()['r_hat'].max():.4g}"
     fine = Severity(0.1, 0.0, "")
     said = say_score(found, fine, fine, True, Rule())[1] if passed else " ".join(reasons)
     told = found.limits if passed else " ".join(found.reasons)
     limit = re.search(r"limit ([\d.]+)|R-hat < ([\d.]+)", told)
+    largest = re.search(r"largest R-hat ([\d.]+)|worst: [^,]+, ([\d.]+)", told)
     assert limit is not None
-    for text in (said, told):
-        assert largest in text
-        assert limit.group() in text
-    assert (float(largest) < float(limit.group(1) or limit.group(2))) is passed
+    assert largest is not None
+    assert limit.group() in said
+    assert largest.group() in said
+    shown = [float(found.group(1) or found.group(2)) for found in (largest, limit)]
+    assert shown == pytest.approx([chains.summary()["r_hat"].max(), shown[1]], abs=6e-4)
+    assert (shown[0] < shown[1]) is passed
 
 
 def test_few_effective_draws_are_no_reference() -> None:
