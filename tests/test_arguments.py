@@ -9,12 +9,12 @@ import pytest
 import torch
 from pyro.infer.autoguide import AutoNormal
 
-from ppl_vae import Pair, annealing, bounds, check, importance, nuts, svi
+from ppl_vae import PPCA, Pair, annealing, bounds, check, importance, nuts, svi
 from ppl_vae.arguments import check_real, check_whole
 from ppl_vae.diagnostics.calibration import sbc
 from ppl_vae.diagnostics.predictive import predictive_check
 from ppl_vae.errors import InputError
-from ppl_vae.inference import elbo, guide
+from ppl_vae.inference import elbo, exact, guide
 
 
 def model(x: torch.Tensor) -> None:
@@ -84,3 +84,22 @@ def test_numbers_of_every_library_are_numbers() -> None:
     check_real(lambda v: 0 < v < 1, "is a share", a=0.5, b=numpy.float32(0.5), c=torch.tensor(0.25))
     with pytest.raises(InputError, match="b is 0; it must be at least 1"):
         check_whole(1, a=1, b=0)
+
+
+@pytest.mark.parametrize("count", [10**12, 10**20])
+@pytest.mark.parametrize("way", ["guide", "exact", "draws", "chains", "hmc"])
+def test_draws_that_cannot_be_kept_are_refused_with_the_estimate(way: str, count: int) -> None:
+    pair, short = (
+        Pair(model, AutoNormal(model)),
+        {"num_draws": 4, "warmup": 4, "chains": 2, "progress": False},
+    )
+    rows = torch.eye(3, dtype=torch.float64)
+    ways: dict[str, Callable[[], object]] = {
+        "guide": lambda: guide.draws(pair, X, num_draws=count),
+        "exact": lambda: exact.draws(PPCA(3, 1), rows, num_draws=count),
+        "draws": lambda: nuts.sample(pair, X, **{**short, "num_draws": count}),
+        "chains": lambda: nuts.sample(pair, X, **{**short, "chains": count}),
+        "hmc": lambda: nuts.sample(pair, X, sampler="hmc", **{**short, "chains": count}),
+    }
+    with pytest.raises(InputError, match=r"keeping [\d,]+ draws of \d numbers? would need about .* GiB"):
+        ways[way]()

@@ -6,10 +6,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from ppl_vae.arguments import check_whole
 from ppl_vae.errors import InputError
 from ppl_vae.evidence import Evidence
 from ppl_vae.guides import Prior
 from ppl_vae.inference.labels import to_dataset
+from ppl_vae.inference.memory import refuse_too_many_draws
 from ppl_vae.inference.terms import check_data, layout
 from ppl_vae.posterior import Posterior
 from ppl_vae.program import ExactEvidence, ExactPosterior, Pair, Program
@@ -32,16 +34,18 @@ def draws(
         seed: of the draws.
 
     Raises:
-        InputError: if the model does not know its posterior.
+        InputError: if the model does not know its posterior, or the draws do not fit into memory.
     """
     if not isinstance(model, ExactPosterior):
         raise InputError(f"{type(model).__name__} does not know its exact posterior; sample it with NUTS")
     check_data(model, *data)
     start = time.perf_counter()
+    check_whole(1, num_draws=num_draws)
+    posteriors = model.exact_posterior(*data)
+    refuse_too_many_draws(num_draws, sum(map(_numbers, posteriors.values())))
     with seeded(seed):
         values = {
-            name: posterior.sample(torch.Size([1, num_draws]))
-            for name, posterior in model.exact_posterior(*data).items()
+            name: posterior.sample(torch.Size([1, num_draws])) for name, posterior in posteriors.items()
         }
     plates = layout(Pair(model, Prior(model)), *data).latents
     return Posterior(
@@ -50,6 +54,11 @@ def draws(
         dependence="independent",
         seconds=time.perf_counter() - start,
     )
+
+
+def _numbers(posterior: torch.distributions.Distribution) -> int:
+    """In one draw."""
+    return (posterior.batch_shape + posterior.event_shape).numel()
 
 
 @torch.no_grad()

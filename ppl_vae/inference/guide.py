@@ -9,6 +9,7 @@ import torch
 
 from ppl_vae.arguments import check_whole
 from ppl_vae.inference.labels import to_dataset
+from ppl_vae.inference.memory import refuse_too_many_draws
 from ppl_vae.inference.point_mass import point_masses
 from ppl_vae.inference.terms import layout, terms
 from ppl_vae.posterior import Posterior
@@ -40,7 +41,7 @@ def draws(
         of their data or scale their densities.
 
     Raises:
-        InputError: if num_draws is not positive.
+        InputError: if num_draws is not positive, or so many draws do not fit into memory.
     """
     import xarray as xr
 
@@ -53,6 +54,9 @@ def draws(
         for done in range(0, num_draws, step := shape.particles_per_chunk(units)):
             size = min(step, num_draws - done)
             chunks.append(terms(pair, *data, layout=shape, num_particles=size, index=index))
+            if not done:
+                one = [value[0] for value in chunks[0].draws.values()]
+                refuse_too_many_draws(num_draws, sum(value.numel() for value in one), one[0].element_size())
     values = {name: torch.cat([chunk.draws[name] for chunk in chunks])[None] for name in shape.latents}
     weights = torch.cat([chunk.log_weights for chunk in chunks])[None].cpu().numpy()
     if shape.unit_plate is None:

@@ -4,10 +4,12 @@ import os
 
 from ppl_vae.errors import InputError
 
-__all__ = ["physical_memory", "refuse_beyond_memory"]
+__all__ = ["physical_memory", "refuse_beyond_memory", "refuse_too_many_draws"]
 
 # Tensors like a step's largest site that are alive at once, the backward pass included.
 ALIVE = 6
+# Copies of all draws that are alive at once where they are kept: in parts, together, and as an array.
+KEPT = 3
 
 
 def physical_memory() -> int:
@@ -18,7 +20,7 @@ def physical_memory() -> int:
         return 2**62
 
 
-def refuse_beyond_memory(numbers: int, itemsize: int, what: str, way_out: str) -> None:
+def refuse_beyond_memory(numbers: int, itemsize: int, what: str, way_out: str, alive: int = ALIVE) -> None:
     """Refuse work whose largest site takes so many numbers.
 
     Args:
@@ -26,13 +28,24 @@ def refuse_beyond_memory(numbers: int, itemsize: int, what: str, way_out: str) -
         itemsize: bytes a number.
         what: the work, at the beginning of the sentence.
         way_out: what to do instead.
+        alive: tensors of that size that are alive at once.
 
     Raises:
         InputError: with the estimate, if it exceeds the machine's memory.
     """
-    needed, there = ALIVE * numbers * itemsize, physical_memory()
+    needed, there = alive * numbers * itemsize, physical_memory()
     if needed > there:
         raise InputError(
             f"{what} would need about {needed / 2**30:.3g} GiB, and this machine has {there / 2**30:.3g}; "
             f"{way_out}"
         )
+
+
+def refuse_too_many_draws(num_draws: int, numbers: int, itemsize: int = 8) -> None:
+    """Refuse so many draws, of so many numbers each, that cannot all be kept.
+
+    Raises:
+        InputError: with the estimate.
+    """
+    what = f"keeping {num_draws:,} draws of {numbers:,} number{'s' * (numbers != 1)}"
+    refuse_beyond_memory(num_draws * numbers, itemsize, what, "draw fewer", KEPT)

@@ -27,6 +27,7 @@ from ppl_vae.inference.defined import require_all_data
 from ppl_vae.inference.gradients import Gradient, begin, engine_for, gradient
 from ppl_vae.inference.graph import Compile, Untraceable, check_compile
 from ppl_vae.inference.labels import to_dataset
+from ppl_vae.inference.memory import refuse_too_many_draws
 from ppl_vae.inference.objectives import density
 from ppl_vae.inference.sites import Layout
 from ppl_vae.inference.starts import Proposal, drawn_from, given_starts, starting_points
@@ -101,8 +102,8 @@ def sample(
         ``step_size`` among the statistics.
 
     Raises:
-        InputError: for counts below 1, an unknown sampler or mass matrix, or a model that is not
-            differentiable in ``dtype``.
+        InputError: for counts below 1, draws that do not fit into memory, an unknown sampler or mass matrix,
+            or a model that is not differentiable in ``dtype``.
     """
     _check_choices(sampler, mass)
     settings = _settings(sampler, num_draws, warmup, chains, target_accept, max_tree_depth, seed)
@@ -181,6 +182,7 @@ def _unconstrained(
     """Draws by site of samplers that work on vectors, statistics, and the seconds that compiling took."""
     engine = engine_for(compile, settings.iterations)
     target = density(pair, *data)
+    refuse_too_many_draws(settings.chains * (settings.num_draws + settings.warmup), target.dim)
     given = None if start is None else given_starts(target, start, settings)
 
     def starts(slope: Gradient) -> Tensor:
