@@ -8,11 +8,13 @@ from ppl_vae.errors import InputError
 
 __all__ = ["PROBABILITY", "check_real", "check_whole"]
 
+# More of anything fits into no machine, and numbers far beyond are none to the libraries below.
+MOST = 10**12
 PROBABILITY = "is a probability between 0 and 1"
 
 
 def check_whole(least: int, **given: Any) -> None:
-    """Refuse, by name, what is no whole number of at least ``least``.
+    """Refuse, by name, what is no whole number of at least ``least``, or more than any machine holds.
 
     Raises:
         InputError: naming the first.
@@ -26,6 +28,8 @@ def check_whole(least: int, **given: Any) -> None:
             raise InputError(f"{name} is {value!r}; it must be a whole number of at least {least}")
         if whole < least:
             raise InputError(f"{name} is {value}; it must be at least {least}")
+        if whole > MOST:
+            raise InputError(f"{name} is {value}; it must be at most {MOST:,}")
 
 
 def check_real(inside: Callable[[float], bool], words: str, **given: Any) -> None:

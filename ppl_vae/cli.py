@@ -92,6 +92,10 @@ def _users_fault(error: BaseException) -> object:
         return line
     if isinstance(error, OSError):
         return error
+    from ppl_vae.inference.memory import told_shortage
+
+    if (line := told_shortage(error)) is not None:
+        return line
     raise error
 
 

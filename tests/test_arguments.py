@@ -1,6 +1,7 @@
 """Numbers out of range, and what is no number, are refused by name in one sentence."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pyro
@@ -86,9 +87,15 @@ def test_numbers_of_every_library_are_numbers() -> None:
         check_whole(1, a=1, b=0)
 
 
-@pytest.mark.parametrize("count", [10**12, 10**20])
+@pytest.mark.parametrize(
+    ("count", "words"),
+    [
+        (10**12 - 9, r"keeping [\d,]+ draws of \d numbers? would need about .* GiB"),
+        (10**20, "it must be at most"),
+    ],
+)
 @pytest.mark.parametrize("way", ["guide", "exact", "draws", "chains", "hmc"])
-def test_draws_that_cannot_be_kept_are_refused_with_the_estimate(way: str, count: int) -> None:
+def test_draws_that_cannot_be_kept_are_refused(way: str, count: int, words: str) -> None:
     pair, short = (
         Pair(model, AutoNormal(model)),
         {"num_draws": 4, "warmup": 4, "chains": 2, "progress": False},
@@ -101,5 +108,18 @@ def test_draws_that_cannot_be_kept_are_refused_with_the_estimate(way: str, count
         "chains": lambda: nuts.sample(pair, X, **{**short, "chains": count}),
         "hmc": lambda: nuts.sample(pair, X, sampler="hmc", **{**short, "chains": count}),
     }
-    with pytest.raises(InputError, match=r"keeping [\d,]+ draws of \d numbers? would need about .* GiB"):
+    with pytest.raises(InputError, match=words):
         ways[way]()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [("vae", "digits", "--latent-dim", 10**12),
+     ("vae", "digits", "--hidden", 10**20), ("ppca", "iris", "--steps", 10**20)],
+)  # fmt: skip
+def test_what_no_machine_holds_is_one_line(options: tuple[object, ...], run: Any, tmp_path: Path) -> None:
+    # 800 TB: more than a process may address, so that it is refused wherever memory is promised freely.
+    code, _, said = run("fit", *options, "--out", tmp_path / "run", "--no-stop", "--quiet")
+    assert code == 2
+    assert len(said.splitlines()) == 1
+    assert "GiB" in said or "it must be at most" in said

@@ -1,10 +1,11 @@
 """What does not fit into memory is refused before it starts."""
 
 import os
+import re
 
 from ppl_vae.errors import InputError
 
-__all__ = ["physical_memory", "refuse_beyond_memory", "refuse_too_many_draws"]
+__all__ = ["physical_memory", "refuse_beyond_memory", "refuse_too_many_draws", "told_shortage"]
 
 # Tensors like a step's largest site that are alive at once, the backward pass included.
 ALIVE = 6
@@ -49,3 +50,22 @@ def refuse_too_many_draws(num_draws: int, numbers: int, itemsize: int = 8) -> No
     """
     what = f"keeping {num_draws:,} draws of {numbers:,} number{'s' * (numbers != 1)}"
     refuse_beyond_memory(num_draws * numbers, itemsize, what, "draw fewer", KEPT)
+
+
+def told_shortage(error: BaseException) -> str | None:
+    """What a failed allocation asked for, in a sentence; None for any other exception.
+
+    NumPy raises a MemoryError; PyTorch a RuntimeError whose text tells it from others.
+    """
+    text = str(error)
+    words = ("can't allocate memory", "not enough memory", "out of memory")
+    if not isinstance(error, MemoryError) and not (
+        isinstance(error, RuntimeError) and any(word in text for word in words)
+    ):
+        return None
+    asked = re.search(r"tried to allocate (\d+) bytes", text)
+    size = f"{int(asked[1]) / 2**30:,.4g} GiB at once" if asked else "more than there is"
+    return (
+        f"this asks for {size}, and the machine has {physical_memory() / 2**30:.3g} GiB: ask for fewer "
+        "particles, chains, draws or rows, or a smaller model"
+    )

@@ -5,6 +5,7 @@ from itertools import pairwise
 
 from torch import nn
 
+from ppl_vae.arguments import check_whole
 from ppl_vae.errors import InputError
 
 __all__ = ["ACTIVATIONS", "mlp"]
@@ -24,8 +25,8 @@ def mlp(widths: Sequence[int], activation: str = "relu") -> nn.Sequential:
     """
     if activation not in ACTIVATIONS:
         raise InputError(f"activation {activation!r} is not known; there are {', '.join(ACTIVATIONS)}")
-    if min(widths) < 1:
-        raise InputError(f"layer widths are {', '.join(map(str, widths))}; each must be at least 1")
+    for width in widths:
+        check_whole(1, **{"a layer's width": width})
     layers: list[nn.Module] = []
     for fan_in, fan_out in pairwise(widths):
         layers += [nn.Linear(fan_in, fan_out), ACTIVATIONS[activation]()]

@@ -10,6 +10,7 @@ import torch
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
+from ppl_vae.arguments import check_whole
 from ppl_vae.data import Rows
 from ppl_vae.errors import InputError
 from ppl_vae.guides import LinearNormal, PerDatumNormal
@@ -185,7 +186,6 @@ def check_latent_dim(latent_dim: int, limit: int, what: str = "the number of fea
     Raises:
         InputError: naming both numbers.
     """
-    if latent_dim < 1:
-        raise InputError(f"latent_dim is {latent_dim}; it must be at least 1")
+    check_whole(1, latent_dim=latent_dim)
     if latent_dim >= limit:
         raise InputError(f"latent_dim is {latent_dim}; it must be less than {what}, {limit}")

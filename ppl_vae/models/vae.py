@@ -9,6 +9,7 @@ import torch
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
+from ppl_vae.arguments import check_whole
 from ppl_vae.data import Rows
 from ppl_vae.errors import InputError
 from ppl_vae.guides import AmortisedNormal, PerDatumNormal, num_raw
@@ -66,8 +67,7 @@ class VAE(PyroModule):  # type: ignore[misc]
         start_scale: float | None = None,
     ) -> None:
         super().__init__("vae")
-        if latent_dim < 1:
-            raise InputError(f"latent_dim is {latent_dim}; it must be at least 1")
+        check_whole(1, latent_dim=latent_dim)
         self.num_features, self.latent_dim = num_features, latent_dim
         self.hidden, self.activation = tuple(hidden), activation
         self.decoder = mlp([latent_dim, *hidden, num_features], activation)

@@ -256,7 +256,7 @@ def test_bad_options_and_data_are_refused() -> None:
         VAE(6, 2, activation="sine")
     with pytest.raises(InputError, match="latent_dim is 0"):
         VAE(6, 0)
-    with pytest.raises(InputError, match="layer widths are 2, 0, 6"):
+    with pytest.raises(InputError, match="a layer's width is 0; it must be at least 1"):
         VAE(6, 2, hidden=(0,))
     with pytest.raises(InputError, match=r"min_scale is 0\.5; it must be positive and below 0.3"):
         Gaussian(3, "global", min_scale=0.5)
