@@ -92,10 +92,11 @@ def _users_fault(error: BaseException) -> object:
         return line
     if isinstance(error, OSError):
         return error
-    from ppl_vae.inference.memory import told_shortage
+    if isinstance(error, MemoryError | RuntimeError):
+        from ppl_vae.inference.memory import told_shortage
 
-    if (line := told_shortage(error)) is not None:
-        return line
+        if (line := told_shortage(error)) is not None:
+            return line
     raise error
 
 
