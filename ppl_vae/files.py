@@ -90,7 +90,9 @@ def write_netcdf(path: Path, data: Any) -> None:
         # An xarray that writes to paths only: nothing is begun that will not fit.
         write_whole(path, lambda beside: _onto_disk(beside, data))
         return
-    write_bytes(path, memory.getbuffer())
+    # Given back before the room is: Python 3.13 complains of a view that outlives it.
+    with memory.getbuffer() as content:
+        write_bytes(path, content)
 
 
 def _onto_disk(path: Path, data: Any) -> None:

@@ -242,4 +242,6 @@ def test_float32_networks_train() -> None:
     found = svi.fit(pair, x, num_steps=300, batch_size=25, num_particles=5, lr=5e-3, objective="iwae",
                     doubly_reparameterised=True, progress=False)  # fmt: skip
     assert found.engine == "traced"
-    assert found.elbo[-50:].mean() > found.elbo[:20].mean() + 20  # standard errors are near 2
+    first, last = found.elbo[:20], found.elbo[-50:]
+    error = (first.var() / 20 + last.var() / 50) ** 0.5
+    assert last.mean() > first.mean() + 5 * error

@@ -155,6 +155,7 @@ svi.fit(Pair(model, PPCA.guides["linear"](model, x)), x, num_steps=30, refresh=r
 """
 
 
+@pytest.mark.usefixtures("plain_seeds")
 def test_a_fit_killed_with_sigkill_resumes_to_the_numbers_of_an_unbroken_one(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", SCRIPT, str(tmp_path)], check=False)
     assert done.returncode == -signal.SIGKILL
