@@ -83,7 +83,7 @@ def write_netcdf(path: Path, data: Any) -> None:
     Raises:
         InputError: if it cannot be written.
     """
-    memory = io.BytesIO()
+    memory = _Room()
     try:
         data.to_netcdf(memory, engine="h5netcdf")
     except (TypeError, ValueError, NotImplementedError):
@@ -93,6 +93,13 @@ def write_netcdf(path: Path, data: Any) -> None:
     # Given back before the room is: Python 3.13 complains of a view that outlives it.
     with memory.getbuffer() as content:
         write_bytes(path, content)
+
+
+class _Room(io.BytesIO):
+    """Bytes that outlive their writer: xarray's older versions close what they have written to."""
+
+    def close(self) -> None:
+        """Keep them."""
 
 
 def _onto_disk(path: Path, data: Any) -> None:

@@ -115,7 +115,8 @@ def _shift_seeds(offset: int) -> None:
             return super().manual_seed(moved(seed))
 
     def default_rng(seed: Any = None) -> np.random.Generator:
-        if seed is None or isinstance(seed, np.random.Generator) or not _shifting["on"]:
+        made = isinstance(seed, np.random.Generator | np.random.BitGenerator | np.random.RandomState)
+        if seed is None or made or not _shifting["on"]:
             return of_numpy(seed)
         given = seed if isinstance(seed, np.random.SeedSequence) else np.random.SeedSequence(seed)
         entropy = [*np.atleast_1d(given.entropy).tolist(), offset]
