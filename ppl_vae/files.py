@@ -83,23 +83,19 @@ def write_netcdf(path: Path, data: Any) -> None:
     Raises:
         InputError: if it cannot be written.
     """
-    memory = _Room()
+    memory = io.BytesIO()
     try:
         data.to_netcdf(memory, engine="h5netcdf")
+        whole = not memory.closed
     except (TypeError, ValueError, NotImplementedError):
-        # An xarray that writes to paths only: nothing is begun that will not fit.
+        whole = False
+    if not whole:
+        # An xarray that writes to paths only, or closes what it wrote: nothing is begun that will not fit.
         write_whole(path, lambda beside: _onto_disk(beside, data))
         return
     # Given back before the room is: Python 3.13 complains of a view that outlives it.
     with memory.getbuffer() as content:
         write_bytes(path, content)
-
-
-class _Room(io.BytesIO):
-    """Bytes that outlive their writer: xarray's older versions close what they have written to."""
-
-    def close(self) -> None:
-        """Keep them."""
 
 
 def _onto_disk(path: Path, data: Any) -> None:
