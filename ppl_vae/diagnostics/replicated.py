@@ -73,7 +73,7 @@ def observed_sites(
             continue
         value = _leading(site["value"], shape)
         given = torch.as_tensor(site["infer"]["obs"])
-        if not torch.equal(given, torch.as_tensor(other.nodes[name]["infer"]["obs"])):
+        if not _same(given, torch.as_tensor(other.nodes[name]["infer"]["obs"])):
             notes.append(f"the values observed at {name} depend on the latents: they cannot be replicated")
             continue
         values = as_rows(given.expand(value.shape[1:])[None].double(), fn.event_dim)[0]
@@ -164,6 +164,11 @@ def as_rows(values: Tensor, event_dim: int) -> Tensor:
     table = values.reshape(len(values), rows, -1)
     # One row of many features is a sample of one feature.
     return table.mT if rows == 1 else table
+
+
+def _same(one: Tensor, two: Tensor) -> bool:
+    """Whether values are equal; those that are missing are."""
+    return one.shape == two.shape and torch.allclose(one.double(), two.double(), 0.0, 0.0, equal_nan=True)
 
 
 def _trace(

@@ -1,7 +1,7 @@
 """The sites and plates of traced programs: what a pair looks like, and sums over its plates."""
 
 from collections.abc import Container, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -162,7 +162,8 @@ class _AsObserved(Messenger):  # type: ignore[misc]
         batch = msg["value"].shape[: max(0, msg["value"].dim() - fn.event_dim)]
         wanted = torch.broadcast_shapes(fn.batch_shape, batch)
         if wanted != fn.batch_shape:
-            msg["fn"] = fn.expand(wanted)
+            with suppress(NotImplementedError):  # it then draws as it is
+                msg["fn"] = fn.expand(wanted)
 
 
 def redrawn(model: Program) -> Program:

@@ -17,12 +17,13 @@ from sklearn import datasets
 from torch import Tensor
 
 from ppl_vae.diagnostics.predictive import Predictive, predictive_check
-from ppl_vae.diagnostics.replicated import as_rows
+from ppl_vae.diagnostics.replicated import as_rows, observed_sites
 from ppl_vae.diagnostics.statistics import games as game_statistics
 from ppl_vae.diagnostics.statistics import kind_of
 from ppl_vae.errors import InputError
 from ppl_vae.guides import LinearNormal, Prior
 from ppl_vae.inference import exact
+from ppl_vae.inference.terms import layout
 from ppl_vae.models import PPCA, VAE, TrueSkill
 from ppl_vae.posterior import Posterior
 from ppl_vae.program import Pair
@@ -468,3 +469,18 @@ def test_residuals_that_hold_latents_are_no_data(x: Tensor) -> None:
 
     with pytest.raises(InputError, match="observed at e depend on the latents"):
         predictive_check(Pair(model, normal_guide), x)
+
+
+def test_missing_values_are_no_sign_of_latents(x: Tensor) -> None:
+    """Values that the model masks are NaN, which equals nothing: not even itself."""
+    data = torch.cat([x, x.new_full((2,), torch.nan)])
+
+    def model(data: Tensor) -> None:
+        mu = pyro.sample("mu", dist.Normal(data.new_zeros(()), 1.0))
+        with pyro.plate("data", len(data)) as i:
+            pyro.sample("x", dist.NanMaskedNormal(mu, 1.0), obs=data[i])
+
+    pair = Pair(model, lambda data: normal_guide(data[~data.isnan()]))
+    found, notes = observed_sites(pair, data, shape=layout(pair, data), index=None)
+    assert [site.name for site in found] == ["x"]
+    assert not notes
