@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ppl_vae.errors import InputError
+
 if TYPE_CHECKING:
     import torch
 
@@ -82,10 +84,15 @@ def games_between(
         name: what to call the games.
         winners: names, shape (num_games,); white space around a name is no part of it.
         losers: names, shape (num_games,).
+
+    Raises:
+        InputError: where a name is missing (None or NaN).
     """
     # Interleaved, so that "first" runs through the games and not through one column after the other.
     both = np.stack([np.asarray(winners, dtype=object), np.asarray(losers, dtype=object)], axis=1)
     codes, raw = _numbered(both.ravel())
+    if (codes < 0).any() or any(player is None or player != player for player in raw):
+        raise InputError(f"{name or 'the games'}: a player's name is missing")
     # Normalising the few distinct names is cheaper than normalising every cell, but may merge some.
     merged, players = _numbered(np.array([_normal(str(player)) for player in raw], dtype=object))
     pairs = merged[codes].astype(np.int64).reshape(-1, 2)

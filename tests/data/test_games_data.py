@@ -210,3 +210,11 @@ def test_many_names_are_numbered_as_few_are(monkeypatch):
     assert few.players == many.players == ("b", "a", "é", "c", "d")
     assert few.winners.tolist() == many.winners.tolist()
     assert few.losers.tolist() == many.losers.tolist()
+
+
+@pytest.mark.parametrize("missing", [None, float("nan")])
+@pytest.mark.parametrize("few", [0, 10**5])
+def test_missing_names_are_nobody(monkeypatch, missing, few):
+    monkeypatch.setattr(games_module, "FEW", few)
+    with pytest.raises(InputError, match="a player's name is missing"):
+        games_module.games_between("games", ["a", missing], ["b", "a"])
