@@ -7,7 +7,7 @@ from scipy import stats
 from ppl_vae.posterior import SUPERCHAINS, Posterior
 from ppl_vae.wording import told_apart
 
-__all__ = ["judge_reference", "told_limits", "unmixed"]
+__all__ = ["ESS_LIMIT", "fewest_effective", "judge_reference", "told_limits", "unmixed"]
 
 R_HAT_LIMIT = 1.01
 R_HAT_EXCUSED = 1.02
@@ -36,7 +36,7 @@ def judge_reference(
         worst = short["ess_bulk"].idxmin()
         failures.append(
             f"the {reference.method} reference fails ESS > {ESS_LIMIT} for {len(short)} of {len(summary)} "
-            f"quantities (worst: {worst}, {short.loc[worst, 'ess_bulk']:.0f}); draw more"
+            f"quantities (worst: {worst}, {_told_ess(short.loc[worst, 'ess_bulk'])}); draw more"
         )
     return not failures, tuple(failures)
 
@@ -52,8 +52,19 @@ def told_limits(reference: Posterior, summary: pd.DataFrame) -> str:
     largest, most = told_apart(moving.loc[worst, "r_hat"], limit)
     return (
         f"largest R-hat {largest}, limit {most}{chance}; "
-        f"smallest ESS {moving['ess_bulk'].min():,.0f}, limit {ESS_LIMIT}"
+        f"smallest ESS {_told_ess(fewest_effective(summary))}, limit {ESS_LIMIT}"
     )
+
+
+def fewest_effective(summary: pd.DataFrame) -> float:
+    """The smallest bulk ESS of all quantities that move; infinite where none does."""
+    return float(summary.loc[summary["sd"] > 0, "ess_bulk"].min()) if (summary["sd"] > 0).any() else np.inf
+
+
+def _told_ess(size: float) -> str:
+    """An effective sample size, in as many digits as tell it from the limit."""
+    text = f"{size:,.0f}"
+    return told_apart(size, ESS_LIMIT)[0] if text == str(ESS_LIMIT) else text
 
 
 def unmixed(answer: Posterior, summary: pd.DataFrame, who: str) -> list[str]:

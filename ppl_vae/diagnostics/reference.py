@@ -4,7 +4,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ppl_vae.clock import Clock, OutOfTime, deadline
-from ppl_vae.diagnostics.compare import Identifiable, judge_reference
+from ppl_vae.diagnostics.compare import Identifiable
+from ppl_vae.diagnostics.mixing import ESS_LIMIT, fewest_effective, judge_reference
 from ppl_vae.errors import InputError
 from ppl_vae.inference import nuts
 from ppl_vae.inference.nuts import Mass
@@ -18,6 +19,10 @@ __all__ = ["Sampled", "within"]
 CHAINS = 8
 # Share of what a longer attempt is expected to take that must be left for it to be begun.
 WORTH_TRYING = 0.8
+# The most by which a longer attempt multiplies the effective draws of the one before: it draws three times as
+# many, by steps that lose less. Chains that stick in a funnel's neck, or in modes of their own, need another
+# form of the model, and what they would take is better spent on the other checks.
+MOST_GAINED = 10
 UNCOMPILED = "NUTS ran uncompiled, since there was no time for compiling"
 
 
@@ -72,7 +77,8 @@ def within(
     """NUTS until R-hat, ESS and divergences are as a reference needs them, or the time is up.
 
     The first attempt is always begun. A longer one is begun where the pace of the one before lets it end in
-    time; whatever has not ended by then is given up, and what was finished before stands.
+    time, and the last only where the chains before it mixed well enough for it to pass; what has not ended by
+    then is given up, and what was finished before stands.
 
     Args:
         seconds: the time there is.
@@ -88,8 +94,11 @@ def within(
     found = Sampled(
         None, False, (f"NUTS had not finished its shortest run when its {seconds:.0f} s were over",), cut=True
     )
-    needed = 0.0
+    needed, effective = 0.0, 0.0
     for number, attempt in enumerate(ROUNDS):
+        if number > 1 and MOST_GAINED * effective < ESS_LIMIT:
+            more = (f"a longer run is unlikely to pass where so few draws count as {effective:.0f}",)
+            return replace(found, reasons=found.reasons + more)
         if number and clock.left < WORTH_TRYING * needed:
             more = (f"a longer run takes about {needed:.0f} s, and {clock.left:.0f} s were left for it",)
             return replace(found, reasons=found.reasons + more, cut=True)
@@ -104,7 +113,9 @@ def within(
                 return found
             return Sampled(None, False, (f"NUTS does not run on this model: {error}",))
         judged = posterior if identifiable is None else posterior.map(identifiable(posterior.draws))
-        ok, reasons = judge_reference(judged)
+        summary = judged.summary()
+        ok, reasons = judge_reference(judged, summary)
+        effective = fewest_effective(summary)
         late = bool(posterior.stats.attrs.get("late", False))
         note = UNCOMPILED if late else ""
         found = Sampled(replace(posterior, seconds=clock.spent), ok, reasons, late, note)

@@ -9,6 +9,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+import xarray as xr
 from pyro.infer.autoguide import AutoNormal
 
 from ppl_vae import PPCA, InputError, Pair, Posterior, clock, importance, nuts, svi
@@ -174,7 +175,7 @@ def test_nuts_begins_what_fits_and_keeps_what_was_finished(monkeypatch, cost, sl
         return Posterior(drawn.draws, "nuts", "independent", stats=drawn.stats, seconds=seconds)
 
     monkeypatch.setattr(references.nuts, "sample", sample)
-    monkeypatch.setattr(references, "judge_reference", lambda _: (len(finished) == 3, ("short",)))
+    monkeypatch.setattr(references, "judge_reference", lambda *_: (len(finished) == 3, ("short",)))
     found = references.within(
         100.0, Pair(regression, AutoNormal(regression)), X, local=False, coords={}, identifiable=None, seed=0,
         progress=False,
@@ -184,6 +185,30 @@ def test_nuts_begins_what_fits_and_keeps_what_was_finished(monkeypatch, cost, sl
     assert found.ok == ok
     assert found.cut == (not ok)
     assert ("longer run" in found.reasons[-1]) == (not ok)
+
+
+@pytest.mark.parametrize(("apart", "begun"), [(0.0, 3), (0.5, 3), (5.0, 2)], ids=["mix", "slow", "stuck"])
+def test_chains_that_stick_are_not_run_longer(monkeypatch, apart, begun):
+    """Eight chains whose means are ``apart`` sds from end to end: a last attempt needs draws that count."""
+    tried = []
+    rng = np.random.default_rng(0)
+
+    def sample(pair, x, **options):
+        tried.append(options["num_draws"])
+        values = rng.normal(apart * np.arange(8)[:, None] / 8, 1, (8, options["num_draws"]))
+        draws = xr.Dataset({"slope": (("chain", "draw"), values)})
+        none = xr.Dataset({"diverging": (("chain", "draw"), np.ones(values.shape, bool))})
+        return Posterior(draws, "nuts", "chains", stats=none, seconds=0.01)
+
+    monkeypatch.setattr(references.nuts, "sample", sample)
+    found = references.within(
+        1e6, Pair(regression, AutoNormal(regression)), X, local=False, coords={}, identifiable=None, seed=0,
+        progress=False,
+    )  # fmt: skip
+    assert tried == [250, 800, 2500][:begun]
+    assert not found.ok
+    assert not found.cut
+    assert ("longer run is unlikely to pass" in found.reasons[-1]) == (begun == 2)
 
 
 def test_nuts_that_never_finishes_is_said_to_be_cut(monkeypatch):
