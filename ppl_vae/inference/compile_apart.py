@@ -3,7 +3,7 @@
 Compiling takes ten seconds and more, most of it in a C++ compiler, and no loop of ours that could look at
 the clock. Within a deadline it therefore runs apart, begins only where it is expected to leave most of the
 time for what it is for, and is ended where that turns out otherwise. A check also begins it ahead of its
-need, beside the fit (`ahead`).
+need, beside the fit (`ahead`). The process also loads and runs what it made: see `proven`.
 """
 
 import json
@@ -26,7 +26,7 @@ from torch.fx import GraphModule
 from ppl_vae.clock import check_time, time_left
 from ppl_vae.inference.fallback import Untraceable
 
-__all__ = ["TooSlow", "ahead", "begin", "build_in_time"]
+__all__ = ["Signalled", "TooSlow", "ahead", "begin", "build_in_time"]
 
 # Seconds that graphs of up to so many operations take on an idle processor: coarse, so that a decision that
 # rests on them hardly ever depends on the moment.
@@ -36,11 +36,21 @@ WORTH, PATIENCE = 1 / 3, 1 / 2
 PAUSE = 0.02
 # What the code of a graph may use in the other process, and what stands in every graph's names unused.
 NAMES = {"torch", "device", "inf", "nan", "NoneType", "fx_pytree", "pytree"}
+# Signals by which the system ends a process for what its code does; others come from outside.
+CRASHES = {getattr(signal, name, None) for name in ("SIGSEGV", "SIGILL", "SIGABRT", "SIGFPE", "SIGBUS")}
 SCRIPT = Path(__file__).with_name("compile_child.py")
 
 
 class TooSlow(Untraceable):
     """There is no time for compiling; the uncompiled graph is the thing to run."""
+
+
+class Signalled(Untraceable):
+    """The process made its library, and was ended by a signal when it ran it."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"the process that ran a compiled graph was ended by signal {number}")
+        self.number = number
 
 
 class _Build:
@@ -78,10 +88,13 @@ class _Build:
         """Move what was compiled to its place.
 
         Raises:
-            Untraceable: if it failed.
+            Untraceable: if it failed; `Signalled` where that was in running it.
         """
         folder = Path(self.work.name)
         built = folder / "graph.so"
+        number = -(self.process.returncode or 0)
+        if number in CRASHES and (folder / "made").exists():
+            raise Signalled(number)
         if self.process.returncode or not built.exists():
             said = folder / "error.txt"
             why = said.read_text(encoding="utf-8") if said.exists() else "its process ended early"
@@ -149,7 +162,7 @@ def build_in_time(module: GraphModule, inputs: Sequence[Tensor], path: Path, siz
 
     Raises:
         TooSlow: if it is not worth beginning, or not done in its share of the time.
-        Untraceable: if it fails.
+        Untraceable: if it fails; `Signalled` where running what it made ends the process.
         OutOfTime: if the deadline passes.
     """
     left = time_left()

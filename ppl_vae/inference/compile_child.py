@@ -1,7 +1,8 @@
-"""The process at the other end of `compile_apart`: it compiles one graph, and ends.
+"""The process at the other end of `compile_apart`: it compiles one graph, runs it once, and ends.
 
 Run by its path, ``python -P compile_child.py FOLDER``. The folder holds ``graph.json``; what comes of it is
-``graph.so``, or ``error.txt`` with one line.
+``graph.so``, or ``error.txt`` with one line. ``made`` stands there once the library does: what ends the
+process from then on is the library.
 """
 
 import json
@@ -9,8 +10,12 @@ import math
 import sys
 import types
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+# Numbers that a graph may take for being run.
+MOST_RUN = 1_000_000
 
 
 def main(folder: Path) -> None:
@@ -21,7 +26,7 @@ def main(folder: Path) -> None:
     package = types.ModuleType("ppl_vae.inference")
     package.__path__ = [str(Path(__file__).parent)]
     sys.modules["ppl_vae.inference"] = package
-    from ppl_vae.inference.torch_internals import compile_ahead, make_fx
+    from ppl_vae.inference.torch_internals import compile_ahead, load_ahead, make_fx
 
     warnings.simplefilter("ignore")
     sent = json.loads((folder / "graph.json").read_text(encoding="utf-8"))
@@ -32,7 +37,13 @@ def main(folder: Path) -> None:
     place["NoneType"] = type(None)
     exec(sent["code"], place)
     fake = make_fx(lambda *given: tuple(place["forward"](None, *given)), tracing_mode="fake")(*inputs)
-    compile_ahead(fake, inputs, folder / "graph.so")
+    library = compile_ahead(fake, inputs, folder / "graph.so")
+    (folder / "made").touch()
+    run = load_ahead(library)
+    # Large ones would take memory that the caller wants. Zeros may be no values for it, which it says.
+    if sum(tensor.numel() for tensor in inputs) <= MOST_RUN:
+        with suppress(RuntimeError):
+            run(inputs)
 
 
 if __name__ == "__main__":

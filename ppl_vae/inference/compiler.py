@@ -2,15 +2,14 @@
 
 On the CPU a graph becomes a shared library (PyTorch's ahead-of-time Inductor) that is called without
 Python in between: about 1.5 µs a call beyond its arithmetic. Libraries are kept in a folder of their own
-under a name that is a hash of the graph, its inputs' shapes, the thread setting and the versions, so that
-the second run of the same program, in any process, only loads one. On CUDA, ``torch.compile`` captures
-the graph.
+under a name that is a hash of the graph, its inputs' shapes, the thread setting, the processor and the
+versions, so that the second run of the same program, in any process, only loads one. On CUDA,
+``torch.compile`` captures the graph.
 """
 
 import hashlib
 import math
 import os
-import platform
 import shutil
 import tempfile
 import time
@@ -25,9 +24,10 @@ from torch import Tensor
 
 from ppl_vae.clock import time_left
 from ppl_vae.inference import compile_apart
-from ppl_vae.inference.compile_apart import TooSlow
+from ppl_vae.inference.compile_apart import Signalled, TooSlow
 from ppl_vae.inference.fallback import Untraceable, fall_back
 from ppl_vae.inference.graph import Graph, Outputs
+from ppl_vae.inference.proven import Crash, is_proven, keep, processor, refuse_crashing
 from ppl_vae.inference.torch_internals import compile_ahead, load_ahead, make_fx
 
 __all__ = [
@@ -41,7 +41,7 @@ __all__ = [
 ]
 
 # Part of every key: change it when what is compiled from a graph changes.
-FORMAT = "1"
+FORMAT = "2"
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,12 +80,12 @@ def cache_folder() -> Path:
 def compile_graph(graph: Graph, *inputs: Tensor) -> Compiled:
     """Compile a graph for inputs of these shapes, or load it from disk.
 
-    The number of threads is the one in force. Within a deadline it runs in a process of its own, which is
-    ended where it takes too long.
+    The number of threads is the one in force. Within a deadline, and the first time on a machine, it runs in
+    a process of its own, which is ended where it takes too long.
 
     Raises:
         Untraceable: without a C++ compiler or a writable cache folder, or if compilation fails; `TooSlow`
-            where a deadline leaves no time for it.
+            where a deadline leaves no time for it, `Crash` where compiled code ends its process.
     """
     start = time.perf_counter()
     everything = _everything(graph, inputs)
@@ -115,7 +115,7 @@ def begin_compiling(graph: Graph, *inputs: Tensor) -> None:
     Raises:
         Untraceable: without a C++ compiler or a writable cache folder.
     """
-    find_compiler()
+    refuse_crashing(_folder(), find_compiler())
     everything = _everything(graph, inputs)
     if not any(tensor.is_cuda for tensor in everything):
         compile_apart.begin(graph.module, everything, _folder() / f"{_key(graph, everything)}.so", graph.size)
@@ -145,7 +145,7 @@ def _key(graph: Graph, everything: list[Tensor]) -> str:
     about = [
         FORMAT,
         torch.__version__,
-        platform.machine(),
+        processor(),
         torch.backends.cpu.get_cpu_capability(),
         str(torch.get_num_threads()),
         *(f"{tensor.dtype}{tuple(tensor.shape)}" for tensor in everything),
@@ -170,9 +170,15 @@ def find_compiler() -> str:
 
 def _build(graph: Graph, everything: list[Tensor], path: Path) -> None:
     """Compile into a folder beside the library's place, then move it there whole."""
-    find_compiler()
-    if math.isfinite(time_left()):
-        compile_apart.build_in_time(graph.module, everything, path, graph.size)
+    compiler = find_compiler()
+    refuse_crashing(path.parent, compiler)
+    if math.isfinite(time_left()) or not is_proven(path.parent, compiler):
+        try:
+            compile_apart.build_in_time(graph.module, everything, path, graph.size)
+        except Signalled as ended:
+            keep(path.parent, compiler, ended.number)
+            raise Crash(compiler, ended.number) from ended
+        keep(path.parent, compiler)
         return
     with tempfile.TemporaryDirectory(dir=path.parent) as work, warnings.catch_warnings():
         warnings.simplefilter("ignore")

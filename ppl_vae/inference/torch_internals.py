@@ -6,9 +6,12 @@ the traced graph, run by operations, or to stock Pyro. Adam on all parameters at
 lists of tensors, are written out with the same numbers.
 """
 
+import ctypes
 import logging
 import math
+import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +84,10 @@ def compile_ahead(module: Any, inputs: Sequence[Tensor], library: Path) -> Path:
 def load_ahead(library: Path) -> Callable[[list[Tensor]], Sequence[Tensor]]:
     """What runs a library of `compile_ahead` on the CPU.
 
+    Its standard library of C++ must be PyTorch's, also where the compiler puts one of its own into all that
+    it makes (as with ``-static-libstdc++``): two of them end the process by a signal. What is loaded for
+    everybody comes before what a library brings.
+
     Raises:
         RuntimeError: if the library is damaged.
         Untraceable: if this version cannot load any.
@@ -89,6 +96,9 @@ def load_ahead(library: Path) -> Callable[[list[Tensor]], Sequence[Tensor]]:
         runner = torch._C._aoti.AOTIModelContainerRunnerCpu
     except AttributeError as error:
         raise _lacks("torch._C._aoti") from error
+    if (present := getattr(os, "RTLD_NOLOAD", None)) is not None:
+        with suppress(OSError):  # another standard library, or none
+            ctypes.CDLL("libstdc++.so.6", mode=ctypes.RTLD_GLOBAL | present)
     return runner(str(library), 1).run
 
 

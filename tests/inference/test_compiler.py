@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ppl_vae.inference import compiler, importance, native, nuts, shared_interface, svi
+from ppl_vae.inference import compiler, importance, native, nuts, proven, shared_interface, svi
 from ppl_vae.inference.compiler import cache_folder, compile_graph, find_compiler
 from ppl_vae.inference.graph import Graph, Untraceable, trace
 from ppl_vae.program import Pair
@@ -26,6 +26,7 @@ def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty cache folder, and a search for the compiler that starts anew."""
     folder = tmp_path / "cache"
     monkeypatch.setenv("PPL_VAE_CACHE", str(folder))
+    monkeypatch.setitem(proven.known, proven._key(find_compiler()), 0)
     find_compiler.cache_clear()
     native._library.cache_clear()
     yield folder
