@@ -356,7 +356,7 @@ def test_points_stand_at_the_mean_and_nothing_mends_them(name: str, guide: str) 
     drawn = guide_draws.draws(Pair(found.model, program), *found.data, num_draws=50).draws
     still = [float(np.ptp(drawn[site].to_numpy(), axis=1).min()) for site in found.reference]
     assert min(still) == 0
-    measured = truth(found, program, num_draws=200, replicates=1)
+    measured = truth(found, program, num_draws=5000, replicates=1)
     assert measured.kind == "bad"
     assert measured.label(measured.reweighted) == "bad"
     assert measured.raw.mean < 1

@@ -118,7 +118,8 @@ class Checks:
     def in_time(self, name: str, part: Callable[[], None]) -> None:
         """Run a part for as long as there is time, and say so where there is not."""
         try:
-            with deadline(self.clock.left):
+            # A long program may take seconds in one run: the clock is looked at inside it too.
+            with deadline(self.clock.left), watched():
                 part()
         except OutOfTime:
             self.add(name, "skipped", NO_TIME, cut=True)

@@ -11,6 +11,7 @@ from ppl_vae.errors import InputError
 from ppl_vae.inference.sites import Given, Layout, canonical_value, redrawn, sample_sites
 from ppl_vae.program import Pair, Simulator
 from ppl_vae.rng import seeded
+from ppl_vae.watch import watched
 
 __all__ = ["simulate"]
 
@@ -37,7 +38,7 @@ def simulate(
             arguments, so that it is not known where simulated ones belong, or its density depends on the
             values that are observed, so that z would be no draw from the posterior given simulated ones.
     """
-    with pair.scope(), seeded(seed):
+    with pair.scope(), seeded(seed), watched():
         observed = poutine.trace(pair.model).get_trace(*data)
         drawn = poutine.trace(redrawn(pair.model)).get_trace(*data)
         sites = dict(sample_sites(drawn))

@@ -160,7 +160,7 @@ def test_the_bias_has_the_sign_of_the_side_that_errs_more(
     stretch: float, conjugate: Any, oracles: ModuleType
 ) -> None:
     """Few draws, and as many repetitions as there are equal data: the bias that is reported shows."""
-    x = torch.full((20_000,), 0.5, dtype=torch.float64)
+    x = torch.full((100_000,), 0.5, dtype=torch.float64)
 
     def guide(x: Tensor) -> None:
         with pyro.plate("data", len(x)) as i:

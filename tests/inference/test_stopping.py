@@ -207,12 +207,12 @@ def test_a_learning_rate_too_small_is_not_taken_for_convergence(regression: Regr
 def test_the_rule_for_fixed_steps_takes_the_end_of_its_cosine_for_convergence(regression: Regression) -> None:
     """Why there is another rule: the last quarter of a cosine gains little, whatever is missing."""
     pair = regression.pair("mean-field")
-    old = svi.fit(pair, regression.y, lr=0.001, num_steps=300, tolerance=0.1, progress=False)
+    old = svi.fit(pair, regression.y, lr=0.001, num_steps=300, tolerance=0.5, progress=False)
     assert regression.gap(pair, "mean-field") > 5
     assert old.converged is None
     assert "over the last quarter of the steps" in old.reason
     again = regression.pair("mean-field")
-    new = svi.fit(again, regression.y, lr=0.001, num_steps=600, stop=True, tolerance=0.1, progress=False)
+    new = svi.fit(again, regression.y, lr=0.001, num_steps=600, stop=True, tolerance=0.5, progress=False)
     assert not new.converged
 
 
@@ -350,7 +350,7 @@ def test_a_network_that_learns_by_heart_is_judged_by_data_that_it_has_not_seen()
     assert "held-out" in stopped.reason
     # Its own last check is of the averaged parameters; more steps gain on the rows learnt by heart alone.
     assert stopped.held_out[-1, 1] > longer.held_out[-1, 1] + 0.05
-    assert longer.final.mean > stopped.final.mean + 1
+    assert longer.final.mean > stopped.final.mean + 0.3
 
 
 # Restarts ----------------------------------------------------------------------------------------------
