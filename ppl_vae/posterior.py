@@ -11,6 +11,7 @@ import numpy as np
 
 from ppl_vae.errors import InputError
 from ppl_vae.files import write_netcdf
+from ppl_vae.moments import standard_deviation
 from ppl_vae.rng import check_seed
 
 if TYPE_CHECKING:
@@ -274,7 +275,7 @@ def _labels(variable: xr.DataArray, dim: Hashable) -> list[str]:
 def _summarise(values: np.ndarray, dependence: Dependence, size: float) -> dict[str, float]:
     # Draws that overflowed have no mean or spread; they are reported as such and not warned about.
     with np.errstate(invalid="ignore", over="ignore"):
-        mean, sd = float(values.mean()), float(values.std(ddof=1))
+        mean, sd = float(values.mean()), float(standard_deviation(values, ddof=1))
     if dependence == "independent" or sd == 0.0 or not np.isfinite(sd):
         return {
             "mean": mean,

@@ -261,7 +261,7 @@ def _distances(own: Sample, truth: Sample) -> dict[str, np.ndarray]:
     low, high = quantile_error(own, truth, 0.05), quantile_error(own, truth, 0.95)
     # A constant is right or wrong, whatever its standard deviation of zero is multiplied by.
     constant = truth.scale == 0
-    ratio = np.where(constant, np.where(own.flat.std(1) == 0, 1.0, np.inf), spread.value)
+    ratio = np.where(constant, np.where(own.scale == 0, 1.0, np.inf), spread.value)
     return {
         "mean_error_in_sd": mean.value,
         "mean_error_mcse": mean.error,

@@ -14,6 +14,7 @@ from typing import NamedTuple, Self
 import numpy as np
 from scipy.linalg import eigh, qr
 
+from ppl_vae.moments import standard_deviation
 from ppl_vae.posterior import Dependence, Posterior
 
 __all__ = [
@@ -86,7 +87,7 @@ class Sample:
     @property
     def scale(self) -> Array:
         """Standard deviations."""
-        return np.asarray(self.flat.std(axis=1, ddof=1))
+        return standard_deviation(self.flat, axis=1, ddof=1)
 
     def take(self, which: Array | slice) -> Sample:
         """Some of the quantities."""

@@ -57,12 +57,13 @@ def funnel(posterior: Posterior) -> Funnel | None:
     of one variable are also taken together: what spreads all of them is seen better in their sum. Of several
     possible necks, the one with most followers is named.
     """
-    quantities = posterior.scalars()
-    varying = [name for name, values in quantities.items() if values.std() > 0][:MAX_QUANTITIES]
+    step = max(1, posterior.num_draws // MAX_DRAWS)
+    # Reweighted draws of a bad guide may be one draw and its copies, among those that are looked at.
+    quantities = {name: values.ravel()[::step] for name, values in posterior.scalars().items()}
+    varying = [name for name, values in quantities.items() if np.ptp(values) > 0][:MAX_QUANTITIES]
     if len(varying) < 2:
         return None
-    step = max(1, posterior.num_draws // MAX_DRAWS)
-    values = np.stack([quantities[name].ravel()[::step] for name in varying])
+    values = np.stack([quantities[name] for name in varying])
     groups = _groups(varying)
     followers = [*varying, *groups]
     correlations = _spreads(values, list(groups.values()))

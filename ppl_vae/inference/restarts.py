@@ -16,6 +16,7 @@ from ppl_vae.inference.fixed_data import FixedData
 from ppl_vae.inference.graph import Compile
 from ppl_vae.inference.svi import Fit, fit
 from ppl_vae.inference.terms import layout
+from ppl_vae.moments import standard_deviation
 from ppl_vae.program import HasIdentifiable, Pair
 from ppl_vae.rng import derived, seeded
 
@@ -198,6 +199,6 @@ def _moments(
     for name, values in drawn.data_vars.items():
         flat = values.transpose("chain", "draw", ...).values.reshape(NUM_DRAWS, -1)
         means.append(flat.mean(0))
-        sds.append(flat.std(0))
+        sds.append(standard_deviation(flat, axis=0))
         names += [f"{name}[{at}]" for at in range(flat.shape[1])] if flat.shape[1] > 1 else [str(name)]
     return np.concatenate(means), np.concatenate(sds), names

@@ -86,7 +86,7 @@ class Tail:
     def ess(self) -> float:
         """The smallest effective sample size of the quantities that move."""
         chains = self.chains()
-        moving = chains[chains.std((1, 2)) > 0]
+        moving = chains[np.ptp(chains, (1, 2)) > 0]
         if chains.shape[-1] < 4 or not len(moving):
             return math.nan
         return float(effective_sample_size(moving).min())

@@ -12,6 +12,7 @@ from scipy.stats import gaussian_kde
 
 from ppl_vae.evidence import Evidence
 from ppl_vae.files import write_whole
+from ppl_vae.moments import standard_deviation
 from ppl_vae.posterior import Posterior
 from ppl_vae.report.style import COLOURS, LINES, SMALL, TEXT, WIDTH, blank, colours, panels, spoken, wrapped
 
@@ -198,7 +199,7 @@ def write_figure(path: Path, figure: Figure) -> None:
 def _relative(values: np.ndarray, truth: np.ndarray | None) -> np.ndarray:
     if truth is None:
         return values.ravel()
-    return (values.ravel() - truth.mean()) / (truth.std() or 1.0)
+    return (values.ravel() - truth.mean()) / (float(standard_deviation(truth)) or 1.0)
 
 
 def _density_panel(panel: Axes, draws: Mapping[str, np.ndarray], paint: Mapping[str, str]) -> None:
@@ -208,9 +209,10 @@ def _density_panel(panel: Axes, draws: Mapping[str, np.ndarray], paint: Mapping[
         low, high = low - 0.5, high + 0.5
     grid = np.linspace(low, high, 120)
     for answer, values in draws.items():
-        if values.std() > 0:
-            # A density of some thousand draws looks like one of all of them.
-            density = gaussian_kde(values[:: -(-len(values) // MAX_KDE)])(grid)
+        # A density of some thousand draws looks like one of all of them.
+        some = values[:: -(-len(values) // MAX_KDE)]
+        if np.ptp(some) > 0:
+            density = gaussian_kde(some)(grid)
             panel.plot(
                 grid,
                 density,

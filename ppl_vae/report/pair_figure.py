@@ -77,7 +77,7 @@ def pairs_to_show(answer: Posterior, reference: Posterior, worst: Sequence[str],
         most: how many to choose.
     """
     own, truth = answer.scalars(), reference.scalars()
-    moving = [name for name in worst if own[name].std() > 0 and truth[name].std() > 0]
+    moving = [name for name in worst if np.ptp(own[name]) > 0 and np.ptp(truth[name]) > 0]
     if len(moving) < 2:
         return []
     known = _correlations(truth, moving)

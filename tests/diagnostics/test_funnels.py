@@ -71,3 +71,10 @@ def test_a_few_draws_repeated_are_no_evidence():
     whole = posterior(v=neck, x=rng.normal(size=(SIZE, 9)) * np.exp(neck / 2)[:, None])
     assert funnel(whole) is not None
     assert funnel(replace(whole, effective_size=xr.DataArray(12.0))) is None
+
+
+def test_one_draw_and_its_copies_are_no_funnel():
+    """Their mean is rounded, so that their sd need not be zero; a warning here is an error."""
+    copies = {name: np.full(7, value) for name, value in {"a": 0.1, "b": -40.3, "c": 1 / 3}.items()}
+    assert any(values.std() > 0 for values in copies.values())
+    assert funnel(posterior(**copies)) is None
