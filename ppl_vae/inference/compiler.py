@@ -178,8 +178,13 @@ def _build(graph: Graph, everything: list[Tensor], path: Path) -> None:
         except Signalled as ended:
             keep(path.parent, compiler, ended.number)
             raise Crash(compiler, ended.number) from ended
-        keep(path.parent, compiler)
-        return
+        except TooSlow:
+            if math.isfinite(time_left()):
+                raise
+            # It cannot be sent to another process: it is compiled here.
+        else:
+            keep(path.parent, compiler)
+            return
     with tempfile.TemporaryDirectory(dir=path.parent) as work, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:

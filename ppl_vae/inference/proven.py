@@ -7,15 +7,16 @@ exception is raised. So the first graph on a machine is compiled, loaded and run
 """
 
 import hashlib
-import os
 import platform
 import sys
-import tempfile
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
 import torch
 
+from ppl_vae.errors import InputError
+from ppl_vae.files import write_text
 from ppl_vae.inference.fallback import Untraceable
 
 __all__ = ["Crash", "is_proven", "keep", "processor", "refuse_crashing"]
@@ -64,13 +65,15 @@ def refuse_crashing(folder: Path, compiler: str) -> None:
 
 
 def keep(folder: Path, compiler: str, number: int = 0) -> None:
-    """Keep what a trial found: nothing, or the signal that ended it."""
+    """Keep what a trial found: nothing, or the signal that ended it.
+
+    Where it cannot be written, on a full disk for one, this process knows it all the same.
+    """
     if _found(folder, compiler) == number:
         return
     known[_key(compiler)] = number
-    with tempfile.NamedTemporaryFile("w", dir=folder, delete=False, encoding="utf-8") as whole:
-        whole.write(str(number))
-    os.replace(whole.name, _place(folder, compiler))
+    with suppress(InputError):
+        write_text(_place(folder, compiler), str(number))
 
 
 def _found(folder: Path, compiler: str) -> int | None:

@@ -138,6 +138,23 @@ def test_once_tried_graphs_are_compiled_in_the_process_itself(
     torch.testing.assert_close(compile_graph(other, x)(x)[0], (3 * x).exp().sum(), rtol=1e-14, atol=0)
 
 
+def test_a_graph_that_cannot_be_sent_is_compiled_in_the_process(
+    untried: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compile_apart, "NAMES", set())
+    graph, x = _graph()
+    torch.testing.assert_close(compile_graph(graph, x)(x)[0], (2 * x).exp().sum(), rtol=1e-14, atol=0)
+    assert [path.suffix for path in untried.iterdir()] == [".so"]
+
+
+def test_what_cannot_be_kept_is_known_to_the_process(untried: Path, tmp_path: Path) -> None:
+    untried.write_text("in the way")
+    own = tmp_path / "g++"
+    own.write_text("a compiler")
+    proven.keep(untried, str(own))
+    assert proven.is_proven(untried, str(own))
+
+
 @pytest.mark.parametrize("change", ["compiler", "processor", "damaged"])
 def test_another_compiler_or_processor_is_tried_anew(
     change: str, untried: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
