@@ -115,7 +115,9 @@ def _alone(lines: Sequence[Line]) -> str:
     head = ["check", "good guides that it would not trust", "bad ones that it would", "says nothing of"]
     return (
         "## Each check alone\n\nWhat reference, weights and calibration would say without the others; "
-        f"calibration only where it was run.\n\n{_table(head, rows)}"
+        "calibration only where it was run. Guides that read the data it takes as they are; others it fits "
+        "anew to each simulated data set, and speaks of their family and not of them."
+        f"\n\n{_table(head, rows)}"
     )
 
 
