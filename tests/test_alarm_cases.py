@@ -359,7 +359,8 @@ def test_points_stand_at_the_mean_and_nothing_mends_them(name: str, guide: str) 
     measured = truth(found, program, num_draws=5000, replicates=1)
     assert measured.kind == "bad"
     assert measured.label(measured.reweighted) == "bad"
-    assert measured.raw.mean < 1
+    # Wrong in the spread alone: what is no point beside it may be a tolerance off.
+    assert measured.raw.mean < 1.5
 
 
 def test_a_guide_right_in_differences_and_wrong_in_the_sum() -> None:
