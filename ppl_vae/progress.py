@@ -24,7 +24,8 @@ def stage(text: str, *, show: bool = True) -> None:
     """
     if not show:
         return
-    if _shown and sys.stderr.isatty():
+    # Bars stand on terminals alone; beneath one, stderr is Rich's, whose older versions say it is none.
+    if _shown:
         _shown[-1](text)
         return
     print(text, file=sys.stderr, flush=True)
