@@ -19,9 +19,9 @@ __all__ = ["Sampled", "within"]
 CHAINS = 8
 # Share of what a longer attempt is expected to take that must be left for it to be begun.
 WORTH_TRYING = 0.8
-# The most by which a longer attempt multiplies the effective draws of the one before: it draws three times as
-# many, by steps that lose less. Chains that stick in a funnel's neck, or in modes of their own, need another
-# form of the model, and what they would take is better spent on the other checks.
+# The most by which a longer attempt is taken to multiply the effective draws of the one before: it draws
+# three times as many, by steps that lose less. Chains that stick in a funnel's neck, or in modes of their
+# own, need another form of the model, and what they would take is better spent on the other checks.
 MOST_GAINED = 10
 UNCOMPILED = "NUTS ran uncompiled, since there was no time for compiling"
 

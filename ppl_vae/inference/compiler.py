@@ -177,7 +177,7 @@ def _build(graph: Graph, everything: list[Tensor], path: Path) -> None:
             compile_apart.build_in_time(graph.module, everything, path, graph.size)
         except Signalled as ended:
             keep(path.parent, compiler, ended.number)
-            raise Crash(compiler, ended.number) from ended
+            raise Crash(compiler, ended.number, path.parent) from ended
         except TooSlow:
             if math.isfinite(time_left()):
                 raise

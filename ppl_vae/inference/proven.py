@@ -28,9 +28,11 @@ known: dict[str, int] = {}
 class Crash(Untraceable):
     """Compiled code ends the process that loads or runs it here."""
 
-    def __init__(self, compiler: str, number: int) -> None:
-        super().__init__(f"code that {compiler} makes ends the process that loads it here (signal {number})")
-        self.number = number
+    def __init__(self, compiler: str, number: int, folder: Path) -> None:
+        super().__init__(
+            f"code that {compiler} makes ends the process that loads it here (signal {number}); delete "
+            f"{_place(folder, compiler)} to try again"
+        )
 
 
 @cache
@@ -41,7 +43,7 @@ def processor() -> str:
             can = next((line for line in file if line.startswith(("flags", "Features"))), "")
     except OSError:  # not on every system
         can = ""
-    return f"{platform.machine()} {platform.processor()} {can}"
+    return f"{platform.machine()} {can or platform.processor()}"
 
 
 def is_proven(folder: Path, compiler: str) -> bool:
@@ -61,7 +63,7 @@ def refuse_crashing(folder: Path, compiler: str) -> None:
         Crash: if it was.
     """
     if number := _found(folder, compiler):
-        raise Crash(compiler, number)
+        raise Crash(compiler, number, folder)
 
 
 def keep(folder: Path, compiler: str, number: int = 0) -> None:

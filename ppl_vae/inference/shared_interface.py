@@ -21,6 +21,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ppl_vae.inference.proven import processor
+
 __all__ = ["interface_shared"]
 
 # The line that ends the interface; a graph's own functions follow.
@@ -110,7 +112,8 @@ class _Command:
 
     def key(self, text: str) -> str:
         words = self.words.replace(self.source, "").replace(self.target, "")
-        return hashlib.sha256(f"{words}\n{text}".encode()).hexdigest()[:40]
+        # "-march=native" in the command is another set of instructions on another processor.
+        return hashlib.sha256(f"{words}\n{processor()}\n{text}".encode()).hexdigest()[:40]
 
 
 def _interface(common: _Command, text: str, folder: Path, work: Path) -> Path:

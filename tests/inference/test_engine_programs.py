@@ -340,7 +340,7 @@ def test_bfloat16_is_near_float32(conjugate: Any) -> None:
     assert [fit.engine for fit in fits] == ["traced", "traced"]
     exact, rough = (fit.elbo for fit in fits)
     assert not np.array_equal(exact, rough)
-    # Eight bits of mantissa, in each of two layers there and back; older versions also draw other noise.
+    # Eight bits of mantissa, in each of two layers there and back.
     assert np.abs(rough / exact - 1).max() < 2**-4
     assert ends[1].mean == pytest.approx(ends[0].mean, abs=0.05)
     # Parameters stay in float32.
