@@ -2,11 +2,11 @@
 
 import pyro
 import torch
-from pyro.distributions import MultivariateNormal, Normal, TorchDistribution
+from pyro.distributions import Normal, TorchDistribution
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-from ppl_vae.guides.normal import VARIANCE_FLOOR, num_raw, raw_normal, raw_scale_tril
+from ppl_vae.guides.normal import VARIANCE_FLOOR, multivariate_normal, num_raw, raw_normal, raw_scale_tril
 
 __all__ = ["AmortisedNormal", "LinearNormal"]
 
@@ -90,7 +90,7 @@ class LinearNormal(PyroModule):  # type: ignore[misc]
             variance = nn.functional.softplus(self.raw_spread) + self.floor
             return Normal(loc, variance.sqrt()).to_event(1)
         scale_tril = raw_scale_tril(self.raw_spread, self.latent_dim, self.floor)
-        return MultivariateNormal(loc, scale_tril=scale_tril)
+        return multivariate_normal(loc, scale_tril)
 
     def forward(self, x: Tensor) -> Tensor:
         """The Pyro program; x is the full data of shape (num_data, num_features)."""

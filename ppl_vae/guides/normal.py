@@ -1,5 +1,6 @@
 """Normal distributions from a network's raw outputs, bounded away from zero variance."""
 
+import numpy as np
 import pyro.distributions as dist
 import torch
 from torch import Tensor
@@ -7,10 +8,13 @@ from torch.nn.functional import softplus
 
 from ppl_vae.errors import InputError
 
-__all__ = ["COVARIANCES", "VARIANCE_FLOOR", "num_raw", "raw_normal", "raw_scale_tril"]
+__all__ = ["COVARIANCES", "VARIANCE_FLOOR", "multivariate_normal", "num_raw", "raw_normal", "raw_scale_tril"]
 
 COVARIANCES = ("diagonal", "full")
 VARIANCE_FLOOR = 1e-6
+
+# Where a MultivariateNormal keeps the factor as it was given, not spread over the batch.
+_FACTOR = "_unbroadcasted_scale_tril"
 
 
 def num_raw(latent_dim: int, covariance: str) -> int:
@@ -40,7 +44,29 @@ def raw_normal(raw: Tensor, latent_dim: int, covariance: str, floor: float) -> d
     loc, spread = raw[..., :latent_dim], raw[..., latent_dim:]
     if covariance == "diagonal":
         return dist.Normal(loc, (softplus(spread) + floor).sqrt()).to_event(1)
-    return dist.MultivariateNormal(loc, scale_tril=raw_scale_tril(spread, latent_dim, floor))
+    return multivariate_normal(loc, raw_scale_tril(spread, latent_dim, floor))
+
+
+def multivariate_normal(loc: Tensor, scale_tril: Tensor) -> dist.MultivariateNormal:
+    """`MultivariateNormal(loc, scale_tril=…)` without what its constructor imports.
+
+    The constructor calls `torch.broadcast_shapes`, whose first call in a process imports SymPy: a tenth of
+    the processor time of a short fit. Where this version of PyTorch keeps the factor elsewhere, its
+    constructor is called.
+
+    Args:
+        loc: shape (..., q).
+        scale_tril: the Cholesky factor, shape (..., q, q).
+    """
+    if _FACTOR not in dist.MultivariateNormal.rsample.__code__.co_names:
+        return dist.MultivariateNormal(loc, scale_tril=scale_tril)
+    batch = torch.Size(np.broadcast_shapes(scale_tril.shape[:-2], loc.shape[:-1]))
+    made = dist.MultivariateNormal.__new__(dist.MultivariateNormal)
+    made.loc = loc.expand(*batch, -1)
+    made.scale_tril = scale_tril.expand(*batch, -1, -1)
+    setattr(made, _FACTOR, scale_tril)
+    torch.distributions.Distribution.__init__(made, batch, made.loc.shape[-1:])
+    return made
 
 
 def raw_scale_tril(raw: Tensor, latent_dim: int, floor: float) -> Tensor:
