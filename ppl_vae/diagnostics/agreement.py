@@ -13,7 +13,7 @@ from ppl_vae.evidence import Evidence
 
 __all__ = ["Agreement", "Sandwich", "agreement", "sandwich"]
 
-# How many standard errors are a contradiction; over many units the same total level.
+# How many standard errors are a contradiction of two values; over many, and units, the same total level.
 LIMIT = 3.0
 # Log densities are sums in float32: their relative rounding is no contradiction.
 ROUNDING = 1e-6
@@ -52,7 +52,9 @@ def agreement(found: Sequence[Evidence] | Mapping[str, Evidence]) -> Agreement:
 
     Two exact values or estimates contradict each other where they differ by more than three combined
     standard errors and the sizes of both biases: in the mean over the units that both have, or in a single
-    unit at a limit that keeps the total level (Bonferroni). An estimate that raises an alarm is dominated
+    unit. Where there are more than two values, and more than one unit, the limit rises to keep the level of
+    all comparisons together (Bonferroni): sound values contradict each other once in four hundred times,
+    however many they are. An estimate that raises an alarm is dominated
     by a few large weights and most likely too low (a bridge's may err to either side), and a difference that
     way is said to be its fault. The alarm is the method's and not the unit's: units that have missed their
     large weights raise none, so that the mean over the others would be worse. A lower bound, and the ELBO
@@ -71,14 +73,16 @@ def agreement(found: Sequence[Evidence] | Mapping[str, Evidence]) -> Agreement:
         raise InputError("agreement was given no evidence to judge")
     alarms = [_alarm(label, e) for label, e in values.items() if e.alarming.any()]
     points = {label: e for label, e in values.items() if e.kind in POINTS}
-    findings, apart = [], []
+    pairs, apart = [], []
     for (a, one), (b, two) in combinations(points.items(), 2):
         if (shared := _shared(_column(a, one), _column(b, two))) is None:
             apart.append(f"{a} and {b} have no unit in common and cannot be compared")
-        elif (finding := _conflict(*shared)) is not None:
-            findings.append(finding)
-    crossings = (_crossing(low, high) for low, high in _bounds(values))
-    findings.extend(finding for finding in crossings if finding is not None)
+        else:
+            pairs.append(shared)
+    bounds = list(_bounds(values))
+    level = float(stats.norm.sf(LIMIT)) / max(1, len(pairs) + len(bounds))
+    judged = [*(_conflict(*pair, level) for pair in pairs), *(_crossing(*pair, level) for pair in bounds)]
+    findings = [finding for finding in judged if finding is not None]
     findings.sort(key=lambda finding: finding.explained)
     best, reason = _believed(values, findings)
     return Agreement(
@@ -298,11 +302,12 @@ class _Difference:
     words: str
 
 
-def _difference(a: _Column, b: _Column, above: bool = False) -> _Difference | None:
+def _difference(a: _Column, b: _Column, level: float, above: bool = False) -> _Difference | None:
     """How a differs from b beyond errors and biases; None where it does not.
 
     Args:
         a, b: the same units.
+        level: how often noise alone may exceed by as much, to one side.
         above: whether only an excess of a over b counts.
     """
     with np.errstate(invalid="ignore"):
@@ -311,11 +316,11 @@ def _difference(a: _Column, b: _Column, above: bool = False) -> _Difference | No
         rounding = ROUNDING * (1 + np.abs(b.value))
         gap, error = float(gaps.mean()), float(np.sqrt((errors**2).sum())) / len(gaps)
         slack = abs(a.bias.mean()) + abs(b.bias.mean()) + rounding.mean()
-        if (gap if above else abs(gap)) > LIMIT * error + slack:
+        if (gap if above else abs(gap)) > stats.norm.isf(level) * error + slack:
             over = f" a datum in the mean over {len(gaps)} units" if a.unit == "datum" else ""
             return _Difference(gap, f"by {gap:+.4g} nats{over}{_in_errors(gap, error)}")
         excess = (gaps if above else np.abs(gaps)) - np.abs(a.bias) - np.abs(b.bias) - rounding
-        limits = errors * stats.norm.isf(stats.norm.sf(LIMIT) / len(gaps)) * (1 + (a.heavy | b.heavy))
+        limits = errors * stats.norm.isf(level / len(gaps)) * (1 + (a.heavy | b.heavy))
         beyond = np.flatnonzero((excess > limits) & ~a.alarm & ~b.alarm)
     if not len(beyond):
         return None
@@ -343,12 +348,12 @@ class _Finding:
     explained: bool
 
 
-def _conflict(a: _Column, b: _Column) -> _Finding | None:
+def _conflict(a: _Column, b: _Column, level: float) -> _Finding | None:
     """Two values of the same thing."""
     # The doubtful one comes first.
     a, b = (b, a) if b.alarm.any() and not a.alarm.any() else (a, b)
     # Two alarms are each said for themselves: that they differ adds nothing.
-    if b.alarm.any() or (found := _difference(a, b)) is None:
+    if b.alarm.any() or (found := _difference(a, b, level)) is None:
         return None
     if not a.alarm.any():
         sentence = f"{a.label} and {b.label} contradict each other: {a.label} differs {found.words}"
@@ -380,9 +385,9 @@ def _bounds(values: Mapping[str, Evidence]) -> Iterator[tuple[_Column, _Column]]
             yield max(known, key=lambda pair: float(pair[0].value.mean()))
 
 
-def _crossing(low: _Column, high: _Column) -> _Finding | None:
+def _crossing(low: _Column, high: _Column, level: float) -> _Finding | None:
     """A bound and what it must not exceed."""
-    if (found := _difference(low, high, above=True)) is None:
+    if (found := _difference(low, high, level, above=True)) is None:
         return None
     sentence = f"a bound is crossed: {low.label} exceeds {high.label} {found.words}"
     if high.alarm.any():

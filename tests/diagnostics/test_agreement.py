@@ -111,6 +111,32 @@ def test_where_nothing_is_to_be_believed_nothing_is_named(values: Any, reason: s
     assert reason in found.reason
 
 
+def _contradictions(methods: int, units: int, tries: int) -> int:
+    """How many of so many sets of sound values, whose errors are drawn afresh, contradict each other."""
+    generator = np.random.default_rng([methods, units])
+    truth, spread = np.full(units, -35.0), np.full(units, 0.1)
+    count = 0
+    for _ in range(tries):
+        values = {
+            f"method {number}": Evidence(
+                truth + spread * generator.standard_normal(units), method="is", kind="estimate",
+                std_error=spread, bias=np.zeros(units), unit="datum", ess=np.full(units, 500.0),
+                num_samples=1000, seconds=1.0,
+            )
+            for number in range(methods)
+        }  # fmt: skip
+        count += bool(agreement(values).flags)
+    return count
+
+
+@pytest.mark.parametrize(("methods", "units"), [(2, 1), (8, 20)])
+def test_sound_values_rarely_contradict_each_other_however_many(methods: int, units: int) -> None:
+    tries = 300
+    # At most twice the level of three standard errors to one side, for the mean and for the units.
+    chance = 4 * stats.norm.sf(3.0)
+    assert _contradictions(methods, units, tries) <= stats.binom.isf(1e-4, tries, chance)
+
+
 @pytest.mark.parametrize("shift", [-2.0, -0.5, 0.5, 2.0])
 @pytest.mark.parametrize("other", ["exact", "ais", "iwae", "bdmc"])
 def test_a_bridge_with_bad_weights_may_err_to_either_side(shift: float, other: str) -> None:
