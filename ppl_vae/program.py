@@ -8,7 +8,7 @@ are optional; inference asks for them by type and does without where they are mi
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, runtime_checkable
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ppl_vae.errors import InputError
 from ppl_vae.improper import Feasible
-from ppl_vae.modes import evaluation
+from ppl_vae.modes import called_modules, evaluation, held, learning
 from ppl_vae.promoted import Promoted
 from ppl_vae.rng import seeded
 
@@ -36,6 +36,7 @@ __all__ = [
     "Pair",
     "PairwiseFactors",
     "Program",
+    "Settles",
     "Simulator",
     "said_by",
 ]
@@ -150,6 +151,24 @@ class Simulator(Protocol):
         ...
 
 
+@runtime_checkable
+class Settles(Protocol):
+    """A layer whose statistics learning leaves open, such as a batch norm.
+
+    While learning it works with those of the batch at hand. After a fit it is given all that comes to it, and
+    from then on what it does to one row does not depend on others.
+    """
+
+    def settle(self, inputs: Iterable[Tensor]) -> None:
+        """Set the statistics, buffers of the layer, to those of all inputs together.
+
+        Args:
+            inputs: what the layer is called with, for one part of the training data after another. They are
+                made one by one, and may be gone through once.
+        """
+        ...
+
+
 @dataclass(eq=False)
 class Known:
     """What has been found out about a pair.
@@ -158,11 +177,13 @@ class Known:
         initialised: whether all its parameters exist.
         cast: whether its model is one of `Pair.cast_model`'s, in float64.
         layouts: of some data, beside them; see `inference.terms.layout`.
+        called: the modules that each program calls, in the order of their first calls.
     """
 
     initialised: bool = False
     cast: bool = False
     layouts: list[Any] = field(default_factory=list)
+    called: dict[str, list[nn.Module]] = field(default_factory=lambda: {"guide": [], "model": []})
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,10 +228,10 @@ class Pair:
     def learning(self) -> Iterator[None]:
         """Run a block with this pair's parameters in Pyro's store, and restore the store after.
 
-        Modules keep the modes that their owner gave them (training, unless told otherwise). Only the steps of
-        a fit run so.
+        Modules keep the modes that their owner gave them (training, unless told otherwise), also inside a
+        `scope`. Only the steps of a fit run so.
         """
-        with pyro.get_param_store().scope(self._store):
+        with pyro.get_param_store().scope(self._store), learning():
             yield
 
     @contextmanager
@@ -220,8 +241,32 @@ class Pair:
         No buffer moves, dropout drops nothing, and what is computed of one row does not depend on its
         neighbours. A model that was cast to float64 takes the float32 tensors that it closes over.
         """
-        with self.learning(), evaluation(), Promoted() if self._known.cast else nullcontext():
+        promoted = Promoted() if self._known.cast else nullcontext()
+        with pyro.get_param_store().scope(self._store), evaluation(self.model, self.guide), promoted:
             yield
+
+    @contextmanager
+    def holding(self, train: Literal["both", "guide"]) -> Iterator[None]:
+        """Run the steps of a fit in a block; where they train the guide alone, the model is only evaluated.
+
+        Its modules, those that the guide shares with it included, are then in evaluation mode while
+        `learning`, too.
+        """
+        model = self._known.called["model"] if train == "guide" else []
+        own = [self.model] if train == "guide" and isinstance(self.model, nn.Module) else []
+        with held([*own, *model]):
+            yield
+
+    def open_layers(self, train: Literal["both", "guide"] = "both") -> list[nn.Module]:
+        """The layers that learning leaves open (`Settles`), in the order in which data come to them.
+
+        Args:
+            train: ``"guide"`` for those that only the guide calls.
+        """
+        called = self._known.called
+        held = {id(module) for module in called["model"]} if train == "guide" else set()
+        found = {id(module): module for module in (*called["guide"], *called["model"])}
+        return [module for key, module in found.items() if isinstance(module, Settles) and key not in held]
 
     def initialise(self, *data: Any, seed: int = 0) -> Self:
         """Run both programs once, so that lazily made parameters (AutoGuides, ``pyro.param``) exist.
@@ -232,14 +277,22 @@ class Pair:
         if self._known.initialised:
             return self
         with self.scope(), seeded(seed), torch.no_grad():
-            with Feasible(), said_by(self.guide, "guide"), poutine.trace(param_only=True) as capture:
+            with self._noting("guide", self._guide_names):
                 guide = poutine.trace(self.guide).get_trace(*data)
-            self._guide_names.update(capture.trace.nodes)
-            with Feasible(), said_by(self.model, "model"), poutine.trace(param_only=True) as capture:
+            with self._noting("model", self._model_names):
                 poutine.replay(self.model, trace=guide)(*data)
-            self._model_names.update(capture.trace.nodes)
         self._known.initialised = True
         return self
+
+    @contextmanager
+    def _noting(self, role: Literal["model", "guide"], names: set[str]) -> Iterator[None]:
+        """Note which parameters and modules a program uses that is run in a block."""
+        program = self.model if role == "model" else self.guide
+        told = poutine.trace(param_only=True)
+        with Feasible(), said_by(program, role), told as capture, called_modules() as called:
+            yield
+        names.update(capture.trace.nodes)
+        self._known.called[role] = called
 
     def parameters(self, train: Literal["both", "guide"] = "both") -> dict[str, Tensor]:
         """The unconstrained leaf tensors by name, after `initialise`.
@@ -268,13 +321,21 @@ class Pair:
         }
 
     def buffers(self) -> dict[str, Tensor]:
-        """The modules' buffers (running statistics and the like), by name."""
-        return {
+        """The modules' buffers (statistics and the like), by name; those of all that they call as well."""
+        found = {
             name: tensor
             for prefix, program in (("model", self.model), ("guide", self.guide))
             if isinstance(program, nn.Module)
             for name, tensor in program.named_buffers(prefix)
         }
+        known = {id(tensor) for tensor in found.values()}
+        for role, modules in self._known.called.items():
+            for number, module in enumerate(modules):
+                for name, tensor in module.named_buffers():
+                    if id(tensor) not in known:
+                        known.add(id(tensor))
+                        found[f"{role}/called/{number}/{name}"] = tensor
+        return found
 
     def state_dict(self) -> dict[str, Tensor]:
         """A detached copy of every parameter (unconstrained) and buffer, after `initialise`."""
