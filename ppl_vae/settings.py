@@ -14,7 +14,7 @@ import torch
 
 from ppl_vae import models
 from ppl_vae.errors import InputError
-from ppl_vae.inference.graph import Compile
+from ppl_vae.inference.graph import Compile, check_compile
 from ppl_vae.inference.steps import engine_for
 
 __all__ = [
@@ -166,16 +166,14 @@ def model_options(cls: Any) -> dict[str, inspect.Parameter]:
 
 
 def compile_option(text: str) -> Compile:
-    """The command line's word as `svi.fit` and its kin take it.
+    """The command line's word.
 
     Raises:
         InputError: unless it is "auto", "on" or "off".
     """
-    if text == "auto":
-        return "auto"
-    if text not in ("on", "off"):
+    if text not in ("auto", "on", "off"):
         raise InputError(f"--compile is {text!r}; it is auto, on or off")
-    return text == "on"
+    return check_compile(text)
 
 
 def checked_options(cls: Any, options: Mapping[str, Any]) -> dict[str, Any]:

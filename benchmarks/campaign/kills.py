@@ -30,7 +30,7 @@ def fit(out: Path, resume: bool) -> None:
 
 def kill_all(folder: Path, seed: int, count: int) -> Tally:
     """Kill ``count`` fits: a third by the clock, a third within the first second, a third inside a write."""
-    svi.fit.__kwdefaults__["checkpoint_every"] = EVERY
+    svi.FitOptions.__init__.__kwdefaults__["checkpoint_every"] = EVERY
     unbroken = folder / "unbroken"
     start = time.perf_counter()
     _child(lambda: fit(unbroken, False))

@@ -13,7 +13,7 @@ from ppl_vae.errors import InputError
 from ppl_vae.inference import nuts, svi
 from ppl_vae.inference.chains import ChainSettings
 from ppl_vae.inference.compiler import fall_back
-from ppl_vae.inference.graph import Compile, Untraceable
+from ppl_vae.inference.graph import Compile, Untraceable, check_compile
 from ppl_vae.inference.many_data import Chained, ManyData, thinning
 from ppl_vae.inference.refits import Refits, Refitter, parameters_at
 from ppl_vae.inference.sites import Layout
@@ -145,7 +145,7 @@ class Refitted:
         self.draw = GuideAsItIs(pair, shape, num_draws, seed)
         self.fits: list[Refits] = []
         self.refitter: Refitter | None = None
-        self.together = compile is not False
+        self.together = check_compile(compile) != "off"
         if not pair.parameters("guide"):
             raise InputError("the guide has no parameters of its own to be fitted to other data sets")
 

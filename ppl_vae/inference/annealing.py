@@ -312,8 +312,9 @@ class _Job:
 
 def _engine(compile: Compile, settings: Settings, units: int, shape: Layout) -> str:
     """How the leapfrog steps run, a fixed function of the size of the work."""
-    if compile != "auto":
-        return "compiled" if compile else "pyro"
+    word = check_compile(compile)
+    if word != "auto":
+        return "compiled" if word == "on" else "pyro"
     numbers = 2 * settings.num_temperatures * settings.num_chains * units * shape.event_size
     return "compiled" if numbers >= COMPILED else "traced"
 

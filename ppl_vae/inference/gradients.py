@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ppl_vae.inference.compiler import Compiled, TooSlow, begin_compiling, compile_graph, fall_back
-from ppl_vae.inference.graph import Compile, Graph, Outputs, Untraceable, check, over, trace
+from ppl_vae.inference.graph import Compile, Graph, Outputs, Untraceable, check, check_compile, over, trace
 from ppl_vae.inference.hmc import Leapfrog, leapfrog_of
 from ppl_vae.inference.objectives import Density
 from ppl_vae.inference.torch_internals import operator_name
@@ -31,9 +31,10 @@ TO_COMPILE, MANY, TO_RUN, GRADIENTS = 0.03, 4000, 1e-5, 10
 
 def engine_for(compile: Compile, iterations: int) -> str:
     """How so many iterations run: "pyro", "traced" or "compiled"; a fixed function of its arguments."""
-    if compile == "auto":
+    word = check_compile(compile)
+    if word == "auto":
         return "traced" if iterations < COMPILED else "compiled"
-    return "compiled" if compile else "pyro"
+    return "compiled" if word == "on" else "pyro"
 
 
 def pays(size: int, iterations: int) -> bool:

@@ -41,18 +41,23 @@ __all__ = [
     "trace",
 ]
 
-Compile = Literal["auto", True, False]
+Compile = Literal["auto", "on", "off", True, False]
 Outputs = tuple[Tensor, ...]
 
 
-def check_compile(value: Any) -> None:
-    """Refuse anything but "auto", True and False.
+def check_compile(value: Any) -> Literal["auto", "on", "off"]:
+    """Whether to compile, in one word; True means "on" and False "off".
 
     Raises:
-        InputError: otherwise.
+        InputError: for anything else.
     """
-    if not (value is True or value is False or value == "auto"):
-        raise InputError(f"compile={value!r} is not known; it is 'auto', True or False")
+    if value is True or value == "on":
+        return "on"
+    if value is False or value == "off":
+        return "off"
+    if value == "auto":
+        return "auto"
+    raise InputError(f"compile={value!r} is not known; it is 'auto', 'on' or 'off' (or True or False)")
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from torch import Tensor
 from ppl_vae.clock import check_time
 from ppl_vae.errors import InputError
 from ppl_vae.inference.compiler import Compiled, TooSlow, compile_graph
-from ppl_vae.inference.graph import Compile, Graph, Noise, Outputs, check, over, trace
+from ppl_vae.inference.graph import Compile, Graph, Noise, Outputs, check, check_compile, over, trace
 from ppl_vae.inference.schedule import BETA1, BETA2, EPSILON
 from ppl_vae.inference.sites import Layout
 from ppl_vae.inference.terms import has_log_density, terms
@@ -110,7 +110,8 @@ class Refitter:
         self.start = [leaf.detach().clone() for leaf in self.leaves.values()]
         self.data = tuple(t.clone() if isinstance(t, Tensor) else t for t in example[0])
         work = size * num_particles * shape.num_units * shape.event_size
-        compiled = compile is True or (compile == "auto" and work >= WORTH_COMPILING)
+        word = check_compile(compile)
+        compiled = word == "on" or (word == "auto" and work >= WORTH_COMPILING)
         self.engine = "compiled" if compiled else "traced"
         self.late = False
         with pyro.validation_enabled(False), keep_generator():

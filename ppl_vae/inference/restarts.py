@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 import torch
 
 from ppl_vae.errors import InputError
 from ppl_vae.inference import guide
+from ppl_vae.inference.fitting.options import FitKeywords, FitOptions
 from ppl_vae.inference.fixed_data import FixedData
-from ppl_vae.inference.graph import Compile
 from ppl_vae.inference.svi import Fit, fit
 from ppl_vae.inference.terms import layout
 from ppl_vae.moments import standard_deviation
@@ -67,19 +67,10 @@ def restarts(
     *data: Any,
     num_restarts: int = 3,
     identifiable: Callable[[xr.Dataset], xr.Dataset] | None = None,
-    num_steps: int = 20_000,
-    batch_size: int | None = None,
-    lr: float = 0.01,
-    num_particles: int = 1,
-    clip_norm: float | None = None,
-    kl_warmup: int = 0,
-    train: Literal["both", "guide"] = "both",
     held_out: tuple[Any, ...] | None = None,
-    stop: bool = True,
-    tolerance: float = 0.05,
-    compile: Compile = "auto",
     seed: int = 0,
     progress: bool = True,
+    **options: Unpack[FitKeywords],
 ) -> Restarts:
     """Fit several times from different initial values, and say whether the fits agree.
 
@@ -93,9 +84,10 @@ def restarts(
         data: the programs' full data.
         num_restarts: number of fits, at least 2.
         identifiable: functions of the latents to compare, draw by draw; the model's own by default.
-        num_steps, batch_size, lr, num_particles, clip_norm, kl_warmup, train, held_out, stop, tolerance,
-        compile, progress: of each fit; see `svi.fit`.
+        held_out, progress: of each fit; see `svi.fit`.
         seed: of the fits' seeds.
+        options: of each fit, the fields of `svi.FitOptions`; by default at most 20,000 steps, which ``stop``
+            ends.
 
     Raises:
         InputError: for fewer than two restarts, and as `svi.fit` does.
@@ -103,16 +95,14 @@ def restarts(
     if num_restarts < 2:
         raise InputError(f"num_restarts is {num_restarts}; at least 2 can be compared")
     pairs, fits = [], []
+    asked = FitKeywords(num_steps=20_000, stop=True) | options
     for number in range(num_restarts):
         own = derived(seed, number)
         with seeded(own):
             pair = make_pair(own)
-        fits.append(fit(
-            pair, *data, num_steps=num_steps, batch_size=batch_size, lr=lr, num_particles=num_particles,
-            clip_norm=clip_norm, kl_warmup=kl_warmup, train=train, held_out=held_out, stop=stop,
-            tolerance=tolerance, compile=compile, seed=own, progress=progress,
-        ))  # fmt: skip
+        fits.append(fit(pair, *data, held_out=held_out, seed=own, progress=progress, **asked))
         pairs.append(pair)
+    tolerance = FitOptions(**asked).tolerance
     return _compared(pairs, fits, data if held_out is None else held_out, identifiable, tolerance, seed)
 
 

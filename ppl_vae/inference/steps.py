@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ppl_vae.clock import OutOfTime, time_left
 from ppl_vae.inference.compiler import Compiled, TooSlow, compile_graph, fall_back
-from ppl_vae.inference.graph import Compile, Graph, Untraceable, check, trace
+from ppl_vae.inference.graph import Compile, Graph, Untraceable, check, check_compile, trace
 from ppl_vae.inference.iwae import IWAE
 from ppl_vae.inference.objectives import Objective, Weighed, stock_elbo
 from ppl_vae.inference.schedule import BETA1, BETA2, EPSILON, Schedule
@@ -43,9 +43,10 @@ def engine_for(compile: Compile, num_steps: int, stop: bool = False) -> str:
     """
     if stop:
         num_steps = max(num_steps // 10, min(num_steps, TRACED))
-    if compile == "auto":
+    word = check_compile(compile)
+    if word == "auto":
         return "pyro" if num_steps < TRACED else "traced" if num_steps < COMPILED else "compiled"
-    return "compiled" if compile else "pyro"
+    return "compiled" if word == "on" else "pyro"
 
 
 class Stepper(Protocol):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Unpack
 
 import numpy as np
 import pyro
@@ -14,7 +14,6 @@ import torch
 from pyro.infer import ELBO as PyroELBO
 from torch import Tensor
 
-from ppl_vae.arguments import check_real, check_whole
 from ppl_vae.clock import OutOfTime, no_deadline, time_left
 from ppl_vae.errors import InputError
 from ppl_vae.inference import bounds
@@ -22,8 +21,9 @@ from ppl_vae.inference.batches import Batches
 from ppl_vae.inference.checkpoint import Checkpoint, Progress
 from ppl_vae.inference.compiler import fall_back
 from ppl_vae.inference.elbo import ELBO, elbo
+from ppl_vae.inference.fitting.options import FitKeywords, FitOptions
 from ppl_vae.inference.fixed_data import FixedData, convergence
-from ppl_vae.inference.graph import Compile, Untraceable, check_compile
+from ppl_vae.inference.graph import Compile, Untraceable
 from ppl_vae.inference.iwae import IWAE, check_iwae
 from ppl_vae.inference.memory import refuse_beyond_memory
 from ppl_vae.inference.rule import Rule
@@ -40,7 +40,7 @@ from ppl_vae.progress import progress_bar
 from ppl_vae.rng import keep_generator, seeded
 from ppl_vae.threads import SMALL_WORK, one_thread
 
-__all__ = ["Fit", "convergence", "fit"]
+__all__ = ["Fit", "FitKeywords", "FitOptions", "convergence", "fit"]
 
 # A short fit hardly moves in its last quarter, whether or not it has arrived.
 FEWEST_STEPS = 200
@@ -83,129 +83,85 @@ class Fit:
 def fit(
     pair: Pair,
     *data: Any,
-    num_steps: int = 2000,
-    batch_size: int | None = None,
-    lr: float = 0.01,
-    lr_end: float = 0.01,
-    num_particles: int = 1,
-    clip_norm: float | None = None,
-    kl_warmup: int = 0,
-    train: Literal["both", "guide"] = "both",
     loss: PyroELBO | None = None,
-    objective: Literal["elbo", "iwae"] = "elbo",
-    doubly_reparameterised: bool = False,
     held_out: tuple[Any, ...] | None = None,
-    check_every: int = 200,
     refresh: Callable[[int], tuple[Any, ...]] | None = None,
-    tolerance: float = 0.05,
-    average: float = 0.0,
-    stop: bool = False,
-    precision: Literal["bfloat16"] | None = None,
-    compile: Compile = "auto",
     seed: int = 0,
     checkpoint: Path | None = None,
-    checkpoint_every: int = 500,
     resume: bool = False,
     progress: bool = True,
+    **options: Unpack[FitKeywords],
 ) -> Fit:
     """Fit the parameters of a pair by SVI.
 
     Args:
         pair: model and guide; their parameters are changed in place.
         data: the programs' full data.
-        num_steps: number of Adam steps, in all; with ``stop``, the most.
-        batch_size: entries of the data plate a step; all by default.
-        lr: learning rate of the first step. It falls along a half cosine, or as ``stop`` says.
-        lr_end: the last step's learning rate as a fraction of ``lr``; 1 keeps it constant.
-        num_particles: draws of the guide a step.
-        clip_norm: largest gradient norm, in units of nats; no clipping by default.
-        kl_warmup: steps over which β, the weight of the latents' terms, rises from 0 to 1.
-        train: "both", or "guide" to hold the model's parameters.
         loss: another Pyro ELBO than ``Trace_ELBO``, such as ``TraceMeanField_ELBO()``.
-        objective: "elbo", or "iwae" for the importance-weighted bound of ``num_particles`` draws (Burda et
-            al. 2016), which is right with minibatches too.
-        doubly_reparameterised: the guide's gradient of that bound by Tucker et al. (2019): less noise.
-        held_out: data on which the objective per unit is checked every ``check_every`` steps.
-        check_every: steps between those checks.
+        held_out: data on which the objective per unit is checked every ``check_every`` steps, and by which
+            ``stop`` judges.
         refresh: gives an epoch's data, for data drawn anew every epoch, in the shapes and types of
             ``data``. What else it may change (an attribute of a model) a traced graph does not see.
-        tolerance: in nats a unit: with ``stop`` of what ten times as many steps are expected to gain, else of
-            the rise over the last quarter of the steps (see `convergence`).
-        average: fraction of the steps, at the end, over which the unconstrained parameters are averaged
-            (every fifth iterate; Polyak and Juditsky 1992). The noise of single gradients then no longer
-            limits the fit.
-        stop: whether to end the fit where going on is expected to gain less than the tolerance. The
-            learning rate is then constant until the iterates are stationary (split R-hat of their tail at
-            most 1.1) or rise no more, falls by a factor of 0.3, and so on; the answer is the average of
-            the iterates' tail. It is judged by the ELBO of ``held_out`` where that is given, else by that
-            of the data, under common random numbers. The rule begins after the KL warm-up. Only in the
-            last tenth below the cap does ``num_steps`` play a part: the learning rate is then lowered to
-            nothing, and the fit counts as not converged. ``lr_end`` and ``average`` have no part in it.
-            A deadline (`clock.deadline`) ends such a fit as the cap does, and any other with `OutOfTime`.
-            See `Fit.stopping` (Dhaka et al. 2020; Welandawe et al. 2024).
-        precision: "bfloat16" runs the programs under autocast.
-        compile: True traces and compiles the steps, False runs stock Pyro, and "auto" decides by the
-            number of steps; see `engine_for`. The numbers are the same to rounding.
         seed: of initial values, batches and noise.
         checkpoint: folder for checkpoints; none by default.
-        checkpoint_every: steps between checkpoints.
         resume: go on from the folder's checkpoint. The result is that of an unbroken fit.
         progress: whether to show a progress bar on a terminal.
+        options: the fields of `FitOptions`.
 
     Raises:
-        InputError: for arguments out of range, data that the model cannot take, minibatches of a
+        InputError: for options out of range, data that the model cannot take, minibatches of a
             model that does not index its plate, a loss that stops being finite, or a damaged
             checkpoint.
+        TypeError: for an option that there is not.
     """
-    counts = {"num_steps": num_steps, "batch_size": 1 if batch_size is None else batch_size,
-              "num_particles": num_particles, "check_every": check_every,
-              "checkpoint_every": checkpoint_every}  # fmt: skip
-    check_whole(1, **counts)
-    check_whole(0, kl_warmup=kl_warmup)
-    _check_reals(lr, average, tolerance, clip_norm)
-    if precision not in (None, "bfloat16"):
-        raise InputError(f"precision={precision!r} is not known; it is 'bfloat16' or None")
-    if stop and average:
-        raise InputError(
-            "average belongs to a fixed number of steps; with stop=True the tail is averaged anyway"
-        )
-    weighted = _iwae(objective, num_particles, doubly_reparameterised, loss)
-    check_compile(compile)
+    asked = FitOptions(**options)
+    weighted = _iwae(asked, loss)
     check_data(pair.model, *data)
     start = time.perf_counter()
     with seeded(seed):
         pair.initialise(*data, seed=seed)
         shape = layout(pair, *data)
         _check_held_out(pair, held_out)
-        batches = _batches(shape, batch_size, seed)
+        batches = _batches(shape, asked.batch_size, seed)
         if weighted is not None:
             check_iwae(weighted, pair, data, shape, batches.batch_size)
-        _refuse_beyond_memory(shape, batches, num_particles, data)
-        leaves = pair.parameters(train)
+        _refuse_beyond_memory(shape, batches, asked.num_particles, data)
+        leaves = pair.parameters(asked.train)
         if not leaves:
-            raise InputError(f"there is nothing to train: no parameters with train={train!r}")
+            raise InputError(f"there is nothing to train: no parameters with train={asked.train!r}")
         began = {name: leaf.detach().clone() for name, leaf in leaves.items()}
         saved = Checkpoint(checkpoint, pair) if checkpoint else None
-        at = saved.load(num_steps) if resume and saved else Progress.at_start(num_steps)
+        at = saved.load(asked.num_steps) if resume and saved else Progress.at_start(asked.num_steps)
         fixed = FixedData(pair, data, shape, seed, weighted)
         rule = None
-        if stop:
+        if asked.stop:
             rule = _rule(
                 pair, data, held_out, shape, batches, list(leaves.values()), weighted,
-                lr=lr, start=kl_warmup, num_steps=num_steps, tolerance=tolerance, seed=seed,
-                traced=engine_for(compile, num_steps, stop) != "pyro",
+                lr=asked.lr, start=asked.kl_warmup, num_steps=asked.num_steps,
+                tolerance=asked.tolerance, seed=seed,
+                traced=engine_for(asked.compile, asked.num_steps, asked.stop) != "pyro",
             )  # fmt: skip
             _resume_rule(rule, at)
-        small = _work(leaves, batches, num_particles) < SMALL_WORK
+        small = _work(leaves, batches, asked.num_particles) < SMALL_WORK
         schedule = Schedule(
-            num_steps, lr, lr_end, kl_warmup, clip_norm, batches, None if rule is None else rule.rate
+            asked.num_steps,
+            asked.lr,
+            asked.lr_end,
+            asked.kl_warmup,
+            asked.clip_norm,
+            batches,
+            None if rule is None else rule.rate,
         )
         current, epoch = data, -1
-        average_from = num_steps - round(average * num_steps)
+        average_from = asked.num_steps - round(asked.average * asked.num_steps)
         stops = Stops(
-            num_steps,
-            every=[100, *([check_every] if held_out else []), *([checkpoint_every] if saved else [])],
-            once=[num_steps - num_steps // 4, average_from],
+            asked.num_steps,
+            every=[
+                100,
+                *([asked.check_every] if held_out else []),
+                *([asked.checkpoint_every] if saved else []),
+            ],
+            once=[asked.num_steps - asked.num_steps // 4, average_from],
             average_from=average_from,
             epochs=batches if refresh else None,
             rule=rule,
@@ -214,19 +170,21 @@ def fit(
             one_thread(small),
             # `layout` has run both programs with Pyro's checks on; they cost a quarter of a small step.
             pyro.validation_enabled(False),
-            progress_bar("SVI", num_steps, start=at.step, open_ended=stop, show=progress) as advance,
+            progress_bar(
+                "SVI", asked.num_steps, start=at.step, open_ended=asked.stop, show=progress
+            ) as advance,
         ):
             with keep_generator():
                 steps = stepper(
-                    pair, data, shape, leaves, schedule, num_particles=num_particles,
+                    pair, data, shape, leaves, schedule, num_particles=asked.num_particles,
                     loss=loss if weighted is None else weighted,
-                    engine=_engine(compile, num_steps, stop, data if refresh else ()),
-                    precision=torch.bfloat16 if precision else None,
+                    engine=_engine(asked.compile, asked.num_steps, asked.stop, data if refresh else ()),
+                    precision=torch.bfloat16 if asked.precision == "bfloat16" else None,
                 )  # fmt: skip
             if at.step:
                 steps.load_state(at.state, at.step)
             late = False
-            while at.step < num_steps and not late and not (rule is not None and rule.done):
+            while at.step < asked.num_steps and not late and not (rule is not None and rule.done):
                 if refresh is not None and batches.epoch(at.step) != epoch:
                     epoch = batches.epoch(at.step)
                     current = _same_form(refresh(epoch), data)
@@ -243,21 +201,21 @@ def fit(
                 count = len(losses)
                 at.history[at.step : at.step + count] = -_finite(losses, at.step, pair, data, began)
                 at.step += count
-                if average and at.step > average_from and at.step % UNROLLED == 0:
+                if asked.average and at.step > average_from and at.step % UNROLLED == 0:
                     at.add_to_average(list(leaves.values()))
-                if at.step == num_steps and average:
+                if at.step == asked.num_steps and asked.average:
                     at.write_average(list(leaves.values()))
                 if rule is not None and count:
                     with suppress(OutOfTime):
                         rule.see(at.step)
                 late = rule is not None and time_left() <= 0
-                ended = late or at.step == num_steps or (rule is not None and rule.done)
+                ended = late or at.step == asked.num_steps or (rule is not None and rule.done)
                 with no_deadline():  # short, and not to be left half done
-                    if held_out is not None and (at.step % check_every == 0 or ended):
+                    if held_out is not None and (at.step % asked.check_every == 0 or ended):
                         at.checks.append((at.step, _held_out_mean(pair, held_out, weighted, seed)))
-                    if at.step == num_steps - num_steps // 4:
+                    if at.step == asked.num_steps - asked.num_steps // 4:
                         at.earlier = fixed.log_weights()
-                if saved and (at.step % checkpoint_every == 0 or ended):
+                if saved and (at.step % asked.checkpoint_every == 0 or ended):
                     at.state = steps.state()
                     if rule is not None:
                         at.rule, at.rule_about = rule.tensors(), rule.about()
@@ -271,7 +229,7 @@ def fit(
             final = elbo(pair, *data, num_particles=_final_particles(shape, late), seed=seed)
         if stopping is None:
             converged, reason = _judged(
-                at, fixed, kl_warmup, tolerance, "elbo" if weighted is None else "iwae"
+                at, fixed, asked.kl_warmup, asked.tolerance, "elbo" if weighted is None else "iwae"
             )
         else:
             converged, reason = stopping.converged, stopping.reason
@@ -433,18 +391,12 @@ def _same_form(drawn: tuple[Any, ...], data: tuple[Any, ...]) -> tuple[Any, ...]
     return drawn
 
 
-def _iwae(
-    objective: str, num_particles: int, doubly_reparameterised: bool, loss: PyroELBO | None
-) -> IWAE | None:
-    if objective not in ("elbo", "iwae"):
-        raise InputError(f"objective={objective!r} is not known; it is 'elbo' or 'iwae'")
-    if objective == "elbo":
-        if doubly_reparameterised:
-            raise InputError("doubly_reparameterised belongs to objective='iwae'")
+def _iwae(asked: FitOptions, loss: PyroELBO | None) -> IWAE | None:
+    if asked.objective == "elbo":
         return None
     if loss is not None:
         raise InputError("loss and objective='iwae' exclude each other")
-    return IWAE(num_particles, doubly_reparameterised)
+    return IWAE(asked.num_particles, asked.doubly_reparameterised)
 
 
 def _held_out_mean(pair: Pair, data: tuple[Any, ...], weighted: IWAE | None, seed: int) -> float:
@@ -483,10 +435,3 @@ def _check_held_out(pair: Pair, held_out: tuple[Any, ...] | None) -> None:
     check = getattr(pair.guide, "check_data", None)
     if check is not None:
         check(*held_out)
-
-
-def _check_reals(lr: float, average: float, tolerance: float, clip_norm: float | None) -> None:
-    check_real(lambda v: 0 < v < math.inf, "must be a positive number", lr=lr, tolerance=tolerance)
-    check_real(lambda v: 0 <= v <= 1, "is a fraction of the steps, from 0 to 1", average=average)
-    if clip_norm is not None:
-        check_real(lambda v: v > 0, "must be a positive number", clip_norm=clip_norm)

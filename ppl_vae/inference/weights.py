@@ -12,7 +12,7 @@ from torch import Tensor
 from ppl_vae.clock import check_time
 from ppl_vae.guides import Prior
 from ppl_vae.inference.compiler import Compiled, compile_graph, fall_back
-from ppl_vae.inference.graph import Compile, Graph, Untraceable, check, trace
+from ppl_vae.inference.graph import Compile, Graph, Untraceable, check, check_compile, trace
 from ppl_vae.inference.sites import Layout
 from ppl_vae.inference.terms import Terms, terms
 from ppl_vae.inference.unit_noise import UnitNoise
@@ -30,9 +30,10 @@ COMPILED = 2**31
 
 def engine_for(compile: Compile, num_samples: int, num_units: int, event_size: int) -> str:
     """How so many weights are computed: "pyro" or "compiled"; a fixed function of its arguments."""
-    if compile == "auto":
+    word = check_compile(compile)
+    if word == "auto":
         return "compiled" if num_samples * num_units * event_size >= COMPILED else "pyro"
-    return "compiled" if compile else "pyro"
+    return "compiled" if word == "on" else "pyro"
 
 
 def block_size(total: int, shape: Layout, num_units: int) -> int:

@@ -146,10 +146,11 @@ def test_enumerable_and_discrete_densities_are_refused() -> None:
 
 
 @pytest.mark.parametrize("value", ["yes", 1, 0, None, "True"])
-def test_compile_is_auto_true_or_false(value: Any) -> None:
-    for good in ("auto", True, False):
-        check_compile(good)
-    with pytest.raises(InputError, match="it is 'auto', True or False"):
+def test_compile_is_auto_on_or_off(value: Any) -> None:
+    words = {word: check_compile(word) for word in ("auto", "on", "off")}
+    assert all(word == found for word, found in words.items())
+    assert (check_compile(True), check_compile(False)) == ("on", "off")
+    with pytest.raises(InputError, match="it is 'auto', 'on' or 'off'"):
         check_compile(value)
 
 

@@ -1,0 +1,96 @@
+"""Options declared once: dataclass, keywords, docstrings and the shell's names say the same."""
+
+import dataclasses
+from typing import Any, Literal, TypedDict
+
+import pytest
+
+from ppl_vae.errors import InputError
+from ppl_vae.inference.fitting.options import FitKeywords, FitOptions
+from ppl_vae.options import choices, differences, docs, shell_names
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawn:
+    """What is drawn.
+
+    Attributes:
+        size: how many,
+            at least one: always.
+        low, high: the ends.
+        shade: of grey.
+
+    Something else: that is no attribute.
+    """
+
+    size: int = 1
+    low: float = 0.0
+    high: float = dataclasses.field(default=1.0, metadata={"shell": None})
+    shade: Literal["dark", "light"] | None = dataclasses.field(default=None, metadata={"shell": "--grey"})
+
+
+class Keywords(TypedDict, total=False):
+    size: int
+    low: int
+    shade: Literal["dark", "light"] | None
+    more: bool
+
+
+def test_docs_are_the_attributes_lines() -> None:
+    assert docs(Drawn) == {
+        "size": "how many, at least one: always",
+        "low": "the ends",
+        "high": "the ends",
+        "shade": "of grey",
+    }
+
+
+def test_names_and_choices_of_the_shell_come_from_the_fields() -> None:
+    assert shell_names(Drawn) == {"size": "--size", "low": "--low", "shade": "--grey"}
+    assert choices(Literal["dark", "light"] | None) == ("dark", "light")
+    assert choices(int | None) == choices(str) == ()
+
+
+def test_every_difference_of_keywords_is_named() -> None:
+    found = differences(Drawn, Keywords)
+    assert found == [
+        "high is only in Drawn",
+        "low is <class 'float'> in Drawn and <class 'int'> in Keywords",
+        "more is only in Keywords",
+    ]
+
+
+def test_a_fits_options_are_its_keywords_and_each_has_its_line() -> None:
+    assert differences(FitOptions, FitKeywords) == []
+    assert not FitKeywords.__required_keys__
+    names = [field.name for field in dataclasses.fields(FitOptions)]
+    assert list(docs(FitOptions)) == names
+    assert list(FitKeywords.__annotations__) == names
+
+
+def test_a_fits_options_on_the_command_line() -> None:
+    names = shell_names(FitOptions)
+    assert (names["num_steps"], names["num_particles"]) == ("--steps", "--particles")
+    assert names["kl_warmup"] == "--kl-warmup"
+    assert "lr_end" not in names
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("precision", "float16", "precision='float16' is not known; it is 'float32' or 'bfloat16'"),
+        ("train", "model", "train='model' is not known; it is 'both' or 'guide'"),
+        ("objective", "mle", "objective='mle' is not known; it is 'elbo'"),
+        ("compile", "yes", "compile='yes' is not known; it is 'auto', 'on' or 'off'"),
+        ("kl_warmup", -1, "kl_warmup is -1; it must be at least 0"),
+        ("doubly_reparameterised", True, "doubly_reparameterised belongs to objective='iwae'"),
+    ],
+)
+def test_options_out_of_range_are_refused_when_they_are_given(option: str, value: Any, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        FitOptions(**{option: value})
+
+
+def test_a_wrong_keyword_is_the_usual_type_error() -> None:
+    with pytest.raises(TypeError, match="steps"):
+        FitOptions(steps=3)  # type: ignore[call-arg]
