@@ -1,6 +1,7 @@
 """The ELBO of fixed data under fixed noise: differences between parameters without the noise of draws."""
 
 import math
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from ppl_vae.inference.graph import Untraceable
 from ppl_vae.inference.iwae import IWAE, grouped_bound
+from ppl_vae.inference.settling import Settling
 from ppl_vae.inference.sites import Layout, sizes
 from ppl_vae.inference.terms import terms
 from ppl_vae.inference.weights import LogWeights
@@ -38,6 +40,7 @@ class FixedData:
         budget: entries of an array in memory.
         traced: whether the programs are traced once into a graph, which then runs on parts of the draws
             that fit the processor's cache. The random numbers are the same, the values to rounding.
+        settling: settles the pair's open layers for the parameters of the moment; its buffers are put back.
     """
 
     def __init__(
@@ -52,8 +55,9 @@ class FixedData:
         most_particles: int = 256,
         budget: int = 2**20,
         traced: bool = False,
+        settling: Settling | None = None,
     ) -> None:
-        self.pair, self.data, self.shape, self.seed = pair, data, shape, seed
+        self.pair, self.data, self.shape, self.seed, self.settling = pair, data, shape, seed, settling
         self.group = 1 if weighted is None else weighted.num_particles
         self.index: Tensor | None = None
         if shape.can_index and shape.num_units > most_units:
@@ -73,6 +77,10 @@ class FixedData:
     @torch.no_grad()
     def log_weights(self) -> Tensor:
         """log p(x, z) − log q(z), or bounds of groups of particles, in nats, shape (particles, units)."""
+        with nullcontext() if self.settling is None else self.settling.for_now():
+            return self._log_weights()
+
+    def _log_weights(self) -> Tensor:
         if self.traced and self._parts is None:
             try:
                 self._parts = _Parts(self)

@@ -1,6 +1,7 @@
 """Statistics that learning leaves open, settled over the training data: batch normalisation."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import pyro
@@ -80,6 +81,19 @@ class Settling:
         for layer in self.layers:
             assert isinstance(layer, Settles)
             layer.settle(self._inputs(layer))
+
+    @contextmanager
+    def for_now(self) -> Iterator[None]:
+        """Run a block with settled layers, and put their buffers back after."""
+        buffers = [buffer for layer in self.layers for buffer in layer.buffers()]
+        before = [buffer.clone() for buffer in buffers]
+        try:
+            self()
+            yield
+        finally:
+            with torch.no_grad():
+                for buffer, value in zip(buffers, before, strict=True):
+                    buffer.copy_(value)
 
     def _inputs(self, layer: nn.Module) -> Iterator[Tensor]:
         """What the layer is called with, part by part of the data."""
