@@ -116,7 +116,6 @@ def test_settling_changes_buffers_and_nothing_else(pair: Pair, x: Tensor) -> Non
     assert len(Settling(pair, (x,), shape, seed=0, train="guide").layers) == 2
 
 
-@pytest.mark.parametrize("compile", [False, "auto"])
 @pytest.mark.parametrize("traced", [False, True])
 def test_what_the_stopping_rule_judges_is_settled_and_leaves_no_trace(
     pair: Pair, x: Tensor, traced: bool
