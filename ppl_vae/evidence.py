@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 
 from ppl_vae.files import write_netcdf
+from ppl_vae.notebook import banner, items, panel, table
+from ppl_vae.wording import with_error
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -18,7 +20,7 @@ __all__ = ["Evidence"]
 Kind = Literal["exact", "estimate", "lower bound", "upper bound"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Evidence:
     """log p(x) in nats, one entry per unit.
 
@@ -134,6 +136,32 @@ class Evidence:
         """The numbers of the units, shape (units,)."""
         return np.arange(self.num_units) if self.index is None else self.index
 
+    def __repr__(self) -> str:
+        alarms = int(self.alarming.sum())
+        units = f"{self.num_units:,} {'unit' if self.num_units == 1 else 'units'}"
+        found = f"log p(x) = {with_error(self.total, self.total_std_error)} nats of {units}"
+        return f"Evidence({self.method}, {self.kind}: {found}" + (f"; {alarms:,} alarm)" if alarms else ")")
+
+    def _repr_html_(self) -> str:
+        """How a notebook shows it."""
+        alarms = int(self.alarming.sum())
+        rows: list[tuple[str, object]] = [
+            ("log p(x) of all, in nats", with_error(self.total, self.total_std_error)),
+            (f"mean of a {self.unit}", with_error(self.mean, self.mean_std_error)),
+            ("ELBO, mean", float(self.elbo.mean()) if len(self.elbo) else "–"),
+            ("smallest effective sample size", float(self.ess.min()) if len(self.ess) else "–"),
+            ("largest k̂", float(self.pareto_k.max()) if len(self.pareto_k) else "–"),
+            ("units", self.num_units),
+            ("samples a unit", self.num_samples or "–"),
+            ("seconds", self.seconds),
+        ]
+        return panel(
+            f"log p(x) by {self.method}: {self.kind}",
+            banner(f"{alarms:,} of {self.num_units:,} units alarm", "warn", _ALARM) if alarms else "",
+            table(["", "value"], rows),
+            items(self.notes),
+        )
+
     def to_dataset(self) -> xr.Dataset:
         """As xarray, with the dimension ``unit`` and, for the curve, ``point``."""
         import xarray as xr
@@ -170,5 +198,6 @@ class Evidence:
         return cls(**columns, **attributes)
 
 
+_ALARM = "A few large weights decide their log p(x), which is probably too low."
 _COLUMNS = ("log_evidence", "std_error", "bias", "ess", "pareto_k", "elbo", "smoothed", "acceptance")
 _ATTRIBUTES = ("method", "unit", "kind", "num_samples", "proposal", "seconds", "compile_seconds")

@@ -12,6 +12,7 @@ import numpy as np
 from ppl_vae.errors import InputError
 from ppl_vae.files import write_netcdf
 from ppl_vae.moments import standard_deviation
+from ppl_vae.notebook import cell, panel, paragraph, table
 from ppl_vae.rng import check_seed
 
 if TYPE_CHECKING:
@@ -24,6 +25,29 @@ Dependence = Literal["chains", "independent"]
 
 
 SUPERCHAINS = 8
+# Latents that are named in a line.
+MOST_NAMES = 6
+
+
+def _sized(name: str, variable: xr.DataArray) -> str:
+    """A latent's name with its sizes: ``theta (8)``."""
+    sizes = _sizes(variable)
+    return f"{name} ({' × '.join(map(str, sizes.values()))})" if sizes else name
+
+
+def _sizes(variable: xr.DataArray) -> dict[str, int]:
+    return {str(dim): size for dim, size in variable.sizes.items() if dim not in ("chain", "draw")}
+
+
+def _row(name: str, variable: xr.DataArray) -> tuple[str, str, str, str]:
+    """A latent, its dimensions, and from where to where its means and standard deviations go."""
+    moments = [variable.mean(("chain", "draw")), variable.std(("chain", "draw"))]
+    ranges = []
+    for values in (moment.to_numpy() for moment in moments):
+        low, high = cell(float(values.min())), cell(float(values.max()))
+        ranges.append(low if low == high else f"{low} to {high}")
+    dims = ", ".join(f"{dim}: {size:,}" for dim, size in _sizes(variable).items())
+    return name, dims or "–", ranges[0], ranges[1]
 
 
 def _no_statistics() -> xr.Dataset:
@@ -32,7 +56,7 @@ def _no_statistics() -> xr.Dataset:
     return xr.Dataset()
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Posterior:
     """Draws from p(z | x), or from an approximation of it.
 
@@ -65,6 +89,27 @@ class Posterior:
     def num_draws(self) -> int:
         """Number of draws in all chains together."""
         return self.draws.sizes["chain"] * self.draws.sizes["draw"]
+
+    def __repr__(self) -> str:
+        names = [_sized(str(name), variable) for name, variable in self.draws.data_vars.items()]
+        more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+        return f"Posterior({self.method}: {self._amount()} of {', '.join(names[:MOST_NAMES])}{more})"
+
+    def _repr_html_(self) -> str:
+        """How a notebook shows it: every latent's means and standard deviations."""
+        rows = [_row(str(name), variable) for name, variable in self.draws.data_vars.items()]
+        weights = "They carry log importance weights (`resampled`)." if self.log_weights is not None else ""
+        return panel(
+            f"Posterior: {self._amount()} by {self.method}",
+            table(["latent", "dimensions", "means", "standard deviations"], rows),
+            paragraph(weights),
+        )
+
+    def _amount(self) -> str:
+        """How many draws, in words."""
+        if self.dependence == "chains":
+            return f"{self.num_chains} chains of {self.draws.sizes['draw']:,} draws"
+        return f"{self.num_draws:,} independent draws"
 
     def map(self, draws: xr.Dataset) -> Self:
         """The same answer in other coordinates, such as a model's identifiable functions."""

@@ -186,7 +186,7 @@ class Known:
     called: dict[str, list[nn.Module]] = field(default_factory=lambda: {"guide": [], "model": []})
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Pair:
     """A model, one guide for it, and the values of their parameters.
 
@@ -218,6 +218,13 @@ class Pair:
                     f"got {type(program).__name__}"
                 )
         object.__setattr__(self, "_store", _plain_params())
+
+    def __repr__(self) -> str:
+        size = "not yet run"
+        if self._known.initialised:
+            leaves = self.parameters()
+            size = f"{sum(leaf.numel() for leaf in leaves.values()):,} numbers in {len(leaves)} parameters"
+        return f"Pair({_named(self.model)} with {_named(self.guide)}; {size})"
 
     @property
     def known(self) -> Known:
@@ -386,9 +393,13 @@ def said_by(program: Program, role: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        name = getattr(program, "__qualname__", type(program).__qualname__)
-        error.add_note(f"raised while running the {role} {name}")
+        error.add_note(f"raised while running the {role} {_named(program)}")
         raise
+
+
+def _named(program: Program) -> str:
+    """What a program is called: its function's or its class's name."""
+    return str(getattr(program, "__qualname__", type(program).__qualname__))
 
 
 def _hold(module: nn.Module) -> nn.Module:

@@ -22,7 +22,7 @@ POINTS = ("exact", "estimate")
 EITHER_WAY = ("bridge",)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Agreement:
     """What several values of log p(x) of the same data say about each other.
 
@@ -45,6 +45,10 @@ class Agreement:
     best: str | None
     trusted: bool
     reason: str
+
+    def __repr__(self) -> str:
+        best = f"believe {self.best}" if self.best is not None else "believe none"
+        return f"Agreement({', '.join(map(str, self.table.index))}: {best}; {len(self.flags)} flags)"
 
 
 def agreement(found: Sequence[Evidence] | Mapping[str, Evidence]) -> Agreement:

@@ -68,7 +68,7 @@ WORDS = {
 }
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Calibration:
     """Ranks of simulated true values among the draws that answer the data simulated from them.
 
@@ -147,6 +147,13 @@ class Calibration:
         """The quantities that fail, each with how, in words; the worst first."""
         wrong = self.table[~self.table["passed"]]
         return {str(name): WORDS[str(shape)] for name, shape in wrong["shape"].items()}
+
+    def __repr__(self) -> str:
+        size = f"{self.num_simulations:,} simulations, {len(self.names):,} quantities"
+        found = (
+            f"{len(self.failing)} fail, {next(iter(self.failing))} the most" if self.failing else "none fails"
+        )
+        return f"Calibration({self.method}: {size}; {found})"
 
     def sentence(self) -> str:
         """What was found, in one sentence."""

@@ -29,6 +29,7 @@ from ppl_vae.inference.compile_apart import ahead
 from ppl_vae.inference.sites import Layout
 from ppl_vae.inference.svi import Fit
 from ppl_vae.inference.terms import layout
+from ppl_vae.notebook import Tone, banner, panel, paragraph, table
 from ppl_vae.posterior import Posterior
 from ppl_vae.program import Pair, Program
 from ppl_vae.progress import stage
@@ -37,7 +38,15 @@ from ppl_vae.watch import watched
 __all__ = ["Check", "check", "check_pair"]
 
 
-@dataclass(frozen=True, eq=False)
+_TONES: dict[Verdict, Tone] = {
+    "trust": "good",
+    "reweight": "warn",
+    "do not trust": "bad",
+    "not a posterior": "bad",
+}
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Check:
     """What the checks found, and what follows.
 
@@ -117,6 +126,21 @@ class Check:
             InputError: if the folder holds no check, or a damaged one.
         """
         return load_check(folder)
+
+    def __repr__(self) -> str:
+        failing = ", ".join(finding.name for finding in self.failing) or "none"
+        return f"Check({self.verdict}: {len(self.findings)} checks, failing: {failing}; {self.seconds:.0f} s)"
+
+    def _repr_html_(self) -> str:
+        """How a notebook shows it: the verdict, its reason, the next step, and every finding."""
+        findings = [(finding.status, finding.name, finding.sentence) for finding in self.findings]
+        return panel(
+            "Can this fit be trusted?",
+            banner(self.verdict.upper(), _TONES[self.verdict], f"{self.reason}."),
+            paragraph(f"Next step: {self.next_step}."),
+            table(["found", "check", "what"], findings),
+            paragraph(f"({self.spent()})"),
+        )
 
     def __str__(self) -> str:
         lines = [f"Verdict: {self.verdict.upper()} — {self.reason}.", f"Next step: {self.next_step}."]

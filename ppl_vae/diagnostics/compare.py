@@ -28,6 +28,7 @@ from ppl_vae.diagnostics.distances import (
 from ppl_vae.diagnostics.mixing import judge_reference, told_limits, unmixed
 from ppl_vae.errors import InputError
 from ppl_vae.files import write_text
+from ppl_vae.notebook import Tone, banner, items, panel, table
 from ppl_vae.posterior import Posterior
 from ppl_vae.program import HasIdentifiable, Program
 from ppl_vae.rng import check_seed
@@ -49,7 +50,19 @@ CHUNK = 64
 TERMS = 4
 
 
-@dataclass(frozen=True, eq=False)
+_TONES: dict[Verdict, Tone] = {"agrees": "good", "differs": "bad", "cannot tell": "neutral"}
+# What a notebook shows of the table, by its heading there.
+_SHOWN = {
+    "answer": "answer",
+    "name": "quantity",
+    "mean": "mean",
+    "mean_reference": "reference",
+    "mean_error_in_sd": "error in sd",
+    "sd_ratio": "ratio of sd",
+}
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Comparison:
     """What a comparison found.
 
@@ -94,6 +107,23 @@ class Comparison:
         for tail in {"q5_error_in_sd", "q95_error_in_sd"} & set(self.table):
             severity = np.maximum(severity, self.table[tail].abs())
         return self.table.loc[severity.fillna(np.inf).sort_values(ascending=False).index[:num_rows]]
+
+    def __repr__(self) -> str:
+        found = ", ".join(f"{name} {verdict}" for name, verdict in self.verdicts.items())
+        names = self.table["name"].nunique() if "name" in self.table else 0
+        return f"Comparison(with {self.reference} in {names:,} quantities: {found})"
+
+    def _repr_html_(self) -> str:
+        """How a notebook shows it: the verdicts, their reasons, and the largest differences."""
+        verdicts = [banner(f"{name} {verdict}", _TONES[verdict]) for name, verdict in self.verdicts.items()]
+        shown = [name for name in _SHOWN if name in self.table]
+        worst = self.worst()[shown].itertuples(index=False) if len(self.table) else []
+        return panel(
+            f"Compared with {self.reference}" + ("" if self.reference_ok else ", which failed its checks"),
+            *verdicts,
+            items(self.reasons),
+            table([_SHOWN[name] for name in shown], [tuple(row) for row in worst]),
+        )
 
     def save(self, path: str | Path) -> None:
         """Write a JSON file."""

@@ -12,6 +12,7 @@ import pandas as pd
 
 from ppl_vae.errors import InputError
 from ppl_vae.files import write_netcdf
+from ppl_vae.wording import with_error
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -23,7 +24,7 @@ FAMILIES = {"diagonal": "mean-field", "full": "full covariance", "flow": "flow"}
 GUIDES = ("own", *FAMILIES)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Gap:
     """A difference in nats by unit, with its standard error; both of shape (units,).
 
@@ -39,13 +40,17 @@ class Gap:
         """Mean over units."""
         return float(self.value.mean())
 
+    def __repr__(self) -> str:
+        mean = with_error(self.mean, self.mean_std_error)
+        return f"Gap({mean} nats a unit, over {len(self.value):,} units)"
+
     @property
     def mean_std_error(self) -> float:
         """Monte Carlo standard error of `mean`, for these very units: they are sampled independently."""
         return float(np.sqrt((self.std_error**2).sum())) / len(self.value)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Gaps:
     """log p(x) and the ELBOs of four guides, by unit, in nats.
 
@@ -112,6 +117,16 @@ class Gaps:
     def best(self) -> Mapping[str, Gap]:
         """log p(x) − ELBO of the best guide of each family: "diagonal", "full" and "flow"."""
         return {family: self.gap(family) for family in FAMILIES}
+
+    def __repr__(self) -> str:
+        total, own, rest = (
+            with_error(part.mean, part.mean_std_error)
+            for part in (self.total, self.approximation, self.amortisation)
+        )
+        return (
+            f"Gaps({self.num_units:,} units: {total} nats a unit = approximation gap {own} "
+            f"+ {self.shortfall} {rest})"
+        )
 
     def gap(self, guide: str) -> Gap:
         """log p(x) − ELBO of one guide: "own", "diagonal", "full" or "flow"."""
