@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.distributions import transform_to
 
 from ppl_vae.data.precision import merged_columns
-from ppl_vae.data.readers import DAMAGED
+from ppl_vae.data.readers import load_array, load_arrays
 from ppl_vae.data.tables import Cells, read_cells
 from ppl_vae.errors import InputError, brief
 from ppl_vae.rng import seeded
@@ -296,18 +296,10 @@ def _read(path: Path) -> _Source:
     suffix = path.suffix.lower()
     if suffix == ".csv":
         return _Source(path, read_cells(path))
-    try:
-        if suffix == ".npy":
-            with path.open("rb") as handle:
-                return _Source(path, {"": np.lib.format.read_array(handle, allow_pickle=False)})
-        if suffix == ".npz":
-            with path.open("rb") as handle, np.load(handle, allow_pickle=False) as archive:
-                return _Source(path, {name: archive[name] for name in archive.files})
-    except (*DAMAGED, OSError) as error:
-        reason = (
-            "it holds Python objects" if "Object arrays" in str(error) else f"it is damaged or no {suffix}"
-        )
-        raise InputError(f"{path} cannot be read: {reason}") from error
+    if suffix == ".npy":
+        return _Source(path, {"": load_array(path)})
+    if suffix == ".npz":
+        return _Source(path, load_arrays(path))
     raise InputError(f"{path} cannot be read; data are .csv, .npy or .npz files")
 
 

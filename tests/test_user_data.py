@@ -60,10 +60,10 @@ def test_table_of_other_columns_is_one_matrix(folder):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("sigma,y\n1,2\n3,high\n", "row 3, column y: 'high'"),
-        ("sigma,y\n1,2\n3,\n", "row 3, column y: the cell is empty"),
+        ("sigma,y\n1,2\n3,high\n", "row 3, column 'y': 'high'"),
+        ("sigma,y\n1,2\n3,\n", "row 3, column 'y': the cell is empty"),
         ("", "is empty"),
-        ("sigma,y\n1,2\n3\n", "row 3, column y: the cell is empty"),
+        ("sigma,y\n1,2\n3\n", "row 3, column 'y': the cell is empty"),
         ("sigma,y\n1,2,3\n", "row 2 has 3 cells where 2"),
         ("sigma,y,y\n1,2,3\n", "the column 'y' twice"),
         ("a\n1\n", "takes 3 arguments .sigma, y, scale. and --data gave 1 .*d.csv has a"),
@@ -79,7 +79,7 @@ def test_bad_tables_are_refused(folder, content, message):
 def test_pickles_are_not_loaded(folder):
     model = load_program(f"{folder}/my.py:one")
     np.save(folder / "p.npy", np.array([{}], dtype=object), allow_pickle=True)
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="holds Python objects"):
         read_arguments([f"{folder}/p.npy"], model)
 
 
@@ -326,11 +326,11 @@ def test_empty_cells_are_nan_where_the_model_masks_them(folder, model, text, mis
     ("model", "text", "where"),
     [
         (lambda x: pyro.sample("x", dist.Normal(pyro.sample("m", dist.Normal(0.0, 1.0)), 1.0).expand([len(x)])
-                               .to_event(1), obs=x), "x,n\n1,a\n,b\n", "row 3, column x: the cell is empty"),
+                               .to_event(1), obs=x), "x,n\n1,a\n,b\n", "row 3, column .x.: the cell is"),
         # The covariate is missing, which no mask of y makes good.
-        (masked_by_hand, "x,y\n1,2\n,3\n", "row 3, column x: the cell is empty"),
-        (several, "a,b\n1,x\n2,3\n", "row 2, column b: 'x'"),
-        (nan_masked, "x,n\n1,a\noops,b\n", "row 3, column x: 'oops'"),
+        (masked_by_hand, "x,y\n1,2\n,3\n", "row 3, column 'x': the cell is empty"),
+        (several, "a,b\n1,x\n2,3\n", "row 2, column 'b': 'x'"),
+        (nan_masked, "x,n\n1,a\noops,b\n", "row 3, column 'x': 'oops'"),
         (several, "a,b\n1,2\n3\n", "row 3 has 1 cells where 2"),
     ],
 )  # fmt: skip
@@ -356,5 +356,5 @@ def test_a_cell_is_named_by_its_line_in_the_file(folder, text, line):
     model = load_program(f"{folder}/my.py:one")
     if "n" in text:
         model = nan_masked
-    with pytest.raises(InputError, match=f"row {line}, column x1?: 'b'"):
+    with pytest.raises(InputError, match=f"row {line}, column 'x1?': 'b'"):
         read_arguments(table(folder, text), model)

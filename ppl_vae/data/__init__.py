@@ -1,21 +1,29 @@
-"""Data: named data sets, file readers, and what is done to rows before a fit."""
+"""Data: one type for all of it, named data sets, file readers, and what is done to rows before a fit."""
 
+from ppl_vae.data import inputs
+from ppl_vae.data.accept import as_dataset
+from ppl_vae.data.dataset import Dataset, Variable
 from ppl_vae.data.games import Games
-from ppl_vae.data.named import DatasetInfo, load, names
+from ppl_vae.data.named import DatasetInfo, load, load_dataset, names
 from ppl_vae.data.preprocess import binarise, dequantise, dynamic_binarise, grid_step, split, standardise
 from ppl_vae.data.readers import SUFFIXES
 from ppl_vae.data.rows import Rows
 
 __all__ = [
     "SUFFIXES",
+    "Dataset",
     "DatasetInfo",
     "Games",
     "Rows",
+    "Variable",
+    "as_dataset",
     "binarise",
     "dequantise",
     "dynamic_binarise",
     "grid_step",
+    "inputs",
     "load",
+    "load_dataset",
     "names",
     "split",
     "standardise",

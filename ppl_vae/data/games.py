@@ -1,15 +1,16 @@
-"""Games between two players: the data of skill models."""
+"""Games between two players, a reader of data sets: what skill models take."""
 
 from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ppl_vae.data.dataset import Columns, Dataset, Variable
 from ppl_vae.errors import InputError
 
 if TYPE_CHECKING:
@@ -25,6 +26,9 @@ FEW = 10**5
 @dataclass(frozen=True, eq=False)
 class Games:
     """Who beat whom, game by game.
+
+    A view of a `Dataset` of the columns winner and loser: `Games.of(dataset)` reads it, `games.dataset`
+    gives it back.
 
     Attributes:
         name: the data set's name, or the file's.
@@ -49,6 +53,28 @@ class Games:
         for side in (self.winners, self.losers):
             if side.size and not 0 <= side.min() <= side.max() < len(self.players):
                 raise ValueError(f"{self.name} names players outside 0..{len(self.players) - 1}.")
+
+    @classmethod
+    def of(cls, dataset: Dataset, columns: Columns | None = None) -> Self:
+        """The games in a data set.
+
+        Raises:
+            InputError: where it lacks the columns winner and loser, or a player's name is missing.
+        """
+        from ppl_vae.data import inputs
+        from ppl_vae.data.matching import resolve
+
+        ready = resolve(dataset, {"games": inputs.Games()}, columns)
+        games = ready["games"]
+        winners, losers = (np.ascontiguousarray(side) for side in games.values.T)
+        return cls(dataset.name, winners, losers, games.levels, ready.warnings)
+
+    @property
+    def dataset(self) -> Dataset:
+        """The data set that these games are a view of."""
+        sides = {"winner": self.winners, "loser": self.losers}
+        columns = {name: Variable(values, "index", levels=self.players) for name, values in sides.items()}
+        return Dataset(self.name, columns, warnings=self.warnings, unit="game")
 
     @property
     def num_games(self) -> int:

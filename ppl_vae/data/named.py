@@ -2,7 +2,7 @@
 
 import csv
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
@@ -11,13 +11,14 @@ from typing import Literal
 import numpy as np
 
 from ppl_vae.data import bundled
+from ppl_vae.data.dataset import Dataset
 from ppl_vae.data.games import Games, games_between
 from ppl_vae.data.images import read_fashion_mnist, read_mnist, read_svhn
-from ppl_vae.data.readers import SUFFIXES, read_file
+from ppl_vae.data.readers import SUFFIXES, listed_suffixes, read_dataset, read_file
 from ppl_vae.data.rows import Rows
 from ppl_vae.errors import InputError
 
-__all__ = ["DatasetInfo", "load", "names"]
+__all__ = ["DatasetInfo", "load", "load_dataset", "names"]
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def load(
     """Load a named data set, or read a file.
 
     Args:
-        source: one of `names()`, or the path of a .npy, .npz or .csv file.
+        source: one of `names()`, or the path of a .npy, .npz, .csv, .nc or .parquet file.
         data_dir: where torchvision's data sets are kept, laid out as torchvision does; by default the
             folder ppl_vae in $XDG_CACHE_HOME or ~/.cache.
         download: whether a torchvision data set may be downloaded when it is not there.
@@ -57,12 +58,36 @@ def load(
     """
     if source in _NAMED:
         return _NAMED[source][1](data_dir, download)
+    return read_file(_path(source), games=games)
+
+
+def load_dataset(source: str, *, data_dir: Path | None = None, download: bool = True) -> Dataset:
+    """Load a named data set, or read a file, as a `Dataset` of variables of their own types.
+
+    Args:
+        source, data_dir, download: as of `load`.
+
+    Raises:
+        InputError: as `load`; but text makes a category and an empty cell a missing value.
+    """
+    if source in _NAMED:
+        info, read = _NAMED[source]
+        return replace(read(data_dir, download).dataset, source=info.source)
+    return read_dataset(_path(source))
+
+
+def _path(source: str) -> Path:
+    """The path of a data file.
+
+    Raises:
+        InputError: for what is neither a file nor looks like one.
+    """
     path = Path(source).expanduser()
     if path.exists() or path.suffix.lower() in SUFFIXES:
-        return read_file(path, games=games)
+        return path
     raise InputError(
         f"There is no data set and no file '{source}': the data sets are {', '.join(_NAMED)}, and the path "
-        "of a file must end in .npy, .npz or .csv."
+        f"of a file must end in {listed_suffixes()}."
     )
 
 

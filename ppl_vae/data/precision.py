@@ -1,9 +1,11 @@
-"""Whether float32 can hold data: times in seconds and long numbers lose their differences in it."""
+"""Whether float32 and float64 can hold data: times in seconds and long numbers lose their differences."""
+
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["merged_columns"]
+__all__ = ["held_exactly", "merged_columns"]
 
 # Rounding errors above this share of a column's standard deviation are no longer small change.
 _SHARE = 1e-4
@@ -54,3 +56,10 @@ def _merges(column: NDArray[np.generic]) -> bool:
     distinct = len(np.unique(exact))
     merged = 1 - len(np.unique(rounded)) / distinct
     return merged > (0 if whole else _MERGED + distinct / _DENSE)
+
+
+def held_exactly(whole: NDArray[Any]) -> bool:
+    """Whether float64 holds each of these whole numbers."""
+    if not whole.size or max(abs(int(whole.min())), abs(int(whole.max()))) <= 2**53:
+        return True
+    return all(int(float(value)) == value for value in whole.ravel().tolist())

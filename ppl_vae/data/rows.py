@@ -1,30 +1,39 @@
-"""Rows of features: the data of PPCA, the VAE and their kin."""
+"""Rows of features, a reader of data sets: what PPCA, the VAE and their kin take."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ppl_vae.data.columns import encode
+from ppl_vae.data.dataset import Columns, Dataset, Variable
+from ppl_vae.data.inputs import Features
+from ppl_vae.data.matching import also, resolve
 from ppl_vae.data.precision import merged_columns
 from ppl_vae.errors import InputError
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Floats", "Integers", "Kind", "Rows", "kind_of"]
+__all__ = ["PARTS", "Floats", "Integers", "Kind", "Rows", "kind_of", "split_variable"]
 
 Floats = NDArray[np.floating[Any]]
 Integers = NDArray[np.integer[Any]]
 Kind = Literal["real", "grey", "binary"]
+# The levels of the variable "split".
+PARTS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True, eq=False)
 class Rows:
     """Rows of numeric features, with where they came from and what was done to them.
+
+    A view of a `Dataset` that has a matrix of features: `Rows.of(dataset)` reads it, `rows.dataset` gives it
+    back. They share their arrays.
 
     Attributes:
         name: the data set's name, or the file's.
@@ -63,6 +72,46 @@ class Rows:
         if self.labels is not None and self.labels.shape != (num_rows,):
             raise ValueError(f"labels of shape {self.labels.shape} for {num_rows} rows.")
 
+    @classmethod
+    def of(cls, dataset: Dataset, columns: Columns | None = None) -> Self:
+        """The features of a data set, its labels if it has any, and its splits.
+
+        Args:
+            dataset: with a matrix x, or columns of numbers, of which all are features.
+            columns: see `Dataset.arguments`.
+
+        Raises:
+            InputError: where there are no features, or values that are missing.
+        """
+        ready = resolve(dataset, {"x": Features()}, columns)
+        x = ready["x"]
+        # Images stay as small as they are; what is computed with other features is worth float64.
+        narrow = x.image_shape is not None and x.values.dtype == np.float32
+        values = x.values if narrow else x.values.astype(np.float64, copy=False)
+        return cls(
+            dataset.name,
+            values,
+            next(iter(x.labels.values())),
+            x.kind if x.kind in ("real", "grey", "binary") else kind_of(values),
+            image_shape=x.image_shape,
+            labels=_labels(dataset),
+            splits={name: units for name, units in dataset.parts().items() if len(units)},
+            history=ready.history,
+            warnings=ready.warnings,
+        )
+
+    @property
+    def dataset(self) -> Dataset:
+        """The data set that these rows are a view of: x, and label and split where there are any."""
+        labels = {"feature": self.feature_names}
+        variables = {"x": Variable(self.values, self.kind, labels=labels, image_shape=self.image_shape)}
+        if self.labels is not None:
+            codes, levels = encode(self.labels)
+            variables["label"] = Variable(codes, "category", levels=levels)
+        if self.splits:
+            variables["split"] = split_variable(self.splits, self.num_rows)
+        return Dataset(self.name, variables, history=self.history, warnings=self.warnings)
+
     @property
     def num_rows(self) -> int:
         """The number of rows."""
@@ -97,6 +146,29 @@ class Rows:
         """The rows at `index`, in its order; the official splits, which count all rows, are dropped."""
         labels = None if self.labels is None else self.labels[index]
         return replace(self, values=self.values[index], labels=labels, splits={})
+
+
+def split_variable(parts: Mapping[str, Integers], num_units: int) -> Variable:
+    """The variable "split" that says of each unit to which part it belongs."""
+    codes = np.full(num_units, -1, dtype=np.int64)
+    for name, units in parts.items():
+        codes[units] = PARTS.index(name)
+    return Variable(codes, "category", levels=PARTS)
+
+
+def _labels(dataset: Dataset) -> Integers | None:
+    """Whole numbers: the labels themselves where they are such, else their positions in the levels."""
+    found = next((dataset[name] for name in ("label", *also("label")) if name in dataset), None)
+    if found is None or found.values.ndim != 1 or found.is_ragged:
+        return None
+    if not found.levels:
+        # Numbers in a table of columns are features.
+        beside = any(variable.values.ndim > 1 for variable in dataset.variables.values())
+        return found.values.astype(np.int64) if beside and found.values.dtype.kind in "iub" else None
+    try:
+        return np.array([*map(int, found.levels), -1], dtype=np.int64)[found.values]
+    except (ValueError, OverflowError):
+        return found.values
 
 
 def kind_of(values: Floats) -> Kind:

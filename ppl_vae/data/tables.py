@@ -1,7 +1,7 @@
-"""CSV files: rows of numeric features, or games with winner and loser columns.
+"""CSV files: tables of any columns, rows of numeric features, or games with winner and loser columns.
 
-Two readers share the work: a fast one for the whole file, and a careful one that goes through it again
-when something is amiss and names the first cell at fault.
+pandas reads the file (`_parsed`, the one place that does); where something is amiss, a careful reader goes
+through it again, record by record, and names the first cell at fault.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import csv
 import math
 import unicodedata
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -18,14 +19,17 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from ppl_vae.data.columns import as_variable, with_masks
+from ppl_vae.data.dataset import Dataset, Variable
 from ppl_vae.data.games import Games, games_between
+from ppl_vae.data.precision import held_exactly
 from ppl_vae.data.rows import Floats, Rows, kind_of
 from ppl_vae.errors import InputError, brief
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Cells", "read_cells", "read_csv"]
+__all__ = ["Cells", "read_cells", "read_csv", "read_table"]
 
 
 # Columns that say more of a game than who won, and what may stand in them because it says nothing more.
@@ -58,26 +62,96 @@ def read_csv(path: Path, *, games: bool = False) -> Rows | Games:
             number; a row of another length; a player beating itself or of no name; a draw, or a game that
             counts several times; a header among the rows; no UTF-8 text; an unreadable file.
     """
-    try:
-        head = list(islice(_records(path), 2))
-        if not head:
-            raise InputError(f"{path} is empty: a header and at least one row are needed.")
-        first = head[0][1]
-        header = None if all(_number(cell) is not None for cell in first) else first
+    with _reading(path):
+        line, first, named = _head(path)
+        header = first if named else None
         if header is not None:
-            _check_header(path, head[0][0], header)
-            if len(head) < 2:
-                raise InputError(f"{path} has a header but no rows: at least one is needed.")
-        columns = [name.casefold() for name in header or ()]
-        if header is not None and (games or "winner" in columns or "loser" in columns):
-            return _read_games(path, header)
-        if header is not None:
-            _check_names(path, head[0][0], header)
+            _check_header(path, line, header)
+            if games or _speaks_of_games(header):
+                return _read_games(path, header)
+            _check_names(path, line, header)
         return _read_rows(path, header, width=len(first))
+
+
+def read_table(path: Path) -> Dataset:
+    """Read a table of any columns, each with its own type: numbers, text (a category) and empty cells
+    (missing).
+
+    A table with the columns `winner` and `loser` holds games, and is read as `read_csv` reads them.
+
+    Raises:
+        InputError: no rows; a missing or doubled name of a column; a row of another length; games at fault;
+            no UTF-8 text; an unreadable file.
+    """
+    with _reading(path):
+        line, header, named = _head(path)
+        if named:
+            _check_header(path, line, header)
+            if _speaks_of_games(header):
+                return _read_games(path, header).dataset
+            _check_names(path, line, header)
+    cells = read_cells(path)
+    found = {name: cells.variable(place) for place, name in enumerate(cells.names)}
+    variables = with_masks(found)
+    if len(variables) > len(found):
+        cells.check_widths()
+    return Dataset(path.name, variables)
+
+
+def _head(path: Path) -> tuple[int, list[str], bool]:
+    """The first record's line and cells, and whether it is a header.
+
+    Raises:
+        InputError: for a file without rows.
+    """
+    head = list(islice(_records(path), 2))
+    if not head:
+        raise InputError(f"{path} is empty: a header and at least one row are needed.")
+    line, first = head[0]
+    named = any(_number(cell) is None for cell in first)
+    if named and len(head) < 2:
+        raise InputError(f"{path} has a header but no rows: at least one is needed.")
+    return line, first, named
+
+
+def _speaks_of_games(header: list[str]) -> bool:
+    return bool({"winner", "loser"} & {name.casefold() for name in header})
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Text that is none, and files that cannot be read, in one sentence."""
+    try:
+        yield
     except UnicodeDecodeError:
         raise InputError(f"{path} is not UTF-8 text: save it as CSV in UTF-8.") from None
     except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}.") from None
+        raise InputError(f"{path} cannot be read: {error.strerror or error}.") from None
+
+
+def _parsed(path: Path, *, named: bool, text: bool = False) -> pd.DataFrame | None:
+    """The cells below the header, or None where pandas objects.
+
+    Args:
+        path: the file.
+        named: whether it has a header.
+        text: whether every cell stays the text that it is.
+    """
+    import pandas as pd
+
+    options: dict[str, Any] = {"dtype": str, "na_filter": False} if text else {}
+    # Before 3.1 pandas reads numbers to the last digit only when asked; later it does, and warns when asked.
+    if tuple(map(int, pd.__version__.split(".")[:2])) < (3, 1):
+        options["float_precision"] = "round_trip"
+    with path.open(encoding="utf-8-sig", newline="") as handle:
+        if named:
+            _skip_header(handle)
+        try:
+            return pd.read_csv(handle, header=None, skipinitialspace=True, low_memory=False, **options)
+        except UnicodeDecodeError:
+            raise
+        except (ValueError, OverflowError):
+            return None
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,6 +194,22 @@ class Cells:
             raise InputError(f"{self._at(row, place)}: {found}")
         return numbers.to_numpy(dtype=_whole(numbers))
 
+    def variable(self, place: int) -> Variable:
+        """A column as it is: numbers with their type, anything else as a category; empty cells are "
+        "missing."""
+        column = self.table.iloc[:, place]
+        numeric = column.dtype.kind in "biuf"
+        values = column.to_numpy() if numeric else column.to_numpy(dtype=object)
+        fault = ""
+        if not numeric:
+            values = np.array([None if cell != cell else str(cell).strip() for cell in values], dtype=object)
+            words = [row for row, cell in enumerate(values) if cell is not None and _number(cell) is None]
+            if words:
+                fault = f"{self._at(words[0], place)}: {brief(values[words[0]])!r} is not a number."
+        elif (empty := self.empty(place)) is not None:
+            fault = f"{empty}."
+        return as_variable(values, self.names[place], fault=fault)
+
     def empty(self, place: int) -> str | None:
         """Where the first empty cell of a column is, in words; None if there is none."""
         rows = np.flatnonzero(self.table.iloc[:, place].isna())
@@ -130,7 +220,7 @@ class Cells:
     def _at(self, row: int, place: int) -> str:
         """Where a cell is, by its line in the file as every reader of tables counts."""
         line = next(islice(_records(self.path), int(row) + self.named, None), (int(row) + 1, []))[0]
-        return f"{self.path}, row {line}, column {brief(self.names[place])}"
+        return f"{self.path}, row {line}, column '{brief(self.names[place])}'"
 
     def check_widths(self) -> None:
         """Refuse rows with fewer cells than there are columns, which reading fills up with empty ones.
@@ -153,31 +243,13 @@ def read_cells(path: Path) -> Cells:
     Raises:
         InputError: no rows, a row of another length, no UTF-8 text, or an unreadable file.
     """
-    import pandas as pd
-
-    try:
-        head = list(islice(_records(path), 2))
-        if not head:
-            raise InputError(f"{path} is empty: a header and at least one row are needed")
-        first = head[0][1]
-        named = any(_number(cell) is None for cell in first)
-        if named and len(head) < 2:
-            raise InputError(f"{path} has a header but no rows: at least one is needed")
-        with path.open(encoding="utf-8-sig", newline="") as handle:
-            if named:
-                _skip_header(handle)
-            try:
-                table = pd.read_csv(handle, header=None, skipinitialspace=True)
-            except ValueError:
-                table = None
+    with _reading(path):
+        _, first, named = _head(path)
+        table = _parsed(path, named=named)
         if table is None or table.shape[1] != len(first):
             for line, cells in _records(path):
                 _check_width(path, line, cells, len(first))
-            raise InputError(f"{path} is no table of {len(first)} columns")
-    except UnicodeDecodeError:
-        raise InputError(f"{path} is not UTF-8 text: save it as CSV in UTF-8") from None
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
+            raise InputError(f"{path} is no table of {len(first)} columns.")
     names = first if named else [f"x{place}" for place in range(1, len(first) + 1)]
     return Cells(path, tuple(unicodedata.normalize("NFC", name) for name in names), table, named)
 
@@ -185,8 +257,8 @@ def read_cells(path: Path) -> Cells:
 def _read_rows(path: Path, header: list[str] | None, width: int) -> Rows:
     """Every column is a feature."""
     names = tuple(header) if header is not None else tuple(f"x{i}" for i in range(1, width + 1))
-    values = _fast_numbers(path, skip=header is not None)
-    if values is None or values.shape[1] != width or not np.isfinite(values).all():
+    values = _fast_numbers(path, names, named=header is not None)
+    if values is None or not np.isfinite(values).all():
         values = _careful_numbers(path, names, skip=header is not None)
     return Rows(path.name, values, names, kind_of(values))
 
@@ -231,15 +303,23 @@ def _check_silent(path: Path, column: str, cells: NDArray[Any], allowed: frozens
             )
 
 
-def _fast_numbers(path: Path, skip: bool) -> Floats | None:
-    """All cells as float64, or None where NumPy's reader objects."""
-    with path.open(encoding="utf-8-sig", newline="") as handle:
-        if skip:
-            _skip_header(handle)
-        try:
-            return np.loadtxt(handle, dtype=np.float64, delimiter=",", quotechar='"', comments=None, ndmin=2)
-        except ValueError:
-            return None
+def _fast_numbers(path: Path, names: tuple[str, ...], *, named: bool) -> Floats | None:
+    """All cells as float64, or None where the careful reader has something to say.
+
+    Raises:
+        InputError: for whole numbers that float64 does not hold.
+    """
+    table = _parsed(path, named=named)
+    if table is None or table.shape[1] != len(names) or any(kind.kind not in "iuf" for kind in table.dtypes):
+        return None
+    for place, name in enumerate(names):
+        column = table.iloc[:, place]
+        if column.dtype.kind in "iu" and not held_exactly(column.to_numpy()):
+            raise InputError(
+                f"{path}, column '{brief(name)}': its whole numbers are longer than the 53 binary digits "
+                "of a feature."
+            )
+    return np.ascontiguousarray(table.to_numpy(dtype=np.float64))
 
 
 def _careful_numbers(path: Path, names: tuple[str, ...], skip: bool) -> Floats:
@@ -257,18 +337,11 @@ def _careful_numbers(path: Path, names: tuple[str, ...], skip: bool) -> Floats:
 
 
 def _fast_games(path: Path, width: int) -> NDArray[Any] | None:
-    """The games' cells, shape (games, columns), or None where pandas' reader objects."""
-    import pandas as pd
-
-    with path.open(encoding="utf-8-sig", newline="") as handle:
-        _skip_header(handle)
-        try:
-            cells = pd.read_csv(handle, header=None, dtype=str, na_filter=False, skipinitialspace=True)
-        except ValueError:
-            return None
+    """The games' cells, shape (games, columns), or None where the careful reader has something to say."""
+    cells = _parsed(path, named=True, text=True)
     # A row that is too short ends in empty cells, which can hide in a column nobody asked for; only
     # such a row or an empty last cell needs the second look.
-    if cells.shape[1] != width or (width > 2 and bool((cells[width - 1] == "").any())):
+    if cells is None or cells.shape[1] != width or (width > 2 and bool((cells[width - 1] == "").any())):
         return None
     return cells.to_numpy(object)
 

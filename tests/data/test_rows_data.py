@@ -260,8 +260,8 @@ def test_a_missing_file_a_folder_and_another_ending(tmp_path):
     refused(tmp_path / "folder.csv", ["folder"])
     refused(tmp_path, ["folder"])
     (tmp_path / "a.txt").write_text("1,2\n")
-    refused(tmp_path / "a.txt", ["a.txt", ".npy, .npz or .csv"])
-    refused(tmp_path / "none.txt", ["none.txt", ".npy, .npz or .csv"])
+    refused(tmp_path / "a.txt", ["a.txt", ".npy, .npz, .csv, .nc or .parquet"])
+    refused(tmp_path / "none.txt", ["none.txt", ".npy, .npz, .csv, .nc or .parquet"])
 
 
 # CSV
