@@ -5,7 +5,15 @@ from ppl_vae.data.accept import as_dataset
 from ppl_vae.data.dataset import Dataset, Variable
 from ppl_vae.data.games import Games
 from ppl_vae.data.named import DatasetInfo, load, load_dataset, names
-from ppl_vae.data.preprocess import binarise, dequantise, dynamic_binarise, grid_step, split, standardise
+from ppl_vae.data.preprocess import (
+    assign_split,
+    binarise,
+    dequantise,
+    dynamic_binarise,
+    grid_step,
+    split,
+    standardise,
+)
 from ppl_vae.data.readers import SUFFIXES
 from ppl_vae.data.rows import Rows
 
@@ -17,6 +25,7 @@ __all__ = [
     "Rows",
     "Variable",
     "as_dataset",
+    "assign_split",
     "binarise",
     "dequantise",
     "dynamic_binarise",

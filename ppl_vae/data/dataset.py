@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, get_args
+from typing import TYPE_CHECKING, Any, Literal, Self, final, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -138,6 +138,7 @@ class Variable:
         return np.array([*self.levels, None], dtype=object)[self.values]
 
 
+@final
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """Data of any form: variables by name, and where they came from.

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from ppl_vae.data.inputs import Input
 
-__all__ = ["NUMERIC", "Search", "also", "arguments", "resolve", "stacked"]
+__all__ = ["NUMERIC", "Search", "also", "arguments", "features_of", "resolve", "stacked"]
 
 # Kinds of variables that are features.
 NUMERIC = ("real", "grey", "binary", "count", "image")
@@ -183,6 +183,20 @@ def stacked(dataset: Dataset, names: list[str]) -> Variable:
     return Variable(
         values, judged(values), labels={"feature": tuple(names)}, fault=faults[0] if faults else ""
     )
+
+
+def features_of(dataset: Dataset) -> tuple[set[str], Variable]:
+    """The names of the variables that are features, and the matrix that they make, with missing values in it.
+
+    Raises:
+        InputError: where there are none.
+    """
+    from ppl_vae.data.inputs import Features, Mask
+
+    inputs: dict[str, Input] = {"x": Features(), "x_observed": Mask()}
+    search = Search(dataset, None, inputs)
+    found = inputs["x"].prepare("x", search)
+    return search.taken - {"split"}, found
 
 
 def _column(dataset: Dataset, name: str) -> NDArray[np.float64]:

@@ -1,17 +1,26 @@
-"""What is done to rows before a fit: standardisation, binarisation and splits, each recorded."""
+"""What is done to features before a fit: standardisation, binarisation and splits, each recorded.
+
+Rows and data sets are taken alike; of a data set the features are changed, which become its matrix x, and
+nothing else.
+"""
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ppl_vae.data.rows import Floats, Integers, Rows, kind_of
+from ppl_vae.data.dataset import Dataset, Variable
+from ppl_vae.data.matching import features_of
+from ppl_vae.data.rows import Floats, Integers, Rows, kind_of, split_variable
 from ppl_vae.errors import InputError
 from ppl_vae.rng import check_seed
 
-__all__ = ["binarise", "dequantise", "dynamic_binarise", "grid_step", "split", "standardise"]
+__all__ = ["assign_split", "binarise", "dequantise", "dynamic_binarise", "grid_step", "split", "standardise"]
+
+Data = TypeVar("Data", Rows, Dataset)
 
 _NAMED_AT_MOST = 10
 _BLOCK = 2**16
@@ -19,29 +28,39 @@ _BLOCK = 2**16
 _LOOKED_AT, _MOST_LEVELS = 100_000, 257
 
 
-def standardise(rows: Rows, fit_on: Integers | None = None) -> Rows:
-    """Centre each feature and divide it by its 1/N standard deviation.
+def standardise(data: Data, fit_on: Integers | None = None) -> Data:
+    """Centre each feature and divide it by its 1/N standard deviation; missing values stay missing.
 
     Constant features are centred, left unscaled and named in `warnings`.
 
     Args:
-        rows: the data.
+        data: rows, or a data set with features.
         fit_on: indices of the rows that mean and deviation are computed on, usually the training split;
             all rows by default. They are applied to every row.
 
     Raises:
         InputError: `fit_on` is empty or points outside the rows, or a feature is too large to be squared.
     """
+    if isinstance(data, Dataset):
+        return _changed(data, lambda rows: standardise(rows, fit_on))
+    rows: Rows = data
     index = np.arange(rows.num_rows) if fit_on is None else np.asarray(fit_on)
     _check_index(rows, index)
     reference = rows.values if fit_on is None else rows.values[index]
+    whole = not np.isnan(reference.sum())
+    average, lowest, highest = (np.mean, np.min, np.max) if whole else (np.nanmean, np.nanmin, np.nanmax)
+    if not whole and np.isnan(reference).all(axis=0).any():
+        raise InputError(f"{rows.name} has a feature without a value in the rows that it is standardised on.")
     # By comparison: the computed deviation of a constant such as 0.1 need not be exactly zero.
-    constant = reference.min(axis=0) == reference.max(axis=0)
+    least = lowest(reference, axis=0)
+    constant = least == highest(reference, axis=0)
     with np.errstate(over="ignore", invalid="ignore"):
-        mean = np.where(constant, reference[0], reference.mean(axis=0, dtype=np.float64))
+        mean = np.where(
+            constant, reference[0] if whole else least, average(reference, axis=0, dtype=np.float64)
+        )
         values = rows.values - mean.astype(rows.values.dtype)
         deviations = values if fit_on is None else values[index]
-        scale = np.sqrt(np.square(deviations).mean(axis=0, dtype=np.float64))
+        scale = np.sqrt(average(np.square(deviations), axis=0, dtype=np.float64))
     scale[constant] = 1.0
     if not np.all(np.isfinite(scale) & (scale > 0)):
         name = rows.feature_names[int(np.argmin(np.isfinite(scale) & (scale > 0)))]
@@ -57,32 +76,37 @@ def standardise(rows: Rows, fit_on: Integers | None = None) -> Rows:
     )
 
 
-def binarise(rows: Rows, how: Literal["static"], seed: int) -> Rows:
+def binarise(data: Data, how: Literal["static"], seed: int) -> Data:
     """Replace each grey value v by one draw of Bernoulli(v), the same for every later use.
 
     As in Salakhutdinov and Murray (2008), "On the quantitative analysis of deep belief networks".
 
     Args:
-        rows: grey or binary data.
+        data: grey or binary rows, or a data set with such features.
         how: "static"; for a fresh draw in every epoch, call `dynamic_binarise` on the values.
         seed: of the draw.
 
     Raises:
         InputError: the rows are real, so that their values are no probabilities, or `how` is unknown.
     """
+    if isinstance(data, Dataset):
+        return _changed(data, lambda rows: binarise(rows, how, seed))
+    rows: Rows = data
     if how != "static":
         raise InputError(f"Rows cannot be binarised '{how}': 'static' is accepted here.")
     if rows.kind == "real":
         raise InputError(
             f"{rows.name} cannot be binarised: its values are not all in [0, 1], as probabilities are."
         )
+    if np.isnan(rows.values.sum()):
+        raise InputError(f"{rows.name} cannot be binarised: some of its values are missing.")
     values = _bernoulli(rows.values, np.random.SeedSequence(check_seed(seed)))
     return replace(
         rows, values=values, kind="binary", history=(*rows.history, f"binarised (static, seed {seed})")
     )
 
 
-def dequantise(rows: Rows, seed: int) -> Rows:
+def dequantise(data: Data, seed: int) -> Data:
     """Add uniform noise of one step of the values' grid, the same for every later use.
 
     Values on a grid of step Δ become draws from cells of width Δ that begin at them; values in [0, 1] are
@@ -90,12 +114,15 @@ def dequantise(rows: Rows, seed: int) -> Rows:
     probability of the discrete values (Theis, van den Oord and Bethge 2016, section 3.1).
 
     Args:
-        rows: data whose values lie on a grid: grey values, or whole numbers.
+        data: rows, or a data set with features, whose values lie on a grid: grey values, or whole numbers.
         seed: of the noise.
 
     Raises:
         InputError: the values do not lie on a grid.
     """
+    if isinstance(data, Dataset):
+        return _changed(data, lambda rows: dequantise(rows, seed))
+    rows: Rows = data
     step = grid_step(rows.values)
     if step is None:
         raise InputError(
@@ -156,14 +183,41 @@ def dynamic_binarise(values: Floats, seed: int, epoch: int) -> Floats:
     return _bernoulli(values, np.random.SeedSequence(check_seed(seed), spawn_key=(epoch,)))
 
 
-def split(rows: Rows, fractions: tuple[float, float, float], seed: int) -> dict[str, NDArray[np.int64]]:
+def _changed(dataset: Dataset, change: Callable[[Rows], Rows]) -> Dataset:
+    """A data set with its features changed as rows are; its columns of features become the matrix x."""
+    used, x = features_of(dataset)
+    narrow = x.values.dtype == np.float32
+    values = x.values if narrow else x.values.astype(np.float64, copy=False)
+    kind = x.kind if x.kind in ("grey", "binary") else kind_of(values)
+    names = next(iter(x.labels.values()))
+    before = Rows(
+        dataset.name, values, names, kind, x.image_shape, None, {}, dataset.history, dataset.warnings
+    )
+    after = change(before)
+    kept = {name: variable for name, variable in dataset.variables.items() if name not in used}
+    changed = Variable(after.values, after.kind, labels={"feature": names}, image_shape=x.image_shape)
+    return replace(dataset, variables={"x": changed, **kept}, history=after.history, warnings=after.warnings)
+
+
+def assign_split(dataset: Dataset, fractions: tuple[float, float, float], seed: int) -> Dataset:
+    """A data set with the variable "split", which says of each unit to which part it belongs (see "
+    "`split`)."""
+    parts = split(dataset, fractions, seed)
+    shown = ", ".join(f"{name} {len(units)}" for name, units in parts.items())
+    noted = replace(dataset, history=(*dataset.history, f"split ({shown}; seed {seed})"))
+    return noted.having(split=split_variable(parts, dataset.num_units))
+
+
+def split(
+    rows: Rows | Dataset, fractions: tuple[float, float, float], seed: int
+) -> dict[str, NDArray[np.int64]]:
     """Divide the rows at random into training, validation and test parts.
 
     An official test split is kept as the test part, whatever its fraction; validation is then carved out
     of the other rows, in the ratio that the first two fractions have to each other.
 
     Args:
-        rows: the data.
+        rows: the data, rows or a data set.
         fractions: of training, validation and test; they sum to 1.
         seed: of the permutation.
 
@@ -175,14 +229,15 @@ def split(rows: Rows, fractions: tuple[float, float, float], seed: int) -> dict[
             positive fraction would be empty.
     """
     _check_fractions(fractions)
+    count, official = _official(rows)
     train, validation, test = fractions
-    permuted = np.random.default_rng(check_seed(seed)).permutation(rows.num_rows)
-    if "test" in rows.splits:
-        held_out = np.asarray(rows.splits["test"], dtype=np.int64)
+    permuted = np.random.default_rng(check_seed(seed)).permutation(count)
+    if official is not None:
+        held_out = np.asarray(official, dtype=np.int64)
         permuted = permuted[~np.isin(permuted, held_out)]
         validation, test = validation / (train + validation), 0.0
     else:
-        num_test = round(rows.num_rows * test)
+        num_test = round(count * test)
         held_out, permuted = permuted[:num_test], permuted[num_test:]
         validation = validation / (train + validation)
     num_validation = round(len(permuted) * validation)
@@ -190,9 +245,17 @@ def split(rows: Rows, fractions: tuple[float, float, float], seed: int) -> dict[
     for (name, part), fraction in zip(parts.items(), (train, validation, test), strict=True):
         if fraction > 0 and len(part) == 0:
             raise InputError(
-                f"{rows.name} has {rows.num_rows} rows, too few for a {name} part of {fraction:.3g} of them."
+                f"{rows.name} has {count} rows, too few for a {name} part of {fraction:.3g} of them."
             )
     return {name: np.sort(part).astype(np.int64) for name, part in parts.items()}
+
+
+def _official(rows: Rows | Dataset) -> tuple[int, Integers | None]:
+    """The number of units, and those of the official test part if there is one."""
+    if isinstance(rows, Rows):
+        return rows.num_rows, rows.splits.get("test")
+    units = rows.parts().get("test")
+    return rows.num_units, units if units is not None and len(units) else None
 
 
 def _bernoulli(values: Floats, seed: np.random.SeedSequence) -> Floats:

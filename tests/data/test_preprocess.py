@@ -5,7 +5,19 @@ import time
 import numpy as np
 import pytest
 
-from ppl_vae.data import Rows, binarise, dynamic_binarise, load, split, standardise
+from ppl_vae.data import (
+    Dataset,
+    Rows,
+    as_dataset,
+    assign_split,
+    binarise,
+    dequantise,
+    dynamic_binarise,
+    load,
+    load_dataset,
+    split,
+    standardise,
+)
 from ppl_vae.errors import InputError
 
 
@@ -183,3 +195,55 @@ def test_bad_fractions(fractions, word):
 def test_too_few_rows_for_a_part():
     with pytest.raises(InputError, match="3 rows, too few for a validation part"):
         split(rows_with(np.zeros((3, 1))), (0.8, 0.1, 0.1), seed=0)
+
+
+# Data sets
+
+
+def table_of(values, **rest) -> Dataset:
+    names = {f"f{place}": np.asarray(column) for place, column in enumerate(np.asarray(values).T)}
+    return as_dataset({**names, **rest}, "r")
+
+
+def test_of_a_data_set_the_features_are_changed_and_noted_and_nothing_else():
+    values = np.random.default_rng(0).normal(3.0, 2.0, (20, 2))
+    data = table_of(values, species=["u", "v"] * 10)
+    after = standardise(data, fit_on=np.arange(15))
+    expected = standardise(rows_with(values), fit_on=np.arange(15))
+    assert np.array_equal(after["x"].values, expected.values)
+    assert after["x"].labels == {"feature": ("f0", "f1")}
+    assert list(after) == ["x", "species"]
+    assert after["species"] is data["species"]
+    assert after.history == expected.history
+    assert list(data) == ["f0", "f1", "species"]
+
+
+def test_every_step_of_preparing_images_is_in_the_history_of_a_data_set():
+    rows, data = load("digits"), load_dataset("digits")
+    for one, other in (
+        (binarise(data, "static", 3), binarise(rows, "static", 3)),
+        (dequantise(data, 3), dequantise(rows, 3)),
+        (standardise(data), standardise(rows)),
+    ):
+        assert one["x"].values.dtype == np.float32
+        assert np.array_equal(one["x"].values, other.values)
+        assert (one.history, one["x"].kind, one["x"].image_shape) == (other.history, other.kind, (8, 8))
+    assigned = assign_split(binarise(data, "static", 3), (0.8, 0.1, 0.1), seed=1)
+    for name, part in split(rows, (0.8, 0.1, 0.1), seed=1).items():
+        assert np.array_equal(assigned.part(name)["label"].values, rows.labels[part])
+    assert assigned.history[-1] == "split (train 1437, validation 180, test 180; seed 1)"
+
+
+def test_missing_values_are_standardised_around():
+    after = standardise(table_of([[1.0, 5], [3, np.nan], [np.nan, 7]]))
+    np.testing.assert_array_equal(after["x"].values, [[-1, -1], [1, np.nan], [np.nan, 1]])
+    with pytest.raises(InputError, match="feature without a value"):
+        standardise(table_of([[1.0, np.nan], [2, np.nan]]))
+    with pytest.raises(InputError, match="missing"):
+        binarise(table_of([[0.5, np.nan], [1, 0.25]]), "static", 0)
+
+
+def test_an_official_test_part_of_a_data_set_is_kept():
+    data = table_of(np.zeros((6, 1)), split=["train"] * 4 + ["test"] * 2)
+    assert split(data, (0.75, 0.25, 0.0), seed=0)["test"].tolist() == [4, 5]
+    assert assign_split(data, (1, 0, 0), seed=0).part("test").num_units == 2
