@@ -5,6 +5,7 @@ from ppl_vae.data.accept import as_dataset
 from ppl_vae.data.dataset import Dataset, Variable
 from ppl_vae.data.games import Games
 from ppl_vae.data.named import DatasetInfo, load, load_dataset, names
+from ppl_vae.data.prepare import Prepared, prepare
 from ppl_vae.data.preprocess import (
     assign_split,
     binarise,
@@ -22,6 +23,7 @@ __all__ = [
     "Dataset",
     "DatasetInfo",
     "Games",
+    "Prepared",
     "Rows",
     "Variable",
     "as_dataset",
@@ -34,6 +36,7 @@ __all__ = [
     "load",
     "load_dataset",
     "names",
+    "prepare",
     "split",
     "standardise",
 ]

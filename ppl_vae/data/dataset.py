@@ -199,6 +199,11 @@ class Dataset:
         """The number of units."""
         return next(iter(self.variables.values())).num_units
 
+    @classmethod
+    def of(cls, dataset: Dataset, columns: Columns | None = None) -> Dataset:
+        """The data set itself: as `Rows.of` and `Games.of`, for models that take more than either."""
+        return dataset
+
     def take(self, units: Units) -> Self:
         """Some units, in the order asked for, by their positions, by a boolean each or as a slice.
 

@@ -186,7 +186,7 @@ def dynamic_binarise(values: Floats, seed: int, epoch: int) -> Floats:
 def _changed(dataset: Dataset, change: Callable[[Rows], Rows]) -> Dataset:
     """A data set with its features changed as rows are; its columns of features become the matrix x."""
     used, x = features_of(dataset)
-    narrow = x.values.dtype == np.float32
+    narrow = x.image_shape is not None and x.values.dtype == np.float32
     values = x.values if narrow else x.values.astype(np.float64, copy=False)
     kind = x.kind if x.kind in ("grey", "binary") else kind_of(values)
     names = next(iter(x.labels.values()))
