@@ -222,7 +222,8 @@ def test_gap_of_the_mean_field_guide_is_the_formulas(
     x = torch.from_numpy(features("iris"))
     model = PPCA(4, 2).set_maximum_likelihood(x, oracles.rotation(degrees))
     pair = Pair(model, LinearNormal(4, 2, covariance="diagonal", dtype=torch.float64))
-    svi.fit(pair, x, num_steps=800, lr=0.05, num_particles=4, train="guide", progress=False)
+    # Half as many steps leave two thousandths of a nat to be gained from some starts.
+    svi.fit(pair, x, num_steps=1600, lr=0.05, num_particles=4, train="guide", progress=False)
     loadings, _, noise = _learnt(model)
     m = loadings.T @ loadings + noise * np.eye(2)
     formula = 0.5 * (np.log(np.diag(m)).sum() - np.linalg.slogdet(m)[1])
