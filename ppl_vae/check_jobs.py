@@ -2,14 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 
 from ppl_vae.clock import Clock, OutOfTime, deadline
 from ppl_vae.data import Rows
-from ppl_vae.diagnostics.check import Check, check, check_pair
-from ppl_vae.diagnostics.compare import Identifiable
+from ppl_vae.diagnostics.check import Check, CheckKeywords, check, check_pair
 from ppl_vae.diagnostics.fitting import FIT_SHARE
 from ppl_vae.errors import InputError
 from ppl_vae.files import read_json, told_later
@@ -125,16 +124,11 @@ def check_programs(
     data: Sequence[str],
     out: Path,
     *,
-    identifiable: Identifiable | None = None,
     steps: int = 20_000,
     lr: float | None = None,
     rows: slice | None = None,
-    budget: float | Clock = 120.0,
-    calibrate: bool = True,
-    seed: int = 0,
-    told: Callable[[Check], None] | None = None,
-    progress: bool = True,
     complaints: list[InputError] | None = None,
+    **options: Unpack[CheckKeywords],
 ) -> Check:
     """Fit and check a user's own pair; a folder keeps what was found.
 
@@ -142,10 +136,10 @@ def check_programs(
         model, guide: as ``FILE.py:NAME``; the guide may also be an AutoGuide's family.
         data: files of the programs' arguments; see `user_data.read_arguments`.
         out: the folder.
-        identifiable: functions of the latents to compare; see `check`.
         steps: the most steps of SVI.
         lr: the learning rate that they begin with.
-        rows, budget, calibrate, seed, told, progress, complaints: as for `check_run`.
+        rows, complaints: as for `check_run`.
+        options: the fields of `diagnostics.check.CheckOptions`.
 
     Raises:
         InputError: for programs or data that cannot be read or do not fit each other, or a folder that
@@ -155,21 +149,16 @@ def check_programs(
     arguments = read_arguments(data, program)
     if out.exists() and any(out.iterdir()) and not (out / "check.json").exists():
         raise InputError(f"{out} is not empty and holds no check; give another --out")
-    with seeded(seed):
+    with seeded(options.get("seed", 0)):
         own = load_guide(guide, program)
     found = check(
         program,
         own,
         *arguments,
-        identifiable=identifiable,
         num_steps=steps,
         lr=lr,
         rows=None if rows is None else torch.arange(_most(arguments))[rows],
-        budget=budget,
-        calibrate=calibrate,
-        seed=seed,
-        told=told,
-        progress=progress,
+        **options,
     )
     with told_later(complaints):
         found.save(out)

@@ -2,8 +2,9 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypedDict, Unpack, cast
 
 import pandas as pd
 import torch
@@ -38,6 +39,41 @@ GAP_ROWS = 100
 MASS: Mapping[str, Mass] = {"nutpie": "low-rank", "pyro": "dense"}
 
 
+@dataclass(frozen=True, kw_only=True)
+class ReferenceOptions:
+    """The options of a run's reference. Values out of range raise `InputError`, naming the shell's option.
+
+    Attributes:
+        chains, draws, warmup: of NUTS; see `nuts.NutsOptions` for the defaults.
+        sampler: "nutpie", "pyro" or "hmc"; see `nuts.NutsOptions`.
+        compile: "auto", "on" or "off".
+    """
+
+    chains: int | None = None
+    draws: int = 500
+    warmup: int | None = None
+    sampler: str = "nutpie"
+    compile: str = "auto"
+
+    def __post_init__(self) -> None:
+        for name, least in (("draws", 4), ("warmup", 1), ("chains", 1)):
+            count = getattr(self, name)
+            if count is not None and count < least:
+                raise InputError(f"--{name} is {count}; it must be at least {least}")
+        if self.sampler not in ("nutpie", "pyro", "hmc"):
+            raise InputError(f"--sampler is {self.sampler!r}; it is nutpie, pyro or hmc")
+
+
+class ReferenceKeywords(TypedDict, total=False):
+    """The fields of `ReferenceOptions` as keywords; a test holds the two equal."""
+
+    chains: int | None
+    draws: int
+    warmup: int | None
+    sampler: str
+    compile: str
+
+
 def compare_run(
     run: Run,
     *,
@@ -45,14 +81,10 @@ def compare_run(
     guides: Sequence[str] = (),
     split: str | None = None,
     rows: slice | None = None,
-    chains: int | None = None,
-    draws: int = 500,
-    warmup: int | None = None,
-    sampler: str = "nutpie",
-    compile: str = "auto",
     seed: int | None = None,
     progress: bool = True,
     complaints: list[InputError] | None = None,
+    **options: Unpack[ReferenceKeywords],
 ) -> tuple[Comparison, dict[str, Any]]:
     """Compare a run's variational posterior with NUTS, the exact one or a file's draws, parameters held.
 
@@ -67,12 +99,10 @@ def compare_run(
             `diagnostics.alternatives`.
         split: "train", "validation" or "test"; test where there are test rows, else train.
         rows: which rows of that part, the first eight by default.
-        chains, draws, warmup: of NUTS; see `nuts.sample` for the defaults.
-        sampler: "nutpie", "pyro" or "hmc"; see `nuts.sample`.
-        compile: "auto", "on" or "off".
         seed: the run's by default.
         progress: whether to show a progress bar on a terminal.
         complaints: see `files.told_later`: what could not be written.
+        options: the fields of `ReferenceOptions`.
 
     Raises:
         InputError: if there is no exact posterior, or no such rows.
@@ -82,15 +112,11 @@ def compare_run(
         raise InputError(f"--against is {against!r}; it is nuts, exact, or a file of draws that exists")
     if against == "exact" and not isinstance(run.model, ExactPosterior):
         raise InputError(f"{run.settings.model} does not know its exact posterior; compare it against nuts")
-    for name, count, least in (("draws", draws, 4), ("warmup", warmup, 1), ("chains", chains, 1)):
-        if count is not None and count < least:
-            raise InputError(f"--{name} is {count}; it must be at least {least}")
-    if sampler not in ("nutpie", "pyro", "hmc"):
-        raise InputError(f"--sampler is {sampler!r}; it is nutpie, pyro or hmc")
+    asked = ReferenceOptions(**options)
     seed = run.settings.seed if seed is None else seed
     part, index, data = chosen_rows(run, split, rows)
     full = run.tensors(part)
-    independent = max(4000, (chains or 4) * draws)
+    independent = max(4000, (asked.chains or 4) * asked.draws)
     stage("draws of the guide", show=progress)
     answer = guide.draws(run.pair, *full, num_draws=independent, index=index, seed=seed)
     coords = {} if index is None else {"data": index.tolist()}
@@ -102,13 +128,13 @@ def compare_run(
         reference = nuts.sample(
             run.pair,
             *data,
-            num_draws=draws,
-            warmup=warmup,
-            chains=chains,
-            sampler=cast(Sampler, sampler),
+            num_draws=asked.draws,
+            warmup=asked.warmup,
+            chains=asked.chains,
+            sampler=cast(Sampler, asked.sampler),
             # Global latents are few and correlated.
-            mass=MASS.get(sampler, "diagonal") if index is None else "diagonal",
-            compile=compile_option(compile),
+            mass=MASS.get(asked.sampler, "diagonal") if index is None else "diagonal",
+            compile=compile_option(asked.compile),
             coords=coords,
             seed=seed + 1,
             progress=progress,

@@ -55,19 +55,18 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
     Args:
         columns: headings.
-        rows: cells by row; numbers stand at the right, with three decimals or three digits.
+        rows: cells by row; columns with numbers stand at the right, with three decimals or three digits.
     """
     if not rows:
         return ""
-    head = "".join(_cell("th", name, numeric=False) for name in columns)
-    body = "".join(
-        "<tr>" + "".join(_cell("td", cell(value), numeric=_is_number(value)) for value in row) + "</tr>"
-        for row in rows[:MOST_ROWS]
-    )
+    shown = rows[:MOST_ROWS]
+    sides = ["right" if any(map(_is_number, column)) else "left" for column in zip(*shown, strict=True)]
+    head = _row("th", columns, sides)
+    body = "".join(_row("td", row, sides) for row in shown)
     more = f"and {len(rows) - MOST_ROWS:,} more" if len(rows) > MOST_ROWS else ""
-    style = "border-collapse:collapse;font-variant-numeric:tabular-nums;margin:.3rem 0"
+    style = "border-collapse:collapse;font-variant-numeric:tabular-nums;margin:.3rem 0;color:inherit"
     return (
-        f'<div style="overflow-x:auto"><table style="{style}"><thead><tr>{head}</tr></thead>'
+        f'<div style="overflow-x:auto"><table style="{style}"><thead>{head}</thead>'
         f"<tbody>{body}</tbody></table></div>{paragraph(more)}"
     )
 
@@ -94,7 +93,10 @@ def _is_number(value: object) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
-def _cell(tag: str, text: str, *, numeric: bool) -> str:
-    align = "right" if numeric else "left"
-    style = f"text-align:{align};padding:.2rem .6rem;border-bottom:{EDGE};background:none;color:inherit"
-    return f'<{tag} style="{style}">{escape(text)}</{tag}>'
+def _row(tag: str, values: Sequence[object], sides: Sequence[str]) -> str:
+    style = f"padding:.2rem .6rem;border-bottom:{EDGE};background:none;color:inherit;text-align:"
+    cells = (
+        f'<{tag} style="{style}{side}">{escape(cell(value))}</{tag}>'
+        for value, side in zip(values, sides, strict=True)
+    )
+    return f"<tr>{''.join(cells)}</tr>"

@@ -1,6 +1,10 @@
 """Options declared once: dataclass, keywords, docstrings and the shell's names say the same."""
 
+import ast
 import dataclasses
+import importlib
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Literal, TypedDict
 
 import pytest
@@ -94,3 +98,50 @@ def test_options_out_of_range_are_refused_when_they_are_given(option: str, value
 def test_a_wrong_keyword_is_the_usual_type_error() -> None:
     with pytest.raises(TypeError, match="steps"):
         FitOptions(steps=3)  # type: ignore[call-arg]
+
+
+# Where more than ten things can be said, they are fields of a dataclass and keywords of the same names.
+DECLARED = {
+    "ppl_vae.inference.importance": ("ImportanceOptions", "ImportanceKeywords"),
+    "ppl_vae.inference.annealing": ("Settings", "AnnealingKeywords"),
+    "ppl_vae.inference.nuts": ("NutsOptions", "NutsKeywords"),
+    "ppl_vae.diagnostics.calibration": ("CalibrationOptions", "CalibrationKeywords"),
+    "ppl_vae.diagnostics.best_guides": ("Search", "SearchKeywords"),
+    "ppl_vae.diagnostics.check": ("CheckOptions", "CheckKeywords"),
+    "ppl_vae.jobs": ("ReferenceOptions", "ReferenceKeywords"),
+}
+
+
+@pytest.mark.parametrize("name", DECLARED)
+def test_keywords_are_the_fields_of_their_dataclass(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = importlib.import_module(name)
+    # What is only imported for types.
+    monkeypatch.setattr(module, "xr", importlib.import_module("xarray"), raising=False)
+    options, keywords = (getattr(module, part) for part in DECLARED[name])
+    assert differences(options, keywords) == []
+    assert docs(options).keys() == {field.name for field in dataclasses.fields(options)}
+
+
+def _public_functions() -> Iterator[tuple[str, list[str]]]:
+    """Every public function and method of the package, with what it can be told."""
+    root = Path(__file__).parents[1] / "ppl_vae"
+    for path in sorted(root.rglob("*.py")):
+        # A command's options are its parameters: Typer reads them off.
+        if path.relative_to(root).parts[0] in ("cli", "cli.py"):
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+                told = node.args
+                names = [a.arg for a in (*told.posonlyargs, *told.args, *told.kwonlyargs)]
+                names += [told.vararg.arg] if told.vararg else []
+                yield f"{path.name}: {node.name}", [n for n in names if n not in ("self", "cls")]
+
+
+def test_no_public_function_has_more_than_ten_parameters() -> None:
+    assert {name: len(told) for name, told in _public_functions() if len(told) > 10} == {}
+
+
+def test_an_option_that_there_is_not_is_a_type_error() -> None:
+    nuts = importlib.import_module("ppl_vae.inference.nuts")
+    with pytest.raises(TypeError, match="num_drawz"):
+        nuts.sample(lambda: None, num_drawz=3)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypedDict, Unpack
 
 import pyro
 import torch
@@ -142,18 +142,44 @@ class Best:
     reason: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """The options of the search for the best guides.
+
+    Attributes:
+        num_steps, num_particles: of a round.
+        max_rounds: after which the search ends, at rest or not.
+        tolerance: in nats a unit.
+        lr: the first round's learning rate.
+        compile: as in `svi.fit`.
+    """
+
+    num_steps: int
+    num_particles: int
+    max_rounds: int
+    tolerance: float
+    lr: float
+    compile: Compile = "auto"
+
+
+class SearchKeywords(TypedDict):
+    """The fields of `Search` as keywords; a test holds the two equal."""
+
+    num_steps: int
+    num_particles: int
+    max_rounds: int
+    tolerance: float
+    lr: float
+    compile: Compile
+
+
 def optimise(
     pair: Pair,
     guide: PerDatum,
     *data: Any,
-    num_steps: int,
-    max_rounds: int,
-    tolerance: float,
-    lr: float,
-    num_particles: int,
-    compile: Compile,
     seed: int,
     progress: bool,
+    **search: Unpack[SearchKeywords],
 ) -> Best:
     """Raise every unit's ELBO in rounds of SVI from the guide's present parameters, in place.
 
@@ -166,23 +192,22 @@ def optimise(
         pair: the model, in a pair of any guide; it is copied and not changed.
         guide: parameters for every datum.
         data: the programs' data.
-        num_steps, num_particles: of a round.
-        max_rounds: after which the search ends, at rest or not.
-        tolerance: in nats a unit.
-        lr: the first round's learning rate.
-        compile, seed, progress: as in `svi.fit`.
+        seed, progress: as in `svi.fit`.
+        search: the fields of `Search`.
     """
+    asked = Search(**search)
+    lr, num_steps, tolerance = asked.lr, asked.num_steps, asked.tolerance
     dtype = guide.raw.dtype
     held = pair.cast_model(dtype, lambda model: guide)
     fitted = held.cast_model(dtype, lambda model: _PathGradient(guide))
     shape = layout(held, *data)
     before = _judged(held, *data, shape=shape, seed=seed)
     rested, reason = False, ""
-    for number in range(max_rounds):
+    for number in range(asked.max_rounds):
         kept = [leaf.detach().clone() for leaf in guide.parameters()]
         fit = svi.fit(
-            fitted, *data, num_steps=num_steps, num_particles=num_particles, lr=lr,
-            train="guide", average=0.5, compile=compile, seed=seed + number, progress=progress,
+            fitted, *data, num_steps=num_steps, num_particles=asked.num_particles, lr=lr,
+            train="guide", average=0.5, compile=asked.compile, seed=seed + number, progress=progress,
         )  # fmt: skip
         after = _judged(held, *data, shape=shape, seed=seed)
         # Far from the optimum, smaller steps would never arrive; near it, they lower the noise.

@@ -15,7 +15,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, Unpack
 
 import numpy as np
 from torch import Tensor
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
-__all__ = ["Calibration", "sbc"]
+__all__ = ["Calibration", "CalibrationKeywords", "CalibrationOptions", "sbc"]
 
 Answer = Literal["guide", "nuts", "exact"] | Callable[..., Posterior]
 
@@ -221,24 +221,65 @@ class Calibration:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class CalibrationOptions:
+    """The options of simulation-based calibration. Values out of range raise `InputError`.
+
+    Attributes:
+        num_simulations: number of simulated truths.
+        num_draws: L, draws of every answer; NUTS is thinned until its draws are nearly independent.
+        refit: whether the guide is fitted anew to each simulated data set, the model held. By default only
+            a guide that does not look at its data is; one that does (an amortised one) answers as it is.
+        alpha: probability of any false alarm at all.
+        budget: seconds after which simulations end; 50, 100, 200, 350 or more are then kept, and fewer than
+            50 are refused.
+        num_steps, num_particles, lr: of the refits; the learning rate is chosen by a pilot run by default.
+        compile: whether densities and steps are compiled; False runs stock Pyro, which takes far longer.
+    """
+
+    num_simulations: int = 500
+    num_draws: int = 100
+    refit: bool | None = None
+    alpha: float = 0.05
+    budget: float | None = None
+    num_steps: int = 600
+    num_particles: int = 16
+    lr: float | None = None
+    compile: Compile = "auto"
+
+    def __post_init__(self) -> None:
+        check_whole(2, num_simulations=self.num_simulations)
+        check_whole(4, num_draws=self.num_draws)
+        check_real(lambda v: 0 < v < 1, PROBABILITY, alpha=self.alpha)
+        if self.budget is not None:
+            check_real(lambda v: v > 0, "must be a positive number of seconds", budget=self.budget)
+        check_compile(self.compile)
+
+
+class CalibrationKeywords(TypedDict, total=False):
+    """The fields of `CalibrationOptions` as keywords; a test holds the two equal."""
+
+    num_simulations: int
+    num_draws: int
+    refit: bool | None
+    alpha: float
+    budget: float | None
+    num_steps: int
+    num_particles: int
+    lr: float | None
+    compile: Compile
+
+
 def sbc(
     pair: Pair | Program,
     *data: Any,
     answer: Answer = "guide",
-    num_simulations: int = 500,
-    num_draws: int = 100,
-    refit: bool | None = None,
     identifiable: Callable[[xr.Dataset], xr.Dataset] | None = None,
     functions: Callable[[xr.Dataset], xr.Dataset] | None = None,
     index: Tensor | None = None,
-    alpha: float = 0.05,
-    budget: float | None = None,
-    num_steps: int = 600,
-    num_particles: int = 16,
-    lr: float | None = None,
-    compile: Compile = "auto",
     seed: int = 0,
     progress: bool = True,
+    **options: Unpack[CalibrationKeywords],
 ) -> Calibration:
     """Calibrate an answer to a model on data simulated from the model.
 
@@ -255,29 +296,22 @@ def sbc(
         data: their shapes, and whatever in them is not random, are kept.
         answer: "guide", "nuts", "exact", or a function of ``(*data, num_draws=…, seed=…)`` that gives a
             `Posterior` of that many (nearly) independent draws or a multiple of it.
-        num_simulations: number of simulated truths.
-        num_draws: L, draws of every answer; NUTS is thinned until its draws are nearly independent.
-        refit: whether the guide is fitted anew to each simulated data set, the model held. By default only
-            a guide that does not look at its data is; one that does (an amortised one) answers as it is.
         identifiable: functions of the latents to be ranked, draw by draw, from a data set of draws to another
             with the same (chain, draw) dimensions; by default the model's own, else all latents.
         functions: more of them, ranked as well.
         index: units of the data to work with, for models of one tensor whose rows are the units.
-        alpha: probability of any false alarm at all.
-        budget: seconds after which simulations end; 50, 100, 200, 350 or more are then kept, and fewer than
-            50 are refused.
-        num_steps, num_particles, lr: of the refits; the learning rate is chosen by a pilot run by default.
-        compile: whether densities and steps are compiled; False runs stock Pyro, which takes far longer.
         seed: of everything.
         progress: whether to show a progress bar on a terminal.
+        options: the fields of `CalibrationOptions`.
 
     Raises:
-        InputError: for arguments out of range, data that cannot be simulated, an answer that the model or
+        InputError: for options out of range, data that cannot be simulated, an answer that the model or
             guide cannot give, or a budget that is too short.
     """
     begin, cpu = time.perf_counter(), time.process_time()
-    _check(answer, num_simulations, num_draws, alpha, budget)
-    check_compile(compile)
+    asked = CalibrationOptions(**options)
+    num_simulations, budget = asked.num_simulations, asked.budget
+    _check_answer(answer)
     source = pair if isinstance(pair, Pair) else Pair(pair, Prior(pair))
     if answer == "guide" and not isinstance(pair, Pair):
         raise InputError("calibrating a guide needs a pair of model and guide, and this is a model alone")
@@ -285,10 +319,7 @@ def sbc(
         place = world(source, *data, index=index)
         with nullcontext() if budget is None else deadline(begin + budget - time.perf_counter()):
             try:
-                answers, place = _answers(
-                    source, answer, place, num_simulations, num_draws, refit=refit, budget=budget,
-                    num_steps=num_steps, num_particles=num_particles, lr=lr, compile=compile, seed=seed,
-                )  # fmt: skip
+                answers, place = _answers(source, answer, place, asked, seed)
             except OutOfTime:
                 raise TooLittleTime("the time was over before data were simulated") from None
             found, late = _collect(answers, place, num_simulations, seed, progress)
@@ -306,9 +337,9 @@ def sbc(
         notes.append("nothing was compiled: there was no time for it")
     return Calibration(
         ranks=_labelled(names, columns),
-        num_draws=num_draws,
+        num_draws=asked.num_draws,
         method=answers.method,
-        alpha=alpha,
+        alpha=asked.alpha,
         notes=tuple(notes),
         seconds=time.perf_counter() - begin,
         cpu_seconds=time.process_time() - cpu,
@@ -359,21 +390,10 @@ def _kept(done: int) -> int:
 
 
 def _answers(
-    pair: Pair,
-    answer: Answer,
-    place: World,
-    num_simulations: int,
-    num_draws: int,
-    *,
-    refit: bool | None,
-    budget: float | None,
-    num_steps: int,
-    num_particles: int,
-    lr: float | None,
-    compile: Compile,
-    seed: int,
+    pair: Pair, answer: Answer, place: World, asked: CalibrationOptions, seed: int
 ) -> tuple[Answers, World]:
     """What answers, and the world with no more units than are asked for where they can be left out."""
+    num_simulations, num_draws, refit = asked.num_simulations, asked.num_draws, asked.refit
     if answer == "guide":
         two = [place.simulate(derived(seed, 0, number)).data for number in range(2)]
         reads = reads_data(pair, two[0], two[1], place.shape)
@@ -385,20 +405,20 @@ def _answers(
             )
         if refit or (refit is None and not reads and own):
             sets = -(-num_simulations // place.units)
-            most = BLOCK if budget is None else HURRIED
+            most = BLOCK if asked.budget is None else HURRIED
             refitted = Refitted(
-                pair, place.shape, sets, num_draws, num_steps=num_steps, num_particles=num_particles, lr=lr,
-                compile=compile, most=most, seed=seed,
+                pair, place.shape, sets, num_draws, num_steps=asked.num_steps,
+                num_particles=asked.num_particles, lr=asked.lr, compile=asked.compile, most=most, seed=seed,
             )  # fmt: skip
             return refitted, place
     # With a budget, NUTS takes the rows in small parts, after each of which it may stop.
-    most = FEWEST if answer == "nuts" and budget is not None else num_simulations
+    most = FEWEST if answer == "nuts" and asked.budget is not None else num_simulations
     place = place.shortened(min(most, num_simulations))
     sets = -(-num_simulations // place.units)
     if answer == "guide":
         return GuideAsItIs(pair, place.shape, num_draws, seed), place
     if answer == "nuts":
-        return Chains(pair, sets, num_draws, units=place.units, compile=compile, seed=seed), place
+        return Chains(pair, sets, num_draws, units=place.units, compile=asked.compile, seed=seed), place
     if answer == "exact":
         return Exact(pair, num_draws, seed), place
     assert callable(answer)
@@ -414,11 +434,6 @@ def _labelled(names: list[str], columns: np.ndarray) -> xr.Dataset:
     )
 
 
-def _check(answer: Any, num_simulations: int, num_draws: int, alpha: float, budget: float | None) -> None:
+def _check_answer(answer: Any) -> None:
     if not callable(answer) and answer not in ("guide", "nuts", "exact"):
         raise InputError(f"answer={answer!r} is not known; it is 'guide', 'nuts', 'exact' or a function")
-    check_whole(2, num_simulations=num_simulations)
-    check_whole(4, num_draws=num_draws)
-    check_real(lambda v: 0 < v < 1, PROBABILITY, alpha=alpha)
-    if budget is not None:
-        check_real(lambda v: v > 0, "must be a positive number of seconds", budget=budget)

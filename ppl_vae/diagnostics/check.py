@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict, Unpack
 
 import pyro
 from pyro.infer.autoguide import AutoLaplaceApproximation
@@ -35,7 +35,7 @@ from ppl_vae.program import Pair, Program
 from ppl_vae.progress import stage
 from ppl_vae.watch import watched
 
-__all__ = ["Check", "check", "check_pair"]
+__all__ = ["Check", "CheckKeywords", "CheckOptions", "check", "check_pair"]
 
 
 _TONES: dict[Verdict, Tone] = {
@@ -148,6 +148,56 @@ class Check:
         return "\n".join([*lines, f"({self.spent()})"])
 
 
+@dataclass(frozen=True, kw_only=True)
+class CheckOptions:
+    """The options of a check. A budget that is none raises `InputError`.
+
+    Attributes:
+        reference: draws from p(z | x) that are already there; by default exact ones where the model knows
+            them, else NUTS.
+        identifiable: functions of the latents to compare instead of the latents: takes and gives a data
+            set with dimensions (chain, draw, …). By default what the model itself says is identifiable.
+        calibrate: whether to spend what is left of the budget on simulation-based calibration.
+        budget: seconds, or a clock that already runs. The important checks come first; every part looks at
+            the clock while it runs. What was cut short is said (`Check.cut`), and depends on the time that
+            things take; all else is the same with the same seed.
+        rule: the thresholds of the verdict; see `verdict.decide`.
+        seed: of everything random.
+        told: called with the check as it is once the verdict stands, before data are simulated.
+        progress: whether to show progress bars on a terminal.
+    """
+
+    reference: Posterior | None = None
+    identifiable: Identifiable | None = None
+    calibrate: bool = True
+    budget: float | Clock = 120.0
+    rule: Rule | None = None
+    seed: int = 0
+    told: Callable[[Check], None] | None = None
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.budget, Clock):
+            check_real(lambda v: v >= 0, "is a number of seconds, or a clock", budget=self.budget)
+
+    def clock(self) -> Clock:
+        """The budget as a clock; one that begins now where it is a number."""
+        return self.budget if isinstance(self.budget, Clock) else Clock(self.budget)
+
+
+class CheckKeywords(TypedDict, total=False):
+    """The fields of `CheckOptions` as keywords; a test holds the two equal."""
+
+    reference: Posterior | None
+    identifiable: Identifiable | None
+    calibrate: bool
+    budget: float | Clock
+    rule: Rule | None
+    seed: int
+    told: Callable[[Check], None] | None
+    progress: bool
+
+
 def check(
     model: Program,
     guide: Program,
@@ -156,15 +206,8 @@ def check(
     num_steps: int = 20_000,
     lr: float | None = None,
     train: Literal["both", "guide"] = "both",
-    reference: Posterior | None = None,
-    identifiable: Identifiable | None = None,
     rows: Tensor | None = None,
-    calibrate: bool = True,
-    budget: float | Clock = 120.0,
-    rule: Rule | None = None,
-    seed: int = 0,
-    told: Callable[[Check], None] | None = None,
-    progress: bool = True,
+    **options: Unpack[CheckKeywords],
 ) -> Check:
     """Fit a Pyro pair by SVI, and find out whether its posterior can be trusted.
 
@@ -176,55 +219,32 @@ def check(
         num_steps: the most steps of SVI.
         lr: the learning rate that they begin with; by default 0.05, and 0.01 for more than 4,096 parameters.
         train: "both", or "guide" to hold the model's parameters.
-        reference: draws from p(z | x) that are already there; by default exact ones where the model knows
-            them, else NUTS.
-        identifiable: functions of the latents to compare instead of the latents: takes and gives a data
-            set with dimensions (chain, draw, …). By default what the model itself says is identifiable.
         rows: where every row of the data has latents of its own, the numbers of the rows whose posteriors
             are compared; the first eight by default.
-        calibrate: whether to spend what is left of the budget on simulation-based calibration.
-        budget: seconds, or a clock that already runs. The important checks come first; every part looks at
-            the clock while it runs. What was cut short is said (`Check.cut`), and depends on the time that
-            things take; all else is the same with the same seed.
-        rule: the thresholds of the verdict; see `verdict.decide`.
-        seed: of everything random.
-        told: called with the check as it is once the verdict stands, before data are simulated.
-        progress: whether to show progress bars on a terminal.
+        options: the fields of `CheckOptions`.
 
     Raises:
+        TypeError: for an option that there is not.
         InputError: if the guide misses a latent site of the model, the model observes nothing, the
             budget is too short for any check, or the reference has other parameters.
     """
-    clock = _clock(budget)
+    asked = CheckOptions(**options)
+    clock = asked.clock()
     pair = Pair(model, guide)
     fitted, rested, cut = None, None, False
     with ahead(clock.left):
         if fit:
             shape = _first_look(pair, data, clock)
-            stage("check: fitting by SVI", show=progress)
-            if reference is None:
+            stage("check: fitting by SVI", show=asked.progress)
+            if asked.reference is None:
                 begin_reference(pair, data, shape, rows, clock)
             fitted = fit_within(
-                pair, data, shape, num_steps, lr, train, FIT_SHARE * clock.left, seed, progress
+                pair, data, shape, num_steps, lr, train, FIT_SHARE * clock.left, asked.seed, asked.progress
             )
             cut = fitted is None or was_cut(fitted, num_steps)
             rested = (False, "the time was over before the first step of SVI") if fitted is None else None
-        return check_pair(
-            pair,
-            *data,
-            fitted=fitted,
-            rested=rested,
-            cut=cut,
-            reference=reference,
-            identifiable=identifiable,
-            rows=rows,
-            calibrate=calibrate,
-            budget=clock,
-            rule=rule,
-            seed=seed,
-            told=told,
-            progress=progress,
-        )
+        options["budget"] = clock
+        return check_pair(pair, *data, fitted=fitted, rested=rested, cut=cut, rows=rows, **options)
 
 
 def check_pair(
@@ -233,16 +253,9 @@ def check_pair(
     fitted: Fit | None = None,
     rested: tuple[bool | None, str] | None = None,
     cut: bool = False,
-    reference: Posterior | None = None,
-    identifiable: Identifiable | None = None,
     rows: Tensor | None = None,
-    calibrate: bool = True,
-    budget: float | Clock = 120.0,
-    rule: Rule | None = None,
     feature_names: tuple[str, ...] = (),
-    seed: int = 0,
-    told: Callable[[Check], None] | None = None,
-    progress: bool = True,
+    **options: Unpack[CheckKeywords],
 ) -> Check:
     """`check` for a pair whose parameters stay as they are.
 
@@ -252,12 +265,17 @@ def check_pair(
         fitted: what SVI did, if it is known.
         rested: or only whether SVI came to rest (None: not judged), and a sentence about it.
         cut: whether a budget ended it before that.
+        rows: as for `check`.
         feature_names: of the data's columns, for predictive checks.
-        reference, identifiable, rows, calibrate, budget, rule, seed, told, progress: as for `check`.
+        options: the fields of `CheckOptions`.
     """
-    clock = _clock(budget)
+    asked = CheckOptions(**options)
+    clock = asked.clock()
     _first_look(pair, data, clock)
-    job = Checks(pair, data, clock, reference, identifiable, rows, feature_names, rule, seed, progress)
+    job = Checks(
+        pair, data, clock, asked.reference, asked.identifiable, rows, feature_names, asked.rule, asked.seed,
+        asked.progress,
+    )  # fmt: skip
     if fitted is not None:
         rested = (fitted.converged, fitted.reason)
     if rested is not None:
@@ -265,21 +283,14 @@ def check_pair(
     # Draws outside a support have no weight; to Pyro's validation they would be an error.
     with pyro.validation_enabled(False):
         if not _points(job):
-            _judge(job, calibrate)
+            _judge(job, asked.calibrate)
         stands = _conclude(job, fitted)
-        _tell(stands, told, progress)
+        _tell(stands, asked.told, asked.progress)
         if not job.measures.points and job.answers:
             job.in_time("prediction", job.predictive)
-            if calibrate:
+            if asked.calibrate:
                 job.calibration()
     return _conclude(job, fitted)
-
-
-def _clock(budget: float | Clock) -> Clock:
-    if isinstance(budget, Clock):
-        return budget
-    check_real(lambda v: v >= 0, "is a number of seconds, or a clock", budget=budget)
-    return Clock(budget)
 
 
 def _first_look(pair: Pair, data: tuple[Any, ...], clock: Clock) -> Layout:

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -61,8 +61,9 @@ class Settings:
 
     Attributes:
         start: "guide" or "prior": what the chains start from.
-        num_temperatures: T, the number of steps along the path.
-        num_chains: K, chains a unit.
+        num_temperatures: T, the number of steps along the path; the error falls as chains have more time to
+            follow it.
+        num_chains: K, chains a unit, each with an independent weight.
         target_accept: acceptance probability that the pilot run tunes step sizes to.
 
     Raises:
@@ -81,14 +82,19 @@ class Settings:
         check_real(lambda v: 0 < v < 1, PROBABILITY, target_accept=self.target_accept)
 
 
+class AnnealingKeywords(TypedDict, total=False):
+    """The fields of `Settings` as keywords; a test holds the two equal."""
+
+    start: Start
+    num_temperatures: int
+    num_chains: int
+    target_accept: float
+
+
 @torch.no_grad()
 def log_evidence(
     pair: Pair,
     *data: Any,
-    start: Start = "guide",
-    num_temperatures: int = 1000,
-    num_chains: int = 16,
-    target_accept: float = 0.8,
     tolerance: float | None = None,
     max_chains: int = MAX_CHAINS,
     index: Tensor | None = None,
@@ -97,6 +103,7 @@ def log_evidence(
     checkpoint: Path | None = None,
     resume: bool = False,
     progress: bool = True,
+    **options: Unpack[AnnealingKeywords],
 ) -> Evidence:
     """Estimate log p(x) of every unit by annealed importance sampling (Neal 2001).
 
@@ -106,10 +113,6 @@ def log_evidence(
     Args:
         pair: model and guide; nothing is trained.
         data: the programs' data.
-        start: "guide" or "prior".
-        num_temperatures: T; the error falls as chains have more time to follow the path.
-        num_chains: K, independent weights a unit.
-        target_accept: acceptance probability that step sizes are tuned to.
         tolerance: keep adding chains until the standard error of the mean over units is at most this, in
             nats; ``notes`` say why where it cannot be reached.
         max_chains: chains a unit at which that is given up.
@@ -120,6 +123,7 @@ def log_evidence(
             goes when the estimate is finished.
         resume: go on from that file. The result is that of an unbroken run.
         progress: whether to show a progress bar on a terminal.
+        options: the fields of `Settings`.
 
     Returns:
         Evidence with the standard error over the chains, the effective number of them, and their acceptance.
@@ -128,7 +132,7 @@ def log_evidence(
         InputError: for a value out of range, a discrete latent, a guide whose density at a given z is
             not available (start from the prior then), or a checkpoint of another estimate.
     """
-    settings = Settings(start, num_temperatures, num_chains, target_accept)
+    settings = Settings(**options)
     check_tolerance(tolerance)
     begin = time.perf_counter()
     job = _Job(pair, data, settings, index, compile, seed)
@@ -137,7 +141,7 @@ def log_evidence(
         **asdict(settings), "tolerance": tolerance, "seed": seed, "compile": compile, "problem": problem
     }  # fmt: skip
     partial = Partial(checkpoint, about, resume)
-    total = len(job.chunks) * num_temperatures
+    total = len(job.chunks) * settings.num_temperatures
     notes: tuple[str, ...] = ()
     with seeded(seed), job.threads(), progress_bar("AIS", total, show=progress) as advance:
         log_w, acceptance = job.round(0, partial, advance)
@@ -147,7 +151,7 @@ def log_evidence(
             more, notes = further(found, tolerance, max_chains)
             if not more:
                 break
-            for _ in range(math.ceil(more / num_chains)):
+            for _ in range(math.ceil(more / settings.num_chains)):
                 others, accepted = job.round(rounds, partial, advance)
                 acceptance = acceptance + (accepted - acceptance) / (rounds + 1)
                 log_w, rounds = torch.cat([log_w, others]), rounds + 1

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -34,27 +34,66 @@ from ppl_vae.program import Pair
 from ppl_vae.progress import progress_bar
 from ppl_vae.rng import derived, seeded
 
-__all__ = ["log_evidence"]
+__all__ = ["ImportanceKeywords", "ImportanceOptions", "log_evidence"]
 
 # Draws a unit beyond which a tolerance is given up.
 MAX_SAMPLES = 1_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportanceOptions:
+    """The options of importance sampling. Values out of range raise `InputError`.
+
+    Attributes:
+        num_samples: S, draws a unit, at least 2.
+        defensive: fraction α of the draws to take from the prior. The proposal is then the mixture
+            (1 − α) q + α p(z), whose weights are bounded by p(x | z)/α (Owen and Zhou 2000).
+        tolerance: keep adding draws until the standard error of the mean over units is at most this, in
+            nats; ``notes`` say why where it cannot be reached.
+        max_samples: draws a unit at which that is given up.
+        compile: whether to compile the weights; "auto" does where the work is large. False runs stock
+            Pyro. The numbers are the same to rounding.
+    """
+
+    num_samples: int = 1000
+    defensive: float = 0.0
+    tolerance: float | None = None
+    max_samples: int = MAX_SAMPLES
+    compile: Compile = "auto"
+
+    def __post_init__(self) -> None:
+        check_whole(2, num_samples=self.num_samples)
+        words = "is the fraction of draws from the prior, in [0, 1)"
+        check_real(lambda v: 0 <= v < 1, words, defensive=self.defensive)
+        if self.defensive and self.num_samples < 4:
+            raise InputError(
+                f"num_samples is {self.num_samples}; a defensive mixture needs at least 2 of each kind"
+            )
+        check_tolerance(self.tolerance)
+        check_compile(self.compile)
+
+
+class ImportanceKeywords(TypedDict, total=False):
+    """The fields of `ImportanceOptions` as keywords; a test holds the two equal."""
+
+    num_samples: int
+    defensive: float
+    tolerance: float | None
+    max_samples: int
+    compile: Compile
 
 
 @torch.no_grad()
 def log_evidence(
     pair: Pair,
     *data: Any,
-    num_samples: int = 1000,
-    defensive: float = 0.0,
-    tolerance: float | None = None,
-    max_samples: int = MAX_SAMPLES,
     index: Tensor | None = None,
     improper: bool = False,
-    compile: Compile = "auto",
     seed: int = 0,
     checkpoint: Path | None = None,
     resume: bool = False,
     progress: bool = True,
+    **options: Unpack[ImportanceKeywords],
 ) -> Evidence:
     """Estimate log p(x) of every unit.
 
@@ -64,31 +103,24 @@ def log_evidence(
     Args:
         pair: model and guide; nothing is trained. ``Pair(model, Prior(model))`` is simple Monte Carlo.
         data: the programs' data.
-        num_samples: S, draws a unit, at least 2.
-        defensive: fraction α of the draws to take from the prior. The proposal is then the mixture
-            (1 − α) q + α p(z), whose weights are bounded by p(x | z)/α (Owen and Zhou 2000).
-        tolerance: keep adding draws until the standard error of the mean over units is at most this, in
-            nats; ``notes`` say why where it cannot be reached.
-        max_samples: draws a unit at which that is given up.
         index: the units to estimate (all by default).
         improper: whether to weigh draws under flat priors too. What is estimated is then known only up to a
             constant, and its diagnostics are all that counts.
-        compile: whether to compile the weights; "auto" does where the work is large. False runs stock
-            Pyro. The numbers are the same to rounding.
         seed: of the draws.
         checkpoint: a file that keeps finished chunks of units, for an estimate that may be interrupted; it
             goes when the estimate is finished.
         resume: go on from that file. The result is that of an unbroken run.
         progress: whether to show a progress bar on a terminal.
+        options: the fields of `ImportanceOptions`.
 
     Raises:
-        InputError: for fewer than 2 samples, α outside [0, 1), α > 0 with a guide whose density at
+        InputError: for options out of range, α > 0 with a guide whose density at
             a given z is not available, a checkpoint of another estimate, or where log p(x) is not defined: a
             guide that puts a latent at a point, flat priors, programs that take a part of their data or scale
             their densities, and discrete latents that cannot be summed out.
     """
-    _check_arguments(num_samples, defensive, tolerance)
-    check_compile(compile)
+    asked = ImportanceOptions(**options)
+    num_samples, defensive = asked.num_samples, asked.defensive
     start = time.perf_counter()
     whole = layout(pair, *data)
     shape = require_weights(pair, *data, layout=whole) if improper else weighable(pair, *data, layout=whole)
@@ -100,16 +132,16 @@ def log_evidence(
         )
     units = shape.num_units if index is None else len(index)
     about = {
-        "samples": num_samples, "defensive": defensive, "tolerance": tolerance, "seed": seed,
-        "compile": compile, "problem": fingerprint(pair, data, index) if checkpoint else "",
+        "samples": num_samples, "defensive": defensive, "tolerance": asked.tolerance, "seed": seed,
+        "compile": asked.compile, "problem": fingerprint(pair, data, index) if checkpoint else "",
     }  # fmt: skip
     partial = Partial(checkpoint, about, resume)
     with seeded(seed), progress_bar("log p(x)", num_samples * units, show=progress) as advance:
-        job = _Job(pair, data, shape, index, num_samples, defensive, compile, seed, partial)
+        job = _Job(pair, data, shape, index, num_samples, defensive, asked.compile, seed, partial)
         rounds, notes = 1, tuple[str, ...]()
         running = job.run(0, 1, None, advance)
-        while tolerance is not None:
-            more, notes = further(job.summary(running), tolerance, max_samples)
+        while asked.tolerance is not None:
+            more, notes = further(job.summary(running), asked.tolerance, asked.max_samples)
             if not more:
                 break
             extra = math.ceil(more / num_samples)
@@ -237,15 +269,6 @@ def _evidence(columns: Mapping[str, np.ndarray], curve: np.ndarray, samples: int
         curve=curve,
         num_samples=samples,
     )
-
-
-def _check_arguments(num_samples: int, defensive: float, tolerance: float | None) -> None:
-    check_whole(2, num_samples=num_samples)
-    words = "is the fraction of draws from the prior, in [0, 1)"
-    check_real(lambda v: 0 <= v < 1, words, defensive=defensive)
-    if defensive and num_samples < 4:
-        raise InputError(f"num_samples is {num_samples}; a defensive mixture needs at least 2 of each kind")
-    check_tolerance(tolerance)
 
 
 def _strata(

@@ -8,8 +8,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
 import numpy as np
 import pyro
@@ -41,40 +42,26 @@ from ppl_vae.threads import one_thread
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["Mass", "Sampler", "begin_compiling", "nuts_positions", "sample"]
+__all__ = [
+    "Mass",
+    "NutsKeywords",
+    "NutsOptions",
+    "Sampler",
+    "begin_compiling",
+    "nuts_positions",
+    "sample",
+]
 
 Sampler = Literal["nutpie", "pyro", "hmc"]
 Mass = Literal["diagonal", "low-rank", "dense"]
 MASSES = {"nutpie": ("diagonal", "low-rank"), "pyro": ("diagonal", "dense"), "hmc": ("diagonal",)}
 
 
-def sample(
-    model: Program | Pair,
-    *data: Any,
-    num_draws: int = 500,
-    warmup: int | None = None,
-    chains: int | None = None,
-    sampler: Sampler = "nutpie",
-    mass: Mass = "diagonal",
-    target_accept: float = 0.8,
-    max_tree_depth: int = 10,
-    compile: Compile = "auto",
-    dtype: torch.dtype = torch.float64,
-    start: Mapping[str, Any] | None = None,
-    coords: dict[str, Any] | None = None,
-    seed: int = 0,
-    progress: bool = True,
-) -> Posterior:
-    """Draw from the exact posterior of a model, its parameters held.
+@dataclass(frozen=True, kw_only=True)
+class NutsOptions:
+    """The options of Markov chains. Values out of range raise `InputError`.
 
-    The model is copied into ``dtype`` if it is a module, and floating-point data are cast; constants
-    that a plain function makes get that precision too. Every chain has its own start: uniform in [−2, 2] of
-    the unconstrained space, or, where the density is not finite there, a draw of the pair's guide or of the
-    prior. Priors may be flat (``ImproperUniform``, ``.mask(False)``).
-
-    Args:
-        model: a Pyro model, or a pair whose model (with its ``pyro.param`` values) is meant.
-        data: the model's data, all of it: NUTS takes no minibatches.
+    Attributes:
         num_draws: kept draws a chain.
         warmup: adaptation steps a chain: 500, or 150 of "hmc".
         chains: number of chains: 4, or 64 of "hmc". R-hat wants at least 2.
@@ -91,29 +78,94 @@ def sample(
             runs the traced graph below; of more than 1,500 operations only where that takes less time than
             the traced graph would, all chains at once. False calls stock Pyro for every gradient.
         dtype: of the sampler's arithmetic; nutpie's is float64.
+    """
+
+    num_draws: int = 500
+    warmup: int | None = None
+    chains: int | None = None
+    sampler: Sampler = "nutpie"
+    mass: Mass = "diagonal"
+    target_accept: float = 0.8
+    max_tree_depth: int = 10
+    compile: Compile = "auto"
+    dtype: torch.dtype = torch.float64
+
+    def __post_init__(self) -> None:
+        if self.sampler not in MASSES:
+            raise InputError(f"sampler={self.sampler!r} is not known; it is {' or '.join(map(repr, MASSES))}")
+        if self.mass not in (masses := MASSES[self.sampler]):
+            raise InputError(
+                f"mass={self.mass!r} is not known to {self.sampler}; it is {' or '.join(masses)}"
+            )
+        self.settings(self.sampler, 0)
+        check_compile(self.compile)
+        if self.sampler == "nutpie" and self.dtype != torch.float64:
+            raise InputError(f"nutpie samples in float64, not {self.dtype}; the other samplers take others")
+
+    def settings(self, sampler: str, seed: int) -> ChainSettings:
+        """The settings with a sampler's own defaults."""
+        many = sampler == "hmc"
+        warmup = (150 if many else 500) if self.warmup is None else self.warmup
+        chains = (64 if many else 4) if self.chains is None else self.chains
+        return ChainSettings(
+            self.num_draws, warmup, chains, self.target_accept, self.max_tree_depth, check_seed(seed)
+        )
+
+
+class NutsKeywords(TypedDict, total=False):
+    """The fields of `NutsOptions` as keywords; a test holds the two equal."""
+
+    num_draws: int
+    warmup: int | None
+    chains: int | None
+    sampler: Sampler
+    mass: Mass
+    target_accept: float
+    max_tree_depth: int
+    compile: Compile
+    dtype: torch.dtype
+
+
+def sample(
+    model: Program | Pair,
+    *data: Any,
+    start: Mapping[str, Any] | None = None,
+    coords: dict[str, Any] | None = None,
+    seed: int = 0,
+    progress: bool = True,
+    **options: Unpack[NutsKeywords],
+) -> Posterior:
+    """Draw from the exact posterior of a model, its parameters held.
+
+    The model is copied into ``dtype`` if it is a module, and floating-point data are cast; constants
+    that a plain function makes get that precision too. Every chain has its own start: uniform in [−2, 2] of
+    the unconstrained space, or, where the density is not finite there, a draw of the pair's guide or of the
+    prior. Priors may be flat (``ImproperUniform``, ``.mask(False)``).
+
+    Args:
+        model: a Pyro model, or a pair whose model (with its ``pyro.param`` values) is meant.
+        data: the model's data, all of it: NUTS takes no minibatches.
         start: where chains start, values of latent sites by name: one for all chains, or one a chain along a
             leading dimension. Sites left out start in [−2, 2] of their unconstrained space.
         coords: labels of dimensions, such as the indices of the data given.
         seed: of the chains.
         progress: whether to show a progress bar on a terminal.
+        options: the fields of `NutsOptions`.
 
     Returns:
         Draws of shape (chains, num_draws, …) with ``diverging``, ``acceptance_rate`` and
         ``step_size`` among the statistics.
 
     Raises:
-        InputError: for counts below 1, draws that do not fit into memory, an unknown sampler or mass matrix,
-            or a model that is not differentiable in ``dtype``.
+        InputError: for options out of range, draws that do not fit into memory, or a model that is not
+            differentiable in ``dtype``.
     """
-    _check_choices(sampler, mass)
-    settings = _settings(sampler, num_draws, warmup, chains, target_accept, max_tree_depth, seed)
-    check_compile(compile)
+    asked = NutsOptions(**options)
+    settings, dtype = asked.settings(asked.sampler, seed), asked.dtype
     begun = time.perf_counter()
     source = model if isinstance(model, Pair) else Pair(model, model)
     check_data(source.model, *data)
     cast = cast_data(data, dtype)
-    if sampler == "nutpie" and dtype != torch.float64:
-        raise InputError(f"nutpie samples in float64, not {dtype}; the other samplers take others")
     with one_thread(), pyro.validation_enabled(False), Feasible():
         if isinstance(model, Pair):  # in its own precision
             model.initialise(*data)
@@ -126,12 +178,12 @@ def sample(
         proposals.insert(0, drawn_from(model.guide, model, data))
     with default_dtype(dtype), one_thread(), pyro.validation_enabled(False), keep_generator():
         try:
-            found = _unconstrained(pair, cast, settings, sampler, mass, compile, start, proposals, progress)
+            found = _unconstrained(pair, cast, settings, asked, start, proposals, progress)
         except Untraceable as reason:
-            if sampler != "pyro":
+            if asked.sampler != "pyro":
                 fall_back("NUTS", reason)
-            settings = _settings("pyro", num_draws, warmup, chains, target_accept, max_tree_depth, seed)
-            found = _stock(pair, cast, settings, dense=mass != "diagonal", progress=progress)
+            settings = asked.settings("pyro", seed)
+            found = _stock(pair, cast, settings, dense=asked.mass != "diagonal", progress=progress)
     # Discrete latents are summed out.
     drawn = [name for name in shape.latents if name in found[0]]
     draws = {name: without_padding(found[0][name], name, shape) for name in drawn}
@@ -172,15 +224,14 @@ def _unconstrained(
     pair: Pair,
     data: tuple[Any, ...],
     settings: ChainSettings,
-    sampler: str,
-    mass: str,
-    compile: Compile,
+    asked: NutsOptions,
     start: Mapping[str, Any] | None,
     proposals: list[Proposal],
     progress: bool,
 ) -> tuple[dict[str, Tensor], xr.Dataset, float]:
     """Draws by site of samplers that work on vectors, statistics, and the seconds that compiling took."""
-    engine = engine_for(compile, settings.iterations)
+    sampler, mass = asked.sampler, asked.mass
+    engine = engine_for(asked.compile, settings.iterations)
     target = density(pair, *data)
     refuse_too_many_draws(settings.chains * (settings.num_draws + settings.warmup), target.dim)
     given = None if start is None else given_starts(target, start, settings)
@@ -197,7 +248,7 @@ def _unconstrained(
             engine,
             chains=None if sampler == "pyro" else settings.chains,
             native=sampler == "nutpie",
-            iterations=_of_each_run(settings, sampler) if compile == "auto" else None,
+            iterations=_of_each_run(settings, sampler) if asked.compile == "auto" else None,
             tell=lambda text: stage(f"NUTS: {text}", show=progress),
         )
         first, seconds = starts(slope), slope.seconds
@@ -263,29 +314,6 @@ def _numbers(slope: Gradient, positions: np.ndarray, which: list[int]) -> tuple[
     like = slope.density.like
     values, slopes = slope.of_each(torch.from_numpy(positions).to(like), which)
     return values.double().cpu().numpy(), slopes.double().cpu().numpy()
-
-
-def _settings(
-    sampler: str,
-    num_draws: int,
-    warmup: int | None,
-    chains: int | None,
-    target_accept: float,
-    max_tree_depth: int,
-    seed: int,
-) -> ChainSettings:
-    """The settings with the sampler's own defaults."""
-    many = sampler == "hmc"
-    warmup = (150 if many else 500) if warmup is None else warmup
-    chains = (64 if many else 4) if chains is None else chains
-    return ChainSettings(num_draws, warmup, chains, target_accept, max_tree_depth, check_seed(seed))
-
-
-def _check_choices(sampler: str, mass: str) -> None:
-    if sampler not in MASSES:
-        raise InputError(f"sampler={sampler!r} is not known; it is {' or '.join(map(repr, MASSES))}")
-    if mass not in MASSES[sampler]:
-        raise InputError(f"mass={mass!r} is not known to {sampler}; it is {' or '.join(MASSES[sampler])}")
 
 
 def _layout(pair: Pair, data: tuple[Any, ...], dtype: torch.dtype) -> Layout:
