@@ -176,7 +176,8 @@ def gaps_of_run(
     """log p(x) − ELBO of some rows, split into what the family lacks and what the network lacks.
 
     Args:
-        run: a fitted run with a latent per row. ``gaps.nc``, ``gaps.json`` and ``gaps.png`` are written.
+        run: a fitted run; where its gap has no parts, the total is given and why. ``gaps.nc``, ``gaps.json``
+            and ``gaps.png`` are written.
         split: "train", "validation" or "test"; test where there are test rows, else train.
         rows: which rows of that part, the first hundred by default.
         samples: draws a row behind each ELBO.
@@ -187,7 +188,7 @@ def gaps_of_run(
         complaints: see `files.told_later`: what could not be written.
 
     Raises:
-        InputError: for a model without a latent per row, or a guide of an unknown family.
+        InputError: where log p(x) is not defined.
     """
     part = part_of(run, split)
     tensors = run.tensors(part)

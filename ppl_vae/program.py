@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ExactEvidence",
     "ExactPosterior",
+    "HasAuxiliary",
     "HasIdentifiable",
     "HasReported",
     "Labelled",
@@ -68,6 +69,23 @@ class ExactEvidence(Protocol):
 
     def exact_log_evidence(self, *data: Tensor) -> Tensor:
         """log p(x) in nats, one value per unit: shape (units,)."""
+        ...
+
+
+@runtime_checkable
+class HasAuxiliary(Protocol):
+    """A guide that draws something else than its latents, from which they follow one to one.
+
+    Its latents are ``Delta`` sites whose log density is minus the log-determinant of that function: its log
+    density at given latents is known.
+    """
+
+    def auxiliary_values(self, latents: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What its sample statements must draw for it to arrive at given latents.
+
+        Args:
+            latents: by site, as the model's own sample statements would give them.
+        """
         ...
 
 

@@ -137,8 +137,11 @@ def say_gaps(gaps: Mapping[str, Any]) -> str:
     """A gap taken apart, in a sentence."""
     mean = {row["name"]: row["mean"] for row in gaps["rows"]}
     lacking = "amortisation gap" if gaps["amortised"] else "optimisation gap"
+    total = f"Over {rows_in_words(gaps['split'], gaps)} the ELBO lacks {mean['gap']:.3f} nats a row"
+    if lacking not in mean:  # the gap was not taken apart, and the first note says why
+        return f"{total}; {gaps['notes'][0]}."
     return (
-        f"Over {rows_in_words(gaps['split'], gaps)} the ELBO lacks {mean['gap']:.3f} nats a row: "
+        f"{total}: "
         f"{mean['approximation gap']:.3f} because of the guide's family (approximation gap) and "
         f"{mean[lacking]:.3f} because of its {'network' if gaps['amortised'] else 'parameters'} ({lacking}). "
         f"The best full-covariance guide of each row would lack {mean['gap, best full covariance']:.3f}, the "

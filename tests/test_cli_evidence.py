@@ -128,7 +128,12 @@ def test_a_skill_model_is_bridged_and_has_no_rows(run, tmp_path, oracles):
         # The two-player table: -6.113104 by quadrature.
         assert abs(value["log_evidence"] + 6.113104) < oracles.z_limit(3) * value["std_error"]
     _trusted_but_for_chance(found, oracles)
-    assert run("gaps", folder)[0] == 2
+    # One unit, the data set: the gap has no parts, and is shown all the same.
+    code, out, _ = run("gaps", folder, "--json")
+    gap = json.loads(out)
+    assert code == 0
+    assert [row["name"] for row in gap["rows"]] == ["log p(x)", "ELBO, own guide", "gap"]
+    assert "not taken apart" in gap["notes"][0]
     assert run("evidence", folder, "--rows", "0:5")[0] == 2
 
 

@@ -4,27 +4,25 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypedDict, Unpack
 
-import pyro
 import torch
-from pyro.distributions import Independent, MultivariateNormal, Normal, TorchDistribution
+from pyro.distributions import TorchDistribution
 from pyro.nn import PyroModule
 from torch import Size, Tensor
 from torch.distributions import constraints
 
-from ppl_vae.errors import InputError
 from ppl_vae.guides import PerDatumFlow, PerDatumNormal
-from ppl_vae.guides.normal import COVARIANCES, VARIANCE_FLOOR, raw_normal
+from ppl_vae.guides.normal import raw_normal
 from ppl_vae.guides.per_datum_flow import raw_flow
 from ppl_vae.inference import svi
 from ppl_vae.inference.graph import Compile
 from ppl_vae.inference.sites import Layout
-from ppl_vae.inference.terms import layout, particle_traces, terms
+from ppl_vae.inference.terms import layout, terms
 from ppl_vae.program import Pair
 from ppl_vae.rng import seeded
 
-__all__ = ["Best", "OwnAnswer", "PerDatum", "log_weight_chunks", "optimise", "own_answer"]
+__all__ = ["Best", "Candidate", "Searched", "log_weight_chunks", "optimise"]
 
-PerDatum = PerDatumNormal | PerDatumFlow
+Searched = PerDatumNormal | PerDatumFlow
 
 # Draws a unit that decide whether a round of optimisation has helped it.
 JUDGED = 1024
@@ -32,99 +30,6 @@ JUDGED = 1024
 CHUNK = 2**20
 
 _ONE = Size()
-
-
-@dataclass(frozen=True, eq=False)
-class OwnAnswer:
-    """What a pair's own guide answers for some units: N(μ_n, L_n L_nᵀ).
-
-    Attributes:
-        loc: μ, shape (units, q).
-        scale_tril: L, shape (units, q, q).
-        family: "diagonal" or "full".
-        floor: the guide's lower bound on its variances.
-        site, plate: of the latent.
-    """
-
-    loc: Tensor
-    scale_tril: Tensor
-    family: str
-    floor: float
-    site: str
-    plate: str
-
-    @torch.no_grad()
-    def as_per_datum(self, family: str) -> PerDatumNormal:
-        """The same Gaussians as free parameters; as "diagonal", their best mean-field approximation.
-
-        That one has the same means and the inverse diagonal of the precision as its variances (Bishop
-        2006, section 10.1.2).
-        """
-        units, q = self.loc.shape
-        guide = PerDatumNormal(
-            units, q, covariance=family, floor=self.floor, dtype=self.loc.dtype, site=self.site,
-            plate=self.plate,
-        ).to(self.loc.device)  # fmt: skip
-        scale = self.scale_tril.double()
-        if family == "diagonal" and self.family == "full":
-            precision = torch.cholesky_inverse(scale)
-            scale = torch.diag_embed(precision.diagonal(dim1=-2, dim2=-1).rsqrt())
-        variances = scale.diagonal(dim1=-2, dim2=-1).square()
-        parts = [self.loc, _softplus_inverse(variances - self.floor)]
-        if family == "full":
-            rows, columns = torch.tril_indices(q, q, offset=-1, device=scale.device)
-            parts.append(scale[:, rows, columns])
-        guide.raw.copy_(torch.cat([part.to(self.loc.dtype) for part in parts], dim=1))
-        return guide
-
-
-@torch.no_grad()
-def own_answer(pair: Pair, *data: Any, shape: Layout, index: Tensor | None) -> OwnAnswer:
-    """Read off what a pair's own guide answers for some units.
-
-    Raises:
-        InputError: for a guide of another family than the Gaussians with diagonal or full covariance, or
-            a model whose latents are not one vector a unit.
-    """
-    family = getattr(pair.guide, "covariance", None)
-    if family not in COVARIANCES:
-        name = getattr(pair.guide, "__name__", type(pair.guide).__name__)
-        raise InputError(
-            f"the gap cannot be taken apart for the guide {name}; it can for Gaussian guides that say "
-            "their covariance, diagonal or full (AmortisedNormal, LinearNormal, PerDatumNormal)"
-        )
-    _check_layout(shape)
-    (site,) = shape.latents
-    _, trace = particle_traces(pair, *data, layout=shape, index=index)
-    fn = trace.nodes[site]["fn"]
-    if isinstance(fn, Independent) and isinstance(fn.base_dist, Normal):
-        loc, scale_tril = fn.base_dist.loc, torch.diag_embed(fn.base_dist.scale)
-    elif isinstance(fn, MultivariateNormal):
-        loc, scale_tril = fn.loc, fn.scale_tril
-    else:
-        raise InputError(
-            f"the gap cannot be taken apart for a guide that draws {site} from {type(fn).__name__}; it "
-            "can for Normal(…).to_event(1) and MultivariateNormal"
-        )
-    q = loc.shape[-1]
-    loc, scale_tril = loc.reshape(-1, q), scale_tril.reshape(-1, q, q)
-    smallest = float(scale_tril.diagonal(dim1=-2, dim2=-1).min()) ** 2
-    floor = float(getattr(pair.guide, "floor", min(VARIANCE_FLOOR, 0.5 * smallest)))
-    return OwnAnswer(loc, scale_tril, family, floor, site, str(shape.unit_plate))
-
-
-def _check_layout(shape: Layout) -> None:
-    if shape.unit_plate is None:
-        raise InputError(
-            "the gap is taken apart by unit, and this pair's one unit is the data set: a model with "
-            "latents of every datum (VAE, PPCA) is accepted"
-        )
-    (plates, *others), (event_dim, *_) = shape.latents.values(), shape.event_dims.values()
-    if others or plates != (shape.unit_plate,) or event_dim != 1 or shape.dims[shape.unit_plate] != -1:
-        raise InputError(
-            "the gap is taken apart for models with one latent site, a vector for every unit "
-            f"(Normal(…).to_event(1) in one plate); this one has {', '.join(shape.latents)}"
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,7 +80,7 @@ class SearchKeywords(TypedDict):
 
 def optimise(
     pair: Pair,
-    guide: PerDatum,
+    guide: Searched,
     *data: Any,
     seed: int,
     progress: bool,
@@ -248,35 +153,68 @@ def _keep_where(worse: Tensor, leaves: list[Tensor], kept: list[Tensor]) -> None
             leaf[worse] = old[worse]
 
 
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A guide whose ELBO is asked for, of some units or of all.
+
+    Attributes:
+        pair: the model with it.
+        data: the programs' data.
+        shape: the pair's layout.
+        index: the units; all by default.
+    """
+
+    pair: Pair
+    data: tuple[Any, ...]
+    shape: Layout
+    index: Tensor | None = None
+
+    @property
+    def units(self) -> Tensor:
+        """Numbers of the units."""
+        return torch.arange(self.shape.num_units) if self.index is None else self.index
+
+    def log_weights(self, at: Tensor | None, num_samples: int) -> Tensor:
+        """log p(x, z) − log q(z) of those units, given by their places among `units`: (draws, units)."""
+        asked = self.units if at is None else self.units[at]
+        whole = at is None and self.index is None
+        index = None if whole or not self.shape.can_index else asked
+        found = terms(
+            self.pair, *self.data, layout=self.shape, num_particles=num_samples, index=index
+        ).log_weights
+        return found if whole or index is not None else found[:, asked]
+
+
 @torch.no_grad()
 def _judged(pair: Pair, *data: Any, shape: Layout, seed: int) -> Tensor:
     """Log weights of the same noise at every call, shape (draws, units)."""
-    chunks = log_weight_chunks([pair], *data, shapes=[shape], num_samples=JUDGED, seed=seed + 104_729)
+    chunks = log_weight_chunks([Candidate(pair, data, shape)], num_samples=JUDGED, seed=seed + 104_729)
     return torch.cat([chunk[0] for chunk in chunks], dim=1)
 
 
 @torch.no_grad()
-def log_weight_chunks(
-    pairs: list[Pair], *data: Any, shapes: list[Layout], num_samples: int, seed: int
-) -> Iterator[Tensor]:
+def log_weight_chunks(candidates: list[Candidate], num_samples: int, seed: int) -> Iterator[Tensor]:
     """log p(x, z) − log q(z) of several guides with the same noise, a chunk of units at a time.
 
+    Args:
+        candidates: guides for the same units.
+        num_samples: draws a unit.
+        seed: of the draws.
+
     Yields:
-        Shape (pairs, num_samples, units of the chunk), in float64.
+        Shape (candidates, num_samples, units of the chunk), in float64.
     """
-    shape = shapes[0]
-    size = max(1, CHUNK // (min(num_samples, 128) * shape.event_size))
-    units = torch.arange(shape.num_units)
-    for number, index in enumerate(units.split(size) if shape.can_index else [None]):
-        most = shape.particles_per_chunk(size if index is not None else shape.num_units, CHUNK)
+    event = max(each.shape.event_size for each in candidates)
+    size = max(1, CHUNK // (min(num_samples, 128) * event))
+    units = torch.arange(len(candidates[0].units))
+    together = all(each.shape.can_index for each in candidates)
+    for number, at in enumerate(units.split(size) if together else [None]):
+        most = max(1, CHUNK // (event * (size if at is not None else len(units))))
         blocks = [min(most, num_samples - done) for done in range(0, num_samples, most)]
         found = []
-        for pair, own in zip(pairs, shapes, strict=True):
+        for each in candidates:
             with seeded(seed + 7919 * number):
-                drawn = [
-                    terms(pair, *data, layout=own, num_particles=block, index=index).log_weights
-                    for block in blocks
-                ]
+                drawn = [each.log_weights(at, block) for block in blocks]
             found.append(torch.cat(drawn).double().cpu())
         yield torch.stack(found)
 
@@ -288,18 +226,19 @@ class _PathGradient(PyroModule):  # type: ignore[misc]
     noise (Roeder, Wu and Duvenaud, "Sticking the landing", 2017, section 3).
     """
 
-    def __init__(self, guide: PerDatum) -> None:
+    def __init__(self, guide: Searched) -> None:
         super().__init__("path")
         self.guide = guide
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, *data: Any) -> Any:
         """The Pyro program."""
-        guide: PerDatum = self.guide
-        with pyro.plate(guide.plate, len(x)) as i:
-            return pyro.sample(guide.site, _PathOnly(guide.at(i), _held_at(guide, i)))
+        guide: Searched = self.guide
+        return guide.vector.program(
+            lambda index: _PathOnly(guide.at(index), _held_at(guide, index)), guide.vector.rows(*data)
+        )
 
 
-def _held_at(guide: PerDatum, index: Tensor) -> TorchDistribution:
+def _held_at(guide: Searched, index: Tensor) -> TorchDistribution:
     """`at`, with the parameters as constants."""
     raw = guide.raw.detach()[index]
     if isinstance(guide, PerDatumNormal):
@@ -327,8 +266,3 @@ class _PathOnly(TorchDistribution):  # type: ignore[misc]
 
     def expand(self, batch_shape: Size, _instance: Any = None) -> "_PathOnly":
         return _PathOnly(self.live.expand(batch_shape), self.held.expand(batch_shape))
-
-
-def _softplus_inverse(values: Tensor) -> Tensor:
-    values = values.clamp_min(torch.finfo(values.dtype).tiny)
-    return values + (-(-values).expm1()).log()

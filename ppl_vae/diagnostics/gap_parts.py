@@ -56,18 +56,20 @@ class Gaps:
 
     The guides, in this order, are the pair's own and the best for each datum by itself with diagonal
     covariance, with full covariance, and of `PerDatumFlow`. All ELBOs come from the same noise, so that
-    their differences are more precise than they are.
+    their differences are more precise than they are. Where the gap could not be taken apart there is the
+    own guide alone, and ``notes`` begin with why.
 
     Attributes:
         index: numbers of the units.
-        family: of the pair's own guide, "diagonal" or "full".
+        family: of the pair's own guide, "diagonal", "full" or "flow"; empty for any other, whose gap has no
+            approximation part.
         amortised: whether it shares its parameters between data.
         log_evidence: shape (units,).
         evidence_std_error: its standard error; zero where exact.
         evidence_bias: its estimated bias, −s²/2 for importance sampling.
         evidence_method: how it was got.
-        elbo: shape (units, 4).
-        elbo_covariance: covariance of the four estimates, shape (units, 4, 4).
+        elbo: shape (units, guides): 4, or 1 where there is the own guide alone.
+        elbo_covariance: covariance of these estimates, shape (units, guides, guides).
         rested: whether the search for each best guide came to rest, in the order of the guides.
         num_samples: draws a unit behind each ELBO.
         notes: what has to be said about the numbers, in sentences.
@@ -94,19 +96,32 @@ class Gaps:
         return len(self.log_evidence)
 
     @property
+    def guides(self) -> tuple[str, ...]:
+        """The guides that there are: "own", "diagonal", "full" and "flow", or "own" alone."""
+        return GUIDES[: self.elbo.shape[1]]
+
+    @property
     def total(self) -> Gap:
         """log p(x) − ELBO of the pair's own guide."""
         return self.gap("own")
 
     @property
     def approximation(self) -> Gap:
-        """log p(x) − ELBO of the best guide of the pair's own family."""
-        return self.gap(self.family)
+        """log p(x) − ELBO of the best guide of the pair's own family.
+
+        Raises:
+            InputError: if the guide is of none (``family`` is empty).
+        """
+        return self.gap(self._own_family())
 
     @property
     def amortisation(self) -> Gap:
-        """ELBO of the best guide of the family − ELBO of the own guide; see `shortfall`."""
-        return self.gain(self.family, "own")
+        """ELBO of the best guide of the family − ELBO of the own guide; see `shortfall`.
+
+        Raises:
+            InputError: as `approximation`.
+        """
+        return self.gain(self._own_family(), "own")
 
     @property
     def shortfall(self) -> str:
@@ -115,8 +130,8 @@ class Gaps:
 
     @property
     def best(self) -> Mapping[str, Gap]:
-        """log p(x) − ELBO of the best guide of each family: "diagonal", "full" and "flow"."""
-        return {family: self.gap(family) for family in FAMILIES}
+        """log p(x) − ELBO of the best guide of each family that was searched, all of them or none."""
+        return {family: self.gap(family) for family in self.guides[1:]}
 
     def __repr__(self) -> str:
         total, own, rest = (
@@ -130,29 +145,40 @@ class Gaps:
 
     def gap(self, guide: str) -> Gap:
         """log p(x) − ELBO of one guide: "own", "diagonal", "full" or "flow"."""
-        at = _position(guide)
+        at = self._position(guide)
         variance = self.elbo_covariance[:, at, at] + self.evidence_std_error**2
         return Gap(self.log_evidence - self.elbo[:, at], np.sqrt(variance))
 
     def gain(self, guide: str, other: str) -> Gap:
         """ELBO of one guide less that of another, paired: the noise that they share cancels."""
-        a, b = _position(guide), _position(other)
+        a, b = self._position(guide), self._position(other)
         cov = self.elbo_covariance
         variance = cov[:, a, a] + cov[:, b, b] - 2 * cov[:, a, b]
         return Gap(self.elbo[:, a] - self.elbo[:, b], np.sqrt(variance.clip(min=0)))
+
+    def _own_family(self) -> str:
+        if not self.family:
+            raise InputError(self.notes[0] if self.notes else "the gap was not taken apart")
+        return self.family
+
+    def _position(self, guide: str) -> int:
+        if guide not in self.guides:
+            raise InputError(f"guide {guide!r} is not known; it is one of {', '.join(self.guides)}")
+        return self.guides.index(guide)
 
     @property
     def table(self) -> pd.DataFrame:
         """One row per quantity: mean over units, its standard error, and the units' spread."""
         rows = {"log p(x)": Gap(self.log_evidence, self.evidence_std_error)}
-        for at, guide in enumerate(GUIDES):
+        for at, guide in enumerate(self.guides):
             error = np.sqrt(self.elbo_covariance[:, at, at])
             rows[f"ELBO, {_called(guide)}"] = Gap(self.elbo[:, at], error)
         rows["gap"] = self.total
-        rows["approximation gap"] = self.approximation
-        rows[self.shortfall] = self.amortisation
-        for family in FAMILIES:
-            rows[f"gap, {_called(family)}"] = self.gap(family)
+        if self.family:
+            rows["approximation gap"] = self.approximation
+            rows[self.shortfall] = self.amortisation
+        for family, part in self.best.items():
+            rows[f"gap, {_called(family)}"] = part
         return pd.DataFrame(
             [
                 {
@@ -174,15 +200,17 @@ class Gaps:
         columns: dict[str, Any] = {name: ("unit", getattr(self, name)) for name in _COLUMNS}
         columns["elbo"] = (("unit", "guide"), self.elbo)
         columns["elbo_covariance"] = (("unit", "guide", "other_guide"), self.elbo_covariance)
-        columns["approximation_gap"] = ("unit", self.approximation.value)
-        columns["amortisation_gap"] = ("unit", self.amortisation.value)
+        if self.family:
+            columns["approximation_gap"] = ("unit", self.approximation.value)
+            columns["amortisation_gap"] = ("unit", self.amortisation.value)
         attributes = {name: getattr(self, name) for name in _ATTRIBUTES}
         attributes |= {
             "amortised": int(self.amortised),
             "rested": [int(value) for value in self.rested],
             "notes": "\n".join(self.notes),
         }
-        coords = {"unit": self.index, "guide": list(GUIDES), "other_guide": list(GUIDES)}
+        guides = list(self.guides)
+        coords = {"unit": self.index, "guide": guides, "other_guide": guides}
         return xr.Dataset(columns, coords=coords, attrs=attributes)
 
     def save(self, path: str | Path) -> None:
@@ -219,9 +247,3 @@ _ATTRIBUTES = ("family", "evidence_method", "num_samples", "seconds")
 
 def _called(guide: str) -> str:
     return "own guide" if guide == "own" else f"best {FAMILIES[guide]}"
-
-
-def _position(guide: str) -> int:
-    if guide not in GUIDES:
-        raise InputError(f"guide {guide!r} is not known; it is one of {', '.join(GUIDES)}")
-    return GUIDES.index(guide)

@@ -1,5 +1,7 @@
 """Guides that read a datum's posterior off the datum itself."""
 
+from typing import Any
+
 import pyro
 import torch
 from pyro.distributions import Normal, TorchDistribution
@@ -14,14 +16,19 @@ __all__ = ["AmortisedNormal", "LinearNormal"]
 class AmortisedNormal(PyroModule):  # type: ignore[misc]
     """q(z_n | x_n) = N(μ(x_n), Σ(x_n)), the parameters given by one network for all data.
 
+    Where the programs take further data, such as labels y that x is conditioned on, the network may read
+    them as well: with ``num_inputs=2`` it is called with (x, y), and q(z_n | x_n, y_n) is its answer.
+
     Source: Kingma and Welling, "Auto-Encoding Variational Bayes" (2014), section 2.3.
 
     Args:
-        network: maps (batch, features) to (batch, `num_raw(latent_dim, covariance)`).
+        network: maps (batch, features) to (batch, `num_raw(latent_dim, covariance)`); called with as many
+            tensors as there are inputs.
         latent_dim: q, the size of z.
         covariance: "diagonal" or "full".
         floor: lower bound on the variances, in squared units of z.
         site, plate: names of the latent site and of its plate in the model.
+        num_inputs: how many of the programs' data the network reads, the first ones; rows of each are data.
     """
 
     def __init__(
@@ -33,21 +40,23 @@ class AmortisedNormal(PyroModule):  # type: ignore[misc]
         floor: float = VARIANCE_FLOOR,
         site: str = "z",
         plate: str = "data",
+        num_inputs: int = 1,
     ) -> None:
         super().__init__("guide")
         num_raw(latent_dim, covariance)
+        self.num_inputs = num_inputs
         self.network = network
         self.latent_dim, self.covariance, self.floor = latent_dim, covariance, floor
         self.site, self.plate = site, plate
 
-    def encode(self, x: Tensor) -> TorchDistribution:
-        """q(z | x) for each row of x: batch shape (rows,), event shape (q,)."""
-        return raw_normal(self.network(x), self.latent_dim, self.covariance, self.floor)
+    def encode(self, *inputs: Tensor) -> TorchDistribution:
+        """q(z | x) for each row of the network's inputs: batch shape (rows,), event shape (q,)."""
+        return raw_normal(self.network(*inputs), self.latent_dim, self.covariance, self.floor)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """The Pyro program; x is the full data of shape (num_data, features)."""
-        with pyro.plate(self.plate, len(x)) as i:
-            return pyro.sample(self.site, self.encode(x[i]))
+    def forward(self, *data: Any) -> Tensor:
+        """The Pyro program; takes the full data, of shape (num_data, …) each that the network reads."""
+        with pyro.plate(self.plate, len(data[0])) as i:
+            return pyro.sample(self.site, self.encode(*(values[i] for values in data[: self.num_inputs])))
 
 
 class LinearNormal(PyroModule):  # type: ignore[misc]
@@ -92,7 +101,7 @@ class LinearNormal(PyroModule):  # type: ignore[misc]
         scale_tril = raw_scale_tril(self.raw_spread, self.latent_dim, self.floor)
         return multivariate_normal(loc, scale_tril)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """The Pyro program; x is the full data of shape (num_data, num_features)."""
+    def forward(self, x: Tensor, *_: Any) -> Tensor:
+        """The Pyro program; x is the full data of shape (num_data, num_features), and all that it reads."""
         with pyro.plate(self.plate, len(x)) as i:
             return pyro.sample(self.site, self.encode(x[i]))

@@ -2,21 +2,20 @@
 
 from typing import Self
 
-import pyro
 import torch
 from pyro.distributions import Normal, TorchDistribution, TransformedDistribution
-from pyro.nn import PyroModule
 from torch import Tensor, nn
 from torch.distributions import Transform, constraints
 
 from ppl_vae.errors import InputError
+from ppl_vae.guides.local import LocalVector
 from ppl_vae.guides.normal import VARIANCE_FLOOR, num_raw, raw_scale_tril
-from ppl_vae.guides.per_datum import PerDatumNormal
+from ppl_vae.guides.per_datum import PerDatum, PerDatumNormal
 
 __all__ = ["PerDatumFlow", "raw_flow"]
 
 
-class PerDatumFlow(PyroModule):  # type: ignore[misc]
+class PerDatumFlow(PerDatum):
     """z_n = A_L s_L(A_{L−1} … s_1(A_0 ε)), ε ~ N(0, I), with free parameters for every datum.
 
     Each A is affine with a triangular matrix (the last one lower, then upper and lower in turn), and each
@@ -33,7 +32,9 @@ class PerDatumFlow(PyroModule):  # type: ignore[misc]
         num_layers: L ≥ 1.
         floor: lower bound on the squared diagonals of the affine maps' matrices.
         dtype: of the parameters.
-        site, plate: names of the latent site and of its plate in the model.
+        site, plate: names of the latent site and of its plate in the model, where there is one site.
+        vector: the sites instead, ``num_data`` and ``latent_dim`` being theirs (`PerDatumNormal.from_model`
+            reads them off a model, and `from_normal` takes them over).
 
     Raises:
         InputError: for fewer than one layer.
@@ -49,6 +50,7 @@ class PerDatumFlow(PyroModule):  # type: ignore[misc]
         dtype: torch.dtype | None = None,
         site: str = "z",
         plate: str = "data",
+        vector: LocalVector | None = None,
     ) -> None:
         super().__init__("guide")
         if num_layers < 1:
@@ -63,7 +65,7 @@ class PerDatumFlow(PyroModule):  # type: ignore[misc]
         unit = torch.tensor(1.0 - floor, dtype=torch.float64).expm1().log()
         self.inner.data[..., latent_dim : 2 * latent_dim] = unit
         self.latent_dim, self.num_layers, self.floor = latent_dim, num_layers, floor
-        self.site, self.plate = site, plate
+        self.vector = vector or LocalVector.one(site, latent_dim, plate, num_data)
 
     @classmethod
     def from_normal(cls, normal: PerDatumNormal, *, num_layers: int = 2) -> Self:
@@ -80,32 +82,14 @@ class PerDatumFlow(PyroModule):  # type: ignore[misc]
             num_layers=num_layers,
             floor=normal.floor,
             dtype=normal.raw.dtype,
-            site=normal.site,
-            plate=normal.plate,
+            vector=normal.vector,
         ).to(normal.raw.device)
         flow.raw.data.copy_(normal.raw.data)
         return flow
 
-    def check_data(self, x: Tensor) -> None:
-        """Refuse data of another length.
-
-        Raises:
-            InputError: if x has not ``num_data`` rows.
-        """
-        if len(x) != len(self.raw):
-            raise InputError(
-                f"this guide has parameters for {len(self.raw)} data and was given {len(x)}; a per-datum "
-                "guide knows only the data it was trained on"
-            )
-
     def at(self, index: Tensor) -> TorchDistribution:
         """q(z_n) for the data at the given indices: batch shape (indices,), event shape (q,)."""
         return raw_flow(self.raw[index], self.inner[index], self.skew[index], self.tail[index], self.floor)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The Pyro program; x is the full data of shape (num_data, features)."""
-        with pyro.plate(self.plate, len(x)) as i:
-            return pyro.sample(self.site, self.at(i))
 
 
 def raw_flow(raw: Tensor, inner: Tensor, skew: Tensor, tail: Tensor, floor: float) -> TorchDistribution:

@@ -104,7 +104,13 @@ def _summing(pair: Pair, data: tuple[Any, ...], layout: Layout) -> Layout:
     drawn = [name for name, site in sample_sites(seen.guide_trace) if not site["is_observed"]]
     _check_order(drawn, layout.discrete)
     kept = {name: plates for name, plates in layout.latents.items() if name not in layout.discrete}
-    found = replace(layout, latents=kept, summed=(*layout.summed, *layout.discrete), discrete=())
+    found = replace(
+        layout,
+        latents=kept,
+        summed=(*layout.summed, *layout.discrete),
+        summed_plates={**layout.summed_plates, **{name: layout.latents[name] for name in layout.discrete}},
+        discrete=(),
+    )
     unmarked = [name for name in layout.discrete if not is_marked(model[name]) and name not in layout.marked]
     some = torch.arange(min(layout.num_units, 64)) if layout.can_index else None
     with seeded(0), torch.no_grad():

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import pyro
+import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.poutine.messenger import Messenger
@@ -292,7 +293,7 @@ def read_layout(pair: Pair, found: Look) -> Layout:
     loose = {name: _loose_dims(name, site) for name, site in kept.items()}
     return Layout(
         latents={name: tuple(frame.name for frame in plates_of(site)) for name, site in kept.items()},
-        event_dims={name: site["fn"].event_dim + loose[name] for name, site in kept.items()},
+        event_dims={name: site["fn"].event_dim + loose.get(name, 0) for name, site in latent.items()},
         observed=tuple(observed),
         unit_plate=unit,
         batch_plate=batch,
@@ -311,7 +312,22 @@ def read_layout(pair: Pair, found: Look) -> Layout:
         partly_masked=tuple(name for name, site in kept.items() if _is_partly_masked(site)),
         tempered=_tempered(model_sites, guide_sites),
         subsampled=found.subsampled,
+        points=_points(kept, guide_sites),
+        summed_plates={name: tuple(frame.name for frame in plates_of(latent[name])) for name in summed},
     )
+
+
+def _points(latent: Mapping[str, Any], guide: Mapping[str, Any]) -> tuple[str, ...]:
+    """Latents that the guide draws from a Delta; where it draws auxiliary sites, Deltas follow from them."""
+    if any(site["infer"].get("is_auxiliary") for site in guide.values()):
+        return ()
+    return tuple(name for name in latent if _is_delta(guide[name]["fn"]))
+
+
+def _is_delta(fn: Any) -> bool:
+    while hasattr(fn, "base_dist"):
+        fn = fn.base_dist
+    return isinstance(fn, dist.Delta)
 
 
 def _outermost_common(sites: list[Any], subsampled: Mapping[str, str]) -> str | None:

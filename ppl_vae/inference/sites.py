@@ -3,7 +3,7 @@
 from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import pyro
 import torch
@@ -21,9 +21,11 @@ __all__ = [
     "Given",
     "Layout",
     "Narrow",
+    "Site",
     "canonical_value",
     "enumerated",
     "full_size",
+    "local_matrix",
     "log_likelihood",
     "log_prob_per_unit",
     "log_q_per_unit",
@@ -39,6 +41,31 @@ __all__ = [
 
 PARTICLES = "_particles"
 
+Scope = Literal["unit", "inner plate", "global"]
+Kind = Literal["continuous", "discrete", "enumerated", "point mass"]
+
+
+@dataclass(frozen=True)
+class Site:
+    """What one latent site is.
+
+    Attributes:
+        name: of the site.
+        scope: "unit" for one value a datum, "inner plate" for several that belong to it, "global" for values
+            that data share. A datum is an entry of the plate of units, or where the data set is the one unit,
+            of the plate that minibatches are taken from.
+        kind: "enumerated" where it is summed out; "discrete" where the guide draws it all the same; "point
+            mass" where the guide draws it from a ``Delta`` alone; else "continuous".
+        plates: around it, from the left.
+        event_dim: dimensions of one value.
+    """
+
+    name: str
+    scope: Scope
+    kind: Kind
+    plates: tuple[str, ...]
+    event_dim: int
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -53,6 +80,8 @@ class Layout:
         summed: discrete latents that are summed out, and are not among the latents.
         discrete: discrete latents that the guide draws; ``marked`` are those that either program asks to have
             enumerated in parallel.
+        points: latents that the guide draws from a ``Delta`` and from nothing else.
+        summed_plates: plates of the latents that are summed out, as in ``latents``.
         improper: latents whose prior is no distribution: it has no draws and integrates to no number.
         partly_masked: latents that the model masks in part: only part of their entries have a density.
         tempered: sites whose log density a program multiplies itself (``poutine.scale``).
@@ -91,6 +120,19 @@ class Layout:
     partly_masked: tuple[str, ...] = ()
     tempered: tuple[str, ...] = ()
     subsampled: Mapping[str, str] = field(default_factory=dict)
+    points: tuple[str, ...] = ()
+    summed_plates: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def sites(self) -> dict[str, Site]:
+        """Every latent by name: those that the guide draws, in the model's order, and the summed ones."""
+        drawn = {name: self._site(name, plates) for name, plates in self.latents.items()}
+        return drawn | {name: self._site(name, self.summed_plates.get(name, ())) for name in self.summed}
+
+    @property
+    def local_plate(self) -> str | None:
+        """The plate of data: of the units, or where the data set is the one unit, of minibatches."""
+        return self.unit_plate or self.batch_plate
 
     @property
     def depth(self) -> int:
@@ -106,6 +148,19 @@ class Layout:
     def can_index(self) -> bool:
         """Whether some of the units can be evaluated without the others."""
         return self.unit_plate in self.indexable
+
+    def _site(self, name: str, plates: tuple[str, ...]) -> Site:
+        scope: Scope = "global" if self.local_plate not in plates else "unit"
+        if scope == "unit" and len(plates) > 1:
+            scope = "inner plate"
+        return Site(name, scope, self._kind(name), plates, self.event_dims.get(name, 0))
+
+    def _kind(self, name: str) -> Kind:
+        if name in self.summed:
+            return "enumerated"
+        if name in self.discrete:
+            return "discrete"
+        return "point mass" if name in self.points else "continuous"
 
     def particles_per_chunk(self, num_units: int, budget: int = 2**22) -> int:
         """How many particles fit beside ``num_units`` units in about 16 MiB of float32 a tensor."""
@@ -307,3 +362,21 @@ def site_value(name: str, value: Tensor, layout: Layout) -> Tensor:
         batch[dim + loose] = size
     particles = value.shape[:1] if layout.vectorized else ()
     return value.reshape((*particles, *batch, *value.shape[1 + len(plates) :]))
+
+
+def local_matrix(draws: Mapping[str, Tensor], layout: Layout, names: tuple[str, ...]) -> Tensor:
+    """One vector a datum: values of local sites one after another, those of inner plates with their datum.
+
+    Args:
+        draws: by site, each of shape (particles, *plates, *event), as `canonical_value` gives them.
+        layout: theirs.
+        names: the sites, all of them in the plate of data.
+
+    Returns:
+        Shape (particles, data, dimensions).
+    """
+    parts = []
+    for name in names:
+        z = draws[name].movedim(1 + layout.latents[name].index(str(layout.local_plate)), 1)
+        parts.append(z.reshape(*z.shape[:2], -1))
+    return torch.cat(parts, dim=2)

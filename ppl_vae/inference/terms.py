@@ -40,7 +40,7 @@ from ppl_vae.inference.sites import (
     sample_sites,
     site_value,
 )
-from ppl_vae.program import Pair, Program
+from ppl_vae.program import HasAuxiliary, Pair, Program
 from ppl_vae.rng import seeded
 
 __all__ = [
@@ -262,8 +262,8 @@ def _check_summed(pair: Pair, found: Layout, *data: Any) -> None:
 def guide_values(guide: Program, latents: Mapping[str, Tensor], layout: Layout) -> dict[str, Tensor]:
     """The values that a guide's own sample statements must take for it to arrive at given latents.
 
-    Pyro's AutoGuides draw auxiliary unconstrained values and transform them; all other auxiliary
-    randomness makes q(z) an integral that is not available.
+    Pyro's AutoGuides and guides that are `HasAuxiliary` draw auxiliary unconstrained values and transform
+    them; all other auxiliary randomness makes q(z) an integral that is not available.
     """
     placed = {name: site_value(name, latents[name], layout) for name in layout.latents}
     if isinstance(guide, AutoNormal | AutoContinuous):
@@ -277,12 +277,12 @@ def guide_values(guide: Program, latents: Mapping[str, Tensor], layout: Layout) 
         lead = (particles, *(1,) * layout.nesting) if layout.vectorized else ()
         flat = [value.reshape(*lead, -1) for value in unconstrained.values()]
         return {f"_{type(guide).__name__}_latent": torch.cat(flat, dim=-1)}
-    return placed
+    return guide.auxiliary_values(placed) if isinstance(guide, HasAuxiliary) else placed
 
 
 def has_log_density(pair: Pair, *data: Any) -> bool:
-    """Whether log q(z) is available at a given z: no auxiliary randomness but Pyro's AutoGuides'."""
-    if isinstance(pair.guide, AutoNormal | AutoContinuous):
+    """Whether log q(z) is available at a given z: no auxiliary randomness that does not follow from z."""
+    if isinstance(pair.guide, AutoNormal | AutoContinuous | HasAuxiliary):
         return True
     trace = look(pair, *data).guide_trace
     drawn = [site for _, site in sample_sites(trace) if not site["is_observed"]]

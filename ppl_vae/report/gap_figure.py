@@ -15,24 +15,31 @@ APPROXIMATION, SHORTFALL = COLOURS["nuts"], COLOURS["svi"]
 def gap_bars(gaps: Gaps) -> Figure:
     """How far each guide's ELBO lies below log p(x), in mean nats a unit.
 
-    The bar of the pair's own guide stacks its two parts; the others are the best guides of each family.
-    Error bars are ± 2 standard errors of the whole gap, and the band about zero those of log p(x), which
-    move all bars together. Parts that come out negative are drawn below zero.
+    The bar of the pair's own guide stacks its two parts where it has them; the others are the best guides of
+    each family. Error bars are ± 2 standard errors of the whole gap, and the band about zero those of
+    log p(x), which move all bars together. Parts that come out negative are drawn below zero.
     """
     figure, axes = blank(3.3)
     error = 2 * Gap(gaps.log_evidence, gaps.evidence_std_error).mean_std_error
     if error > 0:
         axes.axhspan(-error, error, color="0.85", linewidth=0, label="log p(x) ± 2 se")
     axes.axhline(0.0, color="black", linewidth=0.8)
-    _stack(axes, gaps)
+    if gaps.family:
+        _stack(axes, gaps)
+    else:
+        axes.bar(0, gaps.total.mean, 0.62, color=SHORTFALL, label="gap")
+        _error_and_value(axes, 0, gaps.total, top=gaps.total.mean)
     for at, family in enumerate(gaps.best, start=1):
         label = "approximation gap" if at == 1 else None
         axes.bar(at, gaps.gap(family).mean, 0.62, color=APPROXIMATION, label=label)
         _error_and_value(axes, at, gaps.gap(family), top=gaps.gap(family).mean)
     names = {"diagonal": "best\nmean-field", "full": "best full\ncovariance", "flow": "best\nflow"}
     kind = "amortised" if gaps.amortised else "per-datum"
-    family = {"diagonal": "mean-field", "full": "full cov."}[gaps.family]
-    ticks = [f"own guide:\n{kind}\n{family}", *(names[name] for name in gaps.best)]
+    own = {"diagonal": "mean-field", "full": "full cov.", "flow": "flow"}.get(gaps.family)
+    ticks = [
+        "own guide" if own is None else f"own guide:\n{kind}\n{own}",
+        *(names[name] for name in gaps.best),
+    ]
     axes.set_xticks(range(len(ticks)), ticks, fontsize=SMALL)
     axes.set_ylabel("log p(x) − ELBO\n(nats a unit)", fontsize=TEXT)
     low, high = axes.get_ylim()

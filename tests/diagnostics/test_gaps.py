@@ -13,10 +13,10 @@ from sklearn import datasets
 from torch import Tensor, nn
 
 from ppl_vae.diagnostics import Gaps, gaps
-from ppl_vae.diagnostics.best_guides import own_answer
 from ppl_vae.diagnostics.gap_parts import GUIDES
+from ppl_vae.diagnostics.own_answers import own_answer
 from ppl_vae.errors import InputError
-from ppl_vae.guides import AmortisedNormal, LinearNormal, PerDatumNormal, Prior
+from ppl_vae.guides import AmortisedNormal, LinearNormal, PerDatumNormal
 from ppl_vae.inference import exact, importance, svi
 from ppl_vae.inference.terms import layout
 from ppl_vae.models import PPCA
@@ -271,10 +271,8 @@ def test_the_search_starts_at_the_guides_own_answer(covariance: str, oracles: Mo
         torch.testing.assert_close(variance, (noise / m.diagonal()).expand(2, 2))
 
 
-def test_what_has_no_parts_is_refused(oracles: ModuleType) -> None:
+def test_what_is_asked_in_the_wrong_way_is_refused(oracles: ModuleType) -> None:
     pair, x = _ppca(oracles, "diagonal")
-    with pytest.raises(InputError, match="for the guide Prior; it can for Gaussian guides"):
-        _gaps(Pair(pair.model, Prior(pair.model)), x)
     for index in (torch.tensor([150]), torch.tensor([-1])):
         with pytest.raises(InputError, match="there are units 0 to 149"):
             _gaps(pair, x, index=index)
@@ -282,20 +280,6 @@ def test_what_has_no_parts_is_refused(oracles: ModuleType) -> None:
         _gaps(pair, x, index=torch.ones(150, dtype=torch.bool))
     with pytest.raises(InputError, match="num_samples is 1"):
         _gaps(pair, x, num_samples=1)
-
-    def model(x: Tensor) -> None:
-        z = pyro.sample("z", dist.Normal(torch.zeros(2, dtype=x.dtype), 1.0).to_event(1))
-        with pyro.plate("data", len(x)) as i:
-            pyro.sample("x", dist.Normal(z.sum(-1), 1.0), obs=x[i])
-
-    class Global(PyroModule):
-        covariance = "diagonal"
-
-        def forward(self, x: Tensor) -> None:
-            pyro.sample("z", dist.Normal(torch.zeros(2, dtype=x.dtype), 1.0).to_event(1))
-
-    with pytest.raises(InputError, match="one unit is the data set"):
-        _gaps(Pair(model, Global()), x[:, 0])
 
 
 def test_gaps_are_saved_tabulated_and_drawn(curved: tuple[Pair, Tensor, Gaps], tmp_path: Path) -> None:
