@@ -285,13 +285,20 @@ class Pair:
     def open_layers(self, train: Literal["both", "guide"] = "both") -> list[nn.Module]:
         """The layers that learning leaves open (`Settles`), in the order in which data come to them.
 
+        Those that their owner has put into evaluation mode keep the statistics that they have.
+
         Args:
             train: ``"guide"`` for those that only the guide calls.
         """
         called = self._known.called
         held = {id(module) for module in called["model"]} if train == "guide" else set()
         found = {id(module): module for module in (*called["guide"], *called["model"])}
-        return [module for key, module in found.items() if isinstance(module, Settles) and key not in held]
+        with learning():
+            return [
+                module
+                for key, module in found.items()
+                if isinstance(module, Settles) and module.training and key not in held
+            ]
 
     def initialise(self, *data: Any, seed: int = 0) -> Self:
         """Run both programs once, so that lazily made parameters (AutoGuides, ``pyro.param``) exist.

@@ -67,6 +67,7 @@ class Settling:
     ) -> None:
         self.pair, self.data, self.shape, self.seed, self.part = pair, data, shape, seed, part
         self.layers = pair.open_layers(train)
+        self.in_model = {id(module) for module in pair.known.called["model"]}
         self.plate = shape.batch_plate if shape.batch_plate in shape.indexable else None
         size = shape.batch_plate_size
         self.index = torch.arange(size)
@@ -101,7 +102,7 @@ class Settling:
         hook = layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
         try:
             for units in self._parts():
-                self._run(units)
+                self._run(units, id(layer) in self.in_model)
                 yield from seen
                 seen.clear()
         finally:
@@ -114,8 +115,8 @@ class Settling:
         return list(self.index.split(size))
 
     @torch.no_grad()
-    def _run(self, units: Tensor | None) -> None:
-        """Run both programs on some of the data, with random numbers that belong to each datum."""
+    def _run(self, units: Tensor | None, both: bool) -> None:
+        """Run the guide, or both programs, on some data, with random numbers that belong to each datum."""
         pair, shape = self.pair, self.shape
         given = {} if units is None or self.plate is None else {self.plate: units}
         by_datum = self.plate == shape.unit_plate and units is not None
@@ -125,6 +126,8 @@ class Settling:
         with pair.scope(), seeded(seed), noise, pyro.validation_enabled(False), Given(given):
             with particle_plate(shape, self.particles):
                 guide_trace = poutine.trace(pair.guide).get_trace(*self.data)
+            if not both:
+                return
             for name in shape.summed:
                 if name in guide_trace.nodes:
                     guide_trace.remove_node(name)

@@ -104,6 +104,16 @@ def test_a_decoders_moments_are_those_of_its_latents_whatever_the_size_of_a_part
     assert ((mean - expected).abs() < 5 * error).all()
 
 
+def test_layers_that_their_owner_evaluates_keep_their_statistics(pair: Pair, x: Tensor) -> None:
+    shape = layout(pair, x)
+    with pair.scope():
+        assert len(pair.open_layers()) == 3
+    frozen = pair.guide.encoder[1].eval()
+    Settling(pair, (x,), shape, seed=0)()
+    assert not frozen.mean.any()
+    assert bool(pair.guide.encoder[4].mean.any())
+
+
 def test_settling_changes_buffers_and_nothing_else(pair: Pair, x: Tensor) -> None:
     shape = layout(pair, x)
     before = {name: leaf.detach().clone() for name, leaf in pair.parameters().items()}
