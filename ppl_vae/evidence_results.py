@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from ppl_vae.data import Rows, grid_step, load
+from ppl_vae.data import Rows, grid_step, load_dataset
 from ppl_vae.diagnostics import Agreement
 from ppl_vae.errors import InputError
 from ppl_vae.evidence import Evidence
@@ -99,8 +99,9 @@ def dimensions(run: Run, shape: Layout, data: tuple[Tensor, ...]) -> Dimensions 
     if not is_density(run.pair, *data, layout=shape):
         return Dimensions(count, 0.0, [])
     settings = run.settings
-    raw = load(settings.data, data_dir=Path(settings.data_dir) if settings.data_dir else None)
-    if not isinstance(raw, Rows) or (step := grid_step(raw.values)) is None:
+    data_dir = Path(settings.data_dir) if settings.data_dir else None
+    raw = Rows.of(load_dataset(settings.data, data_dir=data_dir))
+    if (step := grid_step(raw.values)) is None:
         return None
     if settings.dequantize and raw.kind != "real":
         step /= 1 + step

@@ -11,17 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ppl_vae.data import (
-    SUFFIXES,
-    Games,
-    Rows,
-    binarise,
-    dequantise,
-    dynamic_binarise,
-    load,
-    split,
-    standardise,
-)
+from ppl_vae.data import SUFFIXES, Dataset, Games, Prepared, Rows, load_dataset, prepare
+from ppl_vae.data.prepare import Preparation
 from ppl_vae.errors import InputError
 from ppl_vae.files import CHECK_FILES, PART, reading, write_text
 from ppl_vae.inference.checkpoint import load_parameters
@@ -58,19 +49,17 @@ class Run:
     Attributes:
         settings: what was asked for.
         model, pair: the programs.
-        source: the data after preprocessing.
-        parts: row numbers of "train", "validation" and "test"; only "train" for games.
+        data: what the model takes of the data, split and preprocessed.
+        source: the same, as the model's type of data shows it.
         folder: where the run is kept, once it is fitted.
-        grey: the rows that dynamic binarisation draws from.
     """
 
     settings: Settings
     model: Any
     pair: Pair
-    source: Rows | Games
-    parts: Mapping[str, np.ndarray]
+    data: Prepared
+    source: Rows | Games | Dataset
     folder: Path | None = None
-    grey: Rows | None = None
 
     @classmethod
     def make(cls, settings: Settings) -> Self:
@@ -81,34 +70,21 @@ class Run:
         """
         device = device_of(settings.device)
         chosen = model_class(settings.model)
-        data_dir = Path(settings.data_dir) if settings.data_dir else None
-        source = load(settings.data, data_dir=data_dir, games=chosen.data_type is Games)
-        if not isinstance(source, chosen.data_type):
-            has = "a table of games" if isinstance(source, Games) else "rows of features"
-            needs = "games (winner, loser)" if chosen.data_type is Games else "rows of features"
-            raise InputError(f"{settings.model} needs {needs}; {settings.data} is {has}")
-        grey = None
-        parts: dict[str, np.ndarray] = {}
-        if isinstance(source, Rows):
-            parts = split(source, settings.split, settings.seed)
-            source, grey = _preprocess(source, settings, parts["train"])
-            training: Rows | Games = source.take(parts["train"])
-        else:
-            training = source
-            parts = {"train": np.arange(source.num_games)}
+        data = prepare(_loaded(settings, settings.data), chosen.inputs, **_preparation(settings))
         with seeded(settings.seed):
+            training = chosen.data_type.of(data.part("train"))
             model = chosen.from_data(training, **checked_options(chosen, settings.options))
-            data = training.tensors(getattr(torch, chosen.defaults.dtype))
+            tensors = data.arguments("train", getattr(torch, chosen.defaults.dtype))
             guides = chosen.guides
             if settings.guide not in guides:
                 raise InputError(
                     f"{settings.model} has no guide {settings.guide!r}; it has {', '.join(guides)}"
                 )
-            guide = guides[settings.guide](model, *data)
+            guide = guides[settings.guide](model, *tensors)
         model.to(device)
         if isinstance(guide, nn.Module):
             guide.to(device)
-        return cls(settings, model, Pair(model, guide), source, parts, None, grey)
+        return cls(settings, model, Pair(model, guide), data, chosen.data_type.of(data.dataset))
 
     @classmethod
     def open(cls, folder: Path) -> Self:
@@ -135,15 +111,8 @@ class Run:
         Raises:
             InputError: for a part that this run does not have.
         """
-        device = device_of(self.settings.device)
-        dtype = getattr(torch, type(self.model).defaults.dtype)
-        if isinstance(self.source, Games):
-            return tuple(values.to(device) for values in self.source.tensors())
-        if part not in self.parts or not len(self.parts[part]):
-            present = [name for name, rows in self.parts.items() if len(rows)]
-            raise InputError(f"this run has no {part} rows; it has {', '.join(present)}")
-        rows = self.source.take(self.parts[part])
-        return tuple(values.to(device) for values in rows.tensors(dtype))
+        part = "train" if isinstance(self.source, Games) else part
+        return self.data.arguments(part, self._dtype, device_of(self.settings.device))
 
     def other_tensors(self, data: str) -> tuple[Tensor, ...]:
         """Another data set under this run's preprocessing, fitted on this run's training rows.
@@ -151,45 +120,32 @@ class Run:
         Raises:
             InputError: if it is of another kind or width.
         """
-        data_dir = Path(self.settings.data_dir) if self.settings.data_dir else None
-        other = load(data, data_dir=data_dir)
-        if isinstance(self.source, Games) or isinstance(other, Games):
+        other = _loaded(self.settings, data)
+        if isinstance(self.source, Games) or other.unit == "game":
             raise InputError(
                 "evidence of other data needs a model of rows; a skill model's evidence is its own games'"
             )
-        if other.num_features != self.source.num_features:
-            raise InputError(
-                f"{data} has {other.num_features} features; this run's data have {self.source.num_features}"
-            )
-        if self.settings.dequantize:
-            other = dequantise(other, self.settings.seed)
-        if self.settings.standardize:
-            raw = load(self.settings.data, data_dir=data_dir)
-            assert isinstance(raw, Rows)
-            raw = dequantise(raw, self.settings.seed) if self.settings.dequantize else raw
-            both = Rows(
-                name=other.name,
-                values=np.concatenate([raw.values[self.parts["train"]], other.values]),
-                feature_names=raw.feature_names,
-                kind="real",
-            )
-            count = len(self.parts["train"])
-            other = standardise(both, fit_on=np.arange(count)).take(slice(count, None))
-        elif self.settings.binarize != "none":
-            other = binarise(other, "static", self.settings.seed)
-        dtype = getattr(torch, type(self.model).defaults.dtype)
-        return tuple(values.to(device_of(self.settings.device)) for values in other.tensors(dtype))
+        raw = _loaded(self.settings, self.settings.data) if self.settings.standardize else other
+        alike = self.data.alike(other, raw, _preparation(self.settings))
+        return alike.arguments(self.data.inputs, self._dtype, device_of(self.settings.device))
 
     def epoch_data(self, epoch: int) -> tuple[Tensor, ...]:
         """Training rows binarised afresh for an epoch."""
-        assert self.grey is not None
-        values = dynamic_binarise(self.grey.values[self.parts["train"]], self.settings.seed, epoch)
-        return (torch.from_numpy(values).float().to(device_of(self.settings.device)),)
+        return self.data.epoch(self.settings.seed, epoch, self._dtype, device_of(self.settings.device))
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return getattr(torch, type(self.model).defaults.dtype)
+
+    @property
+    def parts(self) -> Mapping[str, np.ndarray]:
+        """Row numbers of "train", "validation" and "test"; only "train" for games."""
+        return self.data.parts
 
     @property
     def is_dynamic(self) -> bool:
         """Whether training rows are binarised afresh every epoch."""
-        return self.grey is not None
+        return self.data.grey is not None
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -304,18 +260,21 @@ def only_begun(folder: Path) -> bool:
     return {*whole} <= {"config.json", "checkpoint"} and all(name.startswith(PART) for name in in_checkpoint)
 
 
-def _preprocess(rows: Rows, settings: Settings, train: np.ndarray) -> tuple[Rows, Rows | None]:
-    """The rows as the model sees them, and the grey ones that dynamic binarisation draws from."""
-    if settings.dequantize:
-        rows = dequantise(rows, settings.seed)
-    if settings.standardize and settings.binarize != "none":
-        raise InputError("--standardize and --binarize exclude each other: standardised values are no greys")
-    if settings.standardize:
-        return standardise(rows, fit_on=train), None
-    if settings.binarize == "none" or rows.kind == "binary":
-        return rows, None
-    grey = rows if settings.binarize == "dynamic" else None
-    return binarise(rows, "static", settings.seed), grey
+def _loaded(settings: Settings, data: str) -> Dataset:
+    """A data set by name or path, for a run of these settings."""
+    return load_dataset(data, data_dir=Path(settings.data_dir) if settings.data_dir else None)
+
+
+def _preparation(settings: Settings) -> Preparation:
+    """What is done to the data of a run."""
+    return {
+        "seed": settings.seed,
+        "fractions": settings.split,
+        "standardize": settings.standardize,
+        "binarize": settings.binarize,
+        "dequantize": settings.dequantize,
+        "columns": None,
+    }
 
 
 def _with_epochs(settings: Settings, epochs: float) -> Settings:

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ppl_vae.data.dataset import Columns, Dataset
-from ppl_vae.data.inputs import Features, Games, Input
+from ppl_vae.data.inputs import Category, Features, Games, Input
 from ppl_vae.data.matching import also, arguments, resolve
 from ppl_vae.data.preprocess import binarise, dequantise, dynamic_binarise, split, standardise
 from ppl_vae.errors import InputError
@@ -19,7 +19,7 @@ from ppl_vae.errors import InputError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Prepared", "prepare"]
+__all__ = ["Preparation", "Prepared", "prepare"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +68,51 @@ class Prepared:
         fresh = training.having(**{name: replace(training[name], values=drawn, kind="binary")})
         return arguments(fresh, self.inputs, dtype, device)
 
+    def alike(self, other: Dataset, raw: Dataset, settings: Preparation) -> Dataset:
+        """Other data as these were prepared: standardised by these training units, with these levels.
+
+        Args:
+            other: any data that the model can take.
+            raw: the data set that these were made of.
+            settings: of `prepare`.
+
+        Raises:
+            InputError: for another number of features, an unknown category, or a step that they do not allow.
+        """
+        inputs = {
+            name: replace(found, levels=self.dataset[name].levels) if isinstance(found, Category) else found
+            for name, found in self.inputs.items()
+        }
+        ready, seed = resolve(other, inputs, settings["columns"]), settings["seed"]
+        if not any(isinstance(found, Features) for found in inputs.values()):
+            return ready
+        name = _features(inputs)
+        wide, width = ready[name].values.shape[1], self.dataset[name].values.shape[1]
+        if wide != width:
+            raise InputError(f"{other.name} has {wide} features; this run's data have {width}")
+        if settings["dequantize"]:
+            ready = _on(ready, name, lambda data: dequantise(data, seed))
+        if settings["standardize"]:
+            unscaled = resolve(raw, {name: inputs[name]}, _only(name, settings["columns"]))
+            if settings["dequantize"]:
+                unscaled = _on(unscaled, name, lambda data: dequantise(data, seed))
+            training = unscaled[name].values[self.parts["train"]]
+            return _on(ready, name, lambda data: _scaled(data, training))
+        if settings["binarize"] != "none":
+            return _on(ready, name, lambda data: binarise(data, "static", seed))
+        return ready
+
+
+class Preparation(TypedDict):
+    """The keywords of `prepare`."""
+
+    seed: int
+    fractions: tuple[float, float, float]
+    standardize: bool
+    binarize: str
+    dequantize: bool
+    columns: Columns | None
+
 
 def prepare(
     dataset: Dataset,
@@ -76,7 +121,7 @@ def prepare(
     seed: int = 0,
     fractions: tuple[float, float, float] = (1.0, 0.0, 0.0),
     standardize: bool = False,
-    binarize: Literal["static", "dynamic", "none"] = "none",
+    binarize: str = "none",
     dequantize: bool = False,
     columns: Columns | None = None,
 ) -> Prepared:
@@ -129,6 +174,18 @@ def _features(inputs: Mapping[str, Input]) -> str:
             "the model takes no matrix of features that could be standardised, binarised or dequantised"
         )
     return name
+
+
+def _only(name: str, columns: Columns | None) -> Columns | None:
+    return {name: columns[name]} if columns and name in columns else None
+
+
+def _scaled(dataset: Dataset, training: NDArray[Any]) -> Dataset:
+    """The matrix x standardised by other units."""
+    x = dataset["x"]
+    both = replace(x, values=np.concatenate([training, x.values]), kind="real")
+    after = standardise(replace(dataset, variables={"x": both}), fit_on=np.arange(len(training)))
+    return after.take(slice(len(training), None))
 
 
 def _on(dataset: Dataset, name: str, change: Callable[[Dataset], Dataset]) -> Dataset:

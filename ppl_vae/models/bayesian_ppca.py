@@ -14,6 +14,7 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from ppl_vae.data import Rows
+from ppl_vae.data.inputs import Features, Input
 from ppl_vae.errors import InputError
 from ppl_vae.models.options import FitDefaults
 from ppl_vae.models.ppca import check_latent_dim
@@ -45,6 +46,7 @@ class BayesianPPCA(PyroModule):  # type: ignore[misc]
     """
 
     data_type: ClassVar[type] = Rows
+    inputs: ClassVar[Mapping[str, Input]] = {"x": Features()}
     name: ClassVar[str] = "bayesian-ppca"
     defaults: ClassVar[FitDefaults] = FitDefaults(num_steps=3000, lr=0.03, num_particles=4, standardize=True)
     guides: ClassVar[Mapping[str, Callable[..., nn.Module]]] = {

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ppl_vae.arguments import check_whole
 from ppl_vae.data import Rows
+from ppl_vae.data.inputs import Features, Input
 from ppl_vae.errors import InputError
 from ppl_vae.guides import LinearNormal, PerDatumNormal
 from ppl_vae.models.options import FitDefaults
@@ -39,6 +40,7 @@ class PPCA(PyroModule):  # type: ignore[misc]
     """
 
     data_type: ClassVar[type] = Rows
+    inputs: ClassVar[Mapping[str, Input]] = {"x": Features()}
     name: ClassVar[str] = "ppca"
     defaults: ClassVar[FitDefaults] = FitDefaults(num_steps=3000, lr=0.05, standardize=True)
     guides: ClassVar[Mapping[str, Callable[..., nn.Module]]] = {

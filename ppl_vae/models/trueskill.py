@@ -15,6 +15,8 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from ppl_vae.data import Games
+from ppl_vae.data.inputs import Games as GamesInput
+from ppl_vae.data.inputs import Input
 from ppl_vae.errors import InputError
 from ppl_vae.models.likelihoods import BernoulliProbit
 from ppl_vae.models.options import FitDefaults
@@ -55,6 +57,7 @@ class TrueSkill(PyroModule):  # type: ignore[misc]
     """
 
     data_type: ClassVar[type] = Games
+    inputs: ClassVar[Mapping[str, Input]] = {"games": GamesInput()}
     name: ClassVar[str] = "trueskill"
     defaults: ClassVar[FitDefaults] = FitDefaults(num_steps=3000, lr=0.05, num_particles=16)
     guides: ClassVar[Mapping[str, Callable[..., nn.Module]]] = {

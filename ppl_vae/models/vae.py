@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ppl_vae.arguments import check_whole
 from ppl_vae.data import Rows
+from ppl_vae.data.inputs import Features, Input
 from ppl_vae.errors import InputError
 from ppl_vae.guides import AmortisedNormal, PerDatumNormal, num_raw
 from ppl_vae.models.likelihoods import make_likelihood
@@ -44,6 +45,7 @@ class VAE(PyroModule):  # type: ignore[misc]
     """
 
     data_type: ClassVar[type] = Rows
+    inputs: ClassVar[Mapping[str, Input]] = {"x": Features()}
     name: ClassVar[str] = "vae"
     # Without a warm-up the first steps may switch the latents off for good: the KL falls faster than
     # the decoder learns to use them (posterior collapse).
