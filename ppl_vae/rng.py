@@ -1,15 +1,20 @@
 """Random numbers that leave the caller's generator alone."""
 
-from collections.abc import Iterator
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from operator import index
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ppl_vae.errors import InputError
 
-__all__ = ["check_seed", "derived", "keep_generator", "seeded"]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["check_seed", "derived", "generator_state", "keep_generator", "restore_generator", "seeded"]
 
 
 def check_seed(seed: Any) -> int:
@@ -64,3 +69,22 @@ def keep_generator() -> Iterator[None]:
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
     with torch.random.fork_rng(devices=devices):
         yield
+
+
+def generator_state() -> dict[str, Tensor]:
+    """Where the global generators are: ``rng``, and ``rng_cuda`` of the present device if it is in use."""
+    import torch
+
+    found = {"rng": torch.get_rng_state()}
+    if torch.cuda.is_initialized():
+        found["rng_cuda"] = torch.cuda.get_rng_state()
+    return found
+
+
+def restore_generator(state: Mapping[str, Tensor]) -> None:
+    """Put the global generators to where `generator_state` found them."""
+    import torch
+
+    torch.set_rng_state(state["rng"])
+    if "rng_cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["rng_cuda"])

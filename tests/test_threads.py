@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ppl_vae import Pair
 from ppl_vae.inference import nuts, svi
+from ppl_vae.inference.fitting import state as fitting_state
 from ppl_vae.threads import one_thread
 
 Y = torch.linspace(-1.0, 1.0, 6)
@@ -66,7 +67,7 @@ def test_small_work_runs_on_one_thread(work) -> None:
 @pytest.mark.parametrize(("limit", "threads"), [(1, 2), (5, 2), (10**6, 1)])
 def test_the_size_of_a_step_decides(limit: int, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A step of six data and two parameters is more than five multiplications, and less than a million."""
-    monkeypatch.setattr(svi, "SMALL_WORK", limit)
+    monkeypatch.setattr(fitting_state, "SMALL_WORK", limit)
     model = Counted()
     _steps(model)
     assert threads in model.seen

@@ -25,6 +25,8 @@ from ppl_vae.inference import elbo, simulation, terms
 from ppl_vae.inference import graph as tracing
 from ppl_vae.inference import guide as guides
 from ppl_vae.inference.fallback import Untraceable
+from ppl_vae.inference.fitting import parts
+from ppl_vae.inference.fitting import state as fitting_state
 from ppl_vae.inference.fixed_data import FixedData
 from ppl_vae.inference.gradients import gradient
 from ppl_vae.inference.objectives import density
@@ -436,7 +438,7 @@ def test_a_fit_keeps_the_steps_that_it_made_before_the_deadline(monkeypatch, com
     now = [0.0]
     monkeypatch.setattr(clock, "time", SimpleNamespace(perf_counter=lambda: now[0]))
     pair.initialise(X)
-    steps = svi.stepper
+    steps = fitting_state.stepper
 
     def slow(*arguments, **options):
         found = steps(*arguments, **{**options, "engine": "traced" if compile else "pyro"})
@@ -449,7 +451,7 @@ def test_a_fit_keeps_the_steps_that_it_made_before_the_deadline(monkeypatch, com
         found.run = tick
         return found
 
-    monkeypatch.setattr(svi, "stepper", slow)
+    monkeypatch.setattr(fitting_state, "stepper", slow)
     with deadline(3.5):
         # Rows held out are judged at the end, though the time is over.
         found = svi.fit(
@@ -462,12 +464,13 @@ def test_a_fit_keeps_the_steps_that_it_made_before_the_deadline(monkeypatch, com
     assert np.isfinite(found.elbo).all()
 
 
-@pytest.mark.parametrize("part", ["elbo", "Rule.finish", "_held_out_mean"])
+@pytest.mark.parametrize("part", ["elbo", "Rule.finish", "held_out_mean"])
 def test_a_fit_whose_time_ends_while_it_is_finished_is_kept(monkeypatch, part):
     pair = Pair(regression, AutoNormal(regression))
     now = [0.0]
     monkeypatch.setattr(clock, "time", SimpleNamespace(perf_counter=lambda: now[0]))
-    place, name = (svi.Rule, "finish") if part == "Rule.finish" else (svi, part)
+    places = {"Rule.finish": parts.Rule, "held_out_mean": parts, "elbo": svi}
+    place, name = places[part], part.removeprefix("Rule.")
     plain = getattr(place, name)
 
     def slow(*given, **options):

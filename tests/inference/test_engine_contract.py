@@ -20,6 +20,7 @@ from ppl_vae import models
 from ppl_vae.guides import Prior
 from ppl_vae.inference import importance, svi
 from ppl_vae.inference import weights as weights_module
+from ppl_vae.inference.fitting import state as fitting_state
 from ppl_vae.inference.gradients import gradient
 from ppl_vae.inference.objectives import density
 from ppl_vae.inference.sites import Layout
@@ -83,7 +84,7 @@ def _both(contract: ModuleType, name: str, guide_name: str | None, **options: An
     for engine in ("pyro", "traced"):
         pair, data = _double(contract, name, guide_name)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(svi, "engine_for", lambda compile, num_steps, stop=False, engine=engine: engine)
+            patch.setattr(fitting_state, "engine_for", lambda *_, engine=engine: engine)
             settings = {"num_steps": STEPS, "lr": 0.01, "seed": 4} | options
             if "refresh" in settings:
                 settings["refresh"] = lambda epoch, data=data: _other_order(data, epoch)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ppl_vae.errors import InputError
 from ppl_vae.inference import elbo, svi
+from ppl_vae.inference.fitting import state as fitting_state
 from ppl_vae.inference.steps import engine_for
 from ppl_vae.program import Pair
 
@@ -26,7 +27,7 @@ def _run(
     pyro.clear_param_store()
     pair = Pair(model, guide)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(svi, "engine_for", lambda compile, num_steps, stop=False: engine)
+        patch.setattr(fitting_state, "engine_for", lambda *_: engine)
         settings = {"num_steps": 23, "lr": 0.02, "seed": 2, "progress": False} | options
         fit = svi.fit(pair, *data, **settings)
     return fit, pair.state_dict()

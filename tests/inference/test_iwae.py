@@ -15,6 +15,7 @@ from torch import Tensor
 from ppl_vae.errors import InputError
 from ppl_vae.guides import LinearNormal
 from ppl_vae.inference import bounds, exact, svi
+from ppl_vae.inference.fitting import state as fitting_state
 from ppl_vae.inference.graph import over, trace
 from ppl_vae.inference.iwae import IWAE
 from ppl_vae.inference.objectives import Objective
@@ -138,7 +139,7 @@ def test_traced_fits_are_those_of_eager_ones(doubly: bool) -> None:
     for engine in ("pyro", "traced"):
         pair, x = _ppca()
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(svi, "engine_for", lambda compile, num_steps, stop=False, engine=engine: engine)
+            patch.setattr(fitting_state, "engine_for", lambda *_, engine=engine: engine)
             found = svi.fit(
                 pair, x, num_steps=40, batch_size=5, num_particles=4, objective="iwae", kl_warmup=10,
                 doubly_reparameterised=doubly, progress=False,

@@ -1,0 +1,259 @@
+"""What `svi.fit` has beside its steps: averaging, the stopping rule, held-out data, the progress bar."""
+
+import math
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ppl_vae.clock import OutOfTime, no_deadline, time_left
+from ppl_vae.inference import bounds
+from ppl_vae.inference.elbo import elbo
+from ppl_vae.inference.fitting.observers import next_multiple
+from ppl_vae.inference.fitting.state import State
+from ppl_vae.inference.fixed_data import FixedData
+from ppl_vae.inference.iwae import IWAE
+from ppl_vae.inference.rule import Rule
+from ppl_vae.inference.stopping import Stopping
+from ppl_vae.inference.terms import layout
+from ppl_vae.inference.unrolled import UNROLLED
+from ppl_vae.program import Pair
+
+__all__ = ["Average", "Bar", "HeldOut", "LastQuarter", "StoppingRule"]
+
+# Steps of the shortest stretch of iterates that the stopping rule averages.
+FEWEST_WIDTH, MOST_WIDTH = 100, 2000
+
+
+class Average:
+    """Averages the parameters over the last steps (every fifth iterate), and puts the average in place.
+
+    Args:
+        num_steps: of the fit.
+        fraction: of them, at the end.
+    """
+
+    name = "average"
+
+    def __init__(self, num_steps: int, fraction: float) -> None:
+        self.num_steps, self.start = num_steps, num_steps - round(fraction * num_steps)
+        self.mean: list[Tensor] = []
+        self.count = 0
+
+    def after(self, step: int) -> int:
+        """The step at which it begins; from there on every fifth."""
+        return self.start if step < self.start else min(next_multiple(UNROLLED, step), self.num_steps)
+
+    def look(self, state: State) -> None:
+        """Take the parameters as they are into the average; at the last step, put it in place."""
+        leaves = list(state.leaves.values())
+        if state.step > self.start and state.step % UNROLLED == 0:
+            self.count += 1
+            if not self.mean:
+                self.mean = [leaf.detach().clone() for leaf in leaves]
+            else:
+                for mean, leaf in zip(self.mean, leaves, strict=True):
+                    mean.add_((leaf.detach() - mean) / self.count)
+        if state.step == self.num_steps:
+            self._write(leaves)
+
+    def finish(self, state: State) -> None:
+        """Where something else ended the fit, what there is of an average counts."""
+        if state.step < self.num_steps:
+            self._write(list(state.leaves.values()))
+
+    @torch.no_grad()
+    def _write(self, leaves: list[Tensor]) -> None:
+        for mean, leaf in zip(self.mean, leaves, strict=False):
+            leaf.copy_(mean)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The average, and of how many iterates it is."""
+        return {"count": torch.tensor(self.count), **{str(n): mean for n, mean in enumerate(self.mean)}}
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Put back what `tensors` gave."""
+        self.count = int(tensors["count"])
+        self.mean = [tensors[str(number)] for number in range(len(tensors) - 1)]
+
+
+class StoppingRule:
+    """Shows the parameters to the stopping rule, and ends the fit where the rule says so.
+
+    Args:
+        state: a fit before its first step; its learning rate becomes the rule's.
+        held_out: data to judge by; None for the fit's own.
+    """
+
+    name = "rule"
+
+    def __init__(self, state: State, held_out: tuple[Any, ...] | None) -> None:
+        self.rule = _rule(state, held_out)
+        state.rate = self.rule.rate
+
+    def after(self, step: int) -> int:
+        """As the rule says; under a deadline, whole groups of few steps, between which the clock is seen."""
+        stop = self.rule.after(step)
+        return stop if time_left() == float("inf") else min(stop, step + UNROLLED - step % UNROLLED)
+
+    def look(self, state: State) -> bool:
+        """Let it see, and tell whether it is done."""
+        self.rule.see(state.step)
+        return self.rule.done
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The rule's state."""
+        about = torch.frombuffer(bytearray(self.rule.about().encode()), dtype=torch.uint8)
+        return {"about": about, **self.rule.tensors()}
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Put back what `tensors` gave."""
+        self.rule.load(tensors, bytes(tensors["about"].numpy()).decode())
+
+    @property
+    def done(self) -> bool:
+        """Whether the rule has ended the fit."""
+        return self.rule.done
+
+    def stopping(self, state: State, late: bool) -> Stopping:
+        """Put the best parameters in place, and say why the fit ended."""
+        found = self.rule.finish(state.step, late)
+        if self.done or late or state.step == state.options.num_steps:
+            return found
+        return replace(found, reason=f"an observer ended the fit after {state.step} steps")
+
+
+def _rule(state: State, held_out: tuple[Any, ...] | None) -> Rule:
+    pair, options, batches, seed = state.pair, state.options, state.batches, state.seed
+    judged_by = state.data if held_out is None else held_out
+    judged_shape = state.layout if held_out is None else layout(pair, *held_out)
+    traced = state.engine != "pyro"
+    # A guide of one datum's own parameters moves once an epoch: a segment has two of them.
+    epoch = batches.num_data / batches.batch_size if batches.batch_size else 1
+    width = max(FEWEST_WIDTH, min(MOST_WIDTH, 2 * math.ceil(epoch)))
+    return Rule(
+        list(state.leaves.values()),
+        FixedData(
+            pair, judged_by, judged_shape, seed, state.objective,
+            most_units=2048, most_particles=4096, budget=2**22, traced=traced,
+        ),
+        FixedData(
+            pair, state.data, state.layout, seed, state.objective,
+            most_units=64, most_particles=8, traced=traced,
+        ),
+        lr=options.lr, start=options.kl_warmup, width=-(-width // UNROLLED) * UNROLLED,
+        num_steps=options.num_steps, tolerance=options.tolerance, on_held_out=held_out is not None,
+        seed=seed,
+    )  # fmt: skip
+
+
+class HeldOut:
+    """Estimates the objective per unit of data that the fit does not see.
+
+    Args:
+        data: those data.
+        every: steps between checks; there is one at the end too.
+        objective: the importance-weighted bound, or None for the ELBO.
+        seed: of the draws.
+    """
+
+    name = "held_out"
+
+    def __init__(self, data: tuple[Any, ...], every: int, objective: IWAE | None, seed: int) -> None:
+        self.data, self.every, self.objective, self.seed = data, every, objective, seed
+        self.checks: list[tuple[float, float]] = []
+
+    def after(self, step: int) -> int:
+        """The next multiple of ``every``."""
+        return next_multiple(self.every, step)
+
+    def look(self, state: State) -> None:
+        """Check: short, and not to be left half done."""
+        with no_deadline():
+            value = held_out_mean(state.pair, self.data, self.objective, self.seed)
+        self.checks.append((state.step, value))
+
+    def finish(self, state: State) -> None:
+        """Check the parameters that the fit ends with."""
+        if not self.checks or self.checks[-1][0] != state.step:
+            self.look(state)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The checks so far."""
+        return {"checks": torch.tensor(self.checks, dtype=torch.float64).reshape(-1, 2)}
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Put back what `tensors` gave."""
+        self.checks = [(row[0], row[1]) for row in tensors["checks"].tolist()]
+
+
+def held_out_mean(pair: Pair, data: tuple[Any, ...], objective: IWAE | None, seed: int) -> float:
+    """The ELBO or the bound per unit."""
+    if objective is None:
+        return elbo(pair, *data, num_particles=4, seed=seed).mean
+    return bounds.iwae(
+        pair, *data, num_particles=objective.num_particles, num_repeats=2, seed=seed, progress=False
+    ).mean
+
+
+class LastQuarter:
+    """Keeps log weights of fixed data three quarters through, to tell what the last quarter brought.
+
+    Args:
+        state: the fit.
+    """
+
+    name = "earlier"
+
+    def __init__(self, state: State) -> None:
+        self.fixed = FixedData(state.pair, state.data, state.layout, state.seed, state.objective)
+        self.num_steps = state.options.num_steps
+        self.start = self.num_steps - self.num_steps // 4
+        self.log_weights: Tensor | None = None
+
+    def after(self, step: int) -> int:
+        """Three quarters through, and then the end."""
+        return self.start if step < self.start else self.num_steps
+
+    def look(self, state: State) -> None:
+        """Evaluate: short, and not to be left half done."""
+        if state.step == self.start:
+            with no_deadline():
+                self.log_weights = self.fixed.log_weights()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The log weights, once there are any."""
+        return {} if self.log_weights is None else {"log_weights": self.log_weights}
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Put back what `tensors` gave."""
+        self.log_weights = tensors.get("log_weights")
+
+
+class Bar:
+    """Moves a progress bar; it looks at the clock too.
+
+    Args:
+        advance: moves the bar by so many steps and shows a text (`progress.progress_bar`).
+        start: steps that it shows already.
+    """
+
+    def __init__(self, advance: Callable[[int, str], None], start: int) -> None:
+        self.advance, self.shown = advance, start
+
+    def after(self, step: int) -> int:
+        """Every hundred steps."""
+        return next_multiple(100, step)
+
+    def look(self, state: State) -> None:
+        """Show how far the fit is."""
+        moved, self.shown = state.step - self.shown, state.step
+        self.advance(moved, f"ELBO {state.last_elbo:.1f}")
+
+    def finish(self, state: State) -> None:
+        """Show the end."""
+        with suppress(OutOfTime):
+            self.look(state)
