@@ -18,6 +18,7 @@ CONCLUSIONS = {
     "gap_of_a_vae": r"because of the encoder",
     "evidence_by_importance_sampling": r"prior: \d+ samples end (within|NOT within) 3 standard errors",
     "can_this_fit_be_trusted": r"centred, mean-field: do not trust[\s\S]*full-rank: (trust|reweight|do not)",
+    "own_loop": r"\d+ steps, held-out ELBO -?\d+\.\d+, log p\(x\) -?\d+\.\d+",
     "own_model_eight_schools": r"AutoNormal: (agrees|differs|cannot tell)",
 }
 

@@ -17,12 +17,14 @@ from pyro import poutine
 from torch import Tensor
 
 from ppl_vae.errors import InputError
+from ppl_vae.inference.fitting.objective import Weighed
+from ppl_vae.inference.problem import Problem
 from ppl_vae.inference.sites import Layout, sample_sites
 from ppl_vae.inference.terms import has_log_density, terms
 from ppl_vae.program import Pair
 from ppl_vae.rng import seeded
 
-__all__ = ["IWAE", "check_iwae", "grouped_bound"]
+__all__ = ["IWAE", "grouped_bound"]
 
 
 @dataclass(frozen=True)
@@ -38,25 +40,17 @@ class IWAE:
     num_particles: int
     doubly_reparameterised: bool = False
 
-    def loss(
-        self,
-        pair: Pair,
-        data: tuple[Any, ...],
-        shape: Layout,
-        index: Tensor | None,
-        scale: Tensor | float,
-        beta: Tensor | float,
+    def value(
+        self, problem: Problem, index: Tensor | None, scale: Tensor | float, beta: Tensor | float
     ) -> Tensor:
-        """−N/B Σ_n L_K(x_n) of one draw of the particles, to be differentiated.
+        """−N/B Σ_n L_K(x_n) of one draw of the particles; see `fitting.objective.Objective`."""
+        with Weighed(beta):
+            return self._value(problem, index, scale, beta)
 
-        Args:
-            pair: model and guide.
-            data: the programs' full data.
-            shape: the pair's layout.
-            index: the units of a minibatch, or None for all.
-            scale: N/B.
-            beta: weight of the latents' terms, as a messenger around this call has set it.
-        """
+    def _value(
+        self, problem: Problem, index: Tensor | None, scale: Tensor | float, beta: Tensor | float
+    ) -> Tensor:
+        pair, data, shape = problem.pair, problem.data, problem.layout
         drawn = terms(pair, *data, layout=shape, num_particles=self.num_particles, index=index, learning=True)
         if not self.doubly_reparameterised:
             return -scale * grouped_bound(drawn.log_weights, self.num_particles).sum()
@@ -76,6 +70,14 @@ class IWAE:
         value = -scale * grouped_bound(at.log_weights.detach(), self.num_particles).sum()
         return value + surrogate - surrogate.detach()
 
+    def check(self, problem: Problem, batch_size: int | None) -> None:
+        """Refuse pairs that this objective cannot train.
+
+        Raises:
+            InputError: saying why.
+        """
+        _check(self, problem.pair, problem.data, problem.layout, batch_size)
+
 
 def grouped_bound(log_weights: Tensor, num_particles: int) -> Tensor:
     """log 1/K Σ_k w_k of consecutive groups of K weights, from (R K, units) to (R, units)."""
@@ -83,7 +85,7 @@ def grouped_bound(log_weights: Tensor, num_particles: int) -> Tensor:
     return groups.logsumexp(1) - math.log(num_particles)
 
 
-def check_iwae(task: IWAE, pair: Pair, data: tuple[Any, ...], shape: Layout, batch_size: int | None) -> None:
+def _check(task: IWAE, pair: Pair, data: tuple[Any, ...], shape: Layout, batch_size: int | None) -> None:
     """Refuse pairs that this objective cannot train.
 
     Raises:

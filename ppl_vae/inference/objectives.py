@@ -1,212 +1,26 @@
-"""What is traced of a pair: loss and gradients, log weights, and the log density in unconstrained space.
-
-Each is a function without arguments that reads the pair's own tensors, and the list of the tensors that it
-reads: what `graph.trace` needs.
-"""
+"""The log density of a model in unconstrained space, and the tensors that it reads: what is traced of it."""
 
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from pyro import poutine
-from pyro.distributions.util import scale_and_mask
-from pyro.infer import ELBO as PyroELBO
-from pyro.infer import Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
-from torch.distributions import biject_to, kl_divergence
-from torch.overrides import TorchFunctionMode
+from torch.distributions import biject_to
 
 from ppl_vae.clock import check_time
 from ppl_vae.errors import InputError
 from ppl_vae.improper import Feasible
 from ppl_vae.inference.enumeration import enumerating, is_marked, joint_log_prob
 from ppl_vae.inference.graph import Outputs, Untraceable
-from ppl_vae.inference.iwae import IWAE
-from ppl_vae.inference.pyro_internals import dice_elbo, traces
-from ppl_vae.inference.sites import Given, Layout, plates_of, sample_sites
+from ppl_vae.inference.sites import plates_of, sample_sites
 from ppl_vae.program import Pair
 from ppl_vae.rng import seeded
 
-__all__ = ["Density", "Objective", "Placed", "Weighed", "density", "stock_elbo"]
-
-
-class Weighed(Messenger):  # type: ignore[misc]
-    """Weigh the latents' terms of model and guide by β, and all terms of a minibatch by N/B.
-
-    Args:
-        beta: β, a number or a scalar tensor.
-        plate: the plate that minibatches are taken from.
-        scale: N/B as a scalar tensor, put in the place of the program's own number.
-        ratio: that number.
-    """
-
-    def __init__(
-        self,
-        beta: Tensor | float = 1.0,
-        plate: str | None = None,
-        scale: Tensor | None = None,
-        ratio: float = 1.0,
-    ) -> None:
-        super().__init__()
-        self.beta, self.plate, self.scale, self.ratio = beta, plate, scale, ratio
-
-    def _pyro_sample(self, msg: dict[str, Any]) -> None:
-        if site_is_subsample(msg):
-            return
-        if self.scale is not None and any(f.name == self.plate for f in msg["cond_indep_stack"]):
-            msg["scale"] = msg["scale"] / self.ratio * self.scale
-        if not msg["is_observed"] and not (isinstance(self.beta, float) and self.beta == 1.0):
-            msg["scale"] = msg["scale"] * self.beta
-
-
-def stock_elbo(shape: Layout, num_particles: int) -> PyroELBO:
-    """Pyro's own ``Trace_ELBO``, its particles vectorised where the programs allow it.
-
-    ``TraceEnum_ELBO`` where latents are to be enumerated.
-    """
-    together = shape.vectorized and num_particles > 1
-    return (TraceEnum_ELBO if shape.summed or shape.marked else Trace_ELBO)(
-        num_particles=num_particles, vectorize_particles=together, max_plate_nesting=shape.nesting
-    )
-
-
-@dataclass(frozen=True, eq=False)
-class Objective:
-    """Loss and gradients of one SVI step, as a function of its tensors.
-
-    Attributes:
-        pair: model and guide.
-        data: the programs' full data.
-        shape: the pair's layout.
-        leaves: the parameters that are trained.
-        loss: Pyro's ELBO, or the importance-weighted bound.
-        index: entries of the batch plate, or None for all the data.
-        scale: N/B as a scalar tensor; None without an index.
-        beta: β as a scalar tensor, or None where it is always 1.
-        precision: bfloat16 to run the programs under autocast, else None.
-    """
-
-    pair: Pair
-    data: tuple[Any, ...]
-    shape: Layout
-    leaves: tuple[Tensor, ...]
-    loss: PyroELBO | IWAE
-    index: Tensor | None
-    scale: Tensor | None
-    beta: Tensor | None
-    precision: torch.dtype | None
-
-    @property
-    def ratio(self) -> float:
-        """N/B, the number that the program's own plate multiplies by."""
-        return 1.0 if self.index is None else self.shape.batch_plate_size / len(self.index)
-
-    @property
-    def tensors(self) -> list[Tensor]:
-        """Everything that changes from step to step, and the parameters and data."""
-        found = (*self.leaves, self.beta, self.index, self.scale, *self.data)
-        return [tensor for tensor in found if isinstance(tensor, Tensor)]
-
-    def __call__(self, *_: Tensor) -> Outputs:
-        """The loss and its gradient with respect to every leaf."""
-        with torch.enable_grad():
-            loss = self.value()
-            gradients = torch.autograd.grad(loss, self.leaves, materialize_grads=True)
-        return loss.detach(), *gradients
-
-    def value(self) -> Tensor:
-        """The loss."""
-        device = self.leaves[0].device.type
-        cast = torch.autocast(device, self.precision) if self.precision else nullcontext()
-        beta = 1.0 if self.beta is None else self.beta
-        if isinstance(self.loss, IWAE):
-            scale = self.ratio if self.scale is None else self.scale
-            with self.pair.learning(), Weighed(beta), cast:
-                return self.loss.loss(self.pair, self.data, self.shape, self.index, scale, beta)
-        given = {}
-        if self.index is not None and self.shape.batch_plate:
-            given[self.shape.batch_plate] = self.index
-        weighed = Weighed(beta, self.shape.batch_plate, self.scale, self.ratio)
-        with self.pair.learning(), Given(given), weighed, cast:
-            return _assembled(self.pair, self.data, self.loss)
-
-
-def _assembled(pair: Pair, data: tuple[Any, ...], loss: PyroELBO) -> Tensor:
-    """The loss from traces of both programs: Pyro's own assembly reads numbers out of tensors.
-
-    Raises:
-        Untraceable: for other losses than ``Trace_ELBO``, ``TraceMeanField_ELBO`` and ``TraceEnum_ELBO``.
-    """
-    if type(loss) not in _PARTICLES:
-        raise Untraceable(f"the loss {type(loss).__name__} is not known to the compiled engine")
-    particle = _PARTICLES[type(loss)]
-    total: Tensor | float = 0.0
-    for model_trace, guide_trace in traces(loss, pair.model, pair.guide, data):
-        total = total - particle(model_trace, guide_trace) / loss.num_particles
-    assert isinstance(total, Tensor)
-    return total
-
-
-def _trace_elbo(model_trace: poutine.Trace, guide_trace: poutine.Trace) -> Tensor:
-    """log p − log q of one draw; score-function terms are zero under reparameterisation."""
-    for name, site in sample_sites(guide_trace):
-        if not getattr(site["fn"], "has_rsample", True) and not site["is_observed"]:
-            raise Untraceable(f"site {name} of the guide cannot be reparameterised")
-    return model_trace.log_prob_sum() - guide_trace.log_prob_sum()
-
-
-def _mean_field_elbo(model_trace: poutine.Trace, guide_trace: poutine.Trace) -> Tensor:
-    """log p(x | z) of one draw less the KL of every site, by formula where there is one."""
-    total: Tensor | float = 0.0
-    for name, site in model_trace.nodes.items():
-        if site["type"] != "sample":
-            continue
-        if site["is_observed"]:
-            total = total + site["log_prob_sum"]
-            continue
-        own = guide_trace.nodes[name]
-        try:
-            kl = scale_and_mask(kl_divergence(own["fn"], site["fn"]), own["scale"], own["mask"])
-            total = total - (kl.sum() if isinstance(kl, Tensor) else kl * own["fn"].batch_shape.numel())
-        except NotImplementedError:
-            total = total + site["log_prob_sum"] - own["score_parts"].entropy_term.sum()
-    for name, own in guide_trace.nodes.items():
-        if own["type"] == "sample" and name not in model_trace.nodes:
-            total = total - own["score_parts"].entropy_term.sum()
-    assert isinstance(total, Tensor)
-    return total
-
-
-def _enumerated_elbo(model_trace: poutine.Trace, guide_trace: poutine.Trace) -> Tensor:
-    """The ELBO of one draw with enumerated latents summed out (Pyro's Dice estimator)."""
-    with _NoneIsZero():
-        return dice_elbo(model_trace, guide_trace)
-
-
-class _NoneIsZero(TorchFunctionMode):
-    """Take all probabilities for positive, which Pyro's sum asks of their values.
-
-    It leaves out the terms of zero probability; where there are any, they are zero all the same, or the
-    loss shows that they are not.
-    """
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if func is torch.Tensor.all:
-            return True
-        return func(*args, **(kwargs or {}))
-
-
-_PARTICLES: dict[type, Callable[[poutine.Trace, poutine.Trace], Tensor]] = {
-    Trace_ELBO: _trace_elbo,
-    TraceMeanField_ELBO: _mean_field_elbo,
-    TraceEnum_ELBO: _enumerated_elbo,
-}
+__all__ = ["Density", "Placed", "density"]
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,26 +4,25 @@ All ways take the same random numbers in the same order and give the same parame
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-from pyro.infer import ELBO as PyroELBO
 from pyro.infer import TraceEnum_ELBO
 from torch import Tensor
 
 from ppl_vae.clock import OutOfTime, time_left
 from ppl_vae.inference.compiler import Compiled, TooSlow, compile_graph, fall_back
+from ppl_vae.inference.fitting.objective import LossAndGradients, Objective, PyroLoss
 from ppl_vae.inference.graph import Compile, Graph, Untraceable, check, check_compile, trace
 from ppl_vae.inference.iwae import IWAE
-from ppl_vae.inference.objectives import Objective, Weighed, stock_elbo
+from ppl_vae.inference.problem import Problem
 from ppl_vae.inference.schedule import BETA1, BETA2, EPSILON, Schedule
-from ppl_vae.inference.sites import Given, Layout
+from ppl_vae.inference.sites import Layout
 from ppl_vae.inference.torch_internals import adam
 from ppl_vae.inference.unrolled import UNROLLED, Unrolled, clipped
-from ppl_vae.program import Pair
 
 __all__ = ["Stepper", "engine_for", "stepper"]
 
@@ -72,53 +71,54 @@ class Stepper(Protocol):
 
 
 def stepper(
-    pair: Pair,
-    data: tuple[Any, ...],
-    shape: Layout,
+    problem: Problem,
     leaves: dict[str, Tensor],
+    objective: Objective,
     schedule: Schedule,
     *,
-    num_particles: int,
-    loss: PyroELBO | IWAE | None,
     engine: str,
     precision: torch.dtype | None,
 ) -> Stepper:
     """The way to run a fit's steps; stock Pyro, with a warning, where the wanted one is not possible."""
-    chosen = loss if loss is not None else stock_elbo(shape, num_particles)
-    objective = _objective(pair, data, shape, tuple(leaves.values()), schedule, chosen, precision)
+    task = _task(problem, tuple(leaves.values()), objective, schedule, precision)
     if engine != "pyro":
         try:
-            return _traced(objective, schedule, engine == "compiled")
+            return _traced(task, schedule, engine == "compiled")
         except Untraceable as reason:
             fall_back("this fit", reason)
-    return _Stock(objective, schedule)
+    return _Stock(task, schedule)
 
 
-def _traced(objective: Objective, schedule: Schedule, compiled: bool) -> "_Traced":
+def _traced(task: LossAndGradients, schedule: Schedule, compiled: bool) -> "_Traced":
     try:
-        return _Traced(objective, schedule, compiled)
+        return _Traced(task, schedule, compiled)
     except TooSlow:
-        return _Traced(objective, schedule, False)
+        return _Traced(task, schedule, False)
 
 
-def _objective(
-    pair: Pair,
-    data: tuple[Any, ...],
-    shape: Layout,
+def _task(
+    problem: Problem,
     leaves: tuple[Tensor, ...],
+    objective: Objective,
     schedule: Schedule,
-    loss: PyroELBO | IWAE,
     precision: torch.dtype | None,
-) -> Objective:
+) -> LossAndGradients:
     like = leaves[0].detach()
     index = schedule.batches.index(0)
     if index is not None:
         index = index.to(like.device)
-    # Sums over enumerated latents want one scale, a number.
-    fixed = index is None or isinstance(loss, TraceEnum_ELBO)
-    scale = None if fixed or index is None else like.new_tensor(shape.batch_plate_size / len(index))
+    scale = None
+    if index is not None and not _enumerates(objective, problem.layout):
+        scale = like.new_tensor(problem.layout.batch_plate_size / len(index))
     beta = like.new_tensor(1.0) if schedule.kl_warmup else None
-    return Objective(pair, data, shape, leaves, loss, index, scale, beta, precision)
+    return LossAndGradients(problem, leaves, objective, index, scale, beta, precision)
+
+
+def _enumerates(objective: Objective, layout: Layout) -> bool:
+    """Whether sums over enumerated latents are part of the loss: they want one scale, a number."""
+    if isinstance(objective, PyroLoss):
+        return isinstance(objective.loss, TraceEnum_ELBO)
+    return bool(layout.summed or layout.marked) and not isinstance(objective, IWAE)
 
 
 class _Stock:
@@ -127,13 +127,13 @@ class _Stock:
     engine = "pyro"
     compile_seconds = 0.0
 
-    def __init__(self, objective: Objective, schedule: Schedule) -> None:
-        self.objective, self.schedule = objective, schedule
-        self.optimizer = torch.optim.Adam(objective.leaves, lr=schedule.lr, betas=(BETA1, BETA2), eps=EPSILON)
+    def __init__(self, task: LossAndGradients, schedule: Schedule) -> None:
+        self.task, self.schedule = task, schedule
+        self.optimizer = torch.optim.Adam(task.leaves, lr=schedule.lr, betas=(BETA1, BETA2), eps=EPSILON)
 
     def run(self, first: int, count: int, data: tuple[Any, ...]) -> np.ndarray:
         losses = np.empty(count)
-        leaves = self.objective.leaves
+        leaves = self.task.leaves
         for step in range(first, first + count):
             for group in self.optimizer.param_groups:
                 group["lr"] = self.schedule.rate(step)
@@ -152,29 +152,27 @@ class _Stock:
         return losses
 
     def _loss(self, step: int, data: tuple[Any, ...]) -> Tensor:
-        task = self.objective
-        index = self.schedule.batches.index(step)
-        if isinstance(task.loss, IWAE):
-            like = task.leaves[0]
-            beta = None if task.beta is None else like.new_tensor(self.schedule.beta(step))
-            index = None if index is None else index.to(like.device)
-            return replace(task, data=data, index=index, beta=beta).value()
-        given = {} if index is None else {task.shape.batch_plate or "": index.to(task.leaves[0].device)}
-        device = task.leaves[0].device.type
-        cast = torch.autocast(device, task.precision) if task.precision else nullcontext()
-        with task.pair.learning(), Given(given), Weighed(self.schedule.beta(step)), cast:
-            return task.loss.differentiable_loss(task.pair.model, task.pair.guide, *data)
+        task, like = self.task, self.task.leaves[0]
+        index, beta = self.schedule.batches.index(step), self.schedule.beta(step)
+        now = replace(
+            task,
+            problem=replace(task.problem, data=data),
+            index=None if index is None else index.to(like.device),
+            scale=None,
+            beta=None if task.beta is None else like.new_tensor(beta),
+        )
+        return now.stock_value(beta)
 
     def state(self) -> dict[str, Tensor]:
         found = {}
-        for number, leaf in enumerate(self.objective.leaves):
+        for number, leaf in enumerate(self.task.leaves):
             for name in ("exp_avg", "exp_avg_sq"):
                 moment = self.optimizer.state[leaf].get(name)
                 found[f"{name}/{number}"] = torch.zeros_like(leaf) if moment is None else moment.clone()
         return found
 
     def load_state(self, state: dict[str, Tensor], steps: int) -> None:
-        for number, leaf in enumerate(self.objective.leaves):
+        for number, leaf in enumerate(self.task.leaves):
             moments = {name: state[f"{name}/{number}"].to(leaf) for name in ("exp_avg", "exp_avg_sq")}
             self.optimizer.state[leaf] = {"step": torch.tensor(float(steps)), **moments}
 
@@ -186,29 +184,29 @@ class _Traced:
         Untraceable: if it is not possible.
     """
 
-    def __init__(self, objective: Objective, schedule: Schedule, compiled: bool) -> None:
-        self.objective, self.schedule = objective, schedule
+    def __init__(self, task: LossAndGradients, schedule: Schedule, compiled: bool) -> None:
+        self.task, self.schedule = task, schedule
         self.engine = "compiled" if compiled else "traced"
-        if not all(leaf.is_contiguous() for leaf in objective.leaves):
+        if not all(leaf.is_contiguous() for leaf in task.leaves):
             raise Untraceable("a parameter is not contiguous in memory")
-        self.leaves = [leaf.detach() for leaf in objective.leaves]
+        self.leaves = [leaf.detach() for leaf in task.leaves]
         self.mean = [torch.zeros_like(leaf) for leaf in self.leaves]
         self.square = [torch.zeros_like(leaf) for leaf in self.leaves]
         self.counts = [torch.zeros((), device=leaf.device) for leaf in self.leaves]
-        with _kept(list(objective.pair.buffers().values())):
-            self.graph = trace(objective, *objective.tensors)
-            check(self.graph, objective, *objective.tensors, vary=_varied(objective))
+        with _kept(list(task.pair.buffers().values())):
+            self.graph = trace(task, *task.tensors)
+            check(self.graph, task, *task.tensors, vary=_varied(task))
         self.one: Graph | Compiled = self.graph
         self.many: Unrolled | None = None
         self.compile_seconds = 0.0
         if compiled and sum(leaf.numel() for leaf in self.leaves) <= FEW_PARAMETERS:
-            self.many = Unrolled(self.graph, objective, schedule)
+            self.many = Unrolled(self.graph, task, schedule)
             self.compile_seconds = self.many.compiled.seconds
         elif compiled:
-            self.one = compile_graph(self.graph, *objective.tensors)
+            self.one = compile_graph(self.graph, *task.tensors)
             self.compile_seconds = self.one.seconds
-            check(self.graph, objective, *objective.tensors, vary=_varied(objective), run=self.one,
-                  points=1, tolerance=1e-2 if objective.precision else 1e-3)  # fmt: skip
+            check(self.graph, task, *task.tensors, vary=_varied(task), run=self.one,
+                  points=1, tolerance=1e-2 if task.precision else 1e-3)  # fmt: skip
 
     @torch.no_grad()
     def run(self, first: int, count: int, data: tuple[Any, ...]) -> np.ndarray:
@@ -225,7 +223,7 @@ class _Traced:
         return torch.cat(losses).double().cpu().numpy()
 
     def _step(self, step: int, data: list[Tensor]) -> Tensor:
-        task = self.objective
+        task = self.task
         if task.beta is not None:
             task.beta.fill_(self.schedule.beta(step))
         if task.index is not None:
@@ -257,9 +255,9 @@ class _Traced:
             square.copy_(state[f"exp_avg_sq/{number}"])
 
 
-def _varied(task: Objective) -> list[tuple[Tensor, Callable[[Tensor], Tensor]]]:
+def _varied(task: LossAndGradients) -> list[tuple[Tensor, Callable[[Tensor], Tensor]]]:
     """Random other values of what changes from step to step."""
-    size = task.shape.batch_plate_size
+    size = task.problem.layout.batch_plate_size
     found: list[tuple[Tensor, Callable[[Tensor], Tensor]]] = [(leaf, _nearby) for leaf in task.leaves]
     if task.beta is not None:
         found.append((task.beta, torch.rand_like))

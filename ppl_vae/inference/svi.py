@@ -14,11 +14,15 @@ from pyro.infer import ELBO as PyroELBO
 from ppl_vae.clock import no_deadline
 from ppl_vae.inference.checkpoint import Checkpoint
 from ppl_vae.inference.elbo import ELBO, elbo
+from ppl_vae.inference.fitting.objective import MeanFieldELBO, Objective, TraceELBO
 from ppl_vae.inference.fitting.observers import Callback, Guarded, Log, Observer, keeping, observed
 from ppl_vae.inference.fitting.options import FitKeywords, FitOptions
 from ppl_vae.inference.fitting.parts import Average, Bar, HeldOut, LastQuarter, StoppingRule
 from ppl_vae.inference.fitting.state import State, init, step
 from ppl_vae.inference.fixed_data import convergence
+from ppl_vae.inference.iwae import IWAE
+from ppl_vae.inference.problem import Problem
+from ppl_vae.inference.settling import Settling
 from ppl_vae.inference.sites import Layout
 from ppl_vae.inference.stopping import Stopping
 from ppl_vae.inference.terms import check_data
@@ -28,13 +32,18 @@ from ppl_vae.rng import seeded
 from ppl_vae.threads import one_thread
 
 __all__ = [
+    "IWAE",
     "Callback",
     "Fit",
     "FitKeywords",
     "FitOptions",
     "Log",
+    "MeanFieldELBO",
+    "Objective",
     "Observer",
+    "Problem",
     "State",
+    "TraceELBO",
     "convergence",
     "fit",
     "init",
@@ -120,7 +129,7 @@ def fit(
     rule = StoppingRule(state, held_out) if asked.stop else None
     average = Average(asked.num_steps, asked.average) if asked.average else None
     quarter = None if rule else LastQuarter(state)
-    checks = HeldOut(held_out, asked.check_every, state.objective, seed) if held_out is not None else None
+    checks = None if held_out is None else HeldOut(state, held_out)
     looking: list[Observer] = [part for part in (average, rule, checks, quarter) if part is not None]
     looking += [Guarded(observer, number) for number, observer in enumerate(observers)]
     if checkpoint is not None:
@@ -136,6 +145,7 @@ def fit(
     # What belongs to an end is done also after the time is over, or when it ends meanwhile.
     with seeded(seed), one_thread(state.small), no_deadline():
         stopping = None if rule is None else rule.stopping(state, late)
+        Settling(pair, data, state.layout, seed=seed, train=asked.train)()
         final = elbo(pair, *data, num_particles=_final_particles(state.layout, late), seed=seed)
     converged, reason = _judged(state, quarter) if stopping is None else (stopping.converged, stopping.reason)
     return Fit(
@@ -164,7 +174,7 @@ def _judged(state: State, quarter: LastQuarter | None) -> tuple[bool | None, str
         )
     if options.kl_warmup > num_steps - num_steps // 4:
         return False, "the KL warm-up reaches into the last quarter of the steps"
-    what = "the ELBO" if options.objective == "elbo" else "the IWAE bound"
+    what = "the ELBO" if state.weighted is None else "the IWAE bound"
     level, reason = convergence(
         quarter.log_weights, quarter.fixed.log_weights(), options.tolerance, what=what
     )

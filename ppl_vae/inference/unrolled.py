@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from ppl_vae.inference.compiler import compile_graph
+from ppl_vae.inference.fitting.objective import LossAndGradients
 from ppl_vae.inference.graph import Graph, Untraceable, operations
-from ppl_vae.inference.objectives import Objective
 from ppl_vae.inference.schedule import BETA1, BETA2, EPSILON, Schedule
 from ppl_vae.inference.simplify import share
 from ppl_vae.inference.torch_internals import foreach
@@ -32,7 +32,7 @@ class Unrolled:
         Untraceable: if the steps cannot be traced together or compiled.
     """
 
-    def __init__(self, graph: Graph, task: Objective, schedule: Schedule) -> None:
+    def __init__(self, graph: Graph, task: LossAndGradients, schedule: Schedule) -> None:
         self.graph, self.task, self.schedule = graph, task, schedule
         leaf = task.leaves[0].detach()
         # A fit of fewer steps than are unrolled still traces them.

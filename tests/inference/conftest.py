@@ -13,7 +13,8 @@ from pyro.nn import PyroModule
 from scipy import stats
 from torch import Tensor, nn
 
-from ppl_vae.inference.objectives import Objective, stock_elbo
+from ppl_vae.inference.fitting.objective import LossAndGradients, TraceELBO
+from ppl_vae.inference.problem import Problem
 from ppl_vae.inference.terms import layout
 from ppl_vae.program import Pair
 from ppl_vae.rng import seeded
@@ -85,13 +86,13 @@ def _linear_guide(x: Tensor) -> None:
         pyro.sample("z", dist.Normal(x[i] @ slope, scale))
 
 
-def _objective(model: Any = None, guide: Any = _linear_guide, **changes: Any) -> Objective:
+def _objective(model: Any = None, guide: Any = _linear_guide, **changes: Any) -> LossAndGradients:
     """A step on a minibatch of four of ten data, with two particles and all that may change as inputs."""
     x = torch.randn(10, 3, dtype=torch.float64)
     pair = Pair(_Linear() if model is None else model, guide).initialise(x)
     shape = layout(pair, x)
-    task = Objective(
-        pair, (x,), shape, tuple(pair.parameters().values()), stock_elbo(shape, 2),
+    task = LossAndGradients(
+        Problem(pair, (x,), shape), tuple(pair.parameters().values()), TraceELBO(2),
         index=torch.tensor([7, 2, 5, 0]), scale=torch.tensor(2.5, dtype=torch.float64),
         beta=torch.tensor(0.7, dtype=torch.float64), precision=None,
     )  # fmt: skip
@@ -99,7 +100,7 @@ def _objective(model: Any = None, guide: Any = _linear_guide, **changes: Any) ->
 
 
 @pytest.fixture
-def objective() -> Callable[..., Objective]:
+def objective() -> Callable[..., LossAndGradients]:
     """Makes the objective of a linear model, or of a model and guide of 10 × 3 data."""
     return _objective
 

@@ -16,9 +16,10 @@ from ppl_vae.errors import InputError
 from ppl_vae.guides import LinearNormal
 from ppl_vae.inference import bounds, exact, svi
 from ppl_vae.inference.fitting import state as fitting_state
+from ppl_vae.inference.fitting.objective import LossAndGradients
 from ppl_vae.inference.graph import over, trace
 from ppl_vae.inference.iwae import IWAE
-from ppl_vae.inference.objectives import Objective
+from ppl_vae.inference.problem import Problem
 from ppl_vae.inference.terms import layout
 from ppl_vae.models import PPCA, VAE
 from ppl_vae.program import Pair
@@ -27,11 +28,11 @@ from ppl_vae.rng import seeded
 
 def _task(
     pair: Pair, x: Tensor, loss: IWAE, index: Tensor | None = None, beta: float | None = None
-) -> Objective:
+) -> LossAndGradients:
     shape = layout(pair, x)
     leaves = tuple(pair.parameters().values())
-    return Objective(
-        pair, (x,), shape, leaves, loss, index, None,
+    return LossAndGradients(
+        Problem(pair, (x,), shape), leaves, loss, index, None,
         None if beta is None else torch.tensor(beta, dtype=torch.float64), None,
     )  # fmt: skip
 
@@ -78,7 +79,7 @@ def test_one_particle_is_the_elbo() -> None:
         assert _task(pair, x, IWAE(1))()[0].item() == pytest.approx(expected, rel=1e-10)
 
 
-def _often(task: Objective, times: int) -> tuple[Tensor, ...]:
+def _often(task: LossAndGradients, times: int) -> tuple[Tensor, ...]:
     """The loss and its gradients at one point under many noises, each with a leading dimension."""
     inputs = [tensor.detach() for tensor in task.tensors]
     (x,) = task.data

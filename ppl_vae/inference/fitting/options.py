@@ -2,14 +2,16 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal, TypedDict
+from typing import Literal, TypedDict, get_args
 
 from ppl_vae.arguments import check_real, check_whole
 from ppl_vae.errors import InputError
+from ppl_vae.inference.fitting.objective import Objective
 from ppl_vae.inference.graph import Compile, check_compile
 
 __all__ = ["FitKeywords", "FitOptions"]
 
+ObjectiveName = Literal["elbo", "mean-field", "iwae"]
 # Which option belongs to the shell under which name; None: it is Python's alone.
 STEPS, PARTICLES, PYTHON = {"shell": "--steps"}, {"shell": "--particles"}, {"shell": None}
 
@@ -27,8 +29,9 @@ class FitOptions:
         clip_norm: largest gradient norm, in units of nats; no clipping by default.
         kl_warmup: steps over which β, the weight of the latents' terms, rises from 0 to 1.
         train: "both", or "guide" to hold the model's parameters.
-        objective: "elbo", or "iwae" for the importance-weighted bound of ``num_particles`` draws (Burda et
-            al. 2016), which is right with minibatches too.
+        objective: "elbo"; "mean-field", the ELBO with the KL of each site by formula where there is one; or
+            "iwae", the importance-weighted bound of ``num_particles`` draws (Burda et al. 2016), which is
+            right with minibatches too. In Python also an object of one's own with `Objective.value`.
         doubly_reparameterised: the guide's gradient of that bound by Tucker et al. (2019): less noise.
         check_every: steps between checks of the objective on held-out data.
         tolerance: in nats a unit: with ``stop`` of what ten times as many steps are expected to gain, else of
@@ -59,7 +62,7 @@ class FitOptions:
     clip_norm: float | None = None
     kl_warmup: int = 0
     train: Literal["both", "guide"] = "both"
-    objective: Literal["elbo", "iwae"] = "elbo"
+    objective: ObjectiveName | Objective = "elbo"
     doubly_reparameterised: bool = False
     check_every: int = field(default=200, metadata=PYTHON)
     tolerance: float = field(default=0.05, metadata=PYTHON)
@@ -98,8 +101,11 @@ class FitOptions:
             )
         if self.train not in ("both", "guide"):
             raise InputError(f"train={self.train!r} is not known; it is 'both' or 'guide'")
-        if self.objective not in ("elbo", "iwae"):
-            raise InputError(f"objective={self.objective!r} is not known; it is 'elbo' or 'iwae'")
+        if self.objective not in get_args(ObjectiveName) and not isinstance(self.objective, Objective):
+            raise InputError(
+                f"objective={self.objective!r} is not known; it is 'elbo', 'mean-field' or 'iwae', or an "
+                "object with a method value"
+            )
         if self.doubly_reparameterised and self.objective != "iwae":
             raise InputError("doubly_reparameterised belongs to objective='iwae'")
 
@@ -115,7 +121,7 @@ class FitKeywords(TypedDict, total=False):
     clip_norm: float | None
     kl_warmup: int
     train: Literal["both", "guide"]
-    objective: Literal["elbo", "iwae"]
+    objective: ObjectiveName | Objective
     doubly_reparameterised: bool
     check_every: int
     tolerance: float

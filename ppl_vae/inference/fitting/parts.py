@@ -17,6 +17,7 @@ from ppl_vae.inference.fitting.state import State
 from ppl_vae.inference.fixed_data import FixedData
 from ppl_vae.inference.iwae import IWAE
 from ppl_vae.inference.rule import Rule
+from ppl_vae.inference.settling import Settling
 from ppl_vae.inference.stopping import Stopping
 from ppl_vae.inference.terms import layout
 from ppl_vae.inference.unrolled import UNROLLED
@@ -26,6 +27,8 @@ __all__ = ["Average", "Bar", "HeldOut", "LastQuarter", "StoppingRule"]
 
 # Steps of the shortest stretch of iterates that the stopping rule averages.
 FEWEST_WIDTH, MOST_WIDTH = 100, 2000
+# Data that open layers are settled by between steps; at the end of a fit it is all of them.
+MOST_SETTLING = 2048
 
 
 class Average:
@@ -130,19 +133,19 @@ def _rule(state: State, held_out: tuple[Any, ...] | None) -> Rule:
     pair, options, batches, seed = state.pair, state.options, state.batches, state.seed
     judged_by = state.data if held_out is None else held_out
     judged_shape = state.layout if held_out is None else layout(pair, *held_out)
-    traced = state.engine != "pyro"
+    traced, settling = state.engine != "pyro", _settling(state)
     # A guide of one datum's own parameters moves once an epoch: a segment has two of them.
     epoch = batches.num_data / batches.batch_size if batches.batch_size else 1
     width = max(FEWEST_WIDTH, min(MOST_WIDTH, 2 * math.ceil(epoch)))
     return Rule(
         list(state.leaves.values()),
         FixedData(
-            pair, judged_by, judged_shape, seed, state.objective,
-            most_units=2048, most_particles=4096, budget=2**22, traced=traced,
+            pair, judged_by, judged_shape, seed, state.weighted,
+            most_units=2048, most_particles=4096, budget=2**22, traced=traced, settling=settling,
         ),
         FixedData(
-            pair, state.data, state.layout, seed, state.objective,
-            most_units=64, most_particles=8, traced=traced,
+            pair, state.data, state.layout, seed, state.weighted,
+            most_units=64, most_particles=8, traced=traced, settling=settling,
         ),
         lr=options.lr, start=options.kl_warmup, width=-(-width // UNROLLED) * UNROLLED,
         num_steps=options.num_steps, tolerance=options.tolerance, on_held_out=held_out is not None,
@@ -150,20 +153,26 @@ def _rule(state: State, held_out: tuple[Any, ...] | None) -> Rule:
     )  # fmt: skip
 
 
+def _settling(state: State) -> Settling:
+    """Settles open layers by a part of the data, for a look between steps."""
+    return Settling(
+        state.pair, state.data, state.layout, seed=state.seed, train=state.options.train, most=MOST_SETTLING
+    )
+
+
 class HeldOut:
     """Estimates the objective per unit of data that the fit does not see.
 
     Args:
+        state: a fit before its first step, whose ``check_every`` are the steps between checks; there is one
+            at the end too.
         data: those data.
-        every: steps between checks; there is one at the end too.
-        objective: the importance-weighted bound, or None for the ELBO.
-        seed: of the draws.
     """
 
     name = "held_out"
 
-    def __init__(self, data: tuple[Any, ...], every: int, objective: IWAE | None, seed: int) -> None:
-        self.data, self.every, self.objective, self.seed = data, every, objective, seed
+    def __init__(self, state: State, data: tuple[Any, ...]) -> None:
+        self.data, self.every, self.settling = data, state.options.check_every, _settling(state)
         self.checks: list[tuple[float, float]] = []
 
     def after(self, step: int) -> int:
@@ -172,8 +181,8 @@ class HeldOut:
 
     def look(self, state: State) -> None:
         """Check: short, and not to be left half done."""
-        with no_deadline():
-            value = held_out_mean(state.pair, self.data, self.objective, self.seed)
+        with no_deadline(), self.settling.for_now():
+            value = held_out_mean(state.pair, self.data, state.weighted, state.seed)
         self.checks.append((state.step, value))
 
     def finish(self, state: State) -> None:
@@ -190,12 +199,12 @@ class HeldOut:
         self.checks = [(row[0], row[1]) for row in tensors["checks"].tolist()]
 
 
-def held_out_mean(pair: Pair, data: tuple[Any, ...], objective: IWAE | None, seed: int) -> float:
+def held_out_mean(pair: Pair, data: tuple[Any, ...], weighted: IWAE | None, seed: int) -> float:
     """The ELBO or the bound per unit."""
-    if objective is None:
+    if weighted is None:
         return elbo(pair, *data, num_particles=4, seed=seed).mean
     return bounds.iwae(
-        pair, *data, num_particles=objective.num_particles, num_repeats=2, seed=seed, progress=False
+        pair, *data, num_particles=weighted.num_particles, num_repeats=2, seed=seed, progress=False
     ).mean
 
 
@@ -209,7 +218,9 @@ class LastQuarter:
     name = "earlier"
 
     def __init__(self, state: State) -> None:
-        self.fixed = FixedData(state.pair, state.data, state.layout, state.seed, state.objective)
+        self.fixed = FixedData(
+            state.pair, state.data, state.layout, state.seed, state.weighted, settling=_settling(state)
+        )
         self.num_steps = state.options.num_steps
         self.start = self.num_steps - self.num_steps // 4
         self.log_weights: Tensor | None = None

@@ -17,10 +17,12 @@ from ppl_vae.clock import check_time
 from ppl_vae.errors import InputError
 from ppl_vae.inference.batches import Batches
 from ppl_vae.inference.compiler import fall_back
+from ppl_vae.inference.fitting.objective import Checked, MeanFieldELBO, Objective, PyroLoss, TraceELBO
 from ppl_vae.inference.fitting.options import FitKeywords, FitOptions
 from ppl_vae.inference.graph import Untraceable
-from ppl_vae.inference.iwae import IWAE, check_iwae
+from ppl_vae.inference.iwae import IWAE
 from ppl_vae.inference.memory import refuse_beyond_memory
+from ppl_vae.inference.problem import Problem
 from ppl_vae.inference.schedule import Schedule
 from ppl_vae.inference.sites import Layout
 from ppl_vae.inference.steps import Stepper, engine_for, stepper
@@ -89,9 +91,9 @@ class State:
 
     Attributes:
         pair, data: what is fitted; ``data`` are those of the present epoch where they are drawn anew.
-        layout: the pair's layout for these data.
         options: of the fit.
-        objective: the importance-weighted bound, or None for the ELBO.
+        problem: the pair with its first data and its layout.
+        objective: what the steps minimise.
         seed: of initial values, batches and noise.
         leaves: the unconstrained parameters that are trained, by name; steps change them in place.
         batches: the entries of every step.
@@ -114,17 +116,16 @@ class State:
     ) -> None:
         self.began, self.seconds_before = time.perf_counter(), 0.0
         self.pair, self.data, self.options, self.seed = pair, data, options, seed
-        self.objective = _iwae(options, loss)
-        self.loss: PyroELBO | IWAE | None = loss if self.objective is None else self.objective
+        self.objective = _objective(options, loss)
         self.refresh, self.rate = refresh, rate
         check_data(pair.model, *data)
         with seeded(seed):
             pair.initialise(*data, seed=seed)
-            self.layout = layout(pair, *data)
+            self.problem = Problem(pair, data, layout(pair, *data))
             self._generator = generator_state()
         self.batches = _batches(self.layout, options.batch_size, seed)
-        if self.objective is not None:
-            check_iwae(self.objective, pair, data, self.layout, self.batches.batch_size)
+        if isinstance(self.objective, Checked):
+            self.objective.check(self.problem, self.batches.batch_size)
         _refuse_beyond_memory(self.layout, self.batches, options.num_particles, data)
         self.leaves = pair.parameters(options.train)
         if not self.leaves:
@@ -133,11 +134,21 @@ class State:
         self.engine = engine_for(options.compile, options.num_steps, options.stop)
         self.step = 0
         self._start = {name: leaf.detach().clone() for name, leaf in self.leaves.items()}
-        self._first, self._epoch = data, -1
+        self._epoch = -1
         self._losses: list[np.ndarray] = []
         self._moments: dict[str, Tensor] = {}
         self._stepper: Stepper | None = None
         self._running = False
+
+    @property
+    def layout(self) -> Layout:
+        """The pair's layout for these data."""
+        return self.problem.layout
+
+    @property
+    def weighted(self) -> IWAE | None:
+        """The importance-weighted bound where that is the objective; all others are judged by the ELBO."""
+        return self.objective if isinstance(self.objective, IWAE) else None
 
     @property
     def elbo(self) -> np.ndarray:
@@ -183,7 +194,7 @@ class State:
         while self.step < last:
             end = self._renew(last)
             losses = steps.run(self.step, end - self.step, self.data)
-            _refuse_unless_finite(losses, self.step, self.pair, self._first, self._start)
+            _refuse_unless_finite(losses, self.step, self.pair, self.problem.data, self._start)
             self._losses.append(losses)
             found.append(losses)
             self.step += len(losses)
@@ -197,7 +208,7 @@ class State:
             return last
         epoch = self.batches.epoch(self.step)
         if epoch != self._epoch:
-            self.data, self._epoch = _same_form(self.refresh(epoch), self._first), epoch
+            self.data, self._epoch = _same_form(self.refresh(epoch), self.problem.data), epoch
         return next((at for at in range(self.step + 1, last) if self.batches.epoch(at) != epoch), last)
 
     def prepare(self) -> None:
@@ -221,12 +232,11 @@ class State:
             self.rate,
         )  # fmt: skip
         # A graph sees only tensors change.
-        if engine != "pyro" and self.refresh and not all(isinstance(v, Tensor) for v in self._first):
+        if engine != "pyro" and self.refresh and not all(isinstance(v, Tensor) for v in self.problem.data):
             fall_back("this fit", Untraceable("data that are drawn anew are no tensors"))
             engine = "pyro"
         return stepper(
-            self.pair, self._first, self.layout, self.leaves, schedule, loss=self.loss, engine=engine,
-            num_particles=options.num_particles,
+            self.problem, self.leaves, self.objective, schedule, engine=engine,
             precision=torch.bfloat16 if options.precision == "bfloat16" else None,
         )  # fmt: skip
 
@@ -272,12 +282,17 @@ def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
-def _iwae(options: FitOptions, loss: PyroELBO | None) -> IWAE | None:
-    if options.objective == "elbo":
-        return None
+def _objective(options: FitOptions, loss: PyroELBO | None) -> Objective:
+    wanted, num_particles = options.objective, options.num_particles
     if loss is not None:
-        raise InputError("loss and objective='iwae' exclude each other")
-    return IWAE(options.num_particles, options.doubly_reparameterised)
+        if wanted != "elbo":
+            raise InputError(f"loss and objective={wanted!r} exclude each other")
+        return PyroLoss(loss)
+    if wanted == "iwae":
+        return IWAE(num_particles, options.doubly_reparameterised)
+    if wanted == "mean-field":
+        return MeanFieldELBO(num_particles)
+    return TraceELBO(num_particles) if wanted == "elbo" else wanted
 
 
 def _batches(shape: Layout, batch_size: int | None, seed: int) -> Batches:
