@@ -114,7 +114,7 @@ class Nosy:
         self.ends: list[int] = []
 
     def after(self, step: int) -> int:
-        return step + 1 + step % 3
+        return step + 1 + step % 3 if step < 60 else step + 50 - step % 50
 
     def look(self, state: svi.State) -> None:
         self.seen.append(state.step)
@@ -132,7 +132,7 @@ class Nosy:
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"num_steps": 110, "average": 0.3}, {"num_steps": 700, "stop": True}]
+    "options", [{}, {"num_steps": 110, "average": 0.3}, {"num_steps": 450, "stop": True}]
 )
 def test_a_fit_is_the_same_with_and_without_observers(options: dict[str, Any], tmp_path: Path) -> None:
     plain, expected = _fitted(**options)
