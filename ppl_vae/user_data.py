@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.distributions import transform_to
 
 from ppl_vae.data.precision import merged_columns
-from ppl_vae.data.readers import load_array, load_arrays
+from ppl_vae.data.readers import listed_suffixes, load_array, load_arrays, read_dataset
 from ppl_vae.data.tables import Cells, read_cells
 from ppl_vae.errors import InputError, brief
 from ppl_vae.rng import seeded
@@ -32,7 +32,8 @@ def read_arguments(paths: Sequence[str], model: Callable[..., Any]) -> tuple[Ten
 
     One file may hold them all: a ``.csv`` whose columns, or an ``.npz`` whose arrays, have the names of the
     model's parameters; what else it holds is left alone. Otherwise each file is one argument, in order: a
-    ``.csv`` is a matrix (or a vector, if it has one column), a ``.npy`` an array.
+    ``.csv`` is a matrix (or a vector, if it has one column), a ``.npy`` an array. NetCDF files (``.nc``) and
+    ``.parquet`` ones hold arrays by name.
 
     Reals get torch's default precision, or float64 where that could not hold their values apart. The whole
     numbers of a ``.csv`` are reals that happen to be whole, and those of arrays integers, unless the model
@@ -300,7 +301,10 @@ def _read(path: Path) -> _Source:
         return _Source(path, {"": load_array(path)})
     if suffix == ".npz":
         return _Source(path, load_arrays(path))
-    raise InputError(f"{path} cannot be read; data are .csv, .npy or .npz files")
+    if suffix in (".nc", ".parquet"):
+        variables = read_dataset(path).variables
+        return _Source(path, {name: found.values for name, found in variables.items() if not found.levels})
+    raise InputError(f"{path} cannot be read; data are {listed_suffixes()} files")
 
 
 def _numeric(path: Path, values: np.ndarray) -> np.ndarray:

@@ -8,6 +8,7 @@ import torch
 from pyro.infer.autoguide import AutoNormal
 
 from ppl_vae import InputError, Pair, guide, svi
+from ppl_vae.data import as_dataset
 from ppl_vae.data.precision import merged_columns
 from ppl_vae.user_data import read_arguments
 from ppl_vae.user_program import load_program
@@ -358,3 +359,15 @@ def test_a_cell_is_named_by_its_line_in_the_file(folder, text, line):
         model = nan_masked
     with pytest.raises(InputError, match=f"row {line}, column 'x1?': 'b'"):
         read_arguments(table(folder, text), model)
+
+
+@pytest.mark.parametrize("suffix", [".nc", ".parquet"])
+def test_netcdf_and_parquet_are_arrays_by_name(folder, suffix):
+    if suffix == ".parquet":
+        pytest.importorskip("pyarrow")
+    held = as_dataset({"group": [0, 2, 1], "y": [1.0, 3.0, -4.0], "name": ["a", "b", "c"]})
+    path = folder / f"d{suffix}"
+    held.to_netcdf(path) if suffix == ".nc" else held.to_pandas().to_parquet(path)
+    group, y = read_arguments([str(path)], indexed)
+    assert (group.dtype, group.tolist()) == (torch.int64, [0, 2, 1])
+    assert (y.dtype, y.tolist()) == (torch.get_default_dtype(), [1, 3, -4])

@@ -130,7 +130,7 @@ class Features(Input):
             return dataset[names[0]]
         if not names:
             raise InputError(
-                f"{dataset.name} has no numeric column for {name!r}: it has {listed(dataset.variables)}."
+                f"{dataset.name} has no numeric column for {name!r}: it has {listed(search.offered())}."
             )
         return stacked(dataset, names)
 
@@ -413,7 +413,7 @@ class Games(Input):
             raise InputError(
                 f"{dataset.name} has no column '{missing_side[0]}': games need the columns winner and "
                 "loser, and it has "
-                f"{listed(dataset.variables)}."
+                f"{listed(search.offered())}."
             )
         sides = [dataset[held[side]] for side in ("winner", "loser")]
         search.taken.update(held[side] for side in ("winner", "loser"))

@@ -75,11 +75,15 @@ class Search:
         if not names:
             raise InputError(
                 f"{self.dataset.name} has no column {name!r}, which the model takes: it has "
-                f"{listed(self.dataset.variables)}; name the one that it is (columns={{{name!r}: …}})."
+                f"{listed(self.offered())}; name the one that it is (columns={{{name!r}: …}})."
             )
         if len(names) > 1:
             raise InputError(f"The input {name!r} is one column, not {len(names)} ({listed(names)}).")
         return self.dataset[names[0]]
+
+    def offered(self) -> list[str]:
+        """What the data set has to offer: its variables but for masks."""
+        return [name for name, found in self.dataset.variables.items() if found.kind != "mask"]
 
     def rest(self) -> list[str]:
         """The numeric columns that nobody has taken, in order.
