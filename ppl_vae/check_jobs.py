@@ -65,7 +65,7 @@ def check_run(
         rested=(converged_of(fit), str(fit["reason"])) if fit else None,
         cut=bool(fit)
         and converged_of(fit) is False
-        and int(fit.get("steps", run.settings.steps)) < run.settings.steps,
+        and int(fit.get("steps", run.settings.fit.num_steps)) < run.settings.fit.num_steps,
         rows=row_numbers(run, shape, rows, part) if rows is not None else None,
         calibrate=calibrate,
         budget=budget,

@@ -15,6 +15,7 @@ from ppl_vae.evidence_results import dimensions, evidence_json, together, worst_
 from ppl_vae.files import merge_json, told_later
 from ppl_vae.guides import Prior
 from ppl_vae.inference import annealing, bounds, bridge, exact, importance, nuts
+from ppl_vae.inference.graph import Compile
 from ppl_vae.inference.sites import Layout
 from ppl_vae.inference.terms import has_log_density, layout
 from ppl_vae.jobs import check_guide, part_of, row_numbers
@@ -23,7 +24,6 @@ from ppl_vae.progress import stage
 from ppl_vae.report.evidence_figure import evidence_curves
 from ppl_vae.report.figures import write_figure
 from ppl_vae.run import METHODS, Run
-from ppl_vae.settings import compile_option
 
 __all__ = ["Asked", "Found", "evidence_of_run"]
 
@@ -63,7 +63,7 @@ class Asked:
     temperatures: int = 1000
     start: str = "guide"
     defensive: float = 0.0
-    compile: str = "auto"
+    compile: Compile = "auto"
 
     def __post_init__(self) -> None:
         known = (*METHODS, "all")
@@ -233,7 +233,7 @@ class _Job:
                 num_particles=self.asked.particles,
                 num_repeats=max(2, self.asked.samples // self.asked.particles),
                 index=self.index,
-                compile=compile_option(self.asked.compile),
+                compile=self.asked.compile,
                 seed=self.seed,
                 progress=self.progress,
             )
@@ -247,7 +247,7 @@ class _Job:
             num_chains=self.asked.chains,
             tolerance=self.asked.tolerance,
             index=self.index,
-            compile=compile_option(self.asked.compile),
+            compile=self.asked.compile,
             seed=self.seed,
             checkpoint=self._kept("ais"),
             resume=self.resume,
@@ -268,7 +268,7 @@ class _Job:
             num_temperatures=self.asked.temperatures,
             num_chains=self.asked.chains,
             index=self.index,
-            compile=compile_option(self.asked.compile),
+            compile=self.asked.compile,
             seed=self.seed,
             progress=self.progress,
         )
@@ -320,7 +320,7 @@ class _Job:
             tolerance=None if method == "prior" else self.asked.tolerance,
             max_samples=self.asked.max_samples,
             index=self.index,
-            compile=compile_option(self.asked.compile),
+            compile=self.asked.compile,
             seed=self.seed,
             checkpoint=self._kept(method),
             resume=self.resume,
@@ -340,7 +340,7 @@ class _Job:
             *self.data,
             num_draws=BRIDGE_DRAWS,
             mass="low-rank",
-            compile=compile_option(self.asked.compile),
+            compile=self.asked.compile,
             seed=self.seed + 1,
             progress=self.progress,
         )

@@ -98,18 +98,18 @@ def dimensions(run: Run, shape: Layout, data: tuple[Tensor, ...]) -> Dimensions 
     count = run.source.num_features
     if not is_density(run.pair, *data, layout=shape):
         return Dimensions(count, 0.0, [])
-    settings = run.settings
-    data_dir = Path(settings.data_dir) if settings.data_dir else None
-    raw = Rows.of(load_dataset(settings.data, data_dir=data_dir))
+    preparation = run.settings.preparation
+    data_dir = Path(preparation.data_dir) if preparation.data_dir else None
+    raw = Rows.of(load_dataset(run.settings.data, data_dir=data_dir))
     if (step := grid_step(raw.values)) is None:
         return None
-    if settings.dequantize and raw.kind != "real":
+    if preparation.dequantize and raw.kind != "real":
         step /= 1 + step
     log_volume = count * math.log(step)
-    if settings.standardize:
+    if preparation.standardize:
         scale = raw.values[run.parts["train"]].std(0, dtype=np.float64)
         log_volume -= float(np.log(scale[scale > 0]).sum())
-    return Dimensions(count, log_volume, [] if settings.dequantize else [ON_A_GRID])
+    return Dimensions(count, log_volume, [] if preparation.dequantize else [ON_A_GRID])
 
 
 def together(

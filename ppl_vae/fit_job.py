@@ -7,22 +7,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from ppl_vae.data import Rows
 from ppl_vae.errors import InputError
 from ppl_vae.files import told_later, write_json, write_text
 from ppl_vae.guides import PerDatumNormal
 from ppl_vae.inference import svi
 from ppl_vae.inference.checkpoint import save_parameters
+from ppl_vae.models.base import HintsAtScale
 from ppl_vae.progress import stage
 from ppl_vae.run import Run, prepare_folder
 from ppl_vae.settings import Settings
 
 __all__ = ["converged_of", "fit_run"]
-
-# Sizes of the features between which a Gaussian likelihood and a network find their own scale.
-SCALES = (0.1, 10.0)
 
 
 def fit_run(
@@ -62,25 +57,13 @@ def fit_run(
     fitted = svi.fit(
         run.pair,
         *data,
-        num_steps=settings.steps,
-        batch_size=settings.batch_size,
-        lr=settings.lr,
-        num_particles=settings.particles,
-        objective="iwae" if settings.objective == "iwae" else "elbo",
-        doubly_reparameterised=settings.doubly_reparameterised,
-        kl_warmup=settings.kl_warmup,
-        clip_norm=settings.clip_norm,
-        train="guide" if settings.train == "guide" else "both",
         held_out=held_out,
         refresh=run.epoch_data if run.is_dynamic else None,
-        average=0.0 if settings.stop else settings.average,
-        stop=settings.stop,
-        precision="bfloat16" if settings.precision == "bfloat16" else None,
-        compile=settings.compile_option,
         seed=settings.seed,
         checkpoint=out / "checkpoint",
         resume=resume,
         progress=progress,
+        **settings.fit.keywords(),
     )
     final = fitted.final
     result = {
@@ -92,7 +75,7 @@ def fit_run(
         "kl": final.kl,
         "kl_is_analytic": final.kl_is_analytic,
         "num_units": final.num_units,
-        "objective": settings.objective,
+        "objective": settings.fit.objective,
         "steps": fitted.steps,
         "seconds": fitted.seconds,
         "converged": fitted.converged,
@@ -122,25 +105,10 @@ def converged_of(fit: Mapping[str, Any]) -> bool | None:
 
 
 def _scale_hint(run: Run) -> str | None:
-    """A sentence where the features' scale is far from the one that a Gaussian likelihood starts at."""
-    likelihood, options = run.settings.options.get("likelihood"), run.settings.options
-    networks = run.settings.model == "vae"
-    if not isinstance(run.source, Rows) or (networks and likelihood in (None, "bernoulli")):
+    """What the model has to say of the features' scale."""
+    if run.settings.preparation.standardize or not isinstance(run.model, HintsAtScale):
         return None
-    if run.settings.standardize or "start_scale" in options:
-        return None
-    values = run.source.values[run.parts["train"]].astype(np.float64)
-    # A network is fed the values themselves; PPCA starts at their mean.
-    sizes = np.sqrt((values**2).mean(0)) if networks else values.std(0)
-    place = int(sizes.argmax())
-    if SCALES[0] <= sizes[place] <= SCALES[1]:
-        return None
-    measure = "root mean square" if networks else "standard deviation"
-    return (
-        f"the features are far from scale 1 (the largest {measure} is {sizes[place]:.3g}, of "
-        f"{run.source.feature_names[place]}): standardise them (--standardize)"
-        + (", or give the likelihood its scale (--set start_scale=SD)" if networks else "")
-    )
+    return run.model.scale_hint(run.training(), run.settings.options)
 
 
 def _csv(header: tuple[str, ...], rows: Any) -> str:

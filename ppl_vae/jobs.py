@@ -18,6 +18,7 @@ from ppl_vae.files import told_later, write_json
 from ppl_vae.foreign import foreign_draws
 from ppl_vae.guides import PerDatumNormal
 from ppl_vae.inference import annealing, exact, guide, importance, nuts
+from ppl_vae.inference.graph import Compile
 from ppl_vae.inference.nuts import Mass, Sampler
 from ppl_vae.inference.sites import Layout
 from ppl_vae.inference.terms import layout
@@ -27,7 +28,6 @@ from ppl_vae.report.figures import write_figure
 from ppl_vae.report.gap_figure import gap_bars
 from ppl_vae.rng import derived
 from ppl_vae.run import Run
-from ppl_vae.settings import compile_option
 from ppl_vae.wording import chosen_rows as told_rows
 
 __all__ = ["check_guide", "chosen_rows", "compare_run", "gaps_of_run", "part_of", "row_numbers"]
@@ -53,7 +53,7 @@ class ReferenceOptions:
     draws: int = 500
     warmup: int | None = None
     sampler: str = "nutpie"
-    compile: str = "auto"
+    compile: Compile = "auto"
 
     def __post_init__(self) -> None:
         for name, least in (("draws", 4), ("warmup", 1), ("chains", 1)):
@@ -71,7 +71,7 @@ class ReferenceKeywords(TypedDict, total=False):
     draws: int
     warmup: int | None
     sampler: str
-    compile: str
+    compile: Compile
 
 
 def compare_run(
@@ -134,7 +134,7 @@ def compare_run(
             sampler=cast(Sampler, asked.sampler),
             # Global latents are few and correlated.
             mass=MASS.get(asked.sampler, "diagonal") if index is None else "diagonal",
-            compile=compile_option(asked.compile),
+            compile=asked.compile,
             coords=coords,
             seed=seed + 1,
             progress=progress,
@@ -168,7 +168,7 @@ def gaps_of_run(
     rows: slice | None = None,
     samples: int = 2000,
     method: str = "ais",
-    compile: str = "auto",
+    compile: Compile = "auto",
     seed: int | None = None,
     progress: bool = True,
     complaints: list[InputError] | None = None,
@@ -204,7 +204,7 @@ def gaps_of_run(
     if method == "ais" and index is not None and not isinstance(run.model, ExactEvidence):
         stage("log p(x) by ais", show=progress)
         evidence = annealing.log_evidence(
-            run.pair, *tensors, index=index, compile=compile_option(compile), seed=seed, progress=progress
+            run.pair, *tensors, index=index, compile=compile, seed=seed, progress=progress
         )
     stage("the best guides of each row", show=progress)
     found = gaps(
@@ -214,7 +214,7 @@ def gaps_of_run(
         evidence=evidence,
         num_samples=samples,
         seed=seed,
-        compile=compile_option(compile),
+        compile=compile,
         progress=progress,
     )
     result = {

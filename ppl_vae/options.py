@@ -7,10 +7,13 @@ the shell calls otherwise has ``metadata={"shell": "--steps"}``; ``{"shell": Non
 import dataclasses
 import inspect
 import re
+from collections.abc import Mapping, Sequence
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
-__all__ = ["choices", "differences", "docs", "shell_names"]
+__all__ = ["changed", "choices", "differences", "docs", "from_plain", "in_shell_words", "shell_names"]
+
+Kind = TypeVar("Kind")
 
 # A name or several of them at the start of a line, and what is said of them.
 ENTRY = re.compile(r"(\w+(?:, \w+)*): (.*)")
@@ -69,3 +72,99 @@ def differences(cls: Any, keywords: type) -> list[str]:
         if fields[name] != keys[name]
     ]
     return sorted(found)
+
+
+def in_shell_words(text: str, cls: Any) -> str:
+    """A complaint that begins with a field's name, under the name that the shell has for it."""
+    field = re.match(r"\w*", text)[0]  # type: ignore[index]
+    shell = shell_names(cls).get(field)
+    return text if shell is None else shell.partition("/")[0] + text.removeprefix(field)
+
+
+def changed(options: Any) -> dict[str, Any]:
+    """The fields of an options object that are not at their defaults."""
+    values = {f.name: getattr(options, f.name) for f in dataclasses.fields(options)}
+    usual = {f.name: f.default for f in dataclasses.fields(options)}
+    return {name: value for name, value in values.items() if value != usual[name]}
+
+
+def from_plain(cls: type[Kind], content: Mapping[str, Any]) -> Kind:
+    """An options object from values by name, as JSON or a shell gives them: lists become tuples.
+
+    What is not among its fields is left out, and what is missing has its default.
+
+    Raises:
+        ValueError: naming the first field whose value is of another type, or no choice of its.
+        KeyError: for a field that is missing and has no default.
+    """
+    hints = get_type_hints(cls)
+    values = {}
+    for field in dataclasses.fields(cast(Any, cls)):
+        if field.name in content:
+            values[field.name] = _fitting(field.name, content[field.name], hints[field.name])
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            raise KeyError(field.name)
+    return cls(**values)
+
+
+WORDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", dict: "a mapping"}
+
+
+def _fitting(name: str, value: Any, hint: Any) -> Any:
+    """A value as its field's type has it.
+
+    Raises:
+        ValueError: if it is of another.
+    """
+    parts = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    for part in parts:
+        found = _as(value, part)
+        if found is not _OTHER:
+            return found
+    raise ValueError(f"{name} is {value!r}; it is {_accepted(parts)}")
+
+
+_OTHER = object()
+
+
+def _as(value: Any, hint: Any) -> Any:
+    """A value as a plain type has it; `_OTHER` where it is none of it."""
+    if hint is Any or (hint is type(None) and value is None):
+        return value
+    if get_origin(hint) is Literal:
+        return value if any(value == v and type(value) is type(v) for v in get_args(hint)) else _OTHER
+    if get_origin(hint) is tuple:
+        return _as_tuple(value, get_args(hint))
+    if get_origin(hint) is dict:
+        return value if isinstance(value, dict) else _OTHER
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    # A boolean is an integer to Python, and to nobody else.
+    is_it = (
+        isinstance(hint, type) and isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
+    )
+    return value if is_it else _OTHER
+
+
+def _as_tuple(value: Any, hints: tuple[Any, ...]) -> Any:
+    if not isinstance(value, list | tuple):
+        return _OTHER
+    each = [hints[0]] * len(value) if hints[-1] is Ellipsis else list(hints)
+    if len(each) != len(value):
+        return _OTHER
+    found = tuple(_as(part, hint) for part, hint in zip(value, each, strict=True))
+    return _OTHER if any(part is _OTHER for part in found) else found
+
+
+def _accepted(hints: Sequence[Any]) -> str:
+    """What types accept, in words."""
+    words: list[str] = []
+    for hint in hints:
+        if get_origin(hint) is Literal:
+            words += [str(value) for value in get_args(hint)]
+        elif get_origin(hint) is tuple:
+            several = get_args(hint)[-1] is Ellipsis
+            words.append("several numbers" if several else f"{len(get_args(hint))} numbers")
+        elif hint is not type(None):
+            words.append(WORDS.get(hint, str(hint)))
+    return " or ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)

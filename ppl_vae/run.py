@@ -3,31 +3,37 @@
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ppl_vae.data import SUFFIXES, Dataset, Games, Prepared, Rows, load_dataset, prepare
-from ppl_vae.data.prepare import Preparation
+from ppl_vae.data.prepare import PrepareKeywords
 from ppl_vae.errors import InputError
 from ppl_vae.files import CHECK_FILES, PART, reading, write_text
 from ppl_vae.inference.checkpoint import load_parameters
+from ppl_vae.inference.fitting.options import FitOptions
+from ppl_vae.models.base import FitDefaults, SuiteModel, defaults_of
+from ppl_vae.options import from_plain, in_shell_words, shell_names
 from ppl_vae.program import Pair
+from ppl_vae.registry import find_model
 from ppl_vae.rng import seeded
-from ppl_vae.settings import (
-    Settings,
-    check_values,
-    checked_options,
-    device_of,
-    model_class,
-    model_options,
-)
+from ppl_vae.settings import Preparation, Settings, check_guide, device_of, options_of
+from ppl_vae.user_program import is_program
 
 __all__ = ["METHODS", "Run", "only_begun", "prepare_folder", "settings_for"]
+
+Part_ = TypeVar("Part_", Preparation, FitOptions)
+# Fields by what the command line calls them: --steps is num_steps.
+OTHER_NAMES = {
+    option.partition("/")[0].removeprefix("--").replace("-", "_"): name
+    for cls in (Preparation, FitOptions)
+    for name, option in shell_names(cls).items()
+}
 
 # How log p(x) can be had, in the order in which a table shows them.
 METHODS = ("exact", "is", "defensive", "prior", "iwae", "ais", "bridge", "bdmc")
@@ -55,7 +61,7 @@ class Run:
     """
 
     settings: Settings
-    model: Any
+    model: SuiteModel
     pair: Pair
     data: Prepared
     source: Rows | Games | Dataset
@@ -69,21 +75,17 @@ class Run:
             InputError: for anything asked that cannot be done.
         """
         device = device_of(settings.device)
-        chosen = model_class(settings.model)
+        chosen = find_model(settings.model)
+        check_guide(chosen, settings.guide)
         data = prepare(_loaded(settings, settings.data), chosen.inputs, **_preparation(settings))
         with seeded(settings.seed):
             training = chosen.data_type.of(data.part("train"))
-            model = chosen.from_data(training, **checked_options(chosen, settings.options))
+            model = chosen.from_data(training, settings.options)
             tensors = data.arguments("train", getattr(torch, chosen.defaults.dtype))
-            guides = chosen.guides
-            if settings.guide not in guides:
-                raise InputError(
-                    f"{settings.model} has no guide {settings.guide!r}; it has {', '.join(guides)}"
-                )
-            guide = guides[settings.guide](model, *tensors)
-        model.to(device)
-        if isinstance(guide, nn.Module):
-            guide.to(device)
+            guide = chosen.guides[settings.guide](model, *tensors)
+        for program in (model, guide):
+            if isinstance(program, nn.Module):
+                program.to(device)
         return cls(settings, model, Pair(model, guide), data, chosen.data_type.of(data.dataset))
 
     @classmethod
@@ -99,7 +101,6 @@ class Run:
         if not (folder / "parameters.safetensors").exists():
             raise InputError(f"{folder} is not fitted yet: finish it with `ppl-vae fit … --resume`")
         with reading(folder / "config.json"):
-            check_values(asdict(settings), model_class(settings.model))
             run = cls.make(settings)
         run.pair.initialise(*run.tensors("train"), seed=settings.seed)
         load_parameters(run.pair, folder / "parameters.safetensors")
@@ -125,9 +126,13 @@ class Run:
             raise InputError(
                 "evidence of other data needs a model of rows; a skill model's evidence is its own games'"
             )
-        raw = _loaded(self.settings, self.settings.data) if self.settings.standardize else other
+        raw = _loaded(self.settings, self.settings.data) if self.settings.preparation.standardize else other
         alike = self.data.alike(other, raw, _preparation(self.settings))
         return alike.arguments(self.data.inputs, self._dtype, device_of(self.settings.device))
+
+    def training(self) -> Any:
+        """The data that the model learns from, of its type, after preprocessing."""
+        return type(self.model).data_type.of(self.data.part("train"))
 
     def epoch_data(self, epoch: int) -> tuple[Tensor, ...]:
         """Training rows binarised afresh for an epoch."""
@@ -157,60 +162,81 @@ def settings_for(model: str, data: str, given: Mapping[str, Any], options: Mappi
     """Fill in the model's defaults for everything that was not given.
 
     Args:
-        model: its name.
+        model: its name, or FILE.py:CLASS.
         data: name or path.
-        given: fields of `Settings`, and ``epochs``, that were asked for; None counts as not given.
+        given: fields of `Settings`, `Preparation` and `FitOptions`, by their names or as the command line
+            calls them (steps), and ``epochs``; None counts as not given.
         options: the model's own options.
 
     Raises:
         InputError: for an unknown model, option or value.
     """
-    cls = model_class(model)
-    defaults = cls.defaults
-    options = {name: value for name, value in options.items() if value is not None}
-    checked_options(cls, options)
-    given = {name: value for name, value in given.items() if value is not None}
+    cls = find_model(model)
+    chosen = options_of(cls, {name: value for name, value in options.items() if value is not None})
+    given = {OTHER_NAMES.get(name, name): value for name, value in given.items() if value is not None}
     epochs = given.pop("epochs", None)
-    # Averages over a share of the steps belong to a fixed number of them.
-    stop = bool(given.get("stop", not given.get("average")))
-    is_vae_like = "likelihood" in model_options(cls)
-    binary = options.get("likelihood", "bernoulli") == "bernoulli"
-    values = {
-        "guide": next(iter(cls.guides)),
-        "standardize": defaults.standardize,
-        "binarize": "static" if is_vae_like and binary else "none",
-        "split": defaults.split,
-        "steps": defaults.max_steps if stop else defaults.num_steps,
-        "batch_size": defaults.batch_size,
-        "lr": defaults.lr,
-        "particles": defaults.num_particles,
-        # Where a fit ends by itself, the cap says nothing about its length.
-        "kl_warmup": round(defaults.kl_warmup * _length(given.get("steps"), defaults.num_steps, stop)),
-        "clip_norm": None,
-        "train": "both",
-        "seed": 0,
-        "device": "cpu",
-        "data_dir": None,
-        "average": 0.0,
-        "precision": "float32",
-        "compile": "auto",
-        "objective": "elbo",
-        "doubly_reparameterised": False,
-        "dequantize": False,
-        "stop": stop,
-        **given,
-    }
-    check_values(values, cls)
-    # A run can be opened from any folder: a file's path is kept in full.
-    data = str(Path(data).resolve()) if Path(data).suffix.lower() in SUFFIXES else data
-    settings = Settings(model=model, data=data, options=options, **values)
+    if epochs is not None and "num_steps" in given:
+        raise InputError("--steps and --epochs exclude each other")
+    usual = defaults_of(cls, chosen)
+    guide = given.pop("guide", next(iter(cls.guides)))
+    check_guide(cls, guide)
+    seed, device = given.pop("seed", 0), given.pop("device", "cpu")
+    if seed < 0:
+        raise InputError(f"--seed is {seed}; it must be at least 0")
+    device_of(device)
+    settings = Settings(
+        model=_in_full(model) if is_program(model) else model,
+        # A run can be opened from any folder: a file's path is kept in full.
+        data=str(Path(data).resolve()) if Path(data).suffix.lower() in SUFFIXES else data,
+        guide=guide,
+        options=chosen,
+        preparation=_declared(Preparation, _usual_preparation(usual), given),
+        fit=_declared(FitOptions, _usual_fit(usual, given), given),
+        seed=seed,
+        device=device,
+    )
     if epochs is None:
         return settings
     settings = _with_epochs(settings, epochs)
     if "kl_warmup" in given:
         return settings
-    length = _length(settings.steps, defaults.num_steps, stop)
-    return replace(settings, kl_warmup=round(defaults.kl_warmup * length))
+    length = _length(settings.fit.num_steps, usual.num_steps, settings.fit.stop)
+    return replace(settings, fit=replace(settings.fit, kl_warmup=round(usual.kl_warmup * length)))
+
+
+def _usual_preparation(usual: FitDefaults) -> dict[str, Any]:
+    return {"standardize": usual.standardize, "binarize": usual.binarize, "split": usual.split}
+
+
+def _usual_fit(usual: FitDefaults, given: Mapping[str, Any]) -> dict[str, Any]:
+    # Averages over a share of the steps belong to a fixed number of them.
+    stop = bool(given.get("stop", not given.get("average")))
+    # Where a fit ends by itself, the cap says nothing about its length.
+    length = _length(given.get("num_steps"), usual.num_steps, stop)
+    return {
+        "num_steps": usual.max_steps if stop else usual.num_steps,
+        "batch_size": usual.batch_size,
+        "lr": usual.lr,
+        "num_particles": usual.num_particles,
+        "kl_warmup": round(usual.kl_warmup * length),
+        "precision": "float32",
+        "stop": stop,
+    }
+
+
+def _declared(cls: type[Part_], usual: Mapping[str, Any], given: Mapping[str, Any]) -> Part_:
+    """Options of a class, from its model's defaults and what was given, complaining in the shell's words."""
+    names = {f.name for f in fields(cls)}
+    asked = {name: value for name, value in given.items() if name in names}
+    try:
+        return from_plain(cls, {**usual, **asked})
+    except (ValueError, InputError) as error:
+        raise InputError(in_shell_words(str(error), cls)) from None
+
+
+def _in_full(program: str) -> str:
+    file, _, name = program.rpartition(":")
+    return f"{Path(file).resolve()}:{name}"
 
 
 def prepare_folder(folder: Path, settings: Settings, *, resume: bool, overwrite: bool) -> None:
@@ -228,12 +254,12 @@ def prepare_folder(folder: Path, settings: Settings, *, resume: bool, overwrite:
     kept = [] if only_begun(folder) else held
     if resume and kept:
         before = Settings.from_json(folder / "config.json")
-        old, new = asdict(before), asdict(settings)
-        if changed := [name for name in old if _plain(old[name]) != _plain(new[name])]:
+        old, new = _flat(before), _flat(settings)
+        if changed := [name for name in old if old[name] != new.get(name)]:
             name = changed[0]
             raise InputError(
-                f"{folder} was started with {name}={old[name]}, not {new[name]}; --resume goes on with the "
-                "same options"
+                f"{folder} was started with {name}={old[name]}, not {new.get(name)}; --resume goes on with "
+                "the same options"
             )
         return
     if kept and not overwrite:
@@ -262,18 +288,20 @@ def only_begun(folder: Path) -> bool:
 
 def _loaded(settings: Settings, data: str) -> Dataset:
     """A data set by name or path, for a run of these settings."""
-    return load_dataset(data, data_dir=Path(settings.data_dir) if settings.data_dir else None)
+    data_dir = settings.preparation.data_dir
+    return load_dataset(data, data_dir=Path(data_dir) if data_dir else None)
 
 
-def _preparation(settings: Settings) -> Preparation:
+def _preparation(settings: Settings) -> PrepareKeywords:
     """What is done to the data of a run."""
+    asked = settings.preparation
     return {
         "seed": settings.seed,
-        "fractions": settings.split,
-        "standardize": settings.standardize,
-        "binarize": settings.binarize,
-        "dequantize": settings.dequantize,
-        "columns": None,
+        "fractions": asked.split,
+        "standardize": asked.standardize,
+        "binarize": asked.binarize,
+        "dequantize": asked.dequantize,
+        "columns": asked.columns or None,
     }
 
 
@@ -282,8 +310,8 @@ def _with_epochs(settings: Settings, epochs: float) -> Settings:
     if not 0 < epochs < float("inf"):
         raise InputError(f"--epochs is {epochs}; it must be positive")
     count = len(Run.make(settings).parts["train"])
-    batch = min(settings.batch_size or count, count)
-    return replace(settings, steps=max(1, round(epochs * count / batch)))
+    batch = min(settings.fit.batch_size or count, count)
+    return replace(settings, fit=replace(settings.fit, num_steps=max(1, round(epochs * count / batch))))
 
 
 def _length(steps: int | None, usual: int, stop: bool) -> int:
@@ -293,6 +321,8 @@ def _length(steps: int | None, usual: int, stop: bool) -> int:
     return min(steps, usual) if stop else steps
 
 
-def _plain(value: Any) -> Any:
-    """As JSON would give it back, for comparing settings."""
-    return json.loads(json.dumps(value))
+def _flat(settings: Settings) -> dict[str, Any]:
+    """All settings by name, as JSON would give them back, for comparing."""
+    content = json.loads(json.dumps(asdict(settings)))
+    parts = [content.pop(name) for name in ("options", "preparation", "fit")]
+    return {**content, **{name: value for part in parts for name, value in part.items()}}

@@ -1,34 +1,59 @@
 """What a fit is asked for: everything that determines it, checked before anything is loaded."""
 
-import inspect
 import json
 import platform
 import re
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 
-from ppl_vae import models
 from ppl_vae.errors import InputError
-from ppl_vae.inference.graph import Compile, check_compile
+from ppl_vae.inference.fitting.options import FitOptions
 from ppl_vae.inference.steps import engine_for
+from ppl_vae.models.base import SuiteModel
+from ppl_vae.options import from_plain, shell_names
+from ppl_vae.registry import find_model
+from ppl_vae.user_program import digest_of
 
-__all__ = [
-    "Settings",
-    "check_values",
-    "checked_options",
-    "compile_option",
-    "device_of",
-    "model_class",
-    "model_classes",
-    "model_options",
-]
+__all__ = ["Preparation", "Settings", "check_guide", "device_of", "options_of"]
 
 PACKAGES = ("ppl-vae", "torch", "pyro-ppl", "numpy", "arviz-stats", "xarray")
+# How ``config.json`` is laid out; that of 0.1.0 had no number and no parts.
+FORMAT = 2
+OLD_NAMES = {"steps": "num_steps", "particles": "num_particles"}
+NOT_SHOWN: dict[str, Any] = {"shell": None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preparation:
+    """What is done to data before a fit.
+
+    Attributes:
+        standardize: centre and scale features by the training rows.
+        binarize: what greys become: binary once (static), every epoch anew (dynamic), or none.
+        dequantize: add uniform noise of one grid step to grey or whole-numbered features; needs --binarize
+            none.
+        split: fractions of train, validation and test rows; an official test split is kept.
+        columns: which columns of the data an input is made of, where it is not the one of its own name.
+        data_dir: where torchvision's data sets are read from or downloaded to (default: the user's cache)
+    """
+
+    standardize: bool = field(default=False, metadata={"shell": "--standardize/--no-standardize"})
+    binarize: Literal["static", "dynamic", "none"] = "none"
+    dequantize: bool = False
+    split: tuple[float, float, float] = (1.0, 0.0, 0.0)
+    columns: dict[str, Any] = field(default_factory=dict, metadata=NOT_SHOWN)
+    data_dir: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.binarize not in ("static", "dynamic", "none"):
+            raise InputError(f"binarize is {self.binarize!r}; it is static, dynamic or none")
+        if self.dequantize and self.binarize != "none":
+            raise InputError("--dequantize is for real-valued likelihoods; it excludes --binarize")
 
 
 @dataclass(frozen=True)
@@ -38,192 +63,124 @@ class Settings:
     Attributes:
         model: its name on the command line.
         data: name of a data set or path of a file.
-        guide: its name among the model's guides.
-        options: the model's own options.
-        standardize: whether features are centred and scaled by the training rows.
-        binarize: "static", "dynamic" or "none".
-        split: fractions of train, validation and test rows.
-        steps, batch_size, lr, particles, kl_warmup, clip_norm, train: of `svi.fit`.
-        seed: of the split, of initial values and of everything random.
-        device: "cpu", "cuda" or "cuda:N".
-        data_dir: where torchvision's data sets are.
-        average: fraction of the steps, at the end, whose iterates are averaged.
-        precision: "float32" (as the model is) or "bfloat16" (autocast).
-        compile: "auto", "on" or "off".
-        objective: "elbo" or "iwae", whose K is ``particles``.
-        doubly_reparameterised: of the IWAE objective's gradient.
-        dequantize: whether features get uniform noise of one step of their grid.
-        stop: whether the fit ends by itself, ``steps`` being the most.
+        guide: guide, one of the model's.
+        options: the model's own options, of its class `Options`.
+        preparation: of the data.
+        fit: options of the fit.
+        seed: seed of the split, of initial values and of everything random.
+        device: where to compute: cpu, cuda or cuda:N.
     """
 
-    model: str
-    data: str
+    model: str = field(metadata=NOT_SHOWN)
+    data: str = field(metadata=NOT_SHOWN)
     guide: str
-    options: Mapping[str, Any]
-    standardize: bool
-    binarize: str
-    split: tuple[float, float, float]
-    steps: int
-    batch_size: int | None
-    lr: float
-    particles: int
-    kl_warmup: int
-    clip_norm: float | None
-    train: str
-    seed: int
-    device: str
-    data_dir: str | None
-    average: float = 0.0
-    precision: str = "float32"
-    compile: str = "auto"
-    objective: str = "elbo"
-    doubly_reparameterised: bool = False
-    dequantize: bool = False
-    stop: bool = False
-
-    @property
-    def compile_option(self) -> Compile:
-        """``compile`` as `svi.fit` takes it."""
-        return compile_option(self.compile)
+    options: Any = field(metadata=NOT_SHOWN)
+    preparation: Preparation = field(metadata=NOT_SHOWN)
+    fit: FitOptions = field(metadata=NOT_SHOWN)
+    seed: int = 0
+    device: str = "cpu"
 
     def to_json(self) -> str:
         """The settings with the versions they are fitted under."""
         about = {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
-        engine = engine_for(self.compile_option, self.steps, self.stop)
-        return json.dumps({**asdict(self), "engine": engine, "versions": about}, indent=2) + "\n"
+        engine = engine_for(self.fit.compile, self.fit.num_steps, self.fit.stop)
+        content = {"format": FORMAT, **asdict(self), "engine": engine, "versions": about}
+        if digest := digest_of(self.model):
+            content["program"] = digest
+        return json.dumps(content, indent=2) + "\n"
 
     @classmethod
     def from_json(cls, path: Path) -> Self:
-        """Read what `to_json` wrote.
+        """Read what `to_json` wrote, in this version or in 0.1.0.
 
         Raises:
-            InputError: if the file is missing or damaged.
+            InputError: if the file is missing or damaged, or the model's file is not what was fitted.
         """
         try:
             content = dict(json.loads(path.read_text(encoding="utf-8")))
-            fields = cls.__dataclass_fields__.items()
-            # Runs from before a field existed have its default.
-            content = {
-                name: content[name] for name, field in fields if name in content or field.default is MISSING
+            content = content if "format" in content else _from_0_1(content)
+            _check_shape(content)
+            _check_program(content, path.parent)
+            parts = {
+                "options": from_plain(find_model(content["model"]).Options, content["options"]),
+                "preparation": from_plain(Preparation, content["preparation"]),
+                "fit": from_plain(FitOptions, content["fit"]),
             }
-            _check_types(content)
-            return cls(**{**content, "split": tuple(content["split"])})
+            return from_plain(cls, {**content, **parts})
         except FileNotFoundError:
             raise InputError(f"{path.parent} is not a run: it has no config.json") from None
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise InputError(f"{path} is damaged: {error}") from error
 
 
-def _check_types(content: Mapping[str, Any]) -> None:
-    """Refuse fields whose values are of another type than a fit's settings have.
-
-    Raises:
-        ValueError: naming the first one.
-    """
-    kinds: dict[str, tuple[type, ...]] = {
-        **dict.fromkeys(
-            ("model", "data", "guide", "binarize", "train", "device", "precision", "compile"), (str,)
-        ),
-        **dict.fromkeys(("objective",), (str,)),
-        **dict.fromkeys(("steps", "particles", "kl_warmup", "seed"), (int,)),
-        **dict.fromkeys(("standardize", "doubly_reparameterised", "dequantize", "stop"), (bool,)),
-        **dict.fromkeys(("lr", "average"), (int, float)),
-        "batch_size": (int, type(None)),
-        "clip_norm": (int, float, type(None)),
-        "data_dir": (str, type(None)),
-        "options": (dict,),
-        "split": (list,),
+def _from_0_1(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of 0.1.0, which lay side by side, in today's parts."""
+    given = {OLD_NAMES.get(name, name): value for name, value in content.items()}
+    parts = {
+        "preparation": {f.name: given[f.name] for f in fields(Preparation) if f.name in given},
+        "fit": {f.name: given[f.name] for f in fields(FitOptions) if f.name in given},
     }
-    for name, value in content.items():
-        # A boolean is an integer to Python, and to nobody else.
-        if not isinstance(value, kinds[name]) or (isinstance(value, bool) and bool not in kinds[name]):
-            raise ValueError(f"{name} is {value!r}")
-    if len(content["split"]) != 3 or not all(isinstance(part, int | float) for part in content["split"]):
-        raise ValueError(f"split is {content['split']!r}")
+    # What every fit had been asked for.
+    for name in ("num_steps", "lr", "num_particles", "kl_warmup", "train"):
+        parts["fit"][name] = given[name]
+    return {**given, **parts}
 
 
-def model_classes() -> dict[str, Any]:
-    """The suite's models by their names on the command line."""
-    return {cls.name: cls for cls in (getattr(models, name) for name in models.__all__)}
-
-
-def model_class(name: str) -> Any:
-    """The model of that name.
+def _check_shape(content: Mapping[str, Any]) -> None:
+    """Refuse parts that are no mappings, and a model that is no name.
 
     Raises:
-        InputError: naming the ones there are.
+        ValueError: naming the first of them.
     """
-    known = model_classes()
-    if name not in known:
-        raise InputError(f"there is no model {name!r}; there are {', '.join(sorted(known))}")
-    return known[name]
+    for name in ("options", "preparation", "fit"):
+        if not isinstance(content[name], dict):
+            raise ValueError(f"{name} is {content[name]!r}")
+    if not isinstance(content["model"], str):
+        raise ValueError(f"model is {content['model']!r}")
 
 
-def model_options(cls: Any) -> dict[str, inspect.Parameter]:
-    """A model's own options and their defaults."""
-    parameters = inspect.signature(cls.from_data).parameters.values()
-    return {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY}
-
-
-def compile_option(text: str) -> Compile:
-    """The command line's word.
+def _check_program(content: Mapping[str, Any], folder: Path) -> None:
+    """Refuse a model's file that is not what was fitted, before it is run.
 
     Raises:
-        InputError: unless it is "auto", "on" or "off".
+        InputError: naming the file.
     """
-    if text not in ("auto", "on", "off"):
-        raise InputError(f"--compile is {text!r}; it is auto, on or off")
-    return check_compile(text)
+    known = content.get("program")
+    digest = digest_of(str(content["model"]), folder)
+    if digest != known:
+        raise InputError(
+            f"{folder} was fitted with {content['model']}, whose file has changed since or lies in the run's "
+            "folder; fit again"
+        )
 
 
-def checked_options(cls: Any, options: Mapping[str, Any]) -> dict[str, Any]:
-    """A model's options.
+def check_guide(model: type[SuiteModel], guide: str) -> None:
+    """Refuse a guide that a model does not have.
 
     Raises:
-        InputError: for one that it does not have.
+        InputError: naming the ones it has.
     """
-    known = model_options(cls)
-    for name in options:
+    if guide not in model.guides:
+        raise InputError(f"{model.name} has no guide {guide!r}; it has {', '.join(model.guides)}")
+
+
+def options_of(model: type[SuiteModel], given: Mapping[str, Any]) -> Any:
+    """A model's options from what was given by name.
+
+    Raises:
+        InputError: for one that it does not have, or a value of another type.
+    """
+    known = shell_names(model.Options)
+    for name in given:
         if name not in known:
-            shown = ", ".join("--" + option.replace("_", "-") for option in known)
             raise InputError(
-                f"--{name.replace('_', '-')} does not belong to {cls.name}; its options are {shown}"
+                f"--{name.replace('_', '-')} does not belong to {model.name}; its options are "
+                f"{', '.join(known.values())}"
             )
-    return dict(options)
-
-
-def check_values(values: Mapping[str, Any], cls: Any) -> None:
-    """Refuse values that no fit of this model can have.
-
-    Raises:
-        InputError: naming the option and what is accepted.
-    """
-    if values["guide"] not in cls.guides:
-        raise InputError(f"{cls.name} has no guide {values['guide']!r}; it has {', '.join(cls.guides)}")
-    if values["binarize"] not in ("static", "dynamic", "none"):
-        raise InputError(f"--binarize is {values['binarize']!r}; it is static, dynamic or none")
-    if values["train"] not in ("both", "guide"):
-        raise InputError(f"--train is {values['train']!r}; it is both or guide")
-    if values["objective"] not in ("elbo", "iwae"):
-        raise InputError(f"--objective is {values['objective']!r}; it is elbo or iwae")
-    if values["doubly_reparameterised"] and values["objective"] != "iwae":
-        raise InputError("--doubly-reparameterised belongs to --objective iwae")
-    if values["dequantize"] and values["binarize"] != "none":
-        raise InputError("--dequantize is for real-valued likelihoods; it excludes --binarize")
-    compile_option(values["compile"])
-    if values["precision"] not in ("float32", "bfloat16"):
-        raise InputError(f"--precision is {values['precision']!r}; it is float32 or bfloat16")
-    if not 0 <= values["average"] <= 1:
-        raise InputError(f"--average is {values['average']}; it is a fraction of the steps, from 0 to 1")
-    for name, least in (("steps", 1), ("particles", 1), ("kl_warmup", 0), ("seed", 0)):
-        if values[name] < least:
-            raise InputError(f"--{name.replace('_', '-')} is {values[name]}; it must be at least {least}")
-    if values["batch_size"] is not None and values["batch_size"] < 1:
-        raise InputError(f"--batch-size is {values['batch_size']}; it must be at least 1")
-    for name in ("lr", "clip_norm"):
-        if values[name] is not None and not 0 < values[name] < float("inf"):
-            raise InputError(f"--{name.replace('_', '-')} is {values[name]}; it must be positive")
-    device_of(values["device"])
+    try:
+        return from_plain(model.Options, given)
+    except ValueError as error:
+        raise InputError(f"--{str(error).replace('_', '-', 1)}") from None
 
 
 def device_of(name: str) -> torch.device:

@@ -19,6 +19,7 @@ from ppl_vae.guides import AmortisedNormal
 from ppl_vae.inference import guide as guide_method
 from ppl_vae.inference.stopping import Stopping
 from ppl_vae.models import PPCA, VAE, BayesianPPCA, TrueSkill
+from ppl_vae.options import changed
 from ppl_vae.posterior import Posterior
 from ppl_vae.program import HasIdentifiable
 from ppl_vae.report import Banner, Part, Picture, Section, Table, Tone, write_page
@@ -234,7 +235,7 @@ def _fit_part(run: Run, fit: Mapping[str, Any]) -> Part:
         pd.read_csv(run.folder / "elbo.csv")["elbo"].to_numpy(),
         pd.read_csv(run.folder / "held-out.csv").to_numpy(dtype=float),
         fit["num_units"],
-        kl_warmup=run.settings.kl_warmup,
+        kl_warmup=run.settings.fit.kl_warmup,
         stopping=Stopping.from_json(fit["stopping"]) if fit.get("stopping") else None,
     )
 
@@ -323,11 +324,12 @@ def _settings_table(run: Run) -> pd.DataFrame:
         "model": settings.model,
         "guide": settings.guide,
         "data": Path(settings.data).name,
-        "options": ", ".join(f"{name}={value}" for name, value in settings.options.items()) or "defaults",
+        "options": ", ".join(f"{name}={value}" for name, value in changed(settings.options).items())
+        or "defaults",
         "preprocessing": "; ".join(run.source.history) if isinstance(run.source, Rows) else "none",
-        "steps, at most" if settings.stop else "steps": settings.steps,
-        "batch size": settings.batch_size or "all",
-        "learning rate": settings.lr,
+        "steps, at most" if settings.fit.stop else "steps": settings.fit.num_steps,
+        "batch size": settings.fit.batch_size or "all",
+        "learning rate": settings.fit.lr,
         "seed": settings.seed,
     }
     index = pd.Index(list(chosen), name="setting")

@@ -1,5 +1,6 @@
 """A user's own Pyro programs, named on the command line: ``my.py:model``."""
 
+import hashlib
 import importlib.util
 import sys
 import traceback
@@ -10,7 +11,7 @@ from typing import Any
 
 from ppl_vae.errors import InputError
 
-__all__ = ["blamed", "is_program", "load_guide", "load_program"]
+__all__ = ["blamed", "digest_of", "is_program", "load_guide", "load_program"]
 
 # Of the names that users' files have as modules.
 PREFIX = "_ppl_vae_user_"
@@ -46,6 +47,21 @@ def load_program(text: str) -> Callable[..., Any]:
     if not callable(program):
         raise InputError(f"{text} is a {type(program).__name__}; a model or a guide is a callable")
     return program
+
+
+def digest_of(text: str, folder: Path | None = None) -> str | None:
+    """SHA-256 of the file that ``FILE.py:NAME`` names; None for what names no file.
+
+    Args:
+        text: the name of a model.
+        folder: a run's, which must not hold the file: opening a run runs no code that came with it.
+    """
+    if not is_program(text):
+        return None
+    path = Path(text.rpartition(":")[0])
+    if not path.is_file() or (folder is not None and path.resolve().is_relative_to(folder.resolve())):
+        return ""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def load_guide(text: str, model: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,6 +1,6 @@
 """One contract that every model with every one of its guides keeps, and every method on every model.
 
-A newcomer's model is picked up from ``ppl_vae.models.__all__``.
+A newcomer's model is picked up from ``ppl_vae.models.SUITE``.
 """
 
 from collections.abc import Callable
@@ -28,7 +28,7 @@ from ppl_vae.posterior import Posterior
 from ppl_vae.program import ExactEvidence, ExactPosterior, HasIdentifiable, Labelled, Pair
 
 NUM_ROWS, NUM_FEATURES = 16, 6
-FAMILIES = {name: getattr(models, name) for name in models.__all__}
+FAMILIES = {cls.__name__: cls for cls in models.SUITE}
 PAIRS = [(name, guide_name) for name, family in FAMILIES.items() for guide_name in family.guides]
 every_model = pytest.mark.parametrize("name", FAMILIES)
 every_pair = pytest.mark.parametrize(("name", "guide_name"), PAIRS)

@@ -87,23 +87,61 @@ def test_a_folder_that_holds_something_is_not_taken(tmp_path, held):
 
 
 @pytest.mark.parametrize(
-    ("name", "value"),
+    ("part", "name", "value"),
     [
-        ("steps", "abc"),
-        ("steps", True),
-        ("split", 5),
-        ("split", [1, 2]),
-        ("options", []),
-        ("lr", None),
-        ("model", 3),
+        ("fit", "num_steps", "abc"),
+        ("fit", "num_steps", True),
+        ("fit", "compile", "maybe"),
+        ("preparation", "split", 5),
+        ("preparation", "split", [1, 2]),
+        ("options", "latent_dim", 2.5),
+        ("fit", "lr", None),
+        (None, "fit", []),
+        (None, "options", []),
+        (None, "model", 3),
+        (None, "seed", "one"),
     ],
 )
-def test_settings_of_wrong_types_are_refused(tmp_path, name, value):
+def test_settings_of_wrong_types_are_refused(tmp_path, part, name, value):
     path = tmp_path / "config.json"
     content = json.loads(settings_for("ppca", "iris", {}, {}).to_json())
-    path.write_text(json.dumps({**content, name: value}))
+    (content if part is None else content[part])[name] = value
+    path.write_text(json.dumps(content))
     with pytest.raises(InputError, match=f"config.json is damaged: {name} is"):
         Settings.from_json(path)
     path.write_text("[1, 2]")
+    with pytest.raises(InputError, match="is damaged"):
+        Settings.from_json(path)
+
+
+# A run's settings as version 0.1.0 wrote them.
+OLD = {
+    "model": "vae", "data": "digits", "guide": "amortised", "options": {"latent_dim": 4, "hidden": [20]},
+    "standardize": False, "binarize": "static", "split": [0.8, 0.1, 0.1], "steps": 300, "batch_size": 128,
+    "lr": 0.002, "particles": 2, "kl_warmup": 30, "clip_norm": None, "train": "both", "seed": 3,
+    "device": "cpu", "data_dir": None, "average": 0.5, "precision": "float32", "compile": "off",
+    "objective": "iwae", "doubly_reparameterised": True, "dequantize": False, "stop": False,
+    "engine": "pyro", "versions": {},
+}  # fmt: skip
+
+
+def test_settings_of_the_first_version_are_read(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(OLD))
+    asked = {
+        name: value
+        for name, value in OLD.items()
+        if name not in ("model", "data", "options", "engine", "versions")
+    }
+    expected = settings_for(
+        "vae", "digits", {**asked, "split": (0.8, 0.1, 0.1)}, {"latent_dim": 4, "hidden": (20,)}
+    )
+    assert Settings.from_json(path) == expected
+
+
+@pytest.mark.parametrize("missing", ["steps", "model", "lr", "guide", "options"])
+def test_settings_of_the_first_version_that_lack_something_are_refused(tmp_path, missing):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({name: value for name, value in OLD.items() if name != missing}))
     with pytest.raises(InputError, match="is damaged"):
         Settings.from_json(path)

@@ -85,7 +85,7 @@ def test_a_likelihood_that_starts_at_the_datas_scale_fits_it_sooner(run, files):
     ("options", "words"),
     [
         ((*GAUSSIAN, "--set", "start_scale=0"), "positive"),
-        ((*GAUSSIAN, "--set", "start_scale=wide"), "positive"),
+        ((*GAUSSIAN, "--set", "start_scale=wide"), "it is a number"),
         (("--binarize", "static", "--set", "start_scale=1"), "Gaussian"),
     ],
 )

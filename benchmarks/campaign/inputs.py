@@ -20,6 +20,9 @@ from benchmarks.campaign.mutate import array, damaged, json_of_a_run, options, t
 from benchmarks.campaign.worker import Job
 from ppl_vae import check_jobs, cli, evidence_jobs, fit_job, jobs, summary
 from ppl_vae import tables as terminal
+from ppl_vae.catalogue import catalogue
+from ppl_vae.cli import commands
+from ppl_vae.cli.check import check
 from ppl_vae.data import load
 from ppl_vae.errors import InputError
 from ppl_vae.user_data import read_arguments
@@ -161,24 +164,25 @@ def _nothing_computed() -> Iterator[None]:
 
 
 def _options(name: str) -> list[tuple[str, bool]]:
-    """The options of a command, and whether each is a flag."""
-    found = []
-    for parameter in inspect.signature(getattr(cli, name)).parameters.values():
-        info = next(
-            (
-                one
-                for one in getattr(parameter.annotation, "__metadata__", ())
-                if isinstance(one, typer.models.OptionInfo)
-            ),
-            None,
-        )
+    """The options of a command, and whether each is a flag; those of `fit` are of every model together."""
+    if name == "fit":
+        known = catalogue()
+        every = [*known.fit, *(option for entry in known.models.values() for option in entry.options)]
+        found = {(flag, option.kind == "bool") for option in every for flag in option.flag.split("/")}
+        found |= {("--set", False), ("--resume", True), ("--overwrite", True), ("--quiet", True)}
+        return sorted(option for option in found if option[0] not in LEFT_OUT)
+    function = check if name == "check" else getattr(commands, name)
+    found_here = []
+    for parameter in inspect.signature(function).parameters.values():
+        declared = getattr(parameter.annotation, "__metadata__", ())
+        info = next((one for one in declared if isinstance(one, typer.models.OptionInfo)), None)
         if info is None:
             continue
         flag = "--" + parameter.name.rstrip("_").replace("_", "-")
-        declared = [text for text in info.param_decls or () if text.startswith("--")] or [flag]
+        flags = [text for text in info.param_decls or () if text.startswith("--")] or [flag]
         is_flag = "bool" in str(parameter.annotation)
-        found += [(text, is_flag) for text in declared[0].split("/") if text not in LEFT_OUT]
-    return found
+        found_here += [(text, is_flag) for text in flags[0].split("/") if text not in LEFT_OUT]
+    return found_here
 
 
 def _sentences(*reads: Callable[[], object]) -> str:

@@ -19,7 +19,7 @@ from ppl_vae.errors import InputError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Preparation", "Prepared", "prepare"]
+__all__ = ["PrepareKeywords", "Prepared", "prepare"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +68,7 @@ class Prepared:
         fresh = training.having(**{name: replace(training[name], values=drawn, kind="binary")})
         return arguments(fresh, self.inputs, dtype, device)
 
-    def alike(self, other: Dataset, raw: Dataset, settings: Preparation) -> Dataset:
+    def alike(self, other: Dataset, raw: Dataset, settings: PrepareKeywords) -> Dataset:
         """Other data as these were prepared: standardised by these training units, with these levels.
 
         Args:
@@ -103,7 +103,7 @@ class Prepared:
         return ready
 
 
-class Preparation(TypedDict):
+class PrepareKeywords(TypedDict):
     """The keywords of `prepare`."""
 
     seed: int

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypedDict, Unpack
 
 import numpy as np
 import pyro
@@ -16,13 +17,31 @@ from torch import Tensor, nn
 from ppl_vae.data import Rows
 from ppl_vae.data.inputs import Features, Input
 from ppl_vae.errors import InputError
-from ppl_vae.models.options import FitDefaults
+from ppl_vae.models.base import DataType, FitDefaults, Unit, one_of
 from ppl_vae.models.ppca import check_latent_dim
+from ppl_vae.models.scales import far_from_one
 
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["BayesianPPCA"]
+__all__ = ["BayesianPPCA", "BayesianPPCAKeywords", "BayesianPPCAOptions"]
+
+
+@dataclass(frozen=True)
+class BayesianPPCAOptions:
+    """What Bayesian PPCA can be asked for.
+
+    Attributes:
+        latent_dim: Latent dimensions, at most.
+    """
+
+    latent_dim: int = 2
+
+
+class BayesianPPCAKeywords(TypedDict, total=False):
+    """`BayesianPPCAOptions` as keywords."""
+
+    latent_dim: int
 
 
 class BayesianPPCA(PyroModule):  # type: ignore[misc]
@@ -45,9 +64,12 @@ class BayesianPPCA(PyroModule):  # type: ignore[misc]
         InputError: if q is out of range or a prior's parameter is not positive.
     """
 
-    data_type: ClassVar[type] = Rows
+    data_type: ClassVar[type[DataType]] = Rows
     inputs: ClassVar[Mapping[str, Input]] = {"x": Features()}
     name: ClassVar[str] = "bayesian-ppca"
+    Options: ClassVar[type[BayesianPPCAOptions]] = BayesianPPCAOptions
+    unit: ClassVar[Unit] = "data set"
+    oracle: ClassVar[str] = "the density in closed form, PPCA's with the coordinates integrated out"
     defaults: ClassVar[FitDefaults] = FitDefaults(num_steps=3000, lr=0.03, num_particles=4, standardize=True)
     guides: ClassVar[Mapping[str, Callable[..., nn.Module]]] = {
         "mean-field": lambda model, x: AutoNormal(model),
@@ -58,7 +80,7 @@ class BayesianPPCA(PyroModule):  # type: ignore[misc]
     def __init__(
         self,
         num_features: int,
-        latent_dim: int = 2,
+        latent_dim: int = BayesianPPCAOptions.latent_dim,
         *,
         prior_scale: float = 1.0,
         ard_shape: float = 2.0,
@@ -76,14 +98,22 @@ class BayesianPPCA(PyroModule):  # type: ignore[misc]
         self.feature_names = feature_names or tuple(f"x{k + 1}" for k in range(num_features))
 
     @classmethod
-    def from_data(cls, rows: Rows, *, latent_dim: int = 2) -> Self:
-        """A model for these rows, its priors in their overall scale.
+    def from_data(
+        cls, rows: Rows, options: BayesianPPCAOptions | None = None, **keywords: Unpack[BayesianPPCAKeywords]
+    ) -> Self:
+        """A model for these rows, its priors in their overall scale; options as one object or by name.
 
         Raises:
             InputError: if the latent dimension reaches the number of features.
         """
+        latent_dim = one_of(BayesianPPCAOptions, options, keywords).latent_dim
         scale = float(np.sqrt(np.mean((rows.values - rows.values.mean(0)) ** 2)))
         return cls(rows.num_features, latent_dim, prior_scale=scale, feature_names=rows.feature_names)
+
+    @classmethod
+    def scale_hint(cls, rows: Rows, options: BayesianPPCAOptions) -> str | None:
+        """A sentence where a feature's spread is far from 1."""
+        return far_from_one(rows, around_mean=True)
 
     def forward(self, x: Tensor) -> Tensor:
         """The Pyro program; x is the full data of shape (num_data, d)."""

@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Self
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self, TypedDict, Unpack
 
 import pyro
 import pyro.distributions as dist
@@ -15,9 +16,27 @@ from ppl_vae.data import Rows
 from ppl_vae.data.inputs import Features, Input
 from ppl_vae.errors import InputError
 from ppl_vae.guides import LinearNormal, PerDatumNormal
-from ppl_vae.models.options import FitDefaults
+from ppl_vae.models.base import DataType, FitDefaults, Unit, one_of
+from ppl_vae.models.scales import far_from_one
 
-__all__ = ["PPCA", "check_latent_dim"]
+__all__ = ["PPCA", "PPCAKeywords", "PPCAOptions", "check_latent_dim"]
+
+
+@dataclass(frozen=True)
+class PPCAOptions:
+    """What PPCA can be asked for.
+
+    Attributes:
+        latent_dim: Latent dimensions.
+    """
+
+    latent_dim: int = 2
+
+
+class PPCAKeywords(TypedDict, total=False):
+    """`PPCAOptions` as keywords."""
+
+    latent_dim: int
 
 
 class PPCA(PyroModule):  # type: ignore[misc]
@@ -39,9 +58,14 @@ class PPCA(PyroModule):  # type: ignore[misc]
         InputError: if q is out of range.
     """
 
-    data_type: ClassVar[type] = Rows
+    data_type: ClassVar[type[DataType]] = Rows
     inputs: ClassVar[Mapping[str, Input]] = {"x": Features()}
     name: ClassVar[str] = "ppca"
+    Options: ClassVar[type[PPCAOptions]] = PPCAOptions
+    unit: ClassVar[Unit] = "datum"
+    oracle: ClassVar[str] = (
+        "closed forms of log p(x), posterior and maximum likelihood (Tipping and Bishop 1999)"
+    )
     defaults: ClassVar[FitDefaults] = FitDefaults(num_steps=3000, lr=0.05, standardize=True)
     guides: ClassVar[Mapping[str, Callable[..., nn.Module]]] = {
         "linear": lambda model, x: LinearNormal(
@@ -56,7 +80,7 @@ class PPCA(PyroModule):  # type: ignore[misc]
     def __init__(
         self,
         num_features: int,
-        latent_dim: int = 2,
+        latent_dim: int = PPCAOptions.latent_dim,
         *,
         dtype: torch.dtype = torch.float64,
         feature_names: tuple[str, ...] = (),
@@ -72,12 +96,15 @@ class PPCA(PyroModule):  # type: ignore[misc]
         self.log_noise_scale = nn.Parameter(torch.zeros((), dtype=dtype))
 
     @classmethod
-    def from_data(cls, rows: Rows, *, latent_dim: int = 2) -> Self:
-        """A model for these rows, started at their mean and overall scale.
+    def from_data(
+        cls, rows: Rows, options: PPCAOptions | None = None, **keywords: Unpack[PPCAKeywords]
+    ) -> Self:
+        """A model for these rows, started at their mean and overall scale; options as one object or by name.
 
         Raises:
             InputError: if the latent dimension reaches the rank of the centred data: σ² would be 0.
         """
+        latent_dim = one_of(PPCAOptions, options, keywords).latent_dim
         values = torch.as_tensor(rows.values, dtype=torch.float64)
         centred = values - values.mean(0)
         check_latent_dim(latent_dim, int(torch.linalg.matrix_rank(centred)), what="the rank of the data")
@@ -88,6 +115,11 @@ class PPCA(PyroModule):  # type: ignore[misc]
             model.loadings.mul_(scale)
             model.log_noise_scale.fill_(scale.log().item())
         return model
+
+    @classmethod
+    def scale_hint(cls, rows: Rows, options: PPCAOptions) -> str | None:
+        """A sentence where a feature's spread is far from 1; the model starts at their means."""
+        return far_from_one(rows, around_mean=True)
 
     @property
     def noise_scale(self) -> Tensor:

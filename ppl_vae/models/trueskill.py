@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypedDict, Unpack
 
 import numpy as np
 import pyro
@@ -18,18 +19,47 @@ from ppl_vae.data import Games
 from ppl_vae.data.inputs import Games as GamesInput
 from ppl_vae.data.inputs import Input
 from ppl_vae.errors import InputError
+from ppl_vae.models.base import DataType, FitDefaults, Unit, one_of
 from ppl_vae.models.likelihoods import BernoulliProbit
-from ppl_vae.models.options import FitDefaults
 from ppl_vae.posterior import Posterior
 
 if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
-__all__ = ["LINKS", "TrueSkill"]
+__all__ = ["LINKS", "TrueSkill", "TrueSkillKeywords", "TrueSkillOptions"]
 
 LINKS = ("probit", "logistic")
 MAX_PLAYERS_FOR_PAIRS = 10
+
+
+@dataclass(frozen=True)
+class TrueSkillOptions:
+    """What the skill model can be asked for; skills have units of their own.
+
+    Attributes:
+        link: probit or logistic.
+        skill_mean: Prior mean, in skill units (default: 25 (probit), 0 (logistic))
+        skill_sd: Prior sd, in skill units (default: 25/3 (probit), 1 (logistic))
+        performance_sd: With the probit link: sd β of a performance, in skill units (default: 25/6)
+        draw_margin: With the probit link: margin ε of a win, in skill units (default: 0)
+    """
+
+    link: str = "probit"
+    skill_mean: float | None = None
+    skill_sd: float | None = None
+    performance_sd: float | None = None
+    draw_margin: float | None = None
+
+
+class TrueSkillKeywords(TypedDict, total=False):
+    """`TrueSkillOptions` as keywords."""
+
+    link: str
+    skill_mean: float | None
+    skill_sd: float | None
+    performance_sd: float | None
+    draw_margin: float | None
 
 
 class TrueSkill(PyroModule):  # type: ignore[misc]
@@ -56,9 +86,12 @@ class TrueSkill(PyroModule):  # type: ignore[misc]
         InputError: for a parameter out of range, or one that the link does not have.
     """
 
-    data_type: ClassVar[type] = Games
+    data_type: ClassVar[type[DataType]] = Games
     inputs: ClassVar[Mapping[str, Input]] = {"games": GamesInput()}
     name: ClassVar[str] = "trueskill"
+    Options: ClassVar[type[TrueSkillOptions]] = TrueSkillOptions
+    unit: ClassVar[Unit] = "data set"
+    oracle: ClassVar[str] = "quadrature with two players; exact values that Infer.NET and choix publish"
     defaults: ClassVar[FitDefaults] = FitDefaults(num_steps=3000, lr=0.05, num_particles=16)
     guides: ClassVar[Mapping[str, Callable[..., nn.Module]]] = {
         "mean-field": lambda model, games: AutoNormal(
@@ -102,25 +135,11 @@ class TrueSkill(PyroModule):  # type: ignore[misc]
 
     @classmethod
     def from_data(
-        cls,
-        games: Games,
-        *,
-        link: str = "probit",
-        skill_mean: float | None = None,
-        skill_sd: float | None = None,
-        performance_sd: float | None = None,
-        draw_margin: float | None = None,
+        cls, games: Games, options: TrueSkillOptions | None = None, **keywords: Unpack[TrueSkillKeywords]
     ) -> Self:
-        """A model for the players of these games."""
-        return cls(
-            games.num_players,
-            link=link,
-            skill_mean=skill_mean,
-            skill_sd=skill_sd,
-            performance_sd=performance_sd,
-            draw_margin=draw_margin,
-            players=games.players,
-        )
+        """A model for the players of these games; options as one object or by name."""
+        chosen = one_of(TrueSkillOptions, options, keywords)
+        return cls(games.num_players, players=games.players, **asdict(chosen))
 
     def forward(self, games: Tensor) -> Tensor:
         """The Pyro program; games are (winner, loser) rows of player numbers, shape (num_games, 2)."""

@@ -1,7 +1,8 @@
 """Variational autoencoders (Kingma and Welling 2014)."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Self
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self, TypedDict, Unpack
 
 import pyro
 import pyro.distributions as dist
@@ -14,11 +15,42 @@ from ppl_vae.data import Rows
 from ppl_vae.data.inputs import Features, Input
 from ppl_vae.errors import InputError
 from ppl_vae.guides import AmortisedNormal, PerDatumNormal, num_raw
+from ppl_vae.models.base import DataType, FitDefaults, Unit, one_of
 from ppl_vae.models.likelihoods import make_likelihood
 from ppl_vae.models.networks import mlp
-from ppl_vae.models.options import FitDefaults
+from ppl_vae.models.scales import far_from_one
 
-__all__ = ["VAE", "encode", "interpolate", "reconstruct"]
+__all__ = ["VAE", "VAEKeywords", "VAEOptions", "encode", "interpolate", "reconstruct"]
+
+
+@dataclass(frozen=True)
+class VAEOptions:
+    """What a VAE can be asked for.
+
+    Attributes:
+        latent_dim: Latent dimensions.
+        hidden: Widths of the decoder's hidden layers, from the latent side; the encoder mirrors them.
+        likelihood: bernoulli, gaussian, gaussian-fixed or gaussian-pixel.
+        activation: relu, tanh or softplus.
+        start_scale: Where a Gaussian likelihood's scale starts, in the units of x. 0.3 suits standardised
+            data and greys in [0, 1] (default: 0.3)
+    """
+
+    latent_dim: int = 10
+    hidden: tuple[int, ...] = (200, 200)
+    likelihood: str = "bernoulli"
+    activation: str = "relu"
+    start_scale: float | None = None
+
+
+class VAEKeywords(TypedDict, total=False):
+    """`VAEOptions` as keywords."""
+
+    latent_dim: int
+    hidden: tuple[int, ...]
+    likelihood: str
+    activation: str
+    start_scale: float | None
 
 
 class VAE(PyroModule):  # type: ignore[misc]
@@ -44,9 +76,12 @@ class VAE(PyroModule):  # type: ignore[misc]
         InputError: for an unknown likelihood or activation, or a width below 1.
     """
 
-    data_type: ClassVar[type] = Rows
+    data_type: ClassVar[type[DataType]] = Rows
     inputs: ClassVar[Mapping[str, Input]] = {"x": Features()}
     name: ClassVar[str] = "vae"
+    Options: ClassVar[type[VAEOptions]] = VAEOptions
+    unit: ClassVar[Unit] = "datum"
+    oracle: ClassVar[str] = "log p(x) by a grid over a latent of two dimensions"
     # Without a warm-up the first steps may switch the latents off for good: the KL falls faster than
     # the decoder learns to use them (posterior collapse).
     defaults: ClassVar[FitDefaults] = FitDefaults(
@@ -61,12 +96,12 @@ class VAE(PyroModule):  # type: ignore[misc]
     def __init__(
         self,
         num_features: int,
-        latent_dim: int = 10,
+        latent_dim: int = VAEOptions.latent_dim,
         *,
-        hidden: Sequence[int] = (200, 200),
-        likelihood: str = "bernoulli",
-        activation: str = "relu",
-        start_scale: float | None = None,
+        hidden: Sequence[int] = VAEOptions.hidden,
+        likelihood: str = VAEOptions.likelihood,
+        activation: str = VAEOptions.activation,
+        start_scale: float | None = VAEOptions.start_scale,
     ) -> None:
         super().__init__("vae")
         check_whole(1, latent_dim=latent_dim)
@@ -76,24 +111,25 @@ class VAE(PyroModule):  # type: ignore[misc]
         self.likelihood: Any = make_likelihood(likelihood, num_features, start_scale)
 
     @classmethod
+    def defaults_for(cls, options: VAEOptions) -> FitDefaults:
+        """Greys are binarised for a Bernoulli likelihood."""
+        return replace(cls.defaults, binarize="static" if options.likelihood == "bernoulli" else "none")
+
+    @classmethod
     def from_data(
-        cls,
-        rows: Rows,
-        *,
-        latent_dim: int = 10,
-        hidden: Sequence[int] = (200, 200),
-        likelihood: str = "bernoulli",
-        activation: str = "relu",
-        start_scale: float | None = None,
+        cls, rows: Rows, options: VAEOptions | None = None, **keywords: Unpack[VAEKeywords]
     ) -> Self:
-        """A model for these rows; its output bias gives their mean (Burda et al. 2016, section 5).
+        """A model for these rows, its output bias giving their mean (Burda et al. 2016, section 5).
+
+        Options are given as one object or by name.
 
         Raises:
             InputError: if the rows are outside the likelihood's support.
         """
+        chosen = one_of(VAEOptions, options, keywords)
         model = cls(
-            rows.num_features, latent_dim, hidden=hidden, likelihood=likelihood, activation=activation,
-            start_scale=start_scale,
+            rows.num_features, chosen.latent_dim, hidden=chosen.hidden, likelihood=chosen.likelihood,
+            activation=chosen.activation, start_scale=chosen.start_scale,
         )  # fmt: skip
         (x,) = rows.tensors(torch.float32)
         model.check_data(x)
@@ -102,6 +138,14 @@ class VAE(PyroModule):  # type: ignore[misc]
         with torch.no_grad():
             last.bias.copy_(model.likelihood.start(x.mean(0)))
         return model
+
+    @classmethod
+    def scale_hint(cls, rows: Rows, options: VAEOptions) -> str | None:
+        """A sentence where a feature's size is far from 1: the networks are fed the values themselves."""
+        if options.likelihood == "bernoulli" or options.start_scale is not None:
+            return None
+        hint = far_from_one(rows, around_mean=False)
+        return hint and f"{hint}, or give the likelihood its scale (--set start_scale=SD)"
 
     def encoder_guide(self, covariance: str = "diagonal") -> AmortisedNormal:
         """An amortised guide whose encoder mirrors the decoder."""

@@ -30,7 +30,7 @@ from ppl_vae.inference.weights import LogWeights
 from ppl_vae.program import Pair
 from ppl_vae.rng import seeded
 
-FAMILIES = {name: getattr(models, name) for name in models.__all__}
+FAMILIES = {cls.__name__: cls for cls in models.SUITE}
 PAIRS = [(name, guide_name) for name, family in FAMILIES.items() for guide_name in family.guides]
 every_model = pytest.mark.parametrize("name", FAMILIES)
 every_pair = pytest.mark.parametrize(("name", "guide_name"), PAIRS)

@@ -1,8 +1,8 @@
 """The options of a fit, declared once."""
 
 import math
-from dataclasses import dataclass, field
-from typing import Literal, TypedDict, get_args
+from dataclasses import dataclass, field, fields
+from typing import Literal, TypedDict, cast, get_args
 
 from ppl_vae.arguments import check_real, check_whole
 from ppl_vae.errors import InputError
@@ -67,7 +67,7 @@ class FitOptions:
     check_every: int = field(default=200, metadata=PYTHON)
     tolerance: float = field(default=0.05, metadata=PYTHON)
     average: float = 0.0
-    stop: bool = False
+    stop: bool = field(default=False, metadata={"shell": "--stop/--no-stop"})
     precision: Literal["float32", "bfloat16"] | None = None
     compile: Compile = "auto"
     checkpoint_every: int = field(default=500, metadata=PYTHON)
@@ -86,6 +86,10 @@ class FitOptions:
                 "average belongs to a fixed number of steps; with stop=True the tail is averaged anyway"
             )
         check_compile(self.compile)
+
+    def keywords(self) -> "FitKeywords":
+        """The options as `svi.fit` takes them."""
+        return cast(FitKeywords, {f.name: getattr(self, f.name) for f in fields(self)})
 
     def _check_reals(self) -> None:
         positive = "must be a positive number"

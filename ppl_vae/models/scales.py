@@ -1,0 +1,29 @@
+"""Whether features are near the scale that models start at."""
+
+import numpy as np
+
+from ppl_vae.data import Rows
+
+__all__ = ["far_from_one"]
+
+# Sizes of the features between which a Gaussian likelihood and a network find their own scale.
+SCALES = (0.1, 10.0)
+
+
+def far_from_one(rows: Rows, *, around_mean: bool) -> str | None:
+    """A sentence that names the largest feature where it is far from scale 1, else None.
+
+    Args:
+        rows: the training rows.
+        around_mean: whether the size of a feature is its standard deviation, else its root mean square.
+    """
+    values = rows.values.astype(np.float64)
+    sizes = values.std(0) if around_mean else np.sqrt((values**2).mean(0))
+    place = int(sizes.argmax())
+    if SCALES[0] <= sizes[place] <= SCALES[1]:
+        return None
+    measure = "standard deviation" if around_mean else "root mean square"
+    return (
+        f"the features are far from scale 1 (the largest {measure} is {sizes[place]:.3g}, of "
+        f"{rows.feature_names[place]}): standardise them (--standardize)"
+    )
