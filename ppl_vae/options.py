@@ -165,6 +165,6 @@ def _accepted(hints: Sequence[Any]) -> str:
         elif get_origin(hint) is tuple:
             several = get_args(hint)[-1] is Ellipsis
             words.append("several numbers" if several else f"{len(get_args(hint))} numbers")
-        elif hint is not type(None):
-            words.append(WORDS.get(hint, str(hint)))
+        elif hint in WORDS:
+            words.append(WORDS[hint])
     return " or ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
