@@ -302,7 +302,7 @@ def test_which_engine_runs_is_a_fixed_function_of_the_number_of_steps(conjugate:
     for steps, engine in ((99, "pyro"), (100, "traced")):
         fit = svi.fit(Pair(conjugate.model, conjugate.guide), x, num_steps=steps, progress=False)
         assert (fit.engine, fit.compile_seconds) == (engine, 0.0)
-    with pytest.raises(InputError, match="it is 'auto', True or False"):
+    with pytest.raises(InputError, match="it is 'auto', 'on' or 'off'"):
         svi.fit(Pair(conjugate.model, conjugate.guide), x, compile="always", progress=False)
 
 

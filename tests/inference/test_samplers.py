@@ -221,7 +221,7 @@ def _normal(x: Tensor) -> None:
         ({"mass": "dense"}, "mass='dense' is not known to nutpie; it is diagonal or low-rank"),
         ({"mass": "low-rank", "sampler": "pyro"}, "not known to pyro; it is diagonal or dense"),
         ({"mass": "dense", "sampler": "hmc"}, "not known to hmc; it is diagonal"),
-        ({"compile": "always"}, "it is 'auto', True or False"),
+        ({"compile": "always"}, "it is 'auto', 'on' or 'off'"),
         ({"dtype": torch.float32}, "nutpie samples in float64, not torch.float32"),
         ({"target_accept": 1.0}, "target_accept is 1.0"),
         ({"max_tree_depth": 0}, "max_tree_depth is 0"),
