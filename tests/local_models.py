@@ -1,6 +1,6 @@
 """Models whose units have several latents, and their exact answers by linear algebra and quadrature.
 
-Every one is given as a jointly Gaussian vector (z, x) of a unit, or as a sum; nothing here is of ours.
+Every one is given as a jointly Gaussian vector (z, x) of a unit, or as a sum.
 """
 
 from collections.abc import Callable
@@ -13,6 +13,8 @@ import pyro.distributions as dist
 import torch
 from scipy import special, stats
 from torch import Tensor
+
+from ppl_vae.guides import PerDatumNormal
 
 DOUBLE = torch.float64
 
@@ -178,3 +180,28 @@ def mixed(x: Tensor) -> None:
 def mixed_log_evidence(x: np.ndarray) -> np.ndarray:
     sd = np.sqrt(1.49)
     return np.logaddexp(np.log(0.7) + stats.norm.logpdf(x, -1, sd), np.log(0.3) + stats.norm.logpdf(x, 2, sd))
+
+
+def components(x: Tensor) -> None:
+    """A latent whose prior is a mixture: c ~ 0.3 is summed out, z ~ N(3 c, 1), x ~ N(z, 0.7²)."""
+    with pyro.plate("data", len(x)) as i:
+        c = pyro.sample("c", dist.Bernoulli(torch.tensor(0.3, dtype=DOUBLE)), infer={"enumerate": "parallel"})
+        z = pyro.sample("z", dist.Normal(3 * c, 1.0))
+        pyro.sample("x", dist.Normal(z, 0.7), obs=x[i])
+
+
+def components_log_evidence(x: np.ndarray) -> np.ndarray:
+    sd = np.sqrt(1.49)
+    return np.logaddexp(np.log(0.7) + stats.norm.logpdf(x, 0, sd), np.log(0.3) + stats.norm.logpdf(x, 3, sd))
+
+
+def exact_guide(case: Linear, guide: PerDatumNormal) -> PerDatumNormal:
+    """A guide with full covariance put at the posterior."""
+    q = len(case.prior)
+    factor = np.linalg.cholesky(np.linalg.inv(case.precision))
+    rows, columns = np.tril_indices(q, -1)
+    spread = np.concatenate([np.log(np.expm1(np.diag(factor) ** 2 - guide.floor)), factor[rows, columns]])
+    with torch.no_grad():
+        guide.raw[:, :q] = torch.as_tensor(case.means)
+        guide.raw[:, q:] = torch.as_tensor(spread)
+    return guide

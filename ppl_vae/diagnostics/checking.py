@@ -439,7 +439,7 @@ class Checks:
     def collapse(self) -> None:
         """Latents of rows that say nothing about them."""
         stage("check: what the latents carry", show=self.progress and self.shape.unit_plate is not None)
-        if self.shape.unit_plate is None or len(self.shape.latents) != 1:
+        if self.shape.unit_plate is None or not self.shape.latents:
             return
         try:
             self.collapsed = collapse(self.pair, *self.data, seed=self.seed_of(6))

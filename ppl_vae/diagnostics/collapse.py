@@ -15,25 +15,35 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 import torch
-from pyro import poutine
-from pyro.distributions import Delta, Independent, MultivariateNormal, Normal
+from pyro.distributions import MultivariateNormal
 from torch import Tensor
 
-from ppl_vae.clock import check_time
+from ppl_vae.diagnostics.collapse_parts import (
+    Case,
+    Drawn,
+    Moments,
+    Programs,
+    by_parents,
+    component_names,
+    formula_kls,
+    independent_moments,
+    is_normal,
+    mutual_information,
+    read_programs,
+    site_kls,
+    total_kl,
+)
 from ppl_vae.errors import InputError
 from ppl_vae.files import write_netcdf
-from ppl_vae.inference.elbo import analytic_kl, check_index, unit_chunks
-from ppl_vae.inference.sites import Given, Layout
-from ppl_vae.inference.terms import layout, terms
-from ppl_vae.program import Labelled, Pair
+from ppl_vae.inference.elbo import check_index
+from ppl_vae.inference.terms import layout
+from ppl_vae.program import Pair
 from ppl_vae.rng import seeded
 
 __all__ = ["Collapse", "collapse"]
 
 # Burda et al. call a dimension active above this variance of its posterior means (of a N(0, 1) prior).
 ACTIVE = 0.01
-# Draws of z behind the mutual information, and numbers in one block of its log densities.
-NUM_MUTUAL, BLOCK = 500, 2**22
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,11 +51,14 @@ class Collapse:
     """How much each dimension of the latent vectors carries.
 
     Attributes:
-        table: one row per latent dimension: ``component``; ``kl`` of the guide's marginal to the prior, the
-            mean over the units in nats, with its Monte Carlo error ``kl_std_error`` (0 by formula);
+        table: one row per latent dimension: ``component``; its ``site``; ``kl`` of the guide's marginal to
+            the prior, the mean over the units in nats, with its Monte Carlo error ``kl_std_error`` (0 by
+            formula);
             ``variance_of_means``, Var_x(E_q[z_d | x]), and ``mean_variance``, E_x[Var_q(z_d | x)], both in
-            units of the prior's variance; ``active``: whether the first of them exceeds 0.01.
-        kl: mean KL of a unit's whole latent vector in nats; NaN where there is no formula.
+            units of the prior's variance; ``active``: whether the first of them exceeds 0.01; ``site_kl`` and
+            ``site_kl_std_error`` of all the site's dimensions together, NaN where they are not known.
+        kl: mean KL of a unit's whole latent vector in nats; NaN where the guide's density is not available.
+        kl_std_error: its Monte Carlo error; 0 by formula.
         mutual_information: I_q(x; z) in nats, the part of that KL by which the latents tell the data
             apart; at most log N. The rest, KL(q(z) ‖ p(z)), is what the aggregated posterior differs from
             the prior. NaN where the guide's density is not available.
@@ -64,6 +77,7 @@ class Collapse:
     analytic: bool
     seconds: float = float("nan")
     notes: tuple[str, ...] = field(default_factory=tuple)
+    kl_std_error: float = 0.0
 
     @property
     def latent_dim(self) -> int:
@@ -74,6 +88,19 @@ class Collapse:
     def num_active(self) -> int:
         """Number of active ones."""
         return int(self.table["active"].sum())
+
+    @property
+    def by_site(self) -> pd.DataFrame:
+        """One row per site: ``latent_dim``, ``num_active``, ``kl`` and ``kl_std_error``."""
+        groups = self.table.groupby("site", sort=False)
+        return pd.DataFrame(
+            {
+                "latent_dim": groups.size(),
+                "num_active": groups["active"].sum(),
+                "kl": groups["site_kl"].first(),
+                "kl_std_error": groups["site_kl_std_error"].first(),
+            }
+        )
 
     @property
     def collapsed(self) -> bool:
@@ -95,6 +122,11 @@ class Collapse:
                 information += f", as many as {self.num_units} data can show (log N)"
         if self.num_active == self.latent_dim:
             return f"All {self.latent_dim} latent dimensions are active{information}."
+        sites = self.by_site
+        if len(sites) > 1:
+            counts = zip(sites.index, sites["num_active"], sites["latent_dim"], strict=True)
+            each = (f"{active} of {size} in {name}" for name, active, size in counts)
+            information = f" ({', '.join(each)}){information}"
         rest = self.latent_dim - self.num_active
         verb = "does" if rest == 1 else "do"
         return (
@@ -123,23 +155,24 @@ class Collapse:
         with xr.open_dataset(path, engine="h5netcdf") as data:
             data = data.load()
         table = data.to_dataframe().rename_axis(None)
-        numbers: dict[str, Any] = {name: float(data.attrs[name]) for name in _NUMBERS}
+        numbers: dict[str, Any] = {name: float(data.attrs.get(name, 0.0)) for name in _NUMBERS}
         numbers["num_units"] = int(numbers["num_units"])
         notes = tuple(line for line in str(data.attrs["notes"]).split("\n") if line)
         table["active"] = table["active"].astype(bool)
+        if "site" not in table:  # files of 0.1.0
+            table["site"] = table["component"].str.rpartition("[")[0]
+            table[["site_kl", "site_kl_std_error"]] = float("nan")
         return cls(table, analytic=bool(data.attrs["analytic"]), notes=notes, **numbers)
 
 
-_NUMBERS = ("kl", "mutual_information", "mutual_information_std_error", "num_units", "seconds")
-
-
-@dataclass(frozen=True, eq=False)
-class _Moments:
-    """Of every latent dimension, in the prior's own scale: (units, dimensions), and their errors."""
-
-    mean: Tensor
-    variance: Tensor
-    num_draws: int | None
+_NUMBERS = (
+    "kl",
+    "kl_std_error",
+    "mutual_information",
+    "mutual_information_std_error",
+    "num_units",
+    "seconds",
+)
 
 
 @torch.no_grad()
@@ -148,9 +181,14 @@ def collapse(
 ) -> Collapse:
     """Judge how many dimensions of the latent vectors are used.
 
-    Where the guide's sites are Normal, means, variances and KL come from formulas; else from draws, whose
-    KL is that of Normals with the same moments: a lower bound, tight where the marginals are Normal. A
-    mean is taken relative to the prior's, and a variance in units of the prior's.
+    A datum's latents are all its local sites, those of inner plates included (see `Layout.sites`). Where the
+    guide's sites are Normal, means, variances and KL come from formulas; else from draws, whose KL is that of
+    Normals with the same moments: a lower bound, tight where the marginals are Normal. A mean is taken
+    relative to the prior's, and a variance in units of the prior's.
+
+    Where a site's prior depends on other latents (z1 | z2), it is measured from its prior *given its parents'
+    draws*: its KL is the mean over those draws of the KL of the conditional distributions, and what is active
+    is (z − E[z | parents]) / sd[z | parents]. A site that only repeats what its parents say is then off.
 
     Args:
         pair: a model with latents for every datum, and its guide; nothing is trained.
@@ -160,154 +198,94 @@ def collapse(
         seed: of the draws.
 
     Raises:
-        InputError: if the latents are shared by all data, or depend on each other in the prior; if the
-            guide gives points; or for an index that does not fit.
+        InputError: if all latents are shared by all data, discrete, or have priors that depend on what is
+            summed out; if the guide gives points; or for an index that does not fit.
     """
     if num_draws < 10:
         raise InputError(f"num_draws is {num_draws}; variances of draws need at least 10")
     start = time.perf_counter()
     shape = layout(pair, *data)
     check_index(index, shape.num_units)
-    if shape.unit_plate is None or not shape.latents:
+    local = [site for site in shape.sites.values() if site.scope != "global"]
+    names = tuple(site.name for site in local if site.kind not in ("discrete", "enumerated"))
+    if not local:
         raise InputError("collapse is asked of models with latents for every datum; here all data share them")
+    if not names:
+        raise InputError(
+            "collapse is asked of latents that are real numbers; here those of a datum are discrete"
+        )
     if index is not None and not shape.can_index:
         raise InputError("part of the data was asked for, but the programs do not index their units")
+    case = Case(pair, data, shape, index, names, num_draws)
     with seeded(seed):
-        guides, priors = _sites(pair, data, shape, index)
-        centre, scale = _prior_moments(priors, shape)
-        if all(_normal(fn) for fn in guides.values()):
-            moments = _by_formula(guides, centre, scale, shape)
-        else:
-            moments = _by_draws(pair, data, shape, index, centre, scale, num_draws)
-        mutual, error = _mutual_information(guides, len(moments.mean))
-    kl, notes = _joint_kl(guides, priors, shape), _notes(guides, priors, moments)
+        found = read_programs(case)
+        drawn = by_parents(case) if found.dependent or shape.unit_plate is None else None
+        moments = independent_moments(case, found) if drawn is None else drawn.moments
+        mutual, error = mutual_information(case, found.guides, len(moments.mean))
+        site_kl = {name: (kl, 0.0) for name, kl in site_kls(case, found).items()}
+        if drawn is not None:
+            site_kl = dict(drawn.site_kl)
+        kl, kl_error = _whole(case, site_kl, exact=drawn is None)
     return Collapse(
-        table=_table(moments, _components(pair, shape, moments), normal=_all_normal(priors)),
+        table=_table(case, found, moments, drawn, site_kl),
         kl=kl,
+        kl_std_error=kl_error,
         mutual_information=mutual,
         mutual_information_std_error=error,
         num_units=len(moments.mean),
         analytic=moments.num_draws is None,
         seconds=time.perf_counter() - start,
-        notes=notes,
+        notes=_notes(case, found, moments, drawn, kl_error),
     )
 
 
-def _sites(
-    pair: Pair, data: tuple[Any, ...], shape: Layout, index: Tensor | None
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Guide's and prior's distribution of every latent; the guide's None where auxiliary draws make it.
-
-    Two runs on other draws tell whether they depend on other latents.
-    """
-    given = {} if index is None else {str(shape.unit_plate): index}
-    runs = []
-    for _ in range(2):
-        with pair.scope(), Given(given):
-            guide = poutine.trace(pair.guide).get_trace(*data)
-            model = poutine.trace(poutine.replay(pair.model, trace=guide)).get_trace(*data)
-        runs.append((guide, model))
-    guides, priors = {}, {}
-    auxiliary = any(site["infer"].get("is_auxiliary") for site in _samples(runs[0][0]))
-    for name in shape.latents:
-        first, second = (model.nodes[name]["fn"] for _, model in runs)
-        if not _same(first, second):
-            raise InputError(
-                f"the prior of {name} depends on other latents; collapse is asked of latents that are "
-                "independent in the prior"
-            )
-        priors[name] = first
-        own, other = (guide.nodes[name]["fn"] for guide, _ in runs)
-        if not auxiliary and isinstance(_base(own), Delta):
-            raise InputError(f"the guide gives {name} one point and no distribution: it has no KL")
-        # Depending on earlier draws, a conditional's moments are not those of q(z | x).
-        guides[name] = None if auxiliary or not _same(own, other) else own
-    return guides, priors
+def _whole(case: Case, site_kl: Mapping[str, tuple[float, float]], *, exact: bool) -> tuple[float, float]:
+    """KL of a unit's whole vector: the sites' together where all have a formula, else from draws."""
+    known = [kl for kl, _ in site_kl.values()]
+    whole = len(case.names) == len(case.shape.latents)
+    if exact and whole and np.isfinite(known).all():
+        return sum(known), 0.0
+    return total_kl(case)
 
 
-def _samples(trace: poutine.Trace) -> list[dict[str, Any]]:
-    return [site for site in trace.nodes.values() if site["type"] == "sample"]
-
-
-def _base(fn: Any) -> Any:
-    while isinstance(fn, Independent):
-        fn = fn.base_dist
-    return fn
-
-
-def _same(one: Any, two: Any) -> bool:
-    """Whether two distributions give the same density to the same points, up to the rounding of inverses."""
-    point = one.sample()
-    return torch.allclose(one.log_prob(point), two.log_prob(point), rtol=1e-4, atol=1e-4)
-
-
-def _normal(fn: Any) -> bool:
-    return fn is not None and (
-        isinstance(fn, MultivariateNormal) or isinstance(_base(fn), Normal | torch.distributions.Normal)
+def _table(
+    case: Case,
+    found: Programs,
+    moments: Moments,
+    drawn: Drawn | None,
+    site_kl: Mapping[str, tuple[float, float]],
+) -> pd.DataFrame:
+    normal = _all_normal(found, drawn)
+    kl, error, spread = _normal_kl(moments)
+    if drawn is not None and drawn.kl is not None and drawn.kl_std_error is not None:
+        kl, error = drawn.kl, drawn.kl_std_error
+    elif not normal:
+        formula = formula_kls(case, found) if drawn is None else None
+        kl = torch.full_like(kl, torch.nan) if formula is None else formula
+        error = torch.full_like(error, torch.nan if formula is None else 0.0)
+    names, sites = component_names(case, found, moments.mean.shape[1])
+    missing = (float("nan"), float("nan"))
+    return pd.DataFrame(
+        {
+            "component": names,
+            "site": sites,
+            "kl": kl.cpu().numpy(),
+            "kl_std_error": error.cpu().numpy(),
+            "variance_of_means": spread.cpu().numpy(),
+            "mean_variance": moments.variance.mean(0).cpu().numpy(),
+            "active": (spread > ACTIVE).cpu().numpy(),
+            "site_kl": [site_kl.get(name, missing)[0] for name in sites],
+            "site_kl_std_error": [site_kl.get(name, missing)[1] for name in sites],
+        }
     )
 
 
-def _all_normal(priors: Mapping[str, Any]) -> bool:
-    return all(_normal(fn) for fn in priors.values())
+def _all_normal(found: Programs, drawn: Drawn | None) -> bool:
+    return drawn.normal if drawn is not None else all(is_normal(fn) for fn in found.priors.values())
 
 
-def _flat(value: Tensor, shape: Layout, name: str) -> Tensor:
-    """A site's values as (units, dimensions): inner plates and event dimensions are dimensions."""
-    moved = value.movedim(shape.dims[str(shape.unit_plate)] - shape.event_dims[name], 0)
-    return moved.reshape(len(moved), -1).double()
-
-
-def _moments_of(fns: Mapping[str, Any], shape: Layout) -> tuple[Tensor, Tensor]:
-    means, variances = [], []
-    for name, fn in fns.items():
-        full = fn.shape()
-        means.append(_flat(fn.mean.expand(full), shape, name))
-        variances.append(_flat(fn.variance.expand(full), shape, name))
-    return torch.cat(means, 1), torch.cat(variances, 1)
-
-
-def _prior_moments(priors: Mapping[str, Any], shape: Layout) -> tuple[Tensor, Tensor]:
-    """Means and standard deviations of the prior, shape (units, dimensions)."""
-    try:
-        mean, variance = _moments_of(priors, shape)
-    except NotImplementedError as error:
-        raise InputError(f"the prior's mean and variance are not known: {error}") from error
-    if not bool((variance > 0).all() and mean.isfinite().all() and variance.isfinite().all()):
-        raise InputError("the prior of the latents has no finite mean and variance to compare with")
-    return mean, variance.sqrt()
-
-
-def _by_formula(guides: Mapping[str, Any], centre: Tensor, scale: Tensor, shape: Layout) -> _Moments:
-    mean, variance = _moments_of(guides, shape)
-    return _Moments((mean - centre) / scale, variance / scale.square(), None)
-
-
-def _by_draws(
-    pair: Pair,
-    data: tuple[Any, ...],
-    shape: Layout,
-    index: Tensor | None,
-    centre: Tensor,
-    scale: Tensor,
-    num_draws: int,
-) -> _Moments:
-    means, variances = [], []
-    for chunk in unit_chunks(shape, num_draws, index):
-        drawn = terms(pair, *data, layout=shape, num_particles=num_draws, index=chunk).draws
-        flat = []
-        for name in shape.latents:
-            axis = 1 + shape.latents[name].index(str(shape.unit_plate))
-            z = drawn[name].double().movedim(axis, 1)
-            flat.append(z.reshape(*z.shape[:2], -1))
-        z = torch.cat(flat, 2)
-        means.append(z.mean(0))
-        variances.append(z.var(0))
-    mean, variance = torch.cat(means), torch.cat(variances)
-    return _Moments((mean - centre) / scale, variance / scale.square(), num_draws)
-
-
-def _table(moments: _Moments, components: list[str], *, normal: bool) -> pd.DataFrame:
-    """KL of Normals to N(0, 1) in the prior's scale, without the bias that draws bring."""
+def _normal_kl(moments: Moments) -> tuple[Tensor, Tensor, Tensor]:
+    """KL of Normals to N(0, 1) in the prior's scale, without the bias that draws bring; its error; Var E."""
     mean, variance = moments.mean, moments.variance.clamp(min=1e-300)
     kl = 0.5 * (variance + mean.square() - 1 - variance.log())
     spread, error = mean.var(0, unbiased=False), torch.zeros(mean.shape[1])
@@ -317,81 +295,57 @@ def _table(moments: _Moments, components: list[str], *, normal: bool) -> pd.Data
         spread = (spread - variance.mean(0) / draws).clamp(min=0)
         single = mean.square() * variance / draws + 0.5 * (variance - 1).square() / draws + draws**-2
         error = single.mean(0).sqrt() / len(mean) ** 0.5
-    if not normal:
-        kl, error = torch.full_like(kl, torch.nan), torch.full_like(error, torch.nan)
-    return pd.DataFrame(
-        {
-            "component": components,
-            "kl": kl.mean(0).cpu().numpy(),
-            "kl_std_error": error.cpu().numpy(),
-            "variance_of_means": spread.cpu().numpy(),
-            "mean_variance": moments.variance.mean(0).cpu().numpy(),
-            "active": (spread > ACTIVE).cpu().numpy(),
-        }
-    )
+    return kl.mean(0), error, spread
 
 
-def _joint_kl(guides: Mapping[str, Any], priors: Mapping[str, Any], shape: Layout) -> float:
-    total = 0.0
-    for name, fn in guides.items():
-        kl = None if fn is None else analytic_kl(fn, priors[name])
-        if kl is None:
-            return float("nan")
-        # All but the units' plate are summed over.
-        units = fn.shape()[shape.dims[str(shape.unit_plate)] - shape.event_dims[name]]
-        total += float(kl.double().expand(fn.batch_shape).sum()) / units
-    return total
-
-
-def _mutual_information(guides: Mapping[str, Any], num_units: int) -> tuple[float, float]:
-    """E_n E_q(z|x_n)[log q(z | x_n) − log 1/N Σ_m q(z | x_m)] and its standard error.
-
-    The aggregated posterior is that of the N data themselves: no value can exceed log N.
-    """
-    if any(fn is None or len(fn.batch_shape) != 1 for fn in guides.values()) or num_units < 2:
-        return float("nan"), float("nan")
-    number = min(NUM_MUTUAL, num_units)
-    chosen = torch.randperm(num_units)[:number]
-    draws = {name: fn.sample() for name, fn in guides.items()}
-    size = max(z[0].numel() for z in draws.values())
-    values = []
-    for part in chosen.split(max(1, BLOCK // (num_units * size))):
-        check_time()
-        log_q = torch.zeros(len(part), num_units, dtype=torch.float64)
-        for name, fn in guides.items():
-            log_q = log_q + fn.log_prob(draws[name][part].unsqueeze(1)).double().cpu()
-        own = log_q[torch.arange(len(part)), part]
-        values.append(own - log_q.logsumexp(1) + float(np.log(num_units)))
-    found = torch.cat(values)
-    return float(found.mean()), float(found.std()) / number**0.5
-
-
-def _components(pair: Pair, shape: Layout, moments: _Moments) -> list[str]:
-    """Names like ``z[1]``, with the model's own labels where they fit."""
-    size = moments.mean.shape[1]
-    if len(shape.latents) > 1:
-        return [f"{' + '.join(shape.latents)}[{k + 1}]" for k in range(size)]
-    (name,) = shape.latents
-    labels: list[Any] = list(range(1, size + 1))
-    if isinstance(pair.model, Labelled):
-        own = [list(pair.model.coords().get(dim, ())) for dim in pair.model.event_dims().get(name, ())]
-        labels = own[0] if len(own) == 1 and len(own[0]) == size else labels
-    return [f"{name}[{label}]" for label in labels]
-
-
-def _notes(guides: Mapping[str, Any], priors: Mapping[str, Any], moments: _Moments) -> tuple[str, ...]:
-    notes = []
-    if any(isinstance(fn, MultivariateNormal) for fn in guides.values()):
+def _notes(
+    case: Case, found: Programs, moments: Moments, drawn: Drawn | None, kl_error: float
+) -> tuple[str, ...]:
+    notes = [*_left_out(case)]
+    if any(isinstance(fn, MultivariateNormal) for fn in found.guides.values()):
         notes.append(
             "the guide's covariance is full: the KL of each dimension is that of its marginal, and their sum "
             "is below the KL of the whole vector"
         )
-    if moments.num_draws is not None:
+    if found.dependent:
+        notes.append(
+            f"the prior of {', '.join(found.dependent)} depends on other latents: each is measured from its "
+            "prior given their draws"
+        )
+    if drawn is not None and drawn.kl is not None:
+        notes.append(
+            f"each KL is the mean over {case.num_draws} draws a unit of the KL given those draws, which is "
+            "exact; means and variances come from the same draws"
+        )
+    elif moments.num_draws is not None and not _all_normal(found, drawn):
+        notes.append(f"means and variances come from {moments.num_draws} draws a unit")
+    elif moments.num_draws is not None:
         notes.append(
             f"means and variances come from {moments.num_draws} draws a unit, and each KL is that of Normals "
             "with these moments: a lower bound"
         )
-    if not _all_normal(priors):
+    if kl_error > 0:
+        notes.append("the KL of the whole vector is a Monte Carlo estimate")
+    if (
+        not _all_normal(found, drawn)
+        and (drawn is None or drawn.kl is None)
+        and formula_kls(case, found) is None
+    ):
         notes.append("the prior is not Normal: there is no formula for the KL of a dimension")
     notes.append(f"no mutual information above log N = {np.log(len(moments.mean)):.2f} nats can be seen")
     return tuple(notes)
+
+
+def _left_out(case: Case) -> list[str]:
+    """Sentences on latents that are no part of the table."""
+    kinds = case.shape.sites.values()
+    shared = [site.name for site in kinds if site.scope == "global"]
+    discrete = [s.name for s in kinds if s.scope != "global" and s.kind in ("discrete", "enumerated")]
+    found = []
+    if shared:
+        found.append(
+            f"{', '.join(shared)} is shared by all data: what is said is of the latents of every datum"
+        )
+    if discrete:
+        found.append(f"{', '.join(discrete)} is discrete and is left out of the dimensions")
+    return found

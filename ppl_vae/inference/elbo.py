@@ -26,7 +26,7 @@ from ppl_vae.inference.terms import layout, particle_traces
 from ppl_vae.program import Pair
 from ppl_vae.rng import seeded
 
-__all__ = ["ELBO", "elbo"]
+__all__ = ["ELBO", "analytic_kl", "analytic_kls", "check_index", "elbo", "unit_chunks"]
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ def _parts(
     guide draw their latents in the same order, as in Pyro's TraceMeanField_ELBO.
     """
     reconstruction = log_likelihood(model_trace, shape, num_particles)
-    formulas = _analytic_kls(model_trace, guide_trace, shape)
+    formulas = list(analytic_kls(model_trace, guide_trace, shape).values())
     if formulas:
         return reconstruction, torch.stack(formulas).sum(0).expand_as(reconstruction), True
     log_q = log_q_per_unit(guide_trace, shape, num_particles)
@@ -162,20 +162,24 @@ def _parts(
     return reconstruction, log_q - log_prior, False
 
 
-def _analytic_kls(model_trace: Trace, guide_trace: Trace, shape: Layout) -> list[Tensor]:
-    """The KL of every latent site by unit; nothing unless each of them has a formula."""
+def analytic_kls(model_trace: Trace, guide_trace: Trace, shape: Layout) -> dict[str, Tensor]:
+    """The KL of every latent site by unit, given the draws before it; nothing unless each has a formula.
+
+    It is that of the site's conditional distributions, whose mean over draws is the site's part of the whole
+    KL only if both programs draw in the same order.
+    """
     samples = [name for name, site in sample_sites(guide_trace) if not site["is_observed"]]
     auxiliary = any(guide_trace.nodes[name]["infer"].get("is_auxiliary") for name in samples)
     in_order = [name for name in samples if name in shape.latents] == list(shape.latents)
     if auxiliary or not in_order or shape.summed or shape.subsampled or shape.loose_dims:
-        return []
-    found = []
+        return {}
+    found = {}
     for name in shape.latents:
         own, prior = guide_trace.nodes[name], model_trace.nodes[name]
         kl = analytic_kl(own["fn"], prior["fn"])
         if kl is None or own["mask"] is not None or prior["mask"] is not None:
-            return []
-        found.append(reduce_to_units(scale_and_mask(kl, user_scale(prior)), shape))
+            return {}
+        found[name] = reduce_to_units(scale_and_mask(kl, user_scale(prior)), shape)
     return found
 
 

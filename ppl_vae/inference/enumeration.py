@@ -38,6 +38,22 @@ class _Marked(Messenger):  # type: ignore[misc]
             msg["infer"] = {**msg["infer"], "enumerate": "parallel"}
 
 
+class _Enumerating(EnumMessenger):  # type: ignore[misc]
+    """`EnumMessenger` for models whose other latents have been given their values by a handler inside of it.
+
+    It would pass those by, and so would not know that their densities depend on what is enumerated.
+    """
+
+    def _pyro_sample(self, msg: dict[str, Any]) -> None:
+        given = msg["done"] and not msg["is_observed"] and not site_is_subsample(msg)
+        if given and msg["infer"].get("enumerate") != "parallel":
+            msg["done"] = False
+            super()._pyro_sample(msg)  # notes the dimensions in scope, and draws nothing
+            msg["done"] = True
+        else:
+            super()._pyro_sample(msg)
+
+
 def is_marked(site: Mapping[str, Any]) -> bool:
     """Whether a site asks to be enumerated in parallel (``infer={"enumerate": "parallel"}``)."""
     return bool(site["infer"].get("enumerate") == "parallel" and not site["infer"].get("num_samples"))
@@ -54,7 +70,7 @@ def enumerating(names: Collection[str], nesting: int) -> Iterator[None]:
     if not names:
         yield
         return
-    with EnumMessenger(first_available_dim=-1 - nesting), _Marked(names):
+    with _Enumerating(first_available_dim=-1 - nesting), _Marked(names):
         yield
 
 

@@ -221,12 +221,3 @@ def test_models_without_a_latent_for_every_datum_are_refused() -> None:
     model = TrueSkill(2, link="logistic")
     with pytest.raises(InputError, match="all data share them"):
         collapse(Pair(model, Prior(model)), torch.tensor([[0, 1]]))
-
-    def nested(x: Tensor) -> None:
-        with pyro.plate("data", len(x)) as i:
-            a = pyro.sample("a", dist.Normal(torch.zeros(()), 1.0))
-            b = pyro.sample("b", dist.Normal(a, 1.0))
-            pyro.sample("x", dist.Normal(b, 1.0), obs=x[i])
-
-    with pytest.raises(InputError, match="prior of b depends on other latents"):
-        collapse(Pair(nested, Prior(nested)), torch.ones(4))

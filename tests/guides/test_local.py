@@ -19,6 +19,9 @@ from ppl_vae.inference.terms import has_log_density, layout, terms
 from ppl_vae.program import Pair
 from tests.local_models import (
     Linear,
+    components,
+    components_log_evidence,
+    exact_guide,
     gamma_poisson,
     gamma_poisson_best_lognormal,
     gamma_poisson_log_evidence,
@@ -135,18 +138,6 @@ def test_the_exact_posterior_is_a_member_of_the_family(make: Callable[[], Linear
         )
 
 
-def exact_guide(case: Linear, guide: PerDatumNormal) -> PerDatumNormal:
-    """A guide with full covariance put at the posterior."""
-    q = len(case.prior)
-    factor = np.linalg.cholesky(np.linalg.inv(case.precision))
-    rows, columns = np.tril_indices(q, -1)
-    spread = np.concatenate([np.log(np.expm1(np.diag(factor) ** 2 - guide.floor)), factor[rows, columns]])
-    with torch.no_grad():
-        guide.raw[:, :q] = torch.as_tensor(case.means)
-        guide.raw[:, q:] = torch.as_tensor(spread)
-    return guide
-
-
 def test_svi_reaches_the_optimum_under_inner_plates(oracles: ModuleType) -> None:
     """The best mean field over (b, z_1, z_2, z_3): its gap is ½ (Σ ln Λ_kk − ln det Λ)."""
     case = inner_plate(4)
@@ -183,12 +174,18 @@ def test_a_positive_latent_gets_the_best_lognormal(oracles: ModuleType) -> None:
     assert (evidence - best < 1 / (8 * a)).all()
 
 
-def test_a_summed_site_beside_a_continuous_one(oracles: ModuleType) -> None:
+@pytest.mark.parametrize(
+    ("model", "evidence"), [(mixed, mixed_log_evidence), (components, components_log_evidence)]
+)
+def test_a_summed_site_beside_a_continuous_one(
+    model: Callable[..., Any], evidence: Callable[[np.ndarray], np.ndarray], oracles: ModuleType
+) -> None:
+    """Also where the continuous one's prior depends on the summed one."""
     x = torch.linspace(-3, 4, 6, dtype=DOUBLE)
-    found = importance.log_evidence(
-        Pair(mixed, _normal(mixed, x)), x, num_samples=2000, defensive=0.5, progress=False
-    )
-    score = (found.log_evidence - found.bias - mixed_log_evidence(x.numpy())) / found.std_error
+    pair = Pair(model, _normal(model, x))
+    assert layout(pair, x).vectorized
+    found = importance.log_evidence(pair, x, num_samples=2000, defensive=0.5, progress=False)
+    score = (found.log_evidence - found.bias - evidence(x.numpy())) / found.std_error
     assert np.abs(score).max() < oracles.z_limit(6)
 
 
