@@ -105,7 +105,7 @@ DECLARED = {
     "ppl_vae.inference.importance": ("ImportanceOptions", "ImportanceKeywords"),
     "ppl_vae.inference.annealing": ("Settings", "AnnealingKeywords"),
     "ppl_vae.inference.nuts": ("NutsOptions", "NutsKeywords"),
-    "ppl_vae.diagnostics.calibration": ("CalibrationOptions", "CalibrationKeywords"),
+    "ppl_vae.diagnostics.calibration_options": ("CalibrationOptions", "CalibrationKeywords"),
     "ppl_vae.diagnostics.best_guides": ("Search", "SearchKeywords"),
     "ppl_vae.diagnostics.check": ("CheckOptions", "CheckKeywords"),
     "ppl_vae.jobs": ("ReferenceOptions", "ReferenceKeywords"),

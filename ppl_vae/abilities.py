@@ -1,0 +1,169 @@
+"""The small abilities that a model, or a layer in it, may have.
+
+All are optional: methods ask for them by type and do without where they are missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = [
+    "ExactEvidence",
+    "ExactPosterior",
+    "HasAuxiliary",
+    "HasIdentifiable",
+    "HasReported",
+    "Labelled",
+    "PairwiseFactors",
+    "Settles",
+    "Simulator",
+]
+
+
+@runtime_checkable
+class ExactPosterior(Protocol):
+    """A model that can draw from p(z | x) exactly, with its parameters held."""
+
+    def __call__(self, *data: Any) -> Any:
+        """The Pyro program."""
+        ...
+
+    def exact_posterior(self, *data: Tensor) -> Mapping[str, torch.distributions.Distribution]:
+        """One distribution per latent site (independent of each other given the data), of batch
+        shape (units,) for local latents and () for global ones."""
+        ...
+
+
+@runtime_checkable
+class ExactEvidence(Protocol):
+    """A model that knows log p(x), with its parameters held."""
+
+    def __call__(self, *data: Any) -> Any:
+        """The Pyro program."""
+        ...
+
+    def exact_log_evidence(self, *data: Tensor) -> Tensor:
+        """log p(x) in nats, one value per unit: shape (units,)."""
+        ...
+
+
+@runtime_checkable
+class HasAuxiliary(Protocol):
+    """A guide that draws something else than its latents, from which they follow one to one.
+
+    Its latents are ``Delta`` sites whose log density is minus the log-determinant of that function: its log
+    density at given latents is known.
+    """
+
+    def auxiliary_values(self, latents: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What its sample statements must draw for it to arrive at given latents.
+
+        Args:
+            latents: by site, as the model's own sample statements would give them.
+        """
+        ...
+
+
+@runtime_checkable
+class HasIdentifiable(Protocol):
+    """A model whose latents are determined only up to a symmetry."""
+
+    def identifiable(self, draws: xr.Dataset) -> xr.Dataset:
+        """The functions of the latents that data can determine, draw by draw: a data set with the
+        same (chain, draw) dimensions."""
+        ...
+
+
+@runtime_checkable
+class HasReported(Protocol):
+    """A model whose pictures and tables show other functions of the latents than those data determine."""
+
+    def reported(self, draws: xr.Dataset) -> xr.Dataset:
+        """What they show, draw by draw, where a verdict must cover it as well: a data set with the same
+        (chain, draw) dimensions."""
+        ...
+
+
+@runtime_checkable
+class Labelled(Protocol):
+    """A model that can name the dimensions of its latent sites."""
+
+    def event_dims(self) -> Mapping[str, Sequence[str]]:
+        """Names of the event dimensions of each latent site."""
+        ...
+
+    def coords(self) -> Mapping[str, Sequence[Any]]:
+        """Labels along plates and event dimensions, by dimension name."""
+        ...
+
+
+@runtime_checkable
+class PairwiseFactors(Protocol):
+    """A model of one latent site z of independent normals, z_k ~ N(μ_k, σ_k²) for k = 1 … n, whose
+    data depend on z only through differences of two of them:
+
+    log p(x, z) = Σ_k log N(z_k; μ_k, σ_k²) + Σ_d ℓ(z_i(d) − z_j(d)).
+    """
+
+    def __call__(self, *data: Any) -> Any:
+        """The Pyro program."""
+        ...
+
+    def normal_prior(self) -> tuple[str, torch.distributions.Normal]:
+        """The latent site's name, and its prior of batch shape (n,)."""
+        ...
+
+    def index_pairs(self, *data: Any) -> tuple[Tensor, Tensor]:
+        """Which two entries of z each datum compares: i and j, integers of shape (num_data,)."""
+        ...
+
+    def log_likelihood(self, difference: Tensor) -> Tensor:
+        """ℓ in nats, elementwise and differentiable, for floats of any shape and precision."""
+        ...
+
+
+@runtime_checkable
+class Simulator(Protocol):
+    """A model that can put data into the form of its arguments.
+
+    Models whose observed values are one of their arguments, entry by entry, need not be: drawing their
+    observed sites is enough.
+    """
+
+    def __call__(self, *data: Any) -> Any:
+        """The Pyro program."""
+        ...
+
+    def simulate(self, latents: Mapping[str, Tensor], *data: Any) -> tuple[Any, ...]:
+        """Data drawn from p(x | z), of the same shapes as those given.
+
+        Args:
+            latents: z by site, each of shape (*plates, *event).
+            data: what is not random in them (who plays whom) is kept.
+        """
+        ...
+
+
+@runtime_checkable
+class Settles(Protocol):
+    """A layer whose statistics learning leaves open, such as a batch norm.
+
+    While learning it works with those of the batch at hand. After a fit it is given all that comes to it, and
+    from then on what it does to one row does not depend on others.
+    """
+
+    def settle(self, inputs: Iterable[Tensor]) -> None:
+        """Set the statistics, buffers of the layer, to those of all inputs together.
+
+        Args:
+            inputs: what the layer is called with, for one part of the training data after another. They are
+                made one by one, and may be gone through once.
+        """
+        ...
