@@ -23,6 +23,8 @@ from ppl_vae.diagnostics.compare import Comparison
 from ppl_vae.diagnostics.gap_parts import Gaps
 from ppl_vae.diagnostics.verdict import Decision, Finding, Measures
 from ppl_vae.evidence import Evidence
+from ppl_vae.inference.elbo import ELBO
+from ppl_vae.inference.svi import Fit
 from ppl_vae.posterior import Posterior
 from ppl_vae.program import Pair
 
@@ -81,7 +83,15 @@ def _check() -> Check:
     return Check(decision, "use NUTS", (finding,), Measures(), {}, seconds=12.0, budget=60.0)
 
 
+def _fit(**more: Any) -> Fit:
+    final = ELBO(-12.5, 0.25, -10.0, 2.5, True, 5, 100)
+    told: dict[str, Any] = {"converged": True, "reason": f"{NASTY} came to rest", **more}
+    return Fit(np.zeros(1500), np.array([[1000, -3.25]]), final, 1500, 3.5, engine="traced",
+               compile_seconds=0.0, **told)  # fmt: skip
+
+
 ANSWERS: dict[str, tuple[Callable[[], Any], tuple[str, ...]]] = {
+    "Fit": (_fit, ("1,500 steps", "-12.500 ± 0.250", "CONVERGED", "2.500", "−3.250", "came to rest")),
     "Posterior": (_posterior, ("2 chains of 4 draws by nuts", "school: 3", "10.500 to 12.500", "2.500")),
     "Evidence": (_evidence, ("log p(x) by is: estimate", "-7.000 ± 0.300", "1 of 3 units alarm", "a note")),
     "Comparison": (_comparison, ("Compared with nuts", "svi differs", "1.250", "0.500")),
@@ -114,6 +124,9 @@ def test_a_short_repr_says_what_the_thing_is() -> None:
         "Evidence(is, estimate: log p(x) = -7.000 ± 0.300 nats of 3 units; 1 alarm)"
     )
     assert _shown(_comparison()) == "Comparison(with nuts in 1 quantities: svi differs)"
+    assert _shown(_fit()) == "Fit(1,500 steps, traced, 4 s: ELBO -12.500 ± 0.250 nats; converged)"
+    assert _shown(_fit(converged=None)).endswith("; convergence not judged)")
+    assert _shown(_fit(converged=False)).endswith("; not converged)")
     assert _shown(_check()) == "Check(do not trust: 1 checks, failing: weights; 12 s)"
 
 

@@ -26,10 +26,12 @@ from ppl_vae.inference.settling import Settling
 from ppl_vae.inference.sites import Layout
 from ppl_vae.inference.stopping import Stopping
 from ppl_vae.inference.terms import check_data
+from ppl_vae.notebook import Tone, banner, panel, table
 from ppl_vae.program import Pair
 from ppl_vae.progress import progress_bar
 from ppl_vae.rng import seeded
 from ppl_vae.threads import one_thread
+from ppl_vae.wording import with_error
 
 __all__ = [
     "IWAE",
@@ -54,7 +56,14 @@ __all__ = [
 FEWEST_STEPS = 200
 
 
-@dataclass(frozen=True, eq=False)
+_WORDS: dict[bool | None, tuple[str, Tone]] = {
+    True: ("converged", "good"),
+    False: ("not converged", "warn"),
+    None: ("convergence not judged", "neutral"),
+}
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Fit:
     """What a fit did. The parameters themselves stay in the pair.
 
@@ -84,6 +93,28 @@ class Fit:
     engine: str
     compile_seconds: float
     stopping: Stopping | None = None
+
+    def __repr__(self) -> str:
+        word, _ = _WORDS[self.converged]
+        elbo = with_error(self.final.value, self.final.std_error)
+        return f"Fit({self.steps:,} steps, {self.engine}, {self.seconds:.0f} s: ELBO {elbo} nats; {word})"
+
+    def _repr_html_(self) -> str:
+        """How a notebook shows it."""
+        word, tone = _WORDS[self.converged]
+        rows: list[tuple[str, object]] = [
+            ("ELBO of the training data, in nats", with_error(self.final.value, self.final.std_error)),
+            ("reconstruction", self.final.reconstruction),
+            ("KL to the prior", self.final.kl),
+            (f"ELBO of one of {self.final.num_units:,} units", self.final.mean),
+            ("held-out objective per unit, last", self.held_out[-1, 1] if len(self.held_out) else "–"),
+            ("seconds", self.seconds),
+        ]
+        return panel(
+            f"Fit by SVI: {self.steps:,} steps, {self.engine}",
+            banner(word.upper(), tone, self.reason),
+            table(["", "value"], rows),
+        )
 
 
 def fit(

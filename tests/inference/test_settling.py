@@ -1,5 +1,7 @@
 """Open layers settled over the training data: against PyTorch run layer by layer, and after a fit."""
 
+from typing import Any
+
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -7,6 +9,8 @@ import torch
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
+from ppl_vae.inference import steps, svi
+from ppl_vae.inference.elbo import elbo
 from ppl_vae.inference.fixed_data import FixedData
 from ppl_vae.inference.settling import Settling, settle
 from ppl_vae.inference.terms import layout
@@ -143,3 +147,42 @@ def test_what_the_stopping_rule_judges_is_settled_and_leaves_no_trace(
     settling()
     again = FixedData(pair, (x,), shape, 0, None, most_particles=8).log_weights()
     torch.testing.assert_close(found, again)
+
+
+@pytest.mark.parametrize("compile", [False, "auto"])
+def test_a_fit_ends_with_settled_layers(
+    pair: Pair, x: Tensor, compile: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(steps, "TRACED", 10)
+    fit = svi.fit(pair, x, num_steps=20, batch_size=12, compile=compile, progress=False)
+    assert fit.engine == ("pyro" if compile is False else "traced")
+    norms = [layer for layer in pair.guide.encoder if isinstance(layer, BatchNorm)]
+    for norm, (mean, variance) in zip(norms, _one_pass(pair.guide.encoder, x), strict=True):
+        torch.testing.assert_close((norm.mean, norm.variance), (mean, variance))
+
+
+def test_held_out_checks_see_settled_layers(pair: Pair, x: Tensor) -> None:
+    """The last one is of the last parameters: the ELBO that evaluation finds then, with the same draws."""
+    fit = svi.fit(
+        pair, x, num_steps=20, held_out=(x,), check_every=15, lr=0.02, compile=False, progress=False
+    )
+    last = fit.held_out[-1, 1]
+    assert last == pytest.approx(elbo(pair, x, num_particles=4).mean, rel=1e-9)
+    pair.guide.encoder[1].variance.mul_(2)
+    assert last != pytest.approx(elbo(pair, x, num_particles=4).mean, rel=1e-3)
+
+
+@pytest.mark.parametrize("kind", [BatchNorm, nn.BatchNorm1d])
+def test_a_fit_of_the_guide_alone_leaves_the_models_layers(
+    pair: Pair, x: Tensor, kind: type[nn.Module]
+) -> None:
+    pair.model.decoder[1] = kind(4).double()
+    pair.model.decoder[1].bias.data.fill_(0.5)
+    settle(pair, x)
+    before = _statistics(pair.model)
+    norm = pair.guide.encoder[1]
+    was = norm.mean.clone()
+    svi.fit(pair, x, num_steps=10, train="guide", compile=False, progress=False)
+    assert all(torch.equal(a, b) for a, b in zip(before, _statistics(pair.model), strict=True))
+    assert not torch.equal(norm.mean, was)
+    assert pair.model.decoder[1].training

@@ -171,9 +171,11 @@ class State:
     def running(self) -> Iterator[None]:
         """As steps run: with the fit's own random numbers, on one thread if small, without Pyro's checks.
 
-        `layout` has run both programs with those checks on; they cost a quarter of a small step.
+        `layout` has run both programs with those checks on; they cost a quarter of a small step. Where the
+        guide alone is trained, the model's modules are in evaluation mode meanwhile.
         """
-        with keep_generator(), one_thread(self.small), pyro.validation_enabled(False):
+        held = self.pair.holding(self.options.train)
+        with keep_generator(), one_thread(self.small), pyro.validation_enabled(False), held:
             restore_generator(self._generator)
             self._running = True
             try:
