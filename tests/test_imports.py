@@ -29,6 +29,8 @@ def test_the_command_line_itself_loads_no_torch() -> None:
         "from ppl_vae.inference import svi, nuts, importance, annealing, bridge",
         "import ppl_vae; ppl_vae.Pair, ppl_vae.PPCA, ppl_vae.VAE, ppl_vae.TrueSkill, ppl_vae.svi",
         "from ppl_vae.data import load; load('wine'); load('iris'); load('digits')",
+        "from ppl_vae.data import load_dataset, prepare, inputs as i; t = {'x': i.Features(), 'label': "
+        "i.Category()}; prepare(load_dataset('iris'), t, standardize=True).part('train').arguments(t)",
     ],
 )
 def test_methods_models_and_data_load_nothing_heavy(code: str) -> None:

@@ -1,10 +1,5 @@
 """The one type for data: schema, units taken, and conversions there and back."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -357,17 +352,3 @@ def test_files_that_hold_something_else_are_damaged(tmp_path, name):
     (tmp_path / name).write_bytes(b"something else")
     with pytest.raises(InputError, match="damaged or no"):
         load(str(tmp_path / name))
-
-
-def test_a_data_set_is_made_and_used_without_pandas_and_xarray():
-    code = (
-        "import sys, torch; from ppl_vae.data import load_dataset, inputs\n"
-        "data = load_dataset('iris'); x, label = data.take(slice(9)).arguments("
-        "{'x': inputs.Features(), 'label': inputs.Category()})\n"
-        "print(sorted({'pandas', 'xarray', 'sklearn'} & set(sys.modules)))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=dict(os.environ), check=True
-    )
-    assert done.stdout.strip() == "[]"
-    assert Path(sys.executable).exists()
