@@ -11,7 +11,7 @@ import torch
 from pyro.infer.autoguide import AutoNormal
 from pyro.nn import PyroModule
 
-from ppl_vae import guide, models
+from ppl_vae import guide, registry
 from ppl_vae.data import Dataset
 from ppl_vae.data.inputs import Group, Input, Mask, Sequence
 from ppl_vae.errors import InputError
@@ -61,8 +61,7 @@ TABLE = "site,y1,y2\nb,1.5,2.5\na,0.5,\nb,,3\na,-1,0.25\n"
 
 @pytest.fixture
 def settings(tmp_path, monkeypatch):
-    monkeypatch.setattr(models, "GroupMeans", GroupMeans, raising=False)
-    monkeypatch.setattr(models, "__all__", [*models.__all__, "GroupMeans"])
+    monkeypatch.setattr(registry, "SUITE", (*registry.SUITE, GroupMeans))
 
     def asked(text, **given):
         (tmp_path / "t.csv").write_text(text)
@@ -72,7 +71,7 @@ def settings(tmp_path, monkeypatch):
 
 
 def test_columns_of_a_file_reach_the_program_and_the_posterior_is_the_exact_one(settings, tmp_path):
-    fit_run(settings(TABLE.replace("site", "group"), steps=300, stop=False), tmp_path / "run")
+    fit_run(settings(TABLE, columns={"group": "site"}, steps=300, stop=False), tmp_path / "run")
     run = Run.open(tmp_path / "run")
     y, group, there = run.tensors("train")
     assert run.source["group"].levels == ("a", "b")

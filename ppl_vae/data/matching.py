@@ -75,7 +75,8 @@ class Search:
         if not names:
             raise InputError(
                 f"{self.dataset.name} has no column {name!r}, which the model takes: it has "
-                f"{listed(self.offered())}; name the one that it is (columns={{{name!r}: …}})."
+                f"{listed(self.offered())}; name the one that it is (--column {name}=NAME, or "
+                f"columns={{{name!r}: NAME}})."
             )
         if len(names) > 1:
             raise InputError(f"The input {name!r} is one column, not {len(names)} ({listed(names)}).")
