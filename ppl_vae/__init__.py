@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     )
     from ppl_vae.errors import InputError
     from ppl_vae.evidence import Evidence
+    from ppl_vae.fitted import FittedRun, fit, load
     from ppl_vae.foreign import foreign_draws
     from ppl_vae.inference import annealing, bounds, bridge, exact, guide, importance, natural, nuts, svi
     from ppl_vae.models import PPCA, VAE, BayesianPPCA, TrueSkill
@@ -38,6 +39,7 @@ __all__ = [
     "Check",
     "Comparison",
     "Evidence",
+    "FittedRun",
     "Gaps",
     "InputError",
     "Pair",
@@ -54,12 +56,14 @@ __all__ = [
     "data",
     "diagnostics",
     "exact",
+    "fit",
     "foreign_draws",
     "gaps",
     "guide",
     "guides",
     "importance",
     "inference",
+    "load",
     "models",
     "natural",
     "nuts",
@@ -93,6 +97,7 @@ _HOMES = {
     ),
     "InputError": "errors",
     "Evidence": "evidence",
+    **dict.fromkeys(("FittedRun", "fit", "load"), "fitted"),
     "foreign_draws": "foreign",
     **dict.fromkeys(
         ("annealing", "bounds", "bridge", "exact", "guide", "importance", "natural", "nuts", "svi"),

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ppl_vae.data import Dataset
 from ppl_vae.errors import InputError
 from ppl_vae.files import told_later, write_json, write_text
 from ppl_vae.guides import PerDatumNormal
@@ -14,7 +15,7 @@ from ppl_vae.inference import svi
 from ppl_vae.inference.checkpoint import save_parameters
 from ppl_vae.models.base import HintsAtScale
 from ppl_vae.progress import stage
-from ppl_vae.run import Run, prepare_folder
+from ppl_vae.run import OWN_DATA, Run, prepare_folder
 from ppl_vae.settings import Settings
 
 __all__ = ["converged_of", "fit_run"]
@@ -28,6 +29,7 @@ def fit_run(
     overwrite: bool = False,
     progress: bool = True,
     complaints: list[InputError] | None = None,
+    given: Dataset | None = None,
 ) -> dict[str, Any]:
     """Fit by SVI into a run's folder.
 
@@ -38,6 +40,7 @@ def fit_run(
         overwrite: replace the run that it holds.
         progress: whether to show a progress bar on a terminal.
         complaints: see `files.told_later`: what could not be written at the end.
+        given: the data set, where it has no name; the folder keeps it.
 
     Returns:
         What ``--json`` prints: totals in nats, ``_mean`` per unit beside them.
@@ -45,12 +48,14 @@ def fit_run(
     Raises:
         InputError: for anything that cannot be done; the folder is then left as it was.
     """
-    run = Run.make(settings)
+    run = Run.make(settings, given)
     data = run.tensors("train")
     held_out = None
     if len(run.parts.get("validation", ())) and not isinstance(run.pair.guide, PerDatumNormal):
         held_out = run.tensors("validation")
     prepare_folder(out, settings, resume=resume, overwrite=overwrite)
+    if given is not None:
+        given.to_netcdf(out / OWN_DATA)
     if hint := _scale_hint(run):
         warnings.warn(hint, stacklevel=2)
     stage("SVI", show=progress)

@@ -25,7 +25,7 @@ from ppl_vae.rng import seeded
 from ppl_vae.settings import Preparation, Settings, check_guide, device_of, options_of
 from ppl_vae.user_program import is_program
 
-__all__ = ["METHODS", "Run", "only_begun", "prepare_folder", "settings_for"]
+__all__ = ["METHODS", "OWN_DATA", "Run", "only_begun", "prepare_folder", "settings_for"]
 
 Part_ = TypeVar("Part_", Preparation, FitOptions)
 # Fields by what the command line calls them: --steps is num_steps.
@@ -35,10 +35,12 @@ OTHER_NAMES = {
     for name, option in shell_names(cls).items()
 }
 
+# Data that were given in Python are kept in the run's folder.
+OWN_DATA = "data.nc"
 # How log p(x) can be had, in the order in which a table shows them.
 METHODS = ("exact", "is", "defensive", "prior", "iwae", "ais", "bridge", "bdmc")
 FILES = (
-    "config.json", "parameters.safetensors", "checkpoint", "fit.json", "elbo.csv", "held-out.csv",
+    "config.json", OWN_DATA, "parameters.safetensors", "checkpoint", "fit.json", "elbo.csv", "held-out.csv",
     "posterior-svi.nc", "posterior-nuts.nc", "posterior-exact.nc", "posterior-foreign.nc", "compare.json",
     "comparison.json", *CHECK_FILES,
     *(f"evidence-{method}.nc" for method in METHODS), "evidence-bdmc-lower.nc",
@@ -58,6 +60,7 @@ class Run:
         data: what the model takes of the data, split and preprocessed.
         source: the same, as the model's type of data shows it.
         folder: where the run is kept, once it is fitted.
+        given: the data set as it was given in Python; None where it is found by its name.
     """
 
     settings: Settings
@@ -66,10 +69,11 @@ class Run:
     data: Prepared
     source: Rows | Games | Dataset
     folder: Path | None = None
+    given: Dataset | None = None
 
     @classmethod
-    def make(cls, settings: Settings) -> Self:
-        """Load the data and build the pair, untrained.
+    def make(cls, settings: Settings, given: Dataset | None = None) -> Self:
+        """Load the data, unless they are given, and build the pair, untrained.
 
         Raises:
             InputError: for anything asked that cannot be done.
@@ -77,7 +81,8 @@ class Run:
         device = device_of(settings.device)
         chosen = find_model(settings.model)
         check_guide(chosen, settings.guide)
-        data = prepare(_loaded(settings, settings.data), chosen.inputs, **_preparation(settings))
+        raw = _loaded(settings, settings.data) if given is None else given
+        data = prepare(raw, chosen.inputs, **_preparation(settings))
         with seeded(settings.seed):
             training = chosen.data_type.of(data.part("train"))
             model = chosen.from_data(training, settings.options)
@@ -86,7 +91,8 @@ class Run:
         for program in (model, guide):
             if isinstance(program, nn.Module):
                 program.to(device)
-        return cls(settings, model, Pair(model, guide), data, chosen.data_type.of(data.dataset))
+        source = chosen.data_type.of(data.dataset)
+        return cls(settings, model, Pair(model, guide), data, source, None, given)
 
     @classmethod
     def open(cls, folder: Path) -> Self:
@@ -101,7 +107,8 @@ class Run:
         if not (folder / "parameters.safetensors").exists():
             raise InputError(f"{folder} is not fitted yet: finish it with `ppl-vae fit … --resume`")
         with reading(folder / "config.json"):
-            run = cls.make(settings)
+            own = Dataset.from_netcdf(folder / OWN_DATA) if (folder / OWN_DATA).exists() else None
+            run = cls.make(settings, own)
         run.pair.initialise(*run.tensors("train"), seed=settings.seed)
         load_parameters(run.pair, folder / "parameters.safetensors")
         return replace(run, folder=folder)
@@ -126,13 +133,21 @@ class Run:
             raise InputError(
                 "evidence of other data needs a model of rows; a skill model's evidence is its own games'"
             )
-        raw = _loaded(self.settings, self.settings.data) if self.settings.preparation.standardize else other
+        raw = self._raw() if self.settings.preparation.standardize else other
         alike = self.data.alike(other, raw, _preparation(self.settings))
         return alike.arguments(self.data.inputs, self._dtype, device_of(self.settings.device))
 
     def training(self) -> Any:
         """The data that the model learns from, of its type, after preprocessing."""
         return type(self.model).data_type.of(self.data.part("train"))
+
+    def _raw(self) -> Dataset:
+        return _loaded(self.settings, self.settings.data) if self.given is None else self.given
+
+    def unscaled(self) -> Dataset:
+        """The training data before they were standardised."""
+        asked: PrepareKeywords = {**_preparation(self.settings), "standardize": False}
+        return prepare(self._raw(), type(self.model).inputs, **asked).part("train")
 
     def epoch_data(self, epoch: int) -> tuple[Tensor, ...]:
         """Training rows binarised afresh for an epoch."""

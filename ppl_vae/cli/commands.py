@@ -19,7 +19,7 @@ from ppl_vae.cli.common import (
 )
 from ppl_vae.errors import InputError
 
-__all__ = ["compare", "demo", "evidence", "gaps", "report"]
+__all__ = ["compare", "demo", "evidence", "export", "gaps", "report"]
 
 
 def demo(
@@ -163,6 +163,30 @@ def gaps(
         out.print(f"Note: {note}.")
     say_complaints(complaints)
     say_path(out, "Picture", run / "gaps.png")
+
+
+def export(
+    run: RunFolder,
+    what: Annotated[str, typer.Option(help="codes (mean and sd of every latent of a row), draws (of the guide, with their weights), samples (of the model), reconstructions (E[x | z] at the mean of z) or log-evidence (of every row).")],
+    out: Annotated[Path, typer.Option(help="FILE.csv, FILE.npz or FILE.nc.")],
+    split: Split = None,
+    rows: Annotated[str | None, typer.Option(help="Rows of that split, as FIRST:LAST; models with a latent per row only. (default: all)")] = None,
+    draws: Annotated[int, typer.Option(help="Draws of the guide, a row.")] = 1000,
+    seed: Seed = None,
+    quiet: Quiet = False,
+    json_: JSON = False,
+) -> None:  # fmt: skip
+    """Write codes, draws, samples, reconstructions or log p(x) of a run's data into a file."""
+    from ppl_vae import exports
+    from ppl_vae.progress import stage
+    from ppl_vae.run import Run
+
+    exports.check_ending(out)
+    opened = Run.open(run)
+    stage(what, show=not quiet)
+    found = exports.export(opened, what, split=split, rows=rows_slice(rows), num_draws=draws, seed=seed)
+    path = exports.write(found, out)
+    print_json({"out": str(path), "sizes": dict(found.sizes)}) if json_ else print(path)
 
 
 def report(run: RunFolder, quiet: Quiet = False, json_: JSON = False) -> None:

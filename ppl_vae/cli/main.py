@@ -16,7 +16,7 @@ from ppl_vae.letters import plain_letters
 
 __all__ = ["app", "main"]
 
-ORDER = ("demo", "fit", "check", "compare", "evidence", "gaps", "report", "datasets", "models")
+ORDER = ("demo", "fit", "check", "compare", "evidence", "gaps", "export", "report", "datasets", "models")
 
 
 class _Commands(TyperGroup):
@@ -56,7 +56,14 @@ def _about(
 
 app.command()(commands.demo)
 app.add_typer(fit.app, name="fit")
-for command in (commands.compare, commands.evidence, commands.gaps, check.check, commands.report):
+for command in (
+    commands.compare,
+    commands.evidence,
+    commands.gaps,
+    check.check,
+    commands.export,
+    commands.report,
+):
     app.command()(command)
 app.command()(describe.datasets)
 app.command()(describe.models)
