@@ -307,6 +307,8 @@ def write(found: xr.Dataset, path: Path) -> Path:
     else:
         content = io.BytesIO()
         arrays = {str(name): values.to_numpy() for name, values in found.variables.items()}
+        # Labels as texts: Python's objects could not be read back without running code.
+        arrays = {name: a.astype(str) if a.dtype.hasobject else a for name, a in arrays.items()}
         np.savez_compressed(content, allow_pickle=False, **arrays)
         write_bytes(path, content.getbuffer())
     return path

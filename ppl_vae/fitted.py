@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import shutil
 import tempfile
+import weakref
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
@@ -65,7 +67,6 @@ class FittedRun:
     """
 
     run: Run
-    _temporary: Any = field(default=None)
 
     def __repr__(self) -> str:
         asked = self.run.settings
@@ -234,10 +235,18 @@ def fit(
     own, general = _apart(name, options)
     asked = {**general, "guide": guide, "seed": seed, "device": device}
     settings = settings_for(name, str(data) if given is None else given.name, asked, own)
-    temporary = tempfile.TemporaryDirectory(prefix="ppl-vae-") if out is None else None
-    folder = Path(temporary.name) / "run" if temporary is not None else Path(str(out))
-    fit_run(settings, folder, overwrite=overwrite, progress=progress, given=given)
-    return FittedRun(Run.open(folder), temporary)
+    temporary = Path(tempfile.mkdtemp(prefix="ppl-vae-")) if out is None else None
+    try:
+        folder = Path(str(out)) if temporary is None else temporary / "run"
+        fit_run(settings, folder, overwrite=overwrite, progress=progress, given=given)
+        found = FittedRun(Run.open(folder))
+    except BaseException:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    if temporary is not None:
+        weakref.finalize(found, shutil.rmtree, temporary, ignore_errors=True)
+    return found
 
 
 def _name(model: str | type[SuiteModel]) -> str:
