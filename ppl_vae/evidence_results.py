@@ -3,13 +3,12 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from ppl_vae.data import Rows, grid_step, load_dataset
+from ppl_vae.data import Rows, grid_step
 from ppl_vae.diagnostics import Agreement
 from ppl_vae.errors import InputError
 from ppl_vae.evidence import Evidence
@@ -99,8 +98,7 @@ def dimensions(run: Run, shape: Layout, data: tuple[Tensor, ...]) -> Dimensions 
     if not is_density(run.pair, *data, layout=shape):
         return Dimensions(count, 0.0, [])
     preparation = run.settings.preparation
-    data_dir = Path(preparation.data_dir) if preparation.data_dir else None
-    raw = Rows.of(load_dataset(run.settings.data, data_dir=data_dir))
+    raw = Rows.of(run.raw())
     if (step := grid_step(raw.values)) is None:
         return None
     if preparation.dequantize and raw.kind != "real":

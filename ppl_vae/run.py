@@ -133,7 +133,7 @@ class Run:
             raise InputError(
                 "evidence of other data needs a model of rows; a skill model's evidence is its own games'"
             )
-        raw = self._raw() if self.settings.preparation.standardize else other
+        raw = self.raw() if self.settings.preparation.standardize else other
         alike = self.data.alike(other, raw, _preparation(self.settings))
         return alike.arguments(self.data.inputs, self._dtype, device_of(self.settings.device))
 
@@ -141,13 +141,14 @@ class Run:
         """The data that the model learns from, of its type, after preprocessing."""
         return type(self.model).data_type.of(self.data.part("train"))
 
-    def _raw(self) -> Dataset:
+    def raw(self) -> Dataset:
+        """The data set before anything was done to it."""
         return _loaded(self.settings, self.settings.data) if self.given is None else self.given
 
     def unscaled(self) -> Dataset:
         """The training data before they were standardised."""
         asked: PrepareKeywords = {**_preparation(self.settings), "standardize": False}
-        return prepare(self._raw(), type(self.model).inputs, **asked).part("train")
+        return prepare(self.raw(), type(self.model).inputs, **asked).part("train")
 
     def epoch_data(self, epoch: int) -> tuple[Tensor, ...]:
         """Training rows binarised afresh for an epoch."""

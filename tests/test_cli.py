@@ -175,6 +175,24 @@ def test_models_says_of_one_what_it_takes_and_what_it_is_tested_against(run, mod
     assert run("models", model)[0] == 0
 
 
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [("ppl-vae ", "evidence"), ("ppl-vae fit ", "trueskill"), ("ppl-vae fit vae --la", "--latent-dim")],
+)
+def test_the_shell_completes_commands_models_and_their_options(words, expected):
+    env = {
+        **os.environ, "_PPL_VAE_COMPLETE": "complete_bash", "COMP_WORDS": words,
+        "COMP_CWORD": str(len(words.split(" ")) - 1),
+    }  # fmt: skip
+    code = (
+        "import sys; sys.argv = ['ppl-vae']; from ppl_vae.cli import main; main(); "
+        "print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert expected in done.stdout.split(), done.stderr
+    assert "True" not in done.stdout
+
+
 BAD_FITS = {
     "missing file": (("ppca", "nowhere.csv"), "nowhere.csv"),
     "unknown model": (("pca", "iris"), "bayesian-ppca, ppca, trueskill, vae"),

@@ -48,8 +48,8 @@ def test_elsewhere_the_top_level_name_is_not_claimed(name, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def wheel_files(tmp_path_factory):
-    """The wheel's file list, built from a copy so that the checkout stays as it is."""
+def wheel(tmp_path_factory):
+    """The wheel, built from a copy so that the checkout stays as it is."""
     setuptools = pytest.importorskip("setuptools", minversion="77", reason="setuptools>=77 builds the wheel")
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
@@ -62,7 +62,13 @@ def wheel_files(tmp_path_factory):
         [sys.executable, "-c", code, str(folder)], cwd=source, capture_output=True, encoding="utf-8"
     )
     assert built.returncode == 0, f"setuptools {setuptools.__version__}: {built.stderr}"
-    (wheel,) = folder.glob("*.whl")
+    (built_file,) = folder.glob("*.whl")
+    return built_file
+
+
+@pytest.fixture(scope="module")
+def wheel_files(wheel):
+    """What it holds."""
     with zipfile.ZipFile(wheel) as archive:
         return set(archive.namelist())
 
@@ -128,3 +134,26 @@ def test_importing_the_package_leaves_heavy_libraries_alone(tmp_path):
     )
     done = run(code, tmp_path)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_wheel_runs_outside_a_checkout(wheel, tmp_path):
+    """Unpacked into a folder that stands for site-packages, from a folder that has nothing of ours."""
+    site, elsewhere = tmp_path / "site", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(site)
+    env = {**os.environ, "PYTHONPATH": str(site)}
+
+    def done(*arguments):
+        words = [sys.executable, *arguments]
+        found = subprocess.run(words, cwd=elsewhere, env=env, capture_output=True, encoding="utf-8")
+        assert found.returncode == 0, found.stderr
+        return found.stdout
+
+    assert str(site) in done("-c", "import ppl_vae; print(ppl_vae.__file__)")
+    assert "--latent-dim" in done("-m", "ppl_vae", "fit", "ppca", "--help")
+    done("-m", "ppl_vae", "fit", "ppca", "iris", "--out", "run", "--steps", "5", "--no-stop", "--quiet")
+    assert "al-east-1987" in done("-m", "ppl_vae", "datasets")
+    done("-m", "ppl_vae", "export", "run", "--what", "codes", "--out", "codes.csv", "--draws", "5", "--quiet")
+    done("-m", "ppl_vae", "report", "run", "--quiet")
+    assert (elsewhere / "run" / "report.html").stat().st_size > 10_000
