@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 __all__ = [
+    "ChecksData",
     "ExactEvidence",
     "ExactPosterior",
     "HasAuxiliary",
@@ -25,6 +26,19 @@ __all__ = [
     "Settles",
     "Simulator",
 ]
+
+
+@runtime_checkable
+class ChecksData(Protocol):
+    """A model or guide that says which data it cannot take."""
+
+    def check_data(self, *data: Any) -> None:
+        """Refuse data.
+
+        Raises:
+            InputError: naming what is wrong.
+        """
+        ...
 
 
 @runtime_checkable

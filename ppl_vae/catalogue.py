@@ -63,9 +63,10 @@ class Entry:
 
 @dataclass(frozen=True)
 class Catalogue:
-    """Options of every fit, the models, and the names of the data sets."""
+    """Options of every fit and of other commands, the models, and the names of the data sets."""
 
     fit: tuple[Option, ...]
+    commands: Mapping[str, tuple[Option, ...]]
     models: Mapping[str, Entry]
     datasets: tuple[str, ...]
 
@@ -80,6 +81,7 @@ def catalogue() -> Catalogue:
     content = json.loads(files("ppl_vae").joinpath(FILE).read_text(encoding="utf-8"))
     return Catalogue(
         fit=_options(content["fit"]),
+        commands={name: _options(options) for name, options in content["commands"].items()},
         models={name: _entry(entry) for name, entry in content["models"].items()},
         datasets=tuple(content["datasets"]),
     )

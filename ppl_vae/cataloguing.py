@@ -11,9 +11,12 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from ppl_vae.catalogue import FILE, Catalogue, Entry, Kind, Option
+from ppl_vae.check_jobs import CheckedOptions
 from ppl_vae.data import names
 from ppl_vae.data.inputs import Features, Input
+from ppl_vae.evidence_jobs import EvidenceOptions
 from ppl_vae.inference.fitting.options import FitOptions
+from ppl_vae.jobs import ReferenceOptions
 from ppl_vae.models.base import SuiteModel, defaults_of
 from ppl_vae.options import docs, shell_names
 from ppl_vae.program import ExactEvidence, ExactPosterior
@@ -68,7 +71,12 @@ def made_catalogue() -> Catalogue:
         about["device"],
     )
     entries = {name: entry_of(cls) for name, cls in suite_models().items()}
-    return Catalogue(fit, entries, tuple(names()))
+    commands = {
+        "evidence": declared(EvidenceOptions),
+        "compare": declared(ReferenceOptions),
+        "check": declared(CheckedOptions),
+    }
+    return Catalogue(fit, commands, entries, tuple(names()))
 
 
 def declared(cls: type[Any]) -> tuple[Option, ...]:

@@ -1,6 +1,7 @@
 """What `ppl-vae check` does: a run, a fit that is still to be made, or a user's own programs."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -21,7 +22,28 @@ from ppl_vae.run import Run, only_begun, settings_for
 from ppl_vae.user_data import read_arguments
 from ppl_vae.user_program import load_guide, load_program
 
-__all__ = ["check_json", "check_programs", "check_run", "fit_for_check"]
+__all__ = ["CheckedOptions", "check_json", "check_programs", "check_run", "fit_for_check"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckedOptions:
+    """What the command line asks of a check.
+
+    Attributes:
+        budget: time for everything, such as 90s, 2m or 1h; the important checks come first.
+        steps: the most steps of SVI, where a fit is made.
+        lr: learning rate that SVI begins with (default: the model's, or 0.05)
+        split: train, validation or test rows (default: test where there are any, else train)
+        calibrate: spend what is left of the budget on simulated data.
+        seed: seed of everything random (default: 0, or the run's)
+    """
+
+    budget: str = "2m"
+    steps: int = 20_000
+    lr: float | None = None
+    split: str | None = None
+    calibrate: bool = True
+    seed: int | None = None
 
 
 def check_run(

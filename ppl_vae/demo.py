@@ -10,7 +10,7 @@ from rich.console import Console
 from ppl_vae.check_jobs import check_json, check_run
 from ppl_vae.diagnostics import Check, Comparison
 from ppl_vae.errors import InputError
-from ppl_vae.evidence_jobs import Asked, evidence_of_run
+from ppl_vae.evidence_jobs import EvidenceOptions, evidence_of_run
 from ppl_vae.fit_job import fit_run
 from ppl_vae.jobs import compare_run
 from ppl_vae.progress import stage
@@ -105,7 +105,7 @@ def run_demo(
             comparisons.append((f"{study.model} on {study.data}: SVI against {reference}", found))
         screen.print("  estimating log p(x) …")
         methods = ("exact", "is", "ais") if "exact" in study.references else ("is", "ais")
-        asked = Asked(methods, samples=200 if quick else 1000, temperatures=50 if quick else 200)
+        asked = EvidenceOptions(methods, samples=200 if quick else 1000, temperatures=50 if quick else 200)
         estimated = evidence_of_run(run, asked, rows=study.rows, progress=progress)
         evidence = estimated.result["methods"]
         screen.print("  checking whether to trust it …")

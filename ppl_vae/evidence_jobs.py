@@ -1,7 +1,7 @@
 """What the commands do about log p(x): estimate it in several ways, and judge them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,7 +25,7 @@ from ppl_vae.report.evidence_figure import evidence_curves
 from ppl_vae.report.figures import write_figure
 from ppl_vae.run import METHODS, Run
 
-__all__ = ["Asked", "Found", "evidence_of_run"]
+__all__ = ["EvidenceOptions", "Found", "evidence_of_run"]
 
 # With ``--method all``, the methods are compared on the first of the rows: annealing costs a thousand times
 # as much as importance sampling.
@@ -37,24 +37,27 @@ DEFENSIVE = 0.1
 
 
 @dataclass(frozen=True)
-class Asked:
+class EvidenceOptions:
     """What to estimate log p(x) by.
 
     Attributes:
         methods: names out of `METHODS`.
-        samples: draws a unit of importance sampling, simple Monte Carlo and the IWAE bound.
-        tolerance: standard error of the mean over units to which draws are added, in nats.
-        max_samples: draws a unit at which that is given up.
+        samples: draws a unit: is, defensive, prior, iwae.
+        tolerance: add draws until the standard error of the mean is at most this, in nats: is, defensive,
+            ais.
+        max_samples: draws a unit at which ``tolerance`` is given up: is, defensive.
         particles: K of the IWAE bound.
-        chains, temperatures, start: of annealing and bidirectional Monte Carlo.
-        defensive: share of the prior in the mixture.
-        compile: "auto", "on" or "off".
+        chains: chains a unit: ais, bdmc.
+        temperatures: steps from the start to the posterior: ais, bdmc.
+        start: where ais and bdmc start: guide or prior.
+        defensive: fraction of the samples drawn from the prior (default: 0, and 0.1 with --method defensive)
+        compile: auto (by the size of the work), on, or off for stock Pyro.
 
     Raises:
         InputError: for a value out of range.
     """
 
-    methods: tuple[str, ...] = ("is",)
+    methods: tuple[str, ...] = field(default=("is",), metadata={"shell": None})
     samples: int = 1000
     tolerance: float | None = None
     max_samples: int = importance.MAX_SAMPLES
@@ -97,7 +100,7 @@ class Found:
 
 def evidence_of_run(
     run: Run,
-    asked: Asked,
+    asked: EvidenceOptions,
     *,
     data: str | None = None,
     split: str | None = None,
@@ -193,7 +196,7 @@ class _Job:
     def __init__(
         self,
         run: Run,
-        asked: Asked,
+        asked: EvidenceOptions,
         data: tuple[Tensor, ...],
         shape: Layout,
         index: Tensor | None,

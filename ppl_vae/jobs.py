@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypedDict, Unpack, cast
 
@@ -22,7 +22,7 @@ from ppl_vae.inference.graph import Compile
 from ppl_vae.inference.nuts import Mass, Sampler
 from ppl_vae.inference.sites import Layout
 from ppl_vae.inference.terms import layout
-from ppl_vae.program import ExactEvidence, ExactPosterior, HasIdentifiable
+from ppl_vae.program import ChecksData, ExactEvidence, ExactPosterior, HasIdentifiable
 from ppl_vae.progress import stage
 from ppl_vae.report.figures import write_figure
 from ppl_vae.report.gap_figure import gap_bars
@@ -44,9 +44,11 @@ class ReferenceOptions:
     """The options of a run's reference. Values out of range raise `InputError`, naming the shell's option.
 
     Attributes:
-        chains, draws, warmup: of NUTS; see `nuts.NutsOptions` for the defaults.
-        sampler: "nutpie", "pyro" or "hmc"; see `nuts.NutsOptions`.
-        compile: "auto", "on" or "off".
+        chains: chains of NUTS (default: 4, or 64 of hmc)
+        draws: draws kept a chain.
+        warmup: warm-up steps a chain (default: 500, or 150 of hmc)
+        sampler: nutpie, pyro (Pyro's own NUTS) or hmc (many chains in one batch).
+        compile: auto (by the size of the work), on, or off for stock Pyro.
     """
 
     chains: int | None = None
@@ -54,6 +56,10 @@ class ReferenceOptions:
     warmup: int | None = None
     sampler: str = "nutpie"
     compile: Compile = "auto"
+
+    def keywords(self) -> "ReferenceKeywords":
+        """The options as `compare_run` takes them."""
+        return cast(ReferenceKeywords, asdict(self))
 
     def __post_init__(self) -> None:
         for name, least in (("draws", 4), ("warmup", 1), ("chains", 1)):
@@ -296,9 +302,8 @@ def check_guide(run: Run, data: tuple[Tensor, ...]) -> None:
     Raises:
         InputError: as the guide says it.
     """
-    check = getattr(run.pair.guide, "check_data", None)
-    if check is not None:
-        check(*data)
+    if isinstance(run.pair.guide, ChecksData):
+        run.pair.guide.check_data(*data)
 
 
 def _comparison_json(

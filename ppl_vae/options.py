@@ -11,7 +11,18 @@ from collections.abc import Mapping, Sequence
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
-__all__ = ["changed", "choices", "differences", "docs", "from_plain", "in_shell_words", "shell_names"]
+from ppl_vae.errors import InputError
+
+__all__ = [
+    "changed",
+    "choices",
+    "differences",
+    "docs",
+    "from_plain",
+    "from_shell",
+    "in_shell_words",
+    "shell_names",
+]
 
 Kind = TypeVar("Kind")
 
@@ -107,6 +118,18 @@ def from_plain(cls: type[Kind], content: Mapping[str, Any]) -> Kind:
     return cls(**values)
 
 
+def from_shell(cls: type[Kind], content: Mapping[str, Any]) -> Kind:
+    """As `from_plain`, complaining in the shell's words.
+
+    Raises:
+        InputError: naming the option.
+    """
+    try:
+        return from_plain(cls, content)
+    except (ValueError, InputError) as error:
+        raise InputError(in_shell_words(str(error), cls)) from None
+
+
 WORDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", dict: "a mapping"}
 
 
@@ -161,7 +184,7 @@ def _accepted(hints: Sequence[Any]) -> str:
     words: list[str] = []
     for hint in hints:
         if get_origin(hint) is Literal:
-            words += [str(value) for value in get_args(hint)]
+            words += [str(value) for value in get_args(hint) if not isinstance(value, bool)]
         elif get_origin(hint) is tuple:
             several = get_args(hint)[-1] is Ellipsis
             words.append("several numbers" if several else f"{len(get_args(hint))} numbers")

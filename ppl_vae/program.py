@@ -19,6 +19,7 @@ from pyro import poutine
 from torch import Tensor, nn
 
 from ppl_vae.abilities import (
+    ChecksData,
     ExactEvidence,
     ExactPosterior,
     HasAuxiliary,
@@ -36,6 +37,7 @@ from ppl_vae.promoted import Promoted
 from ppl_vae.rng import seeded
 
 __all__ = [
+    "ChecksData",
     "ExactEvidence",
     "ExactPosterior",
     "HasAuxiliary",

@@ -18,7 +18,7 @@ from ppl_vae.files import CHECK_FILES, PART, reading, write_text
 from ppl_vae.inference.checkpoint import load_parameters
 from ppl_vae.inference.fitting.options import FitOptions
 from ppl_vae.models.base import FitDefaults, SuiteModel, defaults_of
-from ppl_vae.options import from_plain, in_shell_words, shell_names
+from ppl_vae.options import from_shell, shell_names
 from ppl_vae.program import Pair
 from ppl_vae.registry import find_model
 from ppl_vae.rng import seeded
@@ -243,11 +243,7 @@ def _usual_fit(usual: FitDefaults, given: Mapping[str, Any]) -> dict[str, Any]:
 def _declared(cls: type[Part_], usual: Mapping[str, Any], given: Mapping[str, Any]) -> Part_:
     """Options of a class, from its model's defaults and what was given, complaining in the shell's words."""
     names = {f.name for f in fields(cls)}
-    asked = {name: value for name, value in given.items() if name in names}
-    try:
-        return from_plain(cls, {**usual, **asked})
-    except (ValueError, InputError) as error:
-        raise InputError(in_shell_words(str(error), cls)) from None
+    return from_shell(cls, {**usual, **{name: value for name, value in given.items() if name in names}})
 
 
 def _in_full(program: str) -> str:

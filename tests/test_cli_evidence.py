@@ -145,7 +145,7 @@ def test_training_with_the_iwae_bound(run, tmp_path):
     )  # fmt: skip
     assert code == 0
     assert json.loads(out)["objective"] == "iwae"
-    assert json.loads((folder / "config.json").read_text())["doubly_reparameterised"] is True
+    assert json.loads((folder / "config.json").read_text())["fit"]["doubly_reparameterised"] is True
     for arguments, words in (
         (("--objective", "magic"), "elbo or iwae"),
         (("--doubly-reparameterised",), "belongs to --objective iwae"),

@@ -125,10 +125,8 @@ def test_keywords_are_the_fields_of_their_dataclass(name: str, monkeypatch: pyte
 def _public_functions() -> Iterator[tuple[str, list[str]]]:
     """Every public function and method of the package, with what it can be told."""
     root = Path(__file__).parents[1] / "ppl_vae"
+    # A command's options come from the classes that declare them, as one mapping.
     for path in sorted(root.rglob("*.py")):
-        # A command's options are its parameters: Typer reads them off.
-        if path.relative_to(root).parts[0] in ("cli", "cli.py"):
-            continue
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
                 told = node.args
@@ -138,7 +136,9 @@ def _public_functions() -> Iterator[tuple[str, list[str]]]:
 
 
 def test_no_public_function_has_more_than_ten_parameters() -> None:
-    assert {name: len(told) for name, told in _public_functions() if len(told) > 10} == {}
+    # What a command was asked is generated for it.
+    found = {name: [n for n in told if n != "asked"] for name, told in _public_functions()}
+    assert {name: len(told) for name, told in found.items() if len(told) > 10} == {}
 
 
 def test_an_option_that_there_is_not_is_a_type_error() -> None:

@@ -1,14 +1,15 @@
 """The command that says whether a fit can be trusted."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from ppl_vae.cli.common import JSON, Quiet, Seed, Split, print_json, rows_slice, say_complaints
+from ppl_vae.cli.common import JSON, Quiet, print_json, rows_slice, say_complaints
+from ppl_vae.cli.generated import with_options
 from ppl_vae.errors import InputError
 
 __all__ = ["check"]
@@ -17,36 +18,35 @@ __all__ = ["check"]
 PAGE, PAGE_SHARE = 5.0, 0.08
 
 
+@with_options("check")
 def check(
     context: typer.Context,
     what: Annotated[str, typer.Argument(metavar="RUN|MODEL|FILE.py:MODEL", help="A fitted run; a model of the suite, to fit first; or a Pyro model of your own.")],
     other: Annotated[str | None, typer.Argument(metavar="DATA|FILE.py:GUIDE", help="The model's data set or file; or your guide, or mean-field, low-rank or full-rank for one of Pyro's.")] = None,
     data: Annotated[list[str] | None, typer.Option(help="With your own model: files of its arguments (.csv, .npy, .npz), each with a --data of its own, or one whose columns have their names.")] = None,
     identifiable: Annotated[str | None, typer.Option(metavar="FILE.py:NAME", help="With your own model: a function from a data set of draws to the quantities to compare. (default: the latents)")] = None,
-    budget: Annotated[str, typer.Option(help="Time for everything, such as 90s, 2m or 1h. The important checks come first.")] = "2m",
     out: Annotated[Path | None, typer.Option(help="Folder for what is found, and report.html. (default: the run's, or check)")] = None,
-    steps: Annotated[int, typer.Option(help="The most steps of SVI, where a fit is made.")] = 20_000,
-    lr: Annotated[float | None, typer.Option(help="Learning rate that SVI begins with. (default: the model's, or 0.05)")] = None,
-    split: Split = None,
     rows: Annotated[str | None, typer.Option(help="Rows whose posteriors are compared, as FIRST:LAST; models with a latent per row only. (default: 0:8)")] = None,
-    calibrate: Annotated[bool, typer.Option("--calibrate/--no-calibrate", help="Spend what is left of the budget on simulated data.")] = True,
-    seed: Seed = None,
     quiet: Quiet = False,
     json_: JSON = False,
+    *,
+    asked: Mapping[str, Any],
 ) -> None:  # fmt: skip
     """Can this fit be trusted? Fit or load, make every check that the budget allows, and say."""
     from ppl_vae import check_jobs
     from ppl_vae.clock import Clock, seconds_of
     from ppl_vae.diagnostics import Check
     from ppl_vae.files import told_later
+    from ppl_vae.options import from_shell
     from ppl_vae.report import write_check
     from ppl_vae.run import Run
     from ppl_vae.summary import write_report
     from ppl_vae.tables import console, say_check, say_path, say_rest
     from ppl_vae.user_program import is_program, load_program
 
-    complaints = list[InputError]()
-    seconds = seconds_of(budget)
+    options, complaints = from_shell(check_jobs.CheckedOptions, asked), list[InputError]()
+    seed, calibrate, steps, lr = options.seed, options.calibrate, options.steps, options.lr
+    seconds = seconds_of(options.budget)
     clock = Clock(seconds, context.obj or time.perf_counter(), min(PAGE, PAGE_SHARE * seconds))
     told: list[Check] = []
 
@@ -83,7 +83,7 @@ def check(
             )  # fmt: skip
         opened = Run.open(folder)
         found = check_jobs.check_run(
-            opened, split=split, rows=rows_slice(rows), budget=clock, calibrate=calibrate, seed=seed,
+            opened, split=options.split, rows=rows_slice(rows), budget=clock, calibrate=calibrate, seed=seed,
             told=None if json_ else tell, progress=not quiet, complaints=complaints,
         )  # fmt: skip
         write_page = partial(write_report, [opened], folder / "report.html", title=folder.resolve().name)

@@ -1,7 +1,8 @@
 """The commands that ask a run."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -17,6 +18,7 @@ from ppl_vae.cli.common import (
     rows_slice,
     say_complaints,
 )
+from ppl_vae.cli.generated import with_options
 from ppl_vae.errors import InputError
 
 __all__ = ["compare", "demo", "evidence", "export", "gaps", "report"]
@@ -37,30 +39,29 @@ def demo(
         print_json(result)
 
 
+@with_options("compare")
 def compare(
     run: RunFolder,
     against: Annotated[str, typer.Option(help="nuts, exact, or a file of draws: NetCDF that ArviZ wrote for Stan, PyMC or NumPyro, or CmdStan's .csv.")] = "nuts",
     guides: Annotated[str | None, typer.Option(help="Other guides to fit and set beside the run's: mean-field, full-rank, low-rank, flow, laplace, with commas between. (default: none)")] = None,
     split: Split = None,
     rows: Annotated[str | None, typer.Option(help="Rows of that split, as FIRST:LAST; models with a latent per row only. (default: 0:8)")] = None,
-    chains: Annotated[int | None, typer.Option(help="Chains. (default: 4, or 64 of hmc)")] = None,
-    draws: Annotated[int, typer.Option(help="Draws kept a chain.")] = 500,
-    warmup: Annotated[int | None, typer.Option(help="Warm-up steps a chain. (default: 500, or 150 of hmc)")] = None,
-    sampler: Annotated[str, typer.Option(help="nutpie, pyro (Pyro's own NUTS) or hmc (many chains in one batch).")] = "nutpie",
-    compile_: Compiled = "auto",
     seed: Seed = None,
     quiet: Quiet = False,
     json_: JSON = False,
+    *,
+    asked: Mapping[str, Any],
 ) -> None:  # fmt: skip
     """Compare a run's variational posterior with NUTS, the exact posterior, or draws in a file."""
-    from ppl_vae.jobs import compare_run
+    from ppl_vae.jobs import ReferenceOptions, compare_run
+    from ppl_vae.options import from_shell
     from ppl_vae.run import Run
 
-    complaints: list[InputError] = []
+    options, complaints = from_shell(ReferenceOptions, asked), list[InputError]()
     found, result = compare_run(
-        Run.open(run), against=against, split=split, rows=rows_slice(rows), chains=chains, draws=draws,
-        guides=[name.strip() for name in guides.split(",")] if guides else (), warmup=warmup, sampler=sampler,
-        compile=compile_word(compile_), seed=seed, progress=not quiet, complaints=complaints,
+        Run.open(run), against=against, split=split, rows=rows_slice(rows),
+        guides=[name.strip() for name in guides.split(",")] if guides else (),
+        seed=seed, progress=not quiet, complaints=complaints, **options.keywords(),
     )  # fmt: skip
     if json_:
         print_json(result)
@@ -76,41 +77,33 @@ def compare(
     say_complaints(complaints)
 
 
+@with_options("evidence")
 def evidence(
     run: RunFolder,
     method: Annotated[str, typer.Option(help="One or several of exact, is (importance sampling from the guide), defensive (mixed with the prior), prior (simple Monte Carlo), iwae (bound), ais (annealed), bridge (NUTS against the guide), bdmc (bounds from both sides on simulated data), with commas between; or all that apply.")] = "is",
-    samples: Annotated[int, typer.Option(help="Draws a unit: is, defensive, prior, iwae.")] = 1000,
-    tolerance: Annotated[float | None, typer.Option(help="Add draws until the standard error of the mean is at most this, in nats: is, defensive, ais. (default: none)")] = None,
-    max_samples: Annotated[int, typer.Option(help="Draws a unit at which --tolerance is given up: is, defensive.")] = 1_000_000,
-    particles: Annotated[int, typer.Option(help="K of the IWAE bound.")] = 50,
-    chains: Annotated[int, typer.Option(help="Chains a unit: ais, bdmc.")] = 16,
-    temperatures: Annotated[int, typer.Option(help="Steps from the start to the posterior: ais, bdmc.")] = 1000,
-    start: Annotated[str, typer.Option(help="guide or prior: where ais and bdmc start.")] = "guide",
     data: Annotated[str | None, typer.Option(help="Another data set or file. (default: the run's)")] = None,
     split: Split = None,
     rows: Annotated[str | None, typer.Option(help="Rows of that split, as FIRST:LAST; models with a latent per row only. (default: all, or 0:100 with --method all)")] = None,
-    defensive: Annotated[float, typer.Option(help="Fraction of the samples drawn from the prior. (with --method defensive: 0.1)")] = 0.0,
     worst: Annotated[int, typer.Option(help="How many of the worst-fitted rows to show.")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from an interrupted estimate: is, defensive, prior, ais.")] = False,
-    compile_: Compiled = "auto",
     seed: Seed = None,
     quiet: Quiet = False,
     json_: JSON = False,
+    *,
+    asked: Mapping[str, Any],
 ) -> None:  # fmt: skip
     """Estimate log p(x) of a run's data, with its standard error and diagnostics, in one way or in several."""
-    from ppl_vae.evidence_jobs import Asked, evidence_of_run
+    from ppl_vae.evidence_jobs import EvidenceOptions, evidence_of_run
+    from ppl_vae.options import from_shell
     from ppl_vae.run import Run
 
     methods = tuple(name.strip() for name in method.split(","))
-    if defensive and methods == ("is",):
+    if asked.get("defensive") and methods == ("is",):
         methods = ("defensive",)
-    asked = Asked(
-        methods, samples=samples, tolerance=tolerance, max_samples=max_samples, particles=particles,
-        chains=chains, temperatures=temperatures, start=start, defensive=defensive, compile=compile_word(compile_),
-    )  # fmt: skip
+    options = from_shell(EvidenceOptions, {**asked, "methods": methods})
     opened, complaints = Run.open(run), list[InputError]()
     found = evidence_of_run(
-        opened, asked, data=data, split=split, rows=rows_slice(rows), worst=worst, seed=seed, resume=resume,
+        opened, options, data=data, split=split, rows=rows_slice(rows), worst=worst, seed=seed, resume=resume,
         progress=not quiet, complaints=complaints,
     )  # fmt: skip
     if json_:

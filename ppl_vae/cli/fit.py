@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import shlex
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,13 +12,13 @@ import typer
 from typer.core import TyperGroup
 
 from ppl_vae.catalogue import Entry, Option, catalogue
-from ppl_vae.cli.common import JSON, Quiet, assignments, numbers, print_json, say_complaints
+from ppl_vae.cli.common import JSON, Quiet, assignments, print_json, say_complaints
 from ppl_vae.cli.describe import known_model
+from ppl_vae.cli.generated import given_values, parameter
 from ppl_vae.errors import InputError
 
 __all__ = ["app", "options_before_model"]
 
-TYPES: dict[str, type] = {"int": int, "float": float, "str": str, "bool": bool, "ints": str, "floats": str}
 Data = Annotated[
     str,
     typer.Argument(metavar="DATA", help="A data set (`ppl-vae datasets`), or a file of data."),
@@ -140,7 +140,7 @@ def _function(entry: Entry) -> Callable[..., None]:
     def fit(**given: Any) -> None:
         _fit_model(entry, given)
 
-    both = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    by_name = inspect.Parameter.KEYWORD_ONLY
     fixed = {"data": Data, "out": Out}
     ends = {
         "column": Column,
@@ -150,24 +150,20 @@ def _function(entry: Entry) -> Callable[..., None]:
         "quiet": Quiet,
         "json_": JSON,
     }
-    parameters = [inspect.Parameter(name, both, annotation=kind) for name, kind in fixed.items()]
+    parameters = [inspect.Parameter(name, by_name, annotation=kind) for name, kind in fixed.items()]
+    for panel, options in (
+        (f"Options of {entry.name}", entry.options),
+        ("Options of every fit", catalogue().fit),
+    ):
+        parameters += [parameter(option, entry.defaults.get(option.name), panel) for option in options]
     parameters += [
-        inspect.Parameter(option.name, both, annotation=_annotation(option, entry), default=None)
-        for option in (*entry.options, *catalogue().fit)
-    ]
-    parameters += [
-        inspect.Parameter(name, both, annotation=kind, default=None if name in ("set", "column") else False)
+        inspect.Parameter(
+            name, by_name, annotation=kind, default=None if name in ("set", "column") else False
+        )
         for name, kind in ends.items()
     ]
     fit.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     return fit
-
-
-def _annotation(option: Option, entry: Entry) -> Any:
-    default = entry.defaults.get(option.name, option.default)
-    panel = f"Options of {entry.name}" if option in entry.options else "Options of every fit"
-    declared = typer.Option(option.flag, help=f"{option.help} (default: {default})", rich_help_panel=panel)
-    return Annotated[TYPES[option.kind] | None, declared]
 
 
 def _fit_model(entry: Entry, given: dict[str, Any]) -> None:
@@ -177,8 +173,8 @@ def _fit_model(entry: Entry, given: dict[str, Any]) -> None:
     out, data, as_json = given["out"], given["data"], given["json_"]
     if given["resume"] and given["overwrite"]:
         raise InputError("--resume and --overwrite exclude each other")
-    options = {**_values(entry.options, given), **assignments(given["set"] or [])}
-    asked = _values(catalogue().fit, given)
+    options = {**given_values(entry.options, given), **assignments(given["set"] or [])}
+    asked = given_values(catalogue().fit, given)
     if given["column"]:
         asked["columns"] = _columns(given["column"])
     complaints: list[InputError] = []
@@ -216,15 +212,3 @@ def _columns(texts: Sequence[str]) -> dict[str, Any]:
         several = [column.strip() for column in columns.split(",")]
         found[name.strip()] = several if len(several) > 1 else several[0]
     return found
-
-
-def _values(options: Iterable[Option], given: dict[str, Any]) -> dict[str, Any]:
-    """What was given of these options; several numbers as a tuple."""
-    several = {"ints": int, "floats": float}
-    found = {}
-    for option in options:
-        value = given[option.name]
-        if value is not None and option.kind in several:
-            value = numbers(option.flag, value, several[option.kind])
-        found[option.name] = value
-    return {name: value for name, value in found.items() if value is not None}

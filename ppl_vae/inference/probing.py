@@ -26,7 +26,7 @@ from ppl_vae.inference.sites import (
     user_scale,
 )
 from ppl_vae.inference.torch_internals import changes
-from ppl_vae.program import Pair, Program, said_by
+from ppl_vae.program import ChecksData, Pair, Program, said_by
 from ppl_vae.rng import seeded
 
 __all__ = [
@@ -226,9 +226,8 @@ def check_data(program: Program, *data: Any) -> None:
                 "every value must be finite, unless the model masks it (NanMaskedNormal, or poutine.mask "
                 "with another value in its place)"
             )
-    check = getattr(program, "check_data", None)
-    if check is not None:
-        check(*data)
+    if isinstance(program, ChecksData):
+        program.check_data(*data)
 
 
 def _all_finite(values: Tensor) -> bool:

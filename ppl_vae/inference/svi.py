@@ -27,7 +27,7 @@ from ppl_vae.inference.sites import Layout
 from ppl_vae.inference.stopping import Stopping
 from ppl_vae.inference.terms import check_data
 from ppl_vae.notebook import Tone, banner, panel, table
-from ppl_vae.program import Pair
+from ppl_vae.program import ChecksData, Pair
 from ppl_vae.progress import progress_bar
 from ppl_vae.rng import seeded
 from ppl_vae.threads import one_thread
@@ -227,6 +227,5 @@ def _check_held_out(pair: Pair, held_out: tuple[Any, ...] | None) -> None:
     if held_out is None:
         return
     check_data(pair.model, *held_out)
-    check = getattr(pair.guide, "check_data", None)
-    if check is not None:
-        check(*held_out)
+    if isinstance(pair.guide, ChecksData):
+        pair.guide.check_data(*held_out)
