@@ -11,7 +11,7 @@ from typing import Any
 
 from ppl_vae.errors import InputError
 
-__all__ = ["blamed", "digest_of", "is_program", "load_guide", "load_program"]
+__all__ = ["blamed", "digest_of", "is_class", "is_program", "load_guide", "load_program"]
 
 # Of the names that users' files have as modules.
 PREFIX = "_ppl_vae_user_"
@@ -47,6 +47,15 @@ def load_program(text: str) -> Callable[..., Any]:
     if not callable(program):
         raise InputError(f"{text} is a {type(program).__name__}; a model or a guide is a callable")
     return program
+
+
+def is_class(text: str) -> bool:
+    """Whether ``FILE.py:NAME`` names a class, as models that are fitted by name are.
+
+    Raises:
+        InputError: as `load_program`.
+    """
+    return isinstance(load_program(text), type)
 
 
 def digest_of(text: str, folder: Path | None = None) -> str | None:

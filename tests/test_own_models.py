@@ -103,6 +103,27 @@ def test_a_model_of_ones_own_runs_from_the_shell(name, tmp_path, monkeypatch, ru
     assert code == 0, err
 
 
+def test_a_model_with_labels_is_judged_like_the_suites(tmp_path, monkeypatch, run):
+    """Every command that asks a run, and `check` from the class and its data."""
+    _case("Labelled", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "d.csv").write_text((tmp_path / "d.csv").read_text().replace("species", "label"))
+    asked = ("--budget", "12s", "--no-calibrate", "--out", "run", "--quiet", "--json")
+    code, out, err = run("check", f"{FILE}:Labelled", "d.csv", *asked)
+    assert code == 0, err
+    # The family contains the posterior; what a slow machine cannot judge in the time is no fault of it.
+    assert json.loads(out)["verdict"] != "do not trust"
+    code, out, err = run(
+        "compare", "run", "--rows", "0:2", "--draws", "50", "--warmup", "50", "--quiet", "--json"
+    )
+    assert code == 0, err
+    code, out, err = run(
+        "gaps", "run", "--rows", "0:2", "--samples", "100", "--method", "is", "--quiet", "--json"
+    )
+    assert code == 0, err
+    assert run("models", f"{FILE}:Labelled")[0] == 0
+
+
 def test_a_label_from_a_data_frame_and_a_class(tmp_path):
     import pandas as pd
 

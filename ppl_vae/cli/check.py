@@ -42,7 +42,7 @@ def check(
     from ppl_vae.run import Run
     from ppl_vae.summary import write_report
     from ppl_vae.tables import console, say_check, say_path, say_rest
-    from ppl_vae.user_program import is_program, load_program
+    from ppl_vae.user_program import is_class, is_program, load_program
 
     options, complaints = from_shell(check_jobs.CheckedOptions, asked), list[InputError]()
     seed, calibrate, steps, lr = options.seed, options.calibrate, options.steps, options.lr
@@ -55,7 +55,7 @@ def check(
         say_check(console(), stands, final=False)
 
     write_page: Callable[[], Path]
-    if is_program(what):
+    if is_program(what) and not is_class(what):
         if other is None or not data:
             raise InputError(
                 "a model of your own needs a guide and --data: FILE.py:MODEL FILE.py:GUIDE --data x.csv"

@@ -4,6 +4,7 @@ import copy
 from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import reduce
 from math import prod
 from typing import Any, Self
 
@@ -83,12 +84,14 @@ class LocalVector:
         dim: its dimension, −1 or further to the left.
         num_units: its full size.
         sites: in the model's order.
+        dtype: of the model's values; None where it was not run.
     """
 
     plate: str
     dim: int
     num_units: int
     sites: tuple[LocalSite, ...]
+    dtype: torch.dtype | None = None
 
     @classmethod
     def one(cls, site: str, latent_dim: int, plate: str, num_units: int) -> Self:
@@ -127,7 +130,8 @@ class LocalVector:
             raise InputError("the model has no latents of every unit that a guide could draw")
         unit = _unit_plate(sites)
         read = tuple(_read(name, site, unit) for name, site in latents.items())
-        return cls(unit.name, unit.dim, int(unit.full_size or unit.size), read)
+        widest = reduce(torch.promote_types, (site["value"].dtype for site in latents.values()))
+        return cls(unit.name, unit.dim, int(unit.full_size or unit.size), read, widest)
 
     @property
     def size(self) -> int:

@@ -103,15 +103,17 @@ class PerDatumNormal(PerDatum):
         Args:
             model: a Pyro program with one plate that contains all its sites; it is run once.
             data: its data.
-            covariance, floor, dtype: as above, in unconstrained space.
+            covariance, floor: as above, in unconstrained space.
+            dtype: of the parameters; that of the model's values by default.
 
         Raises:
             InputError: if a latent is shared by all data, or discrete and not marked for enumeration.
         """
         vector = LocalVector.of(model, *data)
         return cls(
-            vector.num_units, vector.size, covariance=covariance, floor=floor, dtype=dtype, vector=vector
-        )
+            vector.num_units, vector.size, covariance=covariance, floor=floor, dtype=dtype or vector.dtype,
+            vector=vector,
+        )  # fmt: skip
 
     def at(self, index: Tensor) -> TorchDistribution:
         """q(z_n) for the data at the given indices."""

@@ -86,10 +86,14 @@ class TemperedPath:
         self.units = shape.num_units if index is None else len(index)
         self.start: Program = Prior(pair.model) if start == "prior" else pair.guide
         self._shapes: dict[str, torch.Size] = {}
+        self._dtype: torch.dtype | None = None
         with seeded(0):
             example = self.draw()
         self.dim, self.device = example.shape[1], example.device
         self._refuse_points(example)
+        # A guide in float32 of a model in float64: the path is walked in the wider of them.
+        self._dtype = torch.promote_types(example.dtype, self._both(example)[1].dtype)
+        example = example.to(self._dtype)
         self.engine, self.compile_seconds = "pyro", 0.0
         self._step: Callable[..., Outputs] = self._leapfrog
         if engine != "pyro":
@@ -132,7 +136,7 @@ class TemperedPath:
                 proposal=proposal,
             )
             parts.append(self._flat(model_trace))
-        return torch.cat(parts).flatten(0, 1)
+        return torch.cat(parts).flatten(0, 1).to(self._dtype)
 
     @torch.no_grad()
     def place(self, latents: dict[str, Tensor]) -> Tensor:
@@ -145,7 +149,7 @@ class TemperedPath:
             given[name] = site_value(name, value, self.shape)
         with self.pair.scope(), Given(given), particle_plate(self.shape, 1):
             trace = poutine.trace(self.pair.model).get_trace(*self.data)
-        return self._flat(trace).expand(self.num_chains, -1, -1).flatten(0, 1)
+        return self._flat(trace).expand(self.num_chains, -1, -1).flatten(0, 1).to(self._dtype)
 
     def _flat(self, trace: poutine.Trace) -> Tensor:
         values = self._unconstrained(trace)

@@ -418,3 +418,19 @@ def test_chains_are_added_until_the_tolerance_is_met(conjugate: Any, x: Tensor, 
     given_up = annealing.log_evidence(pair, x, tolerance=1e-6, **options)
     assert "chains a unit would be needed" in given_up.notes[0]
     assert given_up.num_samples == 8
+
+
+def test_a_guide_in_float32_of_a_model_in_float64(oracles: ModuleType) -> None:
+    """The chains walk in the wider precision; they had ended in a RuntimeError of PyTorch's."""
+    x = torch.linspace(-2, 2, 5, dtype=D)
+
+    def narrow(x: Tensor) -> None:
+        with pyro.plate("data", len(x)) as i:
+            loc = (torch.stack([x[i], x[i]], dim=-1) / 6).float()
+            pyro.sample("z", dist.Normal(loc, torch.tensor(0.9)).to_event(1))
+
+    found = _estimate(
+        Pair(_model, narrow), x, num_temperatures=30, num_chains=16
+    )  # fmt: skip
+    off = (found.log_evidence - _log_evidence(x)) / found.std_error
+    assert np.abs(off).max() < oracles.z_limit(len(x))
