@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
-from ppl_vae.files import write_netcdf
+from ppl_vae.files import read_netcdf, write_netcdf
 from ppl_vae.notebook import banner, items, panel, table
 from ppl_vae.wording import with_error
 
@@ -183,10 +183,7 @@ class Evidence:
     @classmethod
     def load(cls, path: str | Path) -> Self:
         """Read what `save` wrote."""
-        import xarray as xr
-
-        with xr.open_dataset(path, engine="h5netcdf") as data:
-            data = data.load()
+        data = read_netcdf(path)
         columns: dict[str, Any] = {str(name): values.to_numpy() for name, values in data.data_vars.items()}
         if "unit" in data.coords:
             columns["index"] = data["unit"].to_numpy()

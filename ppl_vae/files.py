@@ -75,14 +75,50 @@ def write_bytes(path: Path, content: bytes | memoryview) -> None:
     write_whole(path, lambda beside: beside.write_bytes(content))
 
 
+# A slash separates groups in HDF5; the division slash looks like one.
+SLASH, INSTEAD, RENAMED = "/", "\N{DIVISION SLASH}", "renamed"
+
+
+def without_slashes(data: Any) -> Any:
+    """An xarray Dataset under names that HDF5 and DataTrees take; an attribute keeps its own.
+
+    Sites of Pyro's scopes have slashes in their names, and columns of tables do.
+    """
+    names = {str(name): str(name).replace(SLASH, INSTEAD) for name in (*data.variables, *data.dims)}
+    names = {name: other for name, other in names.items() if name != other}
+    kept = json.dumps({other: name for name, other in names.items()})
+    return data.rename(names).assign_attrs({RENAMED: kept}) if names else data
+
+
+def with_slashes(data: Any) -> Any:
+    """The Dataset that `without_slashes` was given."""
+    if RENAMED not in data.attrs:
+        return data
+    here = {*data.variables, *data.dims}
+    kept = {name: other for name, other in json.loads(str(data.attrs[RENAMED])).items() if name in here}
+    attributes = {name: value for name, value in data.attrs.items() if name != RENAMED}
+    return data.rename(kept).drop_attrs(deep=False).assign_attrs(attributes)
+
+
+def read_netcdf(path: str | Path) -> Any:
+    """The Dataset that `write_netcdf` wrote, or any other NetCDF file's, in memory."""
+    import xarray as xr
+
+    with xr.open_dataset(path, engine="h5netcdf") as data:
+        return with_slashes(data.load())
+
+
 def write_netcdf(path: Path, data: Any) -> None:
     """Write an xarray Dataset or DataTree, whole or not at all.
 
-    It is made in memory: HDF5 ends the process where a disk is full, and Python only raises.
+    Names with slashes are kept in a Dataset's attribute; a DataTree's groups have been through
+    `without_slashes`, without which there is none. It is made in memory: HDF5 ends the process where a disk
+    is full, and Python only raises.
 
     Raises:
         InputError: if it cannot be written.
     """
+    data = data if hasattr(data, "subtree") else without_slashes(data)
     memory = io.BytesIO()
     try:
         data.to_netcdf(memory, engine="h5netcdf")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 
 from ppl_vae.errors import InputError
-from ppl_vae.files import write_netcdf
+from ppl_vae.files import with_slashes, without_slashes, write_netcdf
 from ppl_vae.moments import standard_deviation
 from ppl_vae.notebook import cell, panel, paragraph, table
 from ppl_vae.rng import check_seed
@@ -193,7 +193,10 @@ class Posterior:
         return {name: float(value[0, 0]) for name, value in replace(self, draws=spread).scalars().items()}
 
     def to_datatree(self) -> xr.DataTree:
-        """The groups that ArviZ expects: ``posterior``, ``sample_stats`` and ``log_weights``."""
+        """The groups that ArviZ expects: ``posterior``, ``sample_stats`` and ``log_weights``.
+
+        DataTrees take no names with slashes: those of Pyro's scopes have division slashes there.
+        """
         import xarray as xr
 
         groups = {"posterior": self.draws.assign_attrs(self._attributes())}
@@ -203,7 +206,7 @@ class Posterior:
             groups["importance_weights"] = self.log_weights.to_dataset(name="log_weight")
         if self.effective_size is not None:
             groups["effective_size"] = self.effective_size.to_dataset(name="effective_size")
-        return xr.DataTree.from_dict(groups)
+        return xr.DataTree.from_dict({name: without_slashes(group) for name, group in groups.items()})
 
     def save(self, path: str | Path) -> None:
         """Write a NetCDF file that ArviZ and xarray open."""
@@ -215,19 +218,19 @@ class Posterior:
         import xarray as xr
 
         with xr.open_datatree(path, engine="h5netcdf") as tree:
-            tree = tree.load()
-        draws = tree["posterior"].to_dataset()
+            groups = {name: with_slashes(group.to_dataset()) for name, group in tree.load().children.items()}
+        draws = groups["posterior"]
         weights = size = None
-        if "importance_weights" in tree:
-            weights = tree["importance_weights"].to_dataset()["log_weight"]
-        if "effective_size" in tree:
-            size = tree["effective_size"].to_dataset()["effective_size"]
+        if "importance_weights" in groups:
+            weights = groups["importance_weights"]["log_weight"]
+        if "effective_size" in groups:
+            size = groups["effective_size"]["effective_size"]
         return cls(
             draws=draws,
             method=str(draws.attrs["method"]),
             dependence="chains" if draws.attrs["dependence"] == "chains" else "independent",
             log_weights=weights,
-            stats=tree["sample_stats"].to_dataset() if "sample_stats" in tree else xr.Dataset(),
+            stats=groups.get("sample_stats", xr.Dataset()),
             seconds=float(draws.attrs["sampling_time"]),
             effective_size=size,
         )

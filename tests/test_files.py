@@ -4,9 +4,15 @@ import json
 import os
 import stat
 
+import pyro
+import pyro.distributions as dist
 import pytest
+import torch
 import xarray as xr
+from pyro.infer.autoguide import AutoNormal
 
+from ppl_vae import Pair, Posterior, guide, predictive_check
+from ppl_vae.data import Dataset, as_dataset
 from ppl_vae.errors import InputError
 from ppl_vae.files import PART, reading, told_later, write_bytes, write_netcdf, write_text
 from ppl_vae.run import prepare_folder, settings_for
@@ -145,3 +151,30 @@ def test_settings_of_the_first_version_that_lack_something_are_refused(tmp_path,
     path.write_text(json.dumps({name: value for name, value in OLD.items() if name != missing}))
     with pytest.raises(InputError, match="is damaged"):
         Settings.from_json(path)
+
+
+def test_names_with_slashes_survive_files(tmp_path):
+    """Pyro's scopes make such sites, tables such columns; HDF5 and DataTrees refuse them."""
+
+    def model(y):
+        mean = pyro.sample("scope/mean", dist.Normal(torch.zeros(()), 1.0))
+        with pyro.plate("rows/all", len(y)):
+            pyro.sample("scope/y", dist.Normal(mean, 1.0), obs=y)
+
+    y = torch.arange(4.0)
+    pair = Pair(model, AutoNormal(model))
+    pair.initialise(y, seed=0)
+    posterior = guide.draws(pair, y, num_draws=5)
+    checked = predictive_check(pair, y, num_draws=60)
+    for number, answer in enumerate((posterior, checked)):
+        answer.save(tmp_path / f"{number}.nc")
+    again = Posterior.load(tmp_path / "0.nc")
+    xr.testing.assert_identical(again.draws["scope/mean"], posterior.draws["scope/mean"])
+    profiles = type(checked).load(tmp_path / "1.nc")
+    assert profiles.profiles.keys() == checked.profiles.keys() == {"scope/y"}
+    xr.testing.assert_equal(profiles.replicates, checked.replicates)
+    table = as_dataset({"a/b": [1.0, 2.0], "c": ["x/y", "z"]})
+    table.to_netcdf(tmp_path / "table.nc")
+    found = Dataset.from_netcdf(tmp_path / "table.nc")
+    assert {name: found[name].values.tolist() for name in found.variables} == {"a/b": [1.0, 2.0], "c": [0, 1]}
+    assert found["c"].levels == ("x/y", "z")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ppl_vae.data.columns import as_variable, with_masks
 from ppl_vae.data.dataset import Dataset, Variable, VariableKind
 from ppl_vae.errors import InputError, brief
-from ppl_vae.files import write_netcdf
+from ppl_vae.files import read_netcdf, write_netcdf
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -141,11 +141,8 @@ def to_netcdf(dataset: Dataset, path: Path) -> None:
 
 def from_netcdf(path: Path) -> Dataset:
     """See `Dataset.from_netcdf`."""
-    import xarray as xr
-
     try:
-        with xr.open_dataset(path, engine="h5netcdf") as opened:
-            return from_xarray(opened.load(), path.name)
+        return from_xarray(read_netcdf(path), path.name)
     except InputError:
         raise
     except FileNotFoundError:

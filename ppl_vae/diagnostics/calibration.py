@@ -34,7 +34,7 @@ from ppl_vae.diagnostics.calibration_options import CalibrationKeywords, Calibra
 from ppl_vae.diagnostics.ranks import band, describe, evaluation_points, holm, p_value
 from ppl_vae.diagnostics.simulations import JOINT, LIKELIHOOD, Simulated, World, quantities, world
 from ppl_vae.errors import InputError
-from ppl_vae.files import write_netcdf
+from ppl_vae.files import read_netcdf, write_netcdf
 from ppl_vae.guides import Prior
 from ppl_vae.posterior import Posterior
 from ppl_vae.program import Pair, Program
@@ -203,10 +203,7 @@ class Calibration:
     @classmethod
     def load(cls, path: str | Path) -> Self:
         """Read what `save` wrote."""
-        import xarray as xr
-
-        with xr.open_dataset(path, engine="h5netcdf") as found:
-            ranks = found.load()
+        ranks = read_netcdf(path)
         about = ranks.attrs
         return cls(
             ranks=ranks.drop_attrs(),

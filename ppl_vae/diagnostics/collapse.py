@@ -34,7 +34,7 @@ from ppl_vae.diagnostics.collapse_parts import (
     total_kl,
 )
 from ppl_vae.errors import InputError
-from ppl_vae.files import write_netcdf
+from ppl_vae.files import read_netcdf, write_netcdf
 from ppl_vae.inference.elbo import check_index
 from ppl_vae.inference.terms import layout
 from ppl_vae.program import Pair
@@ -150,10 +150,7 @@ class Collapse:
     @classmethod
     def load(cls, path: str | Path) -> Self:
         """Read what `save` wrote."""
-        import xarray as xr
-
-        with xr.open_dataset(path, engine="h5netcdf") as data:
-            data = data.load()
+        data = read_netcdf(path)
         table = data.to_dataframe().rename_axis(None)
         numbers: dict[str, Any] = {name: float(data.attrs.get(name, 0.0)) for name in _NUMBERS}
         numbers["num_units"] = int(numbers["num_units"])

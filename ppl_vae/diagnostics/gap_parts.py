@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from ppl_vae.errors import InputError
-from ppl_vae.files import write_netcdf
+from ppl_vae.files import read_netcdf, write_netcdf
 from ppl_vae.wording import with_error
 
 if TYPE_CHECKING:
@@ -220,10 +220,7 @@ class Gaps:
     @classmethod
     def load(cls, path: str | Path) -> Self:
         """Read what `save` wrote."""
-        import xarray as xr
-
-        with xr.open_dataset(path, engine="h5netcdf") as data:
-            data = data.load()
+        data = read_netcdf(path)
         # Files of 0.1.0 have it by its old name.
         rested = data.attrs["rested"] if "rested" in data.attrs else data.attrs["converged"]
         return cls(

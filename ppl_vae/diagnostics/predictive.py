@@ -24,7 +24,7 @@ from ppl_vae.diagnostics.profiles import Profile
 from ppl_vae.diagnostics.replicated import Observed, observed_sites, replicate, thinned
 from ppl_vae.diagnostics.statistics import MAX_FEATURES, Kind
 from ppl_vae.errors import InputError
-from ppl_vae.files import write_netcdf
+from ppl_vae.files import with_slashes, without_slashes, write_netcdf
 from ppl_vae.inference.elbo import check_index
 from ppl_vae.inference.terms import layout
 from ppl_vae.posterior import Posterior
@@ -127,7 +127,8 @@ class Predictive:
             **{f"profiles/{number}": data.assign_attrs(site=site)
                for number, (site, data) in enumerate(self.profiles.items())},
         }  # fmt: skip
-        write_netcdf(Path(path), xr.DataTree.from_dict(groups))
+        named = {name: without_slashes(group) for name, group in groups.items()}
+        write_netcdf(Path(path), xr.DataTree.from_dict(named))
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -137,11 +138,11 @@ class Predictive:
         with xr.open_datatree(path, engine="h5netcdf") as tree:
             tree = tree.load()
         table = tree["table"].to_dataset()
-        found = [child.to_dataset() for child in tree["profiles"].children.values()]
+        found = [with_slashes(child.to_dataset()) for child in tree["profiles"].children.values()]
         profiles = {str(data.attrs.pop("site")): data for data in found}
         return cls(
             table=table.to_dataframe().rename_axis(None),
-            replicates=tree["replicates"].to_dataset(),
+            replicates=with_slashes(tree["replicates"].to_dataset()),
             profiles=profiles,
             kinds={site: cast(Kind, data.attrs["kind"]) for site, data in profiles.items()},
             method=str(table.attrs["method"]),
