@@ -102,8 +102,7 @@ def test_an_interrupt_names_its_command(run, monkeypatch, command):
         time.sleep(1)
 
     monkeypatch.setattr("ppl_vae.run.Run.open", interrupt)
-    monkeypatch.setattr("ppl_vae.settings.model_class", interrupt)
-    monkeypatch.setattr("ppl_vae.run.model_class", interrupt)
+    monkeypatch.setattr("ppl_vae.run.find_model", interrupt)
     arguments = {"fit": ("ppca", "iris", "--out", "run")}.get(command, ("run",))
     code, _, err = run(command, *arguments)
     assert code == 130
