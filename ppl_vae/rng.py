@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from operator import index
@@ -32,13 +33,19 @@ def check_seed(seed: Any) -> int:
     return whole
 
 
-def derived(seed: int, *keys: int) -> int:
+def derived(seed: int, *keys: int | str) -> int:
     """A seed for one part of a job, such as a chunk of its data, independent of those of other parts.
+
+    Args:
+        seed: of the job.
+        keys: what the part is called, in numbers or names: never its place among parts that may be chosen or
+            ordered otherwise.
 
     Raises:
         InputError: if the seed is none.
     """
-    high, low = np.random.SeedSequence([check_seed(seed), *keys]).generate_state(2)
+    numbers = [zlib.crc32(key.encode()) if isinstance(key, str) else key for key in keys]
+    high, low = np.random.SeedSequence([check_seed(seed), *numbers]).generate_state(2)
     return (int(high) << 31) ^ int(low)
 
 

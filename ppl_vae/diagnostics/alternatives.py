@@ -160,8 +160,8 @@ def alternatives(
     budget = Budget(num_steps, lr, num_particles, num_draws, progress)
     found: dict[str, Posterior] = {}
     reasons = []
-    for number, family in enumerate(families):
-        own = derived(seed, number)
+    for family in families:
+        own = derived(seed, family.name)
         try:
             answer = family.answer(model, data, budget, own)
         except InputError as error:

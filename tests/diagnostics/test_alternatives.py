@@ -75,6 +75,14 @@ def test_a_seed_fixes_the_answers() -> None:
     assert first["low-rank"].draws.equals(again["low-rank"].draws)
 
 
+def test_an_answer_does_not_depend_on_its_place_among_others() -> None:
+    def answers(*guides: str) -> dict[str, Posterior]:
+        return alternatives(regression, X, guides=guides, num_steps=40, num_draws=50, progress=False, seed=1)
+
+    alone, last = answers("full-rank"), answers("mean-field", "full-rank")
+    xr.testing.assert_equal(alone["full-rank"].draws, last["full-rank"].draws)
+
+
 def test_what_cannot_serve_is_left_out_and_named() -> None:
     def funnel(x: torch.Tensor) -> None:
         scale = pyro.sample("scale", dist.LogNormal(0.0, 3.0))
