@@ -20,6 +20,7 @@ __all__ = [
     "ExactPosterior",
     "HasAuxiliary",
     "HasIdentifiable",
+    "HasObjective",
     "HasReported",
     "Labelled",
     "PairwiseFactors",
@@ -92,6 +93,21 @@ class HasIdentifiable(Protocol):
     def identifiable(self, draws: xr.Dataset) -> xr.Dataset:
         """The functions of the latents that data can determine, draw by draw: a data set with the
         same (chain, draw) dimensions."""
+        ...
+
+
+@runtime_checkable
+class HasObjective(Protocol):
+    """A model that is not learnt by its ELBO alone: a penalty, a constraint, an auxiliary task."""
+
+    def objective(self, usual: Any) -> Any:
+        """What a fit of both programs minimises, an `inference.fitting.objective.Objective`.
+
+        What it adds belongs to learning alone: ELBOs that are reported, and all evidence, leave it out.
+
+        Args:
+            usual: the objective that the fit's options name, whose value it may add to.
+        """
         ...
 
 

@@ -22,10 +22,10 @@ from ppl_vae.program import Pair
 OPTIONS: dict[str, Any] = {"num_steps": 30, "batch_size": 5, "lr": 0.05, "kl_warmup": 9, "num_particles": 2}
 
 
-def _fitted(engine: str, **options: Any) -> tuple[svi.Fit, Pair, Tensor]:
+def _fitted(engine: str, *, model: type[PPCA] = PPCA, **options: Any) -> tuple[svi.Fit, Pair, Tensor]:
     torch.manual_seed(1)
     x = torch.randn(12, 4, dtype=torch.float64)
-    pair = Pair(PPCA(4, 2), LinearNormal(4, 2, covariance="diagonal", dtype=torch.float64))
+    pair = Pair(model(4, 2), LinearNormal(4, 2, covariance="diagonal", dtype=torch.float64))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fitting_state, "engine_for", lambda *_: engine)
         found = svi.fit(pair, x, progress=False, **OPTIONS | options)
@@ -85,6 +85,26 @@ def test_a_penalty_shrinks_what_it_penalises() -> None:
         sizes.append(pair.model.loadings.square().sum().item())
     # The data's sd is 1, so that the likelihood gains less than a nat a datum by loadings of size 0.1.
     assert sizes[1] < 0.1 < sizes[0]
+
+
+class Learner(PPCA):
+    """PPCA that is learnt with a penalty of its own."""
+
+    def objective(self, usual: svi.Objective) -> svi.Objective:
+        assert isinstance(usual, svi.TraceELBO)
+        return Penalised(0.7)
+
+
+@pytest.mark.parametrize("engine", ["pyro", "traced"])
+def test_a_model_brings_what_belongs_to_its_learning(engine: str) -> None:
+    """It is taken where the model is learnt, and not where the guide alone is."""
+    expected, one, _ = _fitted(engine, objective=Penalised(0.7))
+    found, two, _ = _fitted(engine, model=Learner)
+    np.testing.assert_array_equal(found.elbo, expected.elbo)
+    for name, value in one.state_dict().items():
+        assert torch.equal(two.state_dict()[name], value)
+    held, plain = (_fitted(engine, model=kind, train="guide")[0].elbo for kind in (Learner, PPCA))
+    np.testing.assert_array_equal(held, plain)
 
 
 def test_an_objective_that_cannot_be_traced_runs_through_stock_pyro_and_says_so() -> None:

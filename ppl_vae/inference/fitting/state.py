@@ -28,7 +28,7 @@ from ppl_vae.inference.sites import Layout
 from ppl_vae.inference.steps import Stepper, engine_for, stepper
 from ppl_vae.inference.supports import outside_support
 from ppl_vae.inference.terms import check_data, layout
-from ppl_vae.program import Pair
+from ppl_vae.program import HasObjective, Pair, Program
 from ppl_vae.rng import generator_state, keep_generator, restore_generator, seeded
 from ppl_vae.threads import SMALL_WORK, one_thread
 
@@ -116,7 +116,7 @@ class State:
     ) -> None:
         self.began, self.seconds_before = time.perf_counter(), 0.0
         self.pair, self.data, self.options, self.seed = pair, data, options, seed
-        self.objective = _objective(options, loss)
+        self.objective = _objective(options, loss, pair.model)
         self.refresh, self.rate = refresh, rate
         check_data(pair.model, *data)
         with seeded(seed):
@@ -284,7 +284,17 @@ def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
-def _objective(options: FitOptions, loss: PyroELBO | None) -> Objective:
+def _objective(options: FitOptions, loss: PyroELBO | None, model: Program) -> Objective:
+    """What the options name, or the model makes of it where its own parameters are learnt."""
+    usual = _usual_objective(options, loss)
+    own = options.train == "both" and loss is None and isinstance(options.objective, str)
+    if own and isinstance(model, HasObjective):
+        found: Objective = model.objective(usual)
+        return found
+    return usual
+
+
+def _usual_objective(options: FitOptions, loss: PyroELBO | None) -> Objective:
     wanted, num_particles = options.objective, options.num_particles
     if loss is not None:
         if wanted != "elbo":
