@@ -195,6 +195,7 @@ def test_the_shell_completes_commands_models_and_their_options(words, expected):
 
 BAD_FITS = {
     "missing file": (("ppca", "nowhere.csv"), "nowhere.csv"),
+    "no model": (("--steps", "3"), "fit needs a model and data"),
     "unknown model": (("pca", "iris"), "bayesian-ppca, ppca, trueskill, vae"),
     "unknown data set": (("ppca", "irises"), "al-east-1987"),
     "unknown guide": (("ppca", "iris", "--guide", "laplace"), "linear-mean-field"),

@@ -83,6 +83,11 @@ def options_before_model(args: Sequence[str]) -> list[str]:
     """
     at = next((at for at, kind in enumerate(_kinds(args)) if kind == "argument"), None)
     if at is None:
+        if args and "--help" not in args:
+            known = ", ".join(catalogue().models)
+            raise InputError(
+                f"fit needs a model and data: ppl-vae fit MODEL DATA --out RUN; models are {known}"
+            )
         return list(args)
     rest = [*args[:at], *args[at + 1 :]]
     _refuse_foreign(
