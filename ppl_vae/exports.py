@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ from ppl_vae.inference.simulation import simulate
 from ppl_vae.inference.sites import Layout, sample_sites
 from ppl_vae.inference.terms import layout
 from ppl_vae.jobs import check_guide, part_of, row_numbers
+from ppl_vae.posterior import Posterior
 from ppl_vae.program import ExactEvidence
 from ppl_vae.run import Run
 
@@ -129,25 +130,30 @@ class _Asked:
 
     def draws(self) -> xr.Dataset:
         """Draws of the guide, and their weights."""
-        found = guide.draws(
-            self.run.pair, *self.data, num_draws=self.num_draws, index=self.index, seed=self.seed
-        )
+        found = self._drawn(self.num_draws, self.index)
         weights = {} if found.log_weights is None else {"log_weight": found.log_weights}
         return self._numbered(found.draws.assign(weights), "chain", "draw")
+
+    def _drawn(self, num_draws: int, index: Tensor | None) -> Posterior:
+        return guide.draws(self.run.pair, *self.data, num_draws=num_draws, index=index, seed=self.seed)
 
     def codes(self) -> xr.Dataset:
         """Means and sds, by formula where the guide's distribution has one, else of draws."""
         self._local("codes")
-        draws = self.draws().drop_vars("log_weight", errors="ignore")
+        moments = self._moments()
+        draws = self._drawn(self._needed(moments), self.index).draws
         over = ("chain", "draw")
         found = {"mean": draws.mean(over), "sd": draws.std(over, ddof=1)}
-        for name, both in self._moments().items():
+        for name, both in moments.items():
+            one = draws[name].isel(chain=0, draw=0, drop=True)
             for kind, values in zip(found, both, strict=True):
-                found[kind][name] = (
-                    draws[name].isel(chain=0, draw=0, drop=True).copy(data=values[self.chosen])
-                )
+                found[kind][name] = one.copy(data=values[self.chosen])
         named = {f"{name}_{kind}": values for kind, each in found.items() for name, values in each.items()}
         return self._numbered(draws.drop_vars(list(draws.data_vars)).drop_dims(over).assign(named))
+
+    def _needed(self, moments: Collection[str]) -> int:
+        """How many draws: only their labels, where every latent's moments are known."""
+        return 2 if {*self.shape.latents} <= {*moments} else self.num_draws
 
     def _moments(self) -> Mapping[str, tuple[NDArray[Any], NDArray[Any]]]:
         """Means and sds of the guide's own distributions, for the sites that have them."""
@@ -169,9 +175,10 @@ class _Asked:
     def reconstructions(self) -> xr.Dataset:
         """The mean of the observed sites where every latent is at its mean."""
         self._local("reconstructions")
-        draws = guide.draws(self.run.pair, *self.data, num_draws=self.num_draws, seed=self.seed).draws
+        moments = self._moments()
+        draws = self._drawn(self._needed(moments), None).draws
         means = {name: draws[name].mean(("chain", "draw")).to_numpy() for name in self.shape.latents}
-        means |= {name: mean for name, (mean, _) in self._moments().items()}
+        means |= {name: mean for name, (mean, _) in moments.items()}
         like = next(tensor for tensor in self.data if tensor.is_floating_point())
         at = {name: torch.as_tensor(mean).to(like) for name, mean in means.items()}
         with self.run.pair.scope(), torch.no_grad():
@@ -181,11 +188,10 @@ class _Asked:
 
     def samples(self) -> xr.Dataset:
         """Data drawn from the model: what is observed anew, what is conditioned on as it is."""
-        rows = torch.as_tensor(self.chosen)
-        data = self.data if self.shape.unit_plate is None else tuple(tensor[rows] for tensor in self.data)
-        _, drawn = simulate(self.run.pair, *data, layout=layout(self.run.pair, *data), seed=self.seed)
+        _, drawn = simulate(self.run.pair, *self.data, layout=self.shape, seed=self.seed)
         names = list(type(self.run.model).inputs)
-        return self._as_data({name: tensor.cpu().numpy() for name, tensor in zip(names, drawn, strict=False)})
+        values = {name: tensor.cpu().numpy() for name, tensor in zip(names, drawn, strict=True)}
+        return self._as_data({name: found[self.chosen] for name, found in values.items()})
 
     def _as_data(self, values: Mapping[str, NDArray[Any]]) -> xr.Dataset:
         """Values of the model's inputs, as the data set has them: its labels and its units of measurement."""
