@@ -86,10 +86,11 @@ def differences(cls: Any, keywords: type) -> list[str]:
 
 
 def in_shell_words(text: str, cls: Any) -> str:
-    """A complaint that begins with a field's name, under the name that the shell has for it."""
-    field = re.match(r"\w*", text)[0]  # type: ignore[index]
-    shell = shell_names(cls).get(field)
-    return text if shell is None else shell.partition("/")[0] + text.removeprefix(field)
+    """A complaint of a field, and of others by ``name='value'``, under the names that the shell has."""
+    names = {field: shell.partition("/")[0] for field, shell in shell_names(cls).items()}
+    first = text.split(maxsplit=1)[0].partition("=")[0]
+    text = names.get(first, first) + text.removeprefix(first)
+    return re.sub(r"\b(\w+)='([^']*)'", lambda m: f"{names.get(m[1], m[1])} {m[2]}", text)
 
 
 def changed(options: Any) -> dict[str, Any]:

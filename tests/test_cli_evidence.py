@@ -147,7 +147,7 @@ def test_training_with_the_iwae_bound(run, tmp_path):
     assert json.loads(out)["objective"] == "iwae"
     assert json.loads((folder / "config.json").read_text())["fit"]["doubly_reparameterised"] is True
     for arguments, words in (
-        (("--objective", "magic"), "elbo or iwae"),
+        (("--objective", "magic"), "elbo, mean-field or iwae"),
         (("--doubly-reparameterised",), "belongs to --objective iwae"),
     ):
         code, _, err = run("fit", "ppca", "iris", *arguments, "--out", tmp_path / "other")

@@ -375,8 +375,10 @@ def _width_ratio(own: Sample, truth: Sample) -> tuple[float, float]:
 def _extremes(own: Sample, truth: Sample) -> tuple[Array, Array]:
     """Directions of the smallest and the largest ratio of variances, each of shape (1, quantity)."""
     mine, theirs = _shrunk(own), _shrunk(truth)
-    # A ridge far below any Monte Carlo error, against matrices singular to rounding.
-    theirs = theirs + 1e-12 * np.trace(theirs) / len(theirs) * np.eye(len(theirs))
+    # A ridge far below any Monte Carlo error, against matrices singular to rounding; where nothing of theirs
+    # moves, far below the spread of mine.
+    size = next((trace for trace in (np.trace(theirs), np.trace(mine)) if trace > 0), 1.0)
+    theirs = theirs + 1e-12 * size / len(theirs) * np.eye(len(theirs))
     vectors = eigh(mine, theirs)[1]
     return vectors[:, :1].T, vectors[:, -1:].T
 

@@ -9,6 +9,7 @@ from scipy import integrate, stats
 
 from ppl_vae.diagnostics.distances import (
     Sample,
+    _extremes,
     independent_quantities,
     lost_correlation,
     mean_error,
@@ -175,3 +176,11 @@ def test_combinations_and_constants_are_left_out() -> None:
     assert len(found) == 2
     assert 1 not in found
     assert independent_quantities(_sample(np.stack([x, 2 * x]))).size == 1
+
+
+def test_directions_are_found_where_the_reference_does_not_move() -> None:
+    """Half of the draws may be copies of one, and covariances are of halves."""
+    moving = _sample(np.random.default_rng(0).normal(size=(2, 4, 100)))
+    still = _sample(np.full((2, 4, 100), 3.0))
+    for own, truth in ((moving, still), (still, moving), (still, still)):
+        assert all(np.isfinite(direction).all() for direction in _extremes(own, truth))

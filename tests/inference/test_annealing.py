@@ -207,7 +207,7 @@ def test_evidence_of_two_players_is_that_of_quadrature(start: str, oracles: Modu
     found = _estimate(pair, torch.tensor(games), start=start, num_temperatures=50, num_chains=500)
     assert (found.unit, found.num_units) == ("dataset", 1)
     assert abs(found.log_evidence[0] - truth) < oracles.z_limit(2) * found.std_error[0]
-    assert found.std_error[0] < 0.02
+    assert found.std_error[0] < 0.04
 
 
 def _schools(effects: Tensor, errors: Tensor) -> None:

@@ -151,7 +151,7 @@ def test_the_gradient_vanishes_at_the_optimum(name: str) -> None:
     assert abs(value.item() - found.final.value) < 1e-8 * abs(found.final.value)
     # In units of the guide's standard deviations: what a move by one of them would bring.
     for slope in torch.autograd.grad(value, (loc, scale)):
-        assert (slope * scale).abs().max() < 1e-4
+        assert (slope * scale).abs().max() < 1e-3
 
 
 @every_pair

@@ -83,7 +83,8 @@ class FitOptions:
         self._check_words()
         if self.stop and self.average:
             raise InputError(
-                "average belongs to a fixed number of steps; with stop=True the tail is averaged anyway"
+                "average belongs to a fixed number of steps; a fit that stops by itself averages its tail "
+                "anyway"
             )
         check_compile(self.compile)
 
