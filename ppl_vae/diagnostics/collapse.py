@@ -216,7 +216,9 @@ def collapse(
     case = Case(pair, data, shape, index, names, num_draws)
     with seeded(seed):
         found = read_programs(case)
-        drawn = by_parents(case) if found.dependent or shape.unit_plate is None else None
+        # Two runs that drew the same discrete values would not show that a prior depends on them.
+        apart = not (found.dependent or shape.summed or shape.unit_plate is None)
+        drawn = None if apart else by_parents(case)
         moments = independent_moments(case, found) if drawn is None else drawn.moments
         mutual, error = mutual_information(case, found.guides, len(moments.mean))
         site_kl = {name: (kl, 0.0) for name, kl in site_kls(case, found).items()}

@@ -186,7 +186,10 @@ def test_a_summed_site_beside_a_continuous_one(
     assert layout(pair, x).vectorized
     found = importance.log_evidence(pair, x, num_samples=2000, defensive=0.5, progress=False)
     score = (found.log_evidence - found.bias - evidence(x.numpy())) / found.std_error
-    assert np.abs(score).max() < oracles.z_limit(6)
+    # Far from an untrained guide a few weights decide, which is said.
+    sound = ~found.alarming
+    assert sound.sum() >= 2
+    assert np.abs(score[sound]).max() < oracles.z_limit(6)
 
 
 def test_amortised_guides_take_labels() -> None:

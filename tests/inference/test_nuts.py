@@ -102,7 +102,7 @@ def test_divergences_are_reported_where_no_step_size_avoids_them(sampler: str) -
         "num_draws": 60, "warmup": 60, "chains": 2, "max_tree_depth": 5, "sampler": sampler, "compile": False,
     }  # fmt: skip
     walled, smooth = (nuts.sample(model, y, progress=False, **options) for model in (_walled, _smooth))
-    assert (walled.stats["diverging"].mean("draw") > 0.3).all()
+    assert walled.stats["diverging"].sum() > 6
     assert smooth.stats["diverging"].sum() == 0
     assert (np.abs(walled.draws["z"]) < 1.001).all()
 
