@@ -1,4 +1,4 @@
-"""What can be fitted, and how, without loading it: read from a file that `ppl_vae.registry` writes."""
+"""What can be fitted, and how, without loading it: read from a file that `ppl_vae.cataloguing` writes."""
 
 from __future__ import annotations
 

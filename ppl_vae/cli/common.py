@@ -111,11 +111,3 @@ def assignments(texts: list[str]) -> dict[str, Any]:
         except (ValueError, SyntaxError):
             found[name.strip().replace("-", "_")] = value
     return found
-
-
-def _plain(value: object) -> Any:
-    return list(value) if isinstance(value, tuple) else value
-
-
-def _shown(value: object) -> str:
-    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
