@@ -86,7 +86,7 @@ def declared(cls: type[Any]) -> tuple[Option, ...]:
     """
     lines, hints, flags = docs(cls), get_type_hints(cls), shell_names(cls)
     options = (field for field in fields(cls) if field.metadata.get("shell", "") is not None)
-    return tuple(_option(field, hints[field.name], lines[field.name], flags) for field in options)
+    return tuple(_option(field, hints[field.name], lines.get(field.name, ""), flags) for field in options)
 
 
 def _option(field: Field[Any], hint: Any, line: str, names: Mapping[str, str]) -> Option:
@@ -101,7 +101,8 @@ def _option(field: Field[Any], hint: Any, line: str, names: Mapping[str, str]) -
         "``", ""
     )
     usual_value = None if field.default is MISSING else field.default
-    return Option(field.name, flag, kind, text[:1].upper() + text[1:] + ".", default or in_words(usual_value))
+    help_text = f"{text[:1].upper()}{text[1:]}." if text else f"The model's {usual}."
+    return Option(field.name, flag, kind, help_text, default or in_words(usual_value))
 
 
 def _kind(hint: Any) -> Kind:
@@ -114,7 +115,8 @@ def _kind(hint: Any) -> Kind:
     if get_origin(hint) is tuple:
         return "ints" if get_args(hint)[0] is int else "floats"
     kinds: dict[Any, Kind] = {int: "int", float: "float", str: "str", bool: "bool"}
-    return kinds[hint]
+    # Anything else is read as a text, and judged when the options are made of it.
+    return kinds.get(hint, "str")
 
 
 def in_words(value: object) -> str:

@@ -1,5 +1,6 @@
 """The suite's models by name, and classes of a user's own by file: FILE.py:CLASS."""
 
+from dataclasses import is_dataclass
 from typing import Any, cast
 
 from ppl_vae.errors import InputError
@@ -46,8 +47,11 @@ def find_model(name: str) -> type[SuiteModel]:
 def _checked(name: str, found: Any) -> type[SuiteModel]:
     if not isinstance(found, type):
         raise InputError(
-            f"{name} is no class: a model to fit by name is one (see ARCHITECTURE.md, a new model)"
+            f"{name} is no class: a model to fit by name is one (see ARCHITECTURE.md, adding a model)"
         )
     if missing := [part for part in NEEDED if not hasattr(found, part)]:
-        raise InputError(f"{name} lacks {', '.join(missing)}: see ARCHITECTURE.md, a new model")
-    return cast(type[SuiteModel], found)
+        raise InputError(f"{name} lacks {', '.join(missing)}: see ARCHITECTURE.md, adding a model")
+    model = cast(type[SuiteModel], found)
+    if not is_dataclass(model.Options):
+        raise InputError(f"{name} has Options that are no dataclass: see ARCHITECTURE.md, adding a model")
+    return model

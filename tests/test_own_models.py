@@ -164,6 +164,19 @@ def test_what_is_no_model_is_refused_in_a_sentence(case, run, tmp_path):
     assert words in err
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [("class Options:\n    pass", "no dataclass"), ("@dataclass\nclass Options:\n    width: int = 3", None)],
+)
+def test_options_without_help_are_shown_and_those_that_are_none_refused(run, tmp_path, options, words):
+    imports = f"import sys\nsys.path.insert(0, {str(HERE)!r})\nfrom dataclasses import dataclass\n"
+    own = f"from own_models import Series\n{options}\nclass Mine(Series):\n    Options = Options\n"
+    (tmp_path / "mine.py").write_text(imports + own)
+    code, out, err = run("models", f"{tmp_path}/mine.py:Mine")
+    assert (code == 0) == (words is None)
+    assert words in err if words else "--width" in out
+
+
 def test_a_changed_file_is_not_run_when_its_run_is_opened(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     _case("Series", tmp_path)
