@@ -96,21 +96,34 @@ class Settings:
         Raises:
             InputError: if the file is missing or damaged, or the model's file is not what was fitted.
         """
+        content = _read(path)
+        model = _model_of(content, path.parent)
         try:
-            content = dict(json.loads(path.read_text(encoding="utf-8")))
-            content = content if "format" in content else _from_0_1(content)
-            _check_shape(content)
-            _check_program(content, path.parent)
             parts = {
-                "options": from_plain(find_model(content["model"]).Options, content["options"]),
+                "options": from_plain(model.Options, content["options"]),
                 "preparation": from_plain(Preparation, content["preparation"]),
                 "fit": from_plain(FitOptions, content["fit"]),
             }
             return from_plain(cls, {**content, **parts})
-        except FileNotFoundError:
-            raise InputError(f"{path.parent} is not a run: it has no config.json") from None
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise InputError(f"{path} is damaged: {error}") from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """What a file of settings holds, in today's parts.
+
+    Raises:
+        InputError: if it is missing or damaged.
+    """
+    try:
+        content = dict(json.loads(path.read_text(encoding="utf-8")))
+        content = content if "format" in content else _from_0_1(content)
+        _check_shape(content)
+        return content
+    except FileNotFoundError:
+        raise InputError(f"{path.parent} is not a run: it has no config.json") from None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(f"{path} is damaged: {error}") from error
 
 
 def _from_0_1(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -139,19 +152,22 @@ def _check_shape(content: Mapping[str, Any]) -> None:
         raise ValueError(f"model is {content['model']!r}")
 
 
-def _check_program(content: Mapping[str, Any], folder: Path) -> None:
-    """Refuse a model's file that is not what was fitted, before it is run.
+def _model_of(content: Mapping[str, Any], folder: Path) -> type[SuiteModel]:
+    """The model that was fitted; a file that is not what was fitted is never run.
 
     Raises:
-        InputError: naming the file.
+        InputError: naming the file, or the models there are.
     """
-    known = content.get("program")
-    digest = digest_of(str(content["model"]), folder)
-    if digest != known:
+    name = content["model"]
+    if digest_of(name, folder) != content.get("program"):
         raise InputError(
-            f"{folder} was fitted with {content['model']}, whose file has changed since or lies in the run's "
-            "folder; fit again"
+            f"{folder} was fitted with {name}, whose file has changed since, is gone, or lies in the "
+            "run's folder; fit again"
         )
+    try:
+        return find_model(name)
+    except InputError as error:
+        raise InputError(f"{folder} cannot be opened: {error}") from error
 
 
 def check_guide(model: type[SuiteModel], guide: str) -> None:

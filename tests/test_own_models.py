@@ -188,6 +188,7 @@ def test_a_changed_file_is_not_run_when_its_run_is_opened(run, tmp_path, monkeyp
     code, _, err = run("evidence", "run")
     assert code == 2
     assert "has changed since" in err
+    assert "damaged" not in err
     assert "it was run" not in err
     # Nor is a file that came with the folder, whatever the settings say of it.
     (tmp_path / "run" / "mine.py").write_text(FILE.read_text())
