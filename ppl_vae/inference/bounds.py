@@ -16,14 +16,19 @@ from ppl_vae.evidence import Evidence
 from ppl_vae.inference.defined import weighable
 from ppl_vae.inference.elbo import unit_chunks
 from ppl_vae.inference.graph import Compile, check_compile
-from ppl_vae.inference.iwae import grouped_bound
 from ppl_vae.inference.terms import layout
 from ppl_vae.inference.weights import CHUNK, LogWeights, block_size, engine_for
 from ppl_vae.program import Pair
 from ppl_vae.progress import progress_bar
 from ppl_vae.rng import seeded
 
-__all__ = ["iwae"]
+__all__ = ["grouped_bound", "iwae"]
+
+
+def grouped_bound(log_weights: Tensor, num_particles: int) -> Tensor:
+    """log 1/K Σ_k w_k of consecutive groups of K weights, from (R K, units) to (R, units)."""
+    groups = log_weights.unflatten(0, (-1, num_particles))
+    return groups.logsumexp(1) - math.log(num_particles)
 
 
 @torch.no_grad()

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ppl_vae.inference.bounds import grouped_bound
 from ppl_vae.inference.graph import Untraceable
-from ppl_vae.inference.iwae import IWAE, grouped_bound
+from ppl_vae.inference.iwae import IWAE
 from ppl_vae.inference.settling import Settling
 from ppl_vae.inference.sites import Layout, sizes
 from ppl_vae.inference.terms import terms

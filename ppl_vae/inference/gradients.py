@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ppl_vae.inference.compiler import Compiled, TooSlow, begin_compiling, compile_graph, fall_back
 from ppl_vae.inference.graph import Compile, Graph, Outputs, Untraceable, check, check_compile, over, trace
-from ppl_vae.inference.hmc import Leapfrog, leapfrog_of
+from ppl_vae.inference.leapfrog import Leapfrog, leapfrog_of
 from ppl_vae.inference.objectives import Density
 from ppl_vae.inference.torch_internals import operator_name
 from ppl_vae.watch import watched

@@ -11,7 +11,7 @@ learning HMC trajectory lengths" (2021), for learning the principal direction.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -22,6 +22,7 @@ from torch import Tensor
 from ppl_vae.arguments import PROBABILITY, check_real, check_whole
 from ppl_vae.errors import InputError
 from ppl_vae.inference.hmc_tuning import Learner
+from ppl_vae.inference.leapfrog import Leapfrog, LogDensity, leapfrog_of
 
 __all__ = [
     "Chains",
@@ -36,17 +37,6 @@ __all__ = [
     "start_at",
     "transition",
 ]
-
-LogDensity = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""Positions (chains, dim) to log densities (chains,) and their gradients (chains, dim)."""
-
-Leapfrog = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Sequence[Tensor]]
-"""(position, momentum, gradient, step_size, inverse_mass) to (position, momentum, log_density, gradient, …).
-
-Positions, momenta and gradients are (chains, dim), log densities (chains,), the step size a scalar or
-(chains, 1) and the inverse mass (dim,). Further results, each (chains,) or (chains, dim), are functions of
-the position that the state keeps beside its density.
-"""
 
 # An energy error beyond which a trajectory has left the level set for good (Stan's limit).
 _DIVERGENCE = 1000.0
@@ -110,24 +100,6 @@ class Chains:
     inverse_mass: Tensor
     principal_direction: Tensor
     principal_sd: float
-
-
-def leapfrog_of(log_density: LogDensity) -> Leapfrog:
-    """One leapfrog step (Neal 2011, eq. 5.18–5.20) of a log density, one gradient each.
-
-    An engine may pass a fused graph of the same composition instead.
-    """
-
-    def leapfrog(
-        position: Tensor, momentum: Tensor, gradient: Tensor, step_size: Tensor, inverse_mass: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        half = 0.5 * step_size
-        momentum = torch.addcmul(momentum, gradient, half)
-        position = torch.addcmul(position, momentum, step_size * inverse_mass)
-        value, gradient = log_density(position)
-        return position, torch.addcmul(momentum, gradient, half), value, gradient
-
-    return leapfrog
 
 
 def start_at(log_density: LogDensity, position: Tensor) -> State:

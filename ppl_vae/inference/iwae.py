@@ -8,7 +8,6 @@ Sources: Burda, Grosse and Salakhutdinov, "Importance weighted autoencoders" (20
 Tucker, Lawson, Gu and Maddison, "Doubly reparameterized gradient estimators" (2019), equation 8.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +16,7 @@ from pyro import poutine
 from torch import Tensor
 
 from ppl_vae.errors import InputError
+from ppl_vae.inference.bounds import grouped_bound
 from ppl_vae.inference.fitting.objective import Weighed
 from ppl_vae.inference.problem import Problem
 from ppl_vae.inference.sites import Layout, sample_sites
@@ -24,7 +24,7 @@ from ppl_vae.inference.terms import has_log_density, terms
 from ppl_vae.program import Pair
 from ppl_vae.rng import seeded
 
-__all__ = ["IWAE", "grouped_bound"]
+__all__ = ["IWAE"]
 
 
 @dataclass(frozen=True)
@@ -77,12 +77,6 @@ class IWAE:
             InputError: saying why.
         """
         _check(self, problem.pair, problem.data, problem.layout, batch_size)
-
-
-def grouped_bound(log_weights: Tensor, num_particles: int) -> Tensor:
-    """log 1/K Σ_k w_k of consecutive groups of K weights, from (R K, units) to (R, units)."""
-    groups = log_weights.unflatten(0, (-1, num_particles))
-    return groups.logsumexp(1) - math.log(num_particles)
 
 
 def _check(task: IWAE, pair: Pair, data: tuple[Any, ...], shape: Layout, batch_size: int | None) -> None:

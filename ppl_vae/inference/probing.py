@@ -25,7 +25,7 @@ from ppl_vae.inference.sites import (
     sample_sites,
     user_scale,
 )
-from ppl_vae.inference.torch_internals import changes
+from ppl_vae.inference.tensor_versions import changes
 from ppl_vae.program import ChecksData, Pair, Program, said_by
 from ppl_vae.rng import seeded
 

@@ -21,7 +21,8 @@ from ppl_vae.errors import InputError
 from ppl_vae.guides import Prior
 from ppl_vae.inference.compiler import compile_graph, fall_back
 from ppl_vae.inference.graph import Outputs, Untraceable, check, trace
-from ppl_vae.inference.hmc import Leapfrog, State
+from ppl_vae.inference.hmc import State
+from ppl_vae.inference.leapfrog import Leapfrog
 from ppl_vae.inference.objectives import Placed
 from ppl_vae.inference.sites import (
     Given,

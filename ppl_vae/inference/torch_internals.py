@@ -23,7 +23,6 @@ from ppl_vae.inference.shared_interface import interface_shared
 
 __all__ = [
     "adam",
-    "changes",
     "check_errors",
     "compile_ahead",
     "foreach",
@@ -33,12 +32,7 @@ __all__ = [
     "schema",
 ]
 
-SCHEMA, VERSION = "_schema", "_version"
-
-
-def changes(values: Tensor) -> int | None:
-    """How often a tensor was changed in place; None, which equals no count, where PyTorch does not say."""
-    return getattr(values, VERSION, None)
+SCHEMA = "_schema"
 
 
 def make_fx(function: Callable[..., Any], *arguments: Any, **options: Any) -> Callable[..., Any]:
