@@ -10,9 +10,9 @@ from scipy.special import log_ndtr
 from benchmarks.accuracy_evidence import ppca
 from benchmarks.accuracy_row import Row
 from ppl_vae import Pair, Posterior, TrueSkill
-from ppl_vae.diagnostics.calibration import Calibration, sbc
+from ppl_vae.answers.labels import to_dataset
+from ppl_vae.diagnostics.calibration.sbc import Calibration, sbc
 from ppl_vae.guides import LinearNormal, PerDatumNormal
-from ppl_vae.inference.labels import to_dataset
 
 __all__ = ["STUDIES"]
 

@@ -16,10 +16,10 @@ import torch
 from benchmarks.accuracy_row import Row
 from benchmarks.reference import folder, reference
 from ppl_vae import PPCA, VAE, Evidence, Pair, TrueSkill, data, exact, importance, nuts, svi
+from ppl_vae.base.seeds import seeded
 from ppl_vae.diagnostics import gaps, sandwich
 from ppl_vae.guides import LinearNormal, Prior
 from ppl_vae.inference import annealing, bounds, bridge
-from ppl_vae.rng import seeded
 
 __all__ = ["STUDIES"]
 
@@ -180,8 +180,8 @@ def sandwiches() -> Iterator[Row]:
 
 
 def _exact_of_simulated(pair: Pair, x: torch.Tensor) -> np.ndarray:
-    from ppl_vae.inference.simulation import simulate
-    from ppl_vae.inference.terms import layout
+    from ppl_vae.program.simulate import simulate
+    from ppl_vae.program.terms import layout
 
     _, (simulated,) = simulate(pair, x, layout=layout(pair, x), seed=0)
     return exact.log_evidence(pair.model, simulated).log_evidence

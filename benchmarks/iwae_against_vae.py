@@ -16,7 +16,7 @@ import torch
 
 from benchmarks.reference import folder, reference
 from ppl_vae import VAE, Pair, data, importance, svi
-from ppl_vae.rng import seeded
+from ppl_vae.base.seeds import seeded
 
 RESULTS = Path(__file__).with_name("iwae_against_vae.md")
 PARTICLES = 5

@@ -13,10 +13,11 @@ from benchmarks import harness
 from benchmarks.chains import Chains
 from benchmarks.problems import Fitting, Sampling
 from ppl_vae import Pair, importance, nuts, svi
+from ppl_vae.base.threads import one_thread
+from ppl_vae.engine import density as objectives
+from ppl_vae.engine import gradients
 from ppl_vae.guides import Prior
-from ppl_vae.inference import gradients, objectives
-from ppl_vae.program import Program
-from ppl_vae.threads import one_thread
+from ppl_vae.program.pair import Program
 
 __all__ = [
     "chains",

@@ -1,7 +1,7 @@
 """Where two threads begin to pay: ``python -m benchmarks.threads``.
 
 Steps of networks of several sizes (forward, backward, Adam) on one and on two threads, in turn, on the
-machine as it is and beside two busy loops. `ppl_vae.threads.SMALL_WORK` is set by this table.
+machine as it is and beside two busy loops. `ppl_vae.base.threads.SMALL_WORK` is set by this table.
 """
 
 import argparse

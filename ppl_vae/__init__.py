@@ -6,29 +6,26 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ppl_vae import data, diagnostics, guides, inference, models
-    from ppl_vae.diagnostics import (
-        Agreement,
-        Calibration,
-        Check,
-        Comparison,
-        Gaps,
-        agreement,
-        alternatives,
-        check,
-        compare,
-        gaps,
-        predictive_check,
-        sandwich,
-        sbc,
-    )
-    from ppl_vae.errors import InputError
-    from ppl_vae.evidence import Evidence
-    from ppl_vae.fitted import FittedRun, fit, load
-    from ppl_vae.foreign import foreign_draws
-    from ppl_vae.inference import annealing, bounds, bridge, exact, guide, importance, natural, nuts, svi
-    from ppl_vae.models import PPCA, VAE, BayesianPPCA, TrueSkill
-    from ppl_vae.posterior import Posterior
-    from ppl_vae.program import Pair
+    from ppl_vae.answers.evidence import Evidence
+    from ppl_vae.answers.foreign import foreign_draws
+    from ppl_vae.answers.posterior import Posterior
+    from ppl_vae.base.errors import InputError
+    from ppl_vae.diagnostics.calibration.sbc import Calibration, sbc
+    from ppl_vae.diagnostics.comparison.alternatives import alternatives
+    from ppl_vae.diagnostics.comparison.compare import Comparison, compare
+    from ppl_vae.diagnostics.latents.gaps import Gaps, gaps
+    from ppl_vae.diagnostics.prediction.predictive import predictive_check
+    from ppl_vae.diagnostics.verdict.check import Check, check
+    from ppl_vae.inference.evidence import annealing, bounds, bridge, importance
+    from ppl_vae.inference.evidence.agreement import Agreement, agreement, sandwich
+    from ppl_vae.inference.fitting import natural, svi
+    from ppl_vae.inference.samplers import exact, guide, nuts
+    from ppl_vae.models.bayesian_ppca import BayesianPPCA
+    from ppl_vae.models.ppca import PPCA
+    from ppl_vae.models.trueskill import TrueSkill
+    from ppl_vae.models.vae import VAE
+    from ppl_vae.program.pair import Pair
+    from ppl_vae.runs.fitted import FittedRun, fit, load
 
 __all__ = [
     "PPCA",

@@ -22,7 +22,8 @@ import pyro
 import pytest
 import torch
 
-from ppl_vae.inference import compile_apart, compiler, fallback
+from ppl_vae.base import fallback
+from ppl_vae.engine import compile_apart, compiler
 
 ROOT = Path(__file__).parents[1]
 
@@ -173,7 +174,7 @@ def _compiling_here(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
 @pytest.fixture
 def one_round(monkeypatch: pytest.MonkeyPatch) -> None:
     """A check's reference is its shortest run of NUTS: for tests whose subject is not how good it is."""
-    from ppl_vae.diagnostics import reference
+    from ppl_vae.diagnostics.verdict import reference
 
     monkeypatch.setattr(reference, "ROUNDS", reference.ROUNDS[:1])
 
@@ -189,7 +190,7 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def one_search(monkeypatch: pytest.MonkeyPatch) -> None:
     """The search for the best guides is one short round: for tests whose subject is not what it finds."""
-    module = importlib.import_module("ppl_vae.diagnostics.gaps")
+    module = importlib.import_module("ppl_vae.diagnostics.latents.gaps")
     search = module.optimise
 
     def short(*given: Any, **options: Any) -> Any:
@@ -243,8 +244,8 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 @pytest.fixture(scope="module")
 def fitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A short PPCA fit on iris, as `ppl-vae fit ppca iris --steps 60` makes it."""
-    from ppl_vae.fit_job import fit_run
-    from ppl_vae.run import settings_for
+    from ppl_vae.runs.fit_job import fit_run
+    from ppl_vae.runs.run import settings_for
 
     folder = tmp_path_factory.mktemp("runs") / "ppca"
     fit_run(settings_for("ppca", "iris", {"steps": 60}, {}), folder, progress=False)

@@ -12,9 +12,9 @@ from pyro.infer.autoguide import AutoNormal
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
+from ppl_vae.base.errors import InputError
 from ppl_vae.data import Dataset
 from ppl_vae.data.inputs import Category, Features, Group, Points, Sequence
-from ppl_vae.errors import InputError
 from ppl_vae.guides import PerDatumNormal
 from ppl_vae.models.base import FitDefaults
 

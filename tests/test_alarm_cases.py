@@ -26,7 +26,7 @@ from benchmarks.alarms.truth import Errors, Truth, errors, outcome, truth
 from benchmarks.alarms.tuning import leave_one_family_out
 from ppl_vae import Pair
 from ppl_vae import guide as guide_draws
-from ppl_vae.diagnostics.verdict import Measures, Rule
+from ppl_vae.diagnostics.verdict.rule import Measures, Rule
 
 EVEN = np.full(100_000, 1e-5)
 

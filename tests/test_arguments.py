@@ -11,10 +11,10 @@ import torch
 from pyro.infer.autoguide import AutoNormal
 
 from ppl_vae import PPCA, Pair, annealing, bounds, check, importance, nuts, svi
-from ppl_vae.arguments import check_real, check_whole
-from ppl_vae.diagnostics.calibration import sbc
-from ppl_vae.diagnostics.predictive import predictive_check
-from ppl_vae.errors import InputError
+from ppl_vae.base.arguments import check_real, check_whole
+from ppl_vae.base.errors import InputError
+from ppl_vae.diagnostics.calibration.sbc import sbc
+from ppl_vae.diagnostics.prediction.predictive import predictive_check
 from ppl_vae.inference import elbo, exact, guide
 
 

@@ -15,8 +15,8 @@ import pytest
 import xarray as xr
 from rich.cells import cell_len
 
-from ppl_vae.catalogue import catalogue
-from ppl_vae.errors import InputError
+from ppl_vae.base.errors import InputError
+from ppl_vae.cli.catalogue import catalogue
 
 COMMANDS = ("demo", "fit", "check", "compare", "evidence", "gaps", "report", "datasets", "models")
 
@@ -97,7 +97,7 @@ def asked(run, monkeypatch):
         found.append((model, data, dict(given), dict(options)))
         raise InputError("that is all")
 
-    monkeypatch.setattr("ppl_vae.run.settings_for", settings_for)
+    monkeypatch.setattr("ppl_vae.runs.run.settings_for", settings_for)
 
     def call(*arguments):
         code, _, err = run("fit", *arguments)
@@ -148,9 +148,9 @@ def test_the_model_is_found_between_options_that_take_values(asked):
 
 
 def test_the_catalogue_is_what_the_classes_declare():
-    """Or `python -m ppl_vae.cataloguing` was forgotten."""
-    from ppl_vae.catalogue import FILE
-    from ppl_vae.cataloguing import made_catalogue
+    """Or `python -m ppl_vae.cli.cataloguing` was forgotten."""
+    from ppl_vae.cli.catalogue import FILE
+    from ppl_vae.cli.cataloguing import made_catalogue
 
     written = files("ppl_vae").joinpath(FILE).read_text(encoding="utf-8")
     assert made_catalogue().to_json() == written
@@ -509,7 +509,7 @@ def test_an_interrupt_is_no_traceback(run, tmp_path, monkeypatch):
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(1)
 
-    monkeypatch.setattr("ppl_vae.inference.svi.fit", interrupt)
+    monkeypatch.setattr("ppl_vae.inference.fitting.svi.fit", interrupt)
     code, _, err = run("fit", "ppca", "iris", "--out", tmp_path / "run")
     assert code == 130
     assert "--resume" in err

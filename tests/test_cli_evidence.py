@@ -7,7 +7,7 @@ import signal
 import numpy as np
 import pytest
 
-from ppl_vae.evidence import Evidence
+from ppl_vae.answers.evidence import Evidence
 
 
 def test_several_methods_are_compared_and_pictured(run, fitted, oracles):
@@ -59,7 +59,8 @@ def test_a_tolerance_is_met_or_given_up_in_words(run, fitted):
 
 
 def test_an_interrupted_estimate_is_resumed(run, fitted, monkeypatch):
-    from ppl_vae.inference import importance, partial
+    from ppl_vae.inference import importance
+    from ppl_vae.inference.evidence import partial
 
     monkeypatch.setattr(partial, "_PERIOD", -1.0)
     monkeypatch.setattr(importance, "CHUNK", 2**15)

@@ -3,7 +3,7 @@
 import pytest
 
 from ppl_vae import InputError
-from ppl_vae.clock import Clock, seconds_of
+from ppl_vae.base.clock import Clock, seconds_of
 
 
 @pytest.mark.parametrize(

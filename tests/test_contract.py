@@ -17,15 +17,15 @@ from pyro.infer import SVI, Trace_ELBO
 from torch import Tensor
 
 from ppl_vae import models
+from ppl_vae.answers.evidence import Evidence
+from ppl_vae.answers.posterior import Posterior
+from ppl_vae.base.errors import InputError
 from ppl_vae.data import Games, Rows
 from ppl_vae.diagnostics import compare
-from ppl_vae.errors import InputError
-from ppl_vae.evidence import Evidence
 from ppl_vae.guides import Prior
 from ppl_vae.inference import elbo, exact, guide, importance, nuts, svi
-from ppl_vae.inference.terms import layout
-from ppl_vae.posterior import Posterior
-from ppl_vae.program import ExactEvidence, ExactPosterior, HasIdentifiable, Labelled, Pair
+from ppl_vae.program.pair import ExactEvidence, ExactPosterior, HasIdentifiable, Labelled, Pair
+from ppl_vae.program.terms import layout
 
 NUM_ROWS, NUM_FEATURES = 16, 6
 FAMILIES = {cls.__name__: cls for cls in models.SUITE}

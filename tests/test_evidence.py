@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from ppl_vae.evidence import Evidence
+from ppl_vae.answers.evidence import Evidence
 
 
 def _evidence(ess: float = 900.0, pareto_k: float = 0.1, num_samples: int = 1000, units: int = 3) -> Evidence:

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from ppl_vae.evidence import Evidence
-from ppl_vae.report.evidence_figure import evidence_curves, worst_images
+from ppl_vae.answers.evidence import Evidence
+from ppl_vae.report.figures.evidence import evidence_curves, worst_images
 
 
 def _evidence(method: str = "is", mean: float = -3.0, ess: float = 900.0, units: int = 5) -> Evidence:

@@ -12,11 +12,11 @@ import xarray as xr
 from pyro.infer.autoguide import AutoNormal
 
 from ppl_vae import Pair, Posterior, guide, predictive_check
+from ppl_vae.base.errors import InputError
+from ppl_vae.base.files import PART, reading, told_later, write_bytes, write_netcdf, write_text
 from ppl_vae.data import Dataset, as_dataset
-from ppl_vae.errors import InputError
-from ppl_vae.files import PART, reading, told_later, write_bytes, write_netcdf, write_text
-from ppl_vae.run import prepare_folder, settings_for
-from ppl_vae.settings import Settings
+from ppl_vae.runs.run import prepare_folder, settings_for
+from ppl_vae.runs.settings import Settings
 
 
 def full(*_: object, **__: object) -> None:

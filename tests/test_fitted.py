@@ -12,13 +12,13 @@ from sklearn import datasets
 
 import ppl_vae
 from ppl_vae import Evidence, InputError
-from ppl_vae.exports import KINDS, SUFFIXES, export, table, write
-from ppl_vae.fitted import PreparationKeywords, RunKeywords
+from ppl_vae.base.options import differences
 from ppl_vae.inference.fitting.options import FitKeywords
 from ppl_vae.models import SUITE
 from ppl_vae.models.keywords import ModelKeywords
-from ppl_vae.options import differences
-from ppl_vae.settings import Preparation
+from ppl_vae.runs.exports import KINDS, SUFFIXES, export, table, write
+from ppl_vae.runs.fitted import PreparationKeywords, RunKeywords
+from ppl_vae.runs.settings import Preparation
 
 SHORT = {"num_steps": 60, "stop": False, "progress": False}
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from ppl_vae.answers.foreign import dataset_of_columns, foreign_draws
+from ppl_vae.answers.posterior import Posterior
+from ppl_vae.base.errors import InputError
 from ppl_vae.diagnostics import compare
-from ppl_vae.errors import InputError
-from ppl_vae.foreign import dataset_of_columns, foreign_draws
-from ppl_vae.posterior import Posterior
 
 PLAYERS = ["Ann", "Bob", "Cyd"]
 # Files that hold more or less than the model does, for tests of something else.

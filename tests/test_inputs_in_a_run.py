@@ -11,13 +11,14 @@ import torch
 from pyro.infer.autoguide import AutoNormal
 from pyro.nn import PyroModule
 
-from ppl_vae import guide, registry
+from ppl_vae import guide
+from ppl_vae.base.errors import InputError
 from ppl_vae.data import Dataset
 from ppl_vae.data.inputs import Group, Input, Mask, Sequence
-from ppl_vae.errors import InputError
-from ppl_vae.fit_job import fit_run
 from ppl_vae.models import PPCA
-from ppl_vae.run import Run, settings_for
+from ppl_vae.runs import registry
+from ppl_vae.runs.fit_job import fit_run
+from ppl_vae.runs.run import Run, settings_for
 
 
 @dataclass(frozen=True)

@@ -12,16 +12,16 @@ from matplotlib.figure import Figure
 from sklearn import datasets
 from torch import Tensor
 
-from ppl_vae.diagnostics.collapse import Collapse
-from ppl_vae.diagnostics.predictive import Predictive, predictive_check
-from ppl_vae.errors import InputError
+from ppl_vae.base.errors import InputError
+from ppl_vae.diagnostics.latents.collapse import Collapse
+from ppl_vae.diagnostics.prediction.predictive import Predictive, predictive_check
 from ppl_vae.guides import LinearNormal, Prior
 from ppl_vae.models import PPCA, VAE, TrueSkill
-from ppl_vae.program import Pair
-from ppl_vae.report.collapse_figure import collapse_bars
-from ppl_vae.report.ppca_figures import loadings, principal_axes, scree
-from ppl_vae.report.predictive_figure import predictive_figures, predictive_profile, statistic_histograms
-from ppl_vae.report.skill_figures import two_player_plane
+from ppl_vae.program.pair import Pair
+from ppl_vae.report.figures.collapse import collapse_bars
+from ppl_vae.report.figures.ppca import loadings, principal_axes, scree
+from ppl_vae.report.figures.predictive import predictive_figures, predictive_profile, statistic_histograms
+from ppl_vae.report.figures.skills import two_player_plane
 from ppl_vae.report.style import SMALL
 
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ppl_vae.inference.terms import layout
-from ppl_vae.modes import evaluation, learning
-from ppl_vae.program import Pair
+from ppl_vae.program.modes import evaluation, learning
+from ppl_vae.program.pair import Pair
+from ppl_vae.program.terms import layout
 
 
 class _Part(nn.Module):

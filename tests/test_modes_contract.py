@@ -15,17 +15,18 @@ import torch
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
+from ppl_vae.base.errors import InputError
 from ppl_vae.diagnostics import collapse, compare, gaps, predictive_check
-from ppl_vae.errors import InputError
+from ppl_vae.engine.density import density
 from ppl_vae.guides import AmortisedNormal
-from ppl_vae.inference import bounds, guide, importance, nuts, steps, svi
-from ppl_vae.inference.elbo import elbo
-from ppl_vae.inference.objectives import density
-from ppl_vae.inference.settling import settle
-from ppl_vae.inference.sites import Layout
-from ppl_vae.inference.terms import layout, terms
+from ppl_vae.inference import bounds, guide, importance, nuts, svi
+from ppl_vae.inference.evidence.elbo import elbo
+from ppl_vae.inference.fitting import steps
+from ppl_vae.inference.fitting.settling import settle
 from ppl_vae.models.batch_norm import BatchNorm
-from ppl_vae.program import Pair
+from ppl_vae.program.layout import Layout
+from ppl_vae.program.pair import Pair
+from ppl_vae.program.terms import layout, terms
 from tests.test_contract import PAIRS, make
 
 NUM_ROWS, SIDE, HIDDEN = 16, 4, 3
@@ -34,7 +35,7 @@ PIXELS = SIDE * SIDE
 
 @pytest.fixture(autouse=True)
 def _one_short_search(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.import_module("ppl_vae.diagnostics.gaps"), "ROUNDS", 1)
+    monkeypatch.setattr(importlib.import_module("ppl_vae.diagnostics.latents.gaps"), "ROUNDS", 1)
 
 
 class _Spy(nn.Module):

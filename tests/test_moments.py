@@ -5,10 +5,10 @@ import pytest
 import xarray as xr
 
 from ppl_vae import Posterior
+from ppl_vae.base.moments import standard_deviation
 from ppl_vae.diagnostics import compare
-from ppl_vae.diagnostics.mixing import judge_reference
-from ppl_vae.moments import standard_deviation
-from ppl_vae.report.figures import _density_panel
+from ppl_vae.diagnostics.comparison.mixing import judge_reference
+from ppl_vae.report.figures.common import _density_panel
 
 # NumPy gives more than zero for each of them.
 CONSTANTS = [(0.1, 7), (-40.3, 7), (1 / 3, 11), (1e-300, 3), (1e300, 7)]

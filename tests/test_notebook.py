@@ -15,18 +15,18 @@ import xarray as xr
 from pyro.infer.autoguide import AutoNormal
 from torch import Tensor
 
-from ppl_vae import notebook
-from ppl_vae.diagnostics.agreement import agreement
-from ppl_vae.diagnostics.calibration import Calibration
-from ppl_vae.diagnostics.check import Check
-from ppl_vae.diagnostics.compare import Comparison
-from ppl_vae.diagnostics.gap_parts import Gaps
-from ppl_vae.diagnostics.verdict import Decision, Finding, Measures
-from ppl_vae.evidence import Evidence
-from ppl_vae.inference.elbo import ELBO
-from ppl_vae.inference.svi import Fit
-from ppl_vae.posterior import Posterior
-from ppl_vae.program import Pair
+from ppl_vae.answers.evidence import Evidence
+from ppl_vae.answers.posterior import Posterior
+from ppl_vae.base import notebook
+from ppl_vae.diagnostics.calibration.sbc import Calibration
+from ppl_vae.diagnostics.comparison.compare import Comparison
+from ppl_vae.diagnostics.latents.gap_parts import Gaps
+from ppl_vae.diagnostics.verdict.check import Check
+from ppl_vae.diagnostics.verdict.rule import Decision, Finding, Measures
+from ppl_vae.inference.evidence.agreement import agreement
+from ppl_vae.inference.evidence.elbo import ELBO
+from ppl_vae.inference.fitting.svi import Fit
+from ppl_vae.program.pair import Pair
 
 # A name as a data set may bring it; it must not become markup.
 NASTY = '<b onclick="x">&nbsp;</b>'

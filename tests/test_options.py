@@ -9,9 +9,9 @@ from typing import Any, Literal, TypedDict
 
 import pytest
 
-from ppl_vae.errors import InputError
+from ppl_vae.base.errors import InputError
+from ppl_vae.base.options import choices, differences, docs, shell_names
 from ppl_vae.inference.fitting.options import FitKeywords, FitOptions
-from ppl_vae.options import choices, differences, docs, shell_names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,13 +102,13 @@ def test_a_wrong_keyword_is_the_usual_type_error() -> None:
 
 # Where more than ten things can be said, they are fields of a dataclass and keywords of the same names.
 DECLARED = {
-    "ppl_vae.inference.importance": ("ImportanceOptions", "ImportanceKeywords"),
-    "ppl_vae.inference.annealing": ("Settings", "AnnealingKeywords"),
-    "ppl_vae.inference.nuts": ("NutsOptions", "NutsKeywords"),
-    "ppl_vae.diagnostics.calibration_options": ("CalibrationOptions", "CalibrationKeywords"),
-    "ppl_vae.diagnostics.best_guides": ("Search", "SearchKeywords"),
-    "ppl_vae.diagnostics.check": ("CheckOptions", "CheckKeywords"),
-    "ppl_vae.jobs": ("ReferenceOptions", "ReferenceKeywords"),
+    "ppl_vae.inference.evidence.importance": ("ImportanceOptions", "ImportanceKeywords"),
+    "ppl_vae.inference.evidence.annealing": ("Settings", "AnnealingKeywords"),
+    "ppl_vae.inference.samplers.nuts": ("NutsOptions", "NutsKeywords"),
+    "ppl_vae.diagnostics.calibration.options": ("CalibrationOptions", "CalibrationKeywords"),
+    "ppl_vae.diagnostics.latents.best_guides": ("Search", "SearchKeywords"),
+    "ppl_vae.diagnostics.verdict.check": ("CheckOptions", "CheckKeywords"),
+    "ppl_vae.runs.jobs": ("ReferenceOptions", "ReferenceKeywords"),
 }
 
 
@@ -142,6 +142,6 @@ def test_no_public_function_has_more_than_ten_parameters() -> None:
 
 
 def test_an_option_that_there_is_not_is_a_type_error() -> None:
-    nuts = importlib.import_module("ppl_vae.inference.nuts")
+    nuts = importlib.import_module("ppl_vae.inference.samplers.nuts")
     with pytest.raises(TypeError, match="num_drawz"):
         nuts.sample(lambda: None, num_drawz=3)

@@ -127,7 +127,7 @@ def test_a_model_with_labels_is_judged_like_the_suites(tmp_path, monkeypatch, ru
 def test_a_label_from_a_data_frame_and_a_class(tmp_path):
     import pandas as pd
 
-    from ppl_vae.user_program import load_program
+    from ppl_vae.program.user_program import load_program
 
     case = _case("Labelled", tmp_path)
     frame = pd.read_csv(tmp_path / "d.csv")

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from ppl_vae.errors import InputError
-from ppl_vae.posterior import Posterior
+from ppl_vae.answers.posterior import Posterior
+from ppl_vae.base.errors import InputError
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ import pyro.distributions as dist
 import pytest
 import torch
 
+from ppl_vae.base.progress import progress_bar, stage
 from ppl_vae.inference import nuts
-from ppl_vae.progress import progress_bar, stage
 
 
 class Terminal(io.StringIO):

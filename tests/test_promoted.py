@@ -11,11 +11,11 @@ from pyro.nn import PyroModule
 from torch import Tensor
 
 from ppl_vae import Pair
-from ppl_vae.errors import InputError
+from ppl_vae.base.errors import InputError
+from ppl_vae.engine.density import density
+from ppl_vae.engine.gradients import gradient
 from ppl_vae.guides import Prior
 from ppl_vae.inference import nuts
-from ppl_vae.inference.gradients import gradient
-from ppl_vae.inference.objectives import density
 
 X = torch.tensor([[0.5, -1.0], [1.5, 0.25], [-0.75, 1.0], [1.0, 1.0]])
 Y = torch.tensor([0.3, 1.1, -0.2, 1.4])

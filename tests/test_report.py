@@ -16,21 +16,17 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from scipy.stats import norm
 
-from ppl_vae.diagnostics.calibration import Calibration
-from ppl_vae.diagnostics.check import Check
-from ppl_vae.diagnostics.compare import compare
-from ppl_vae.diagnostics.verdict import Decision, Finding, Measures
-from ppl_vae.evidence import Evidence
-from ppl_vae.fit_job import fit_run
-from ppl_vae.inference.stopping import Check as Look
-from ppl_vae.inference.stopping import Stopping
-from ppl_vae.jobs import compare_run
-from ppl_vae.posterior import Posterior
+from ppl_vae.answers.evidence import Evidence
+from ppl_vae.answers.posterior import Posterior
+from ppl_vae.diagnostics.calibration.sbc import Calibration
+from ppl_vae.diagnostics.comparison.compare import compare
+from ppl_vae.diagnostics.verdict.check import Check
+from ppl_vae.diagnostics.verdict.rule import Decision, Finding, Measures
+from ppl_vae.inference.fitting.stopping import Check as Look
+from ppl_vae.inference.fitting.stopping import Stopping
 from ppl_vae.report import Banner, Part, Picture, Section, Table, check_section, write_check, write_page
-from ppl_vae.report.calibration_figure import calibration_panels
-from ppl_vae.report.comparison_part import worst_first
-from ppl_vae.report.evidence_figure import evidence_curves, worst_images
-from ppl_vae.report.figures import (
+from ppl_vae.report.figures.calibration import calibration_panels
+from ppl_vae.report.figures.common import (
     densities,
     evidence_gap,
     forest,
@@ -39,12 +35,16 @@ from ppl_vae.report.figures import (
     leaderboard,
     win_matrix,
 )
-from ppl_vae.report.fit_part import fit_part
-from ppl_vae.report.pair_figure import MASSES, pair_plot, pairs_to_show
-from ppl_vae.report.stopping_figure import Marks, stopping_curve
+from ppl_vae.report.figures.evidence import evidence_curves, worst_images
+from ppl_vae.report.figures.pair import MASSES, pair_plot, pairs_to_show
+from ppl_vae.report.figures.stopping import Marks, stopping_curve
+from ppl_vae.report.parts.comparison import worst_first
+from ppl_vae.report.parts.fit import fit_part
 from ppl_vae.report.style import WIDTH, wrapped
-from ppl_vae.run import Run, settings_for
-from ppl_vae.summary import write_report
+from ppl_vae.runs.fit_job import fit_run
+from ppl_vae.runs.jobs import compare_run
+from ppl_vae.runs.run import Run, settings_for
+from ppl_vae.runs.summary import write_report
 
 NASTY = '<b>"New York" & $x$</b>'
 # A phone of 400 CSS pixels leaves so many for a figure; smaller text than nine of them is hard to read.

@@ -11,10 +11,10 @@ import torch
 from pyro.infer.autoguide import AutoNormal
 
 from ppl_vae import Pair, annealing, importance, nuts, svi
+from ppl_vae.base.errors import InputError
+from ppl_vae.base.seeds import check_seed, derived
 from ppl_vae.data import load, split
-from ppl_vae.errors import InputError
 from ppl_vae.inference import guide
-from ppl_vae.rng import check_seed, derived
 
 
 def model(x: torch.Tensor) -> None:

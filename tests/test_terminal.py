@@ -13,8 +13,8 @@ import xarray as xr
 from rich.cells import cell_len
 
 from ppl_vae import Posterior, compare
-from ppl_vae.letters import plain_letters
-from ppl_vae.tables import (
+from ppl_vae.base.letters import plain_letters
+from ppl_vae.cli.tables import (
     answers_table,
     comparison_table,
     console,
@@ -87,7 +87,7 @@ def test_letters_that_a_terminal_lacks_become_plain_ones(monkeypatch):
 
 @pytest.mark.parametrize("width", [60, 80])
 def test_an_ascii_terminal_loses_no_digits(monkeypatch, capsys, compared, width):
-    monkeypatch.setattr("ppl_vae.tables.sys.stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
+    monkeypatch.setattr("ppl_vae.cli.tables.sys.stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
     table = comparison_table(compared, "run", width=width)
     monkeypatch.undo()
     out = printed(monkeypatch, capsys, width, table)
@@ -101,8 +101,8 @@ def test_an_interrupt_names_its_command(run, monkeypatch, command):
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(1)
 
-    monkeypatch.setattr("ppl_vae.run.Run.open", interrupt)
-    monkeypatch.setattr("ppl_vae.run.find_model", interrupt)
+    monkeypatch.setattr("ppl_vae.runs.run.Run.open", interrupt)
+    monkeypatch.setattr("ppl_vae.runs.run.find_model", interrupt)
     arguments = {"fit": ("ppca", "iris", "--out", "run")}.get(command, ("run",))
     code, _, err = run(command, *arguments)
     assert code == 130

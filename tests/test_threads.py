@@ -10,9 +10,9 @@ from pyro.infer.autoguide import AutoNormal
 from torch import Tensor
 
 from ppl_vae import Pair
+from ppl_vae.base.threads import one_thread
 from ppl_vae.inference import nuts, svi
 from ppl_vae.inference.fitting import state as fitting_state
-from ppl_vae.threads import one_thread
 
 Y = torch.linspace(-1.0, 1.0, 6)
 

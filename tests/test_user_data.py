@@ -10,8 +10,8 @@ from pyro.infer.autoguide import AutoNormal
 from ppl_vae import InputError, Pair, guide, svi
 from ppl_vae.data import as_dataset
 from ppl_vae.data.precision import merged_columns
-from ppl_vae.user_data import read_arguments
-from ppl_vae.user_program import load_program
+from ppl_vae.data.user_data import read_arguments
+from ppl_vae.program.user_program import load_program
 
 PROGRAM = """
 import torch, pyro, pyro.distributions as dist

@@ -3,7 +3,7 @@
 import pytest
 
 from ppl_vae import InputError
-from ppl_vae.user_program import blamed, is_program, load_guide, load_program
+from ppl_vae.program.user_program import blamed, is_program, load_guide, load_program
 
 PROGRAM = """
 import torch, pyro, pyro.distributions as dist

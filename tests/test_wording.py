@@ -5,11 +5,11 @@ import re
 import numpy as np
 import pytest
 
-from ppl_vae.fit_job import converged_of
+from ppl_vae.base.wording import chosen_rows, of_rows, shown_error, told_apart, with_error
+from ppl_vae.cli.tables import console, evidence_table, fit_table, gaps_table, worst_table
 from ppl_vae.report.page import _is_number
-from ppl_vae.summary import say_evidence, say_fit, say_gaps, say_other_data
-from ppl_vae.tables import console, evidence_table, fit_table, gaps_table, worst_table
-from ppl_vae.wording import chosen_rows, of_rows, shown_error, told_apart, with_error
+from ppl_vae.runs.fit_job import converged_of
+from ppl_vae.runs.summary import say_evidence, say_fit, say_gaps, say_other_data
 
 FIT = {
     "elbo_mean": -40.0, "elbo_std_error": 1e-3, "reconstruction": -400.0, "kl": 20.0, "num_units": 10,
@@ -142,7 +142,7 @@ def test_a_gaps_table_names_its_rows_and_draws(capsys, monkeypatch):
 def test_a_statistic_that_never_varies_is_shown_without_a_spread():
     import pandas as pd
 
-    from ppl_vae.diagnostics.predictive import Predictive
+    from ppl_vae.diagnostics.prediction.predictive import Predictive
 
     row = {"site": "x", "statistic": "share of ones in pixel", "observed": 0.005, "replicated_mean": 0.0,
            "replicated_sd": 0.0, "p_adjusted": 0.005}  # fmt: skip
@@ -167,8 +167,8 @@ def test_no_number_of_an_evidence_table_is_cut_off(capsys, monkeypatch, width, m
 
 @pytest.mark.parametrize(("k_hat", "ess"), [(0.86, 8.0), (5.96, 7007.0), (-1.0, 10_000.0)])
 def test_what_weights_say_fits_their_numbers(k_hat, ess):
-    from ppl_vae.diagnostics.findings import say_weights
-    from ppl_vae.evidence import Evidence
+    from ppl_vae.answers.evidence import Evidence
+    from ppl_vae.diagnostics.verdict.findings import say_weights
 
     one = np.ones(1)
     found = Evidence(-one, "is", "dataset", "estimate", 0.01 * one, 0 * one, ess=ess * one,

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from benchmarks.alarms.study import Line
-from ppl_vae.diagnostics.verdict import Rule
+from ppl_vae.diagnostics.verdict.rule import Rule
 
 __all__ = ["ALONE", "Alone", "alone"]
 

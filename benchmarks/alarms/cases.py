@@ -19,7 +19,7 @@ from benchmarks.alarms.guides import RECIPES
 from benchmarks.alarms.point_guides import POINTS
 from benchmarks.alarms.posteriordb_new import NEW_ENTRIES
 from benchmarks.alarms.problems import Group, Problem, Refusal
-from ppl_vae.program import Program
+from ppl_vae.program.pair import Program
 
 __all__ = ["Case", "all_cases", "problem"]
 

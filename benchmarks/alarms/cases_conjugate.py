@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.alarms.problems import GLOBAL_GUIDES, Problem
-from ppl_vae.program import Program
-from ppl_vae.rng import seeded
+from ppl_vae.base.seeds import seeded
+from ppl_vae.program.pair import Program
 
 __all__ = ["PROBLEMS"]
 

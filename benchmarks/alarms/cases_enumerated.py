@@ -12,7 +12,7 @@ from torch import Tensor
 
 from benchmarks.alarms.cases_modes import on_a_grid
 from benchmarks.alarms.problems import Problem
-from ppl_vae.program import Program
+from ppl_vae.program.pair import Program
 
 __all__ = ["PROBLEMS"]
 

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from benchmarks.alarms.problems import Problem
 from ppl_vae import data as data_sets
+from ppl_vae.base.seeds import seeded
 from ppl_vae.data import Rows
-from ppl_vae.program import Program
-from ppl_vae.rng import seeded
+from ppl_vae.program.pair import Program
 
 __all__ = ["PROBLEMS", "linear", "linear_problem"]
 

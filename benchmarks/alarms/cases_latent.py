@@ -14,10 +14,10 @@ from benchmarks.alarms.cases_modes import on_a_grid
 from benchmarks.alarms.guides import Normals, moments, normal_guide
 from benchmarks.alarms.problems import GLOBAL_GUIDES, Problem
 from ppl_vae import PPCA, VAE, Pair, TrueSkill, data, nuts, svi
+from ppl_vae.base.seeds import seeded
 from ppl_vae.data import Games, Rows
 from ppl_vae.guides import AmortisedNormal
-from ppl_vae.program import Program
-from ppl_vae.rng import seeded
+from ppl_vae.program.pair import Program
 
 __all__ = ["PROBLEMS"]
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from benchmarks.alarms.guides import RECIPES, moments, normal_guide
 from benchmarks.alarms.problems import Problem
-from ppl_vae.program import Program
+from ppl_vae.program.pair import Program
 
 __all__ = ["PROBLEMS", "on_a_grid"]
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from benchmarks.alarms.other_data import DATA
 from benchmarks.alarms.problems import Problem
-from ppl_vae.program import Program
+from ppl_vae.program.pair import Program
 
 __all__ = ["PROBLEMS", "redrawn", "summaries"]
 

@@ -25,9 +25,9 @@ from benchmarks.alarms.cases_exact import linear_problem
 from benchmarks.alarms.cases_modes import on_a_grid
 from benchmarks.alarms.guides import moments, normal_guide
 from benchmarks.alarms.problems import Problem, Refusal
-from ppl_vae.program import Program
-from ppl_vae.rng import seeded
-from ppl_vae.user_data import read_arguments
+from ppl_vae.base.seeds import seeded
+from ppl_vae.data.user_data import read_arguments
+from ppl_vae.program.pair import Program
 
 __all__ = ["PROBLEMS"]
 

@@ -15,11 +15,11 @@ from pyro.nn import PyroParam
 from torch import Tensor, nn
 
 from benchmarks.alarms.problems import Problem
+from ppl_vae.base.seeds import seeded
 from ppl_vae.guides import PerDatumNormal, Prior
 from ppl_vae.inference import guide as guide_draws
 from ppl_vae.inference import svi
-from ppl_vae.program import Pair, Program
-from ppl_vae.rng import seeded
+from ppl_vae.program.pair import Pair, Program
 
 __all__ = ["RECIPES", "Normals", "moments", "normal_guide"]
 

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from benchmarks.alarms.guides import true_moments
 from benchmarks.alarms.problems import Problem
-from ppl_vae.program import Pair, Program
+from ppl_vae.program.pair import Pair, Program
 
 __all__ = ["POINTS", "at_the_mean"]
 

@@ -23,7 +23,7 @@ from pyro.distributions import constraints
 from torch import Tensor
 
 from benchmarks.reference import folder
-from ppl_vae.program import Program
+from ppl_vae.program.pair import Program
 
 __all__ = ["ENTRIES", "Entry", "Settings", "entry", "parameters", "reference_draws", "same"]
 

@@ -17,7 +17,7 @@ from pyro.distributions import constraints
 from torch import Tensor
 
 from benchmarks.alarms.posteriordb import ONE_DRAW, Entry
-from ppl_vae.program import Program
+from ppl_vae.program.pair import Program
 
 __all__ = ["NEW_ENTRIES", "NewEntry"]
 

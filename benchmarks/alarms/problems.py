@@ -10,12 +10,12 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from ppl_vae.answers.labels import to_dataset
+from ppl_vae.engine.density import Density, density
 from ppl_vae.guides import Prior
-from ppl_vae.inference.labels import to_dataset
-from ppl_vae.inference.objectives import Density, density
-from ppl_vae.inference.sites import Layout
-from ppl_vae.inference.terms import layout
-from ppl_vae.program import HasIdentifiable, Pair, Program
+from ppl_vae.program.layout import Layout
+from ppl_vae.program.pair import HasIdentifiable, Pair, Program
+from ppl_vae.program.terms import layout
 
 __all__ = ["GLOBAL_GUIDES", "Group", "Problem", "Refusal"]
 

@@ -18,11 +18,11 @@ from benchmarks.alarms.cases import Case
 from benchmarks.alarms.problems import Problem
 from benchmarks.alarms.truth import REFUSED, Errors, Outcome, Truth, outcome, truth
 from benchmarks.alarms.workers import Lost, each
-from ppl_vae.diagnostics.check import Check, check
-from ppl_vae.diagnostics.verdict import Measures, Rule, decide
-from ppl_vae.errors import InputError
-from ppl_vae.files import write_text
-from ppl_vae.program import Program
+from ppl_vae.base.errors import InputError
+from ppl_vae.base.files import write_text
+from ppl_vae.diagnostics.verdict.check import Check, check
+from ppl_vae.diagnostics.verdict.rule import Measures, Rule, decide
+from ppl_vae.program.pair import Program
 
 __all__ = ["Count", "Line", "Settings", "Task", "count", "load", "run", "run_case", "save"]
 

@@ -15,7 +15,7 @@ from scipy.stats import wasserstein_distance
 
 from benchmarks.alarms.problems import Problem, Refusal
 from ppl_vae.inference import guide as guide_draws
-from ppl_vae.program import Pair, Program
+from ppl_vae.program.pair import Pair, Program
 
 __all__ = ["REFUSED", "TOLERANCES", "Errors", "Tolerances", "Truth", "errors", "outcome", "truth"]
 

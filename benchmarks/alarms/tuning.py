@@ -7,7 +7,7 @@ from itertools import product
 import numpy as np
 
 from benchmarks.alarms.study import Count, Line
-from ppl_vae.diagnostics.verdict import Rule
+from ppl_vae.diagnostics.verdict.rule import Rule
 
 __all__ = ["Held", "leave_one_family_out"]
 

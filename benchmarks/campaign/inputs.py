@@ -18,14 +18,15 @@ import typer
 
 from benchmarks.campaign.mutate import array, damaged, json_of_a_run, options, table
 from benchmarks.campaign.worker import Job
-from ppl_vae import check_jobs, cli, evidence_jobs, fit_job, jobs, summary
-from ppl_vae import tables as terminal
-from ppl_vae.catalogue import catalogue
+from ppl_vae import cli
+from ppl_vae.base.errors import InputError
 from ppl_vae.cli import commands
+from ppl_vae.cli import tables as terminal
+from ppl_vae.cli.catalogue import catalogue
 from ppl_vae.cli.check import check
 from ppl_vae.data import load
-from ppl_vae.errors import InputError
-from ppl_vae.user_data import read_arguments
+from ppl_vae.data.user_data import read_arguments
+from ppl_vae.runs import check_jobs, evidence_jobs, fit_job, jobs, summary
 
 # Loaded here, before jobs are forked: a child that dies would else cost the next one two seconds.
 LOADED = (check_jobs, evidence_jobs, fit_job, jobs, summary, terminal)
@@ -157,8 +158,8 @@ def combinations(folder: Path, fitted: Path, seed: int) -> Job:
 def _nothing_computed() -> Iterator[None]:
     """`check` and `gaps` up to where their work begins."""
     with (
-        mock.patch("ppl_vae.jobs.gaps", side_effect=InputError("left out")),
-        mock.patch("ppl_vae.check_jobs.check_pair", side_effect=InputError("left out")),
+        mock.patch("ppl_vae.runs.jobs.gaps", side_effect=InputError("left out")),
+        mock.patch("ppl_vae.runs.check_jobs.check_pair", side_effect=InputError("left out")),
     ):
         yield
 

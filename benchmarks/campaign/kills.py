@@ -10,11 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.campaign.worker import Tally
-from ppl_vae import files
-from ppl_vae.errors import InputError
-from ppl_vae.fit_job import fit_run
+from ppl_vae.base import files
+from ppl_vae.base.errors import InputError
 from ppl_vae.inference import svi
-from ppl_vae.run import settings_for
+from ppl_vae.runs.fit_job import fit_run
+from ppl_vae.runs.run import settings_for
 
 # Steps between checkpoints, so that a short fit has many.
 EVERY = 20

@@ -6,7 +6,7 @@ from benchmarks import harness, ours, problems
 from benchmarks.harness import Measured
 from benchmarks.peers.stock_pyro import Potential
 from benchmarks.problems import Sampling
-from ppl_vae.threads import one_thread
+from ppl_vae.base.threads import one_thread
 
 EVALUATIONS = 500
 

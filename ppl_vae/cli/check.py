@@ -8,9 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
+from ppl_vae.base.errors import InputError
 from ppl_vae.cli.common import JSON, Quiet, print_json, rows_slice, say_complaints
 from ppl_vae.cli.generated import with_options
-from ppl_vae.errors import InputError
 
 __all__ = ["check"]
 
@@ -33,16 +33,16 @@ def check(
     asked: Mapping[str, Any],
 ) -> None:  # fmt: skip
     """Can this fit be trusted? Fit or load, make every check that the budget allows, and say."""
-    from ppl_vae import check_jobs
-    from ppl_vae.clock import Clock, seconds_of
-    from ppl_vae.diagnostics import Check
-    from ppl_vae.files import told_later
-    from ppl_vae.options import from_shell
-    from ppl_vae.report import write_check
-    from ppl_vae.run import Run
-    from ppl_vae.summary import write_report
-    from ppl_vae.tables import console, say_check, say_path, say_rest
-    from ppl_vae.user_program import is_class, is_program, load_program
+    from ppl_vae.base.clock import Clock, seconds_of
+    from ppl_vae.base.files import told_later
+    from ppl_vae.base.options import from_shell
+    from ppl_vae.cli.tables import console, say_check, say_path, say_rest
+    from ppl_vae.diagnostics.verdict.check import Check
+    from ppl_vae.program.user_program import is_class, is_program, load_program
+    from ppl_vae.report.parts.check import write_check
+    from ppl_vae.runs import check_jobs
+    from ppl_vae.runs.run import Run
+    from ppl_vae.runs.summary import write_report
 
     options, complaints = from_shell(check_jobs.CheckedOptions, asked), list[InputError]()
     seed, calibrate, steps, lr = options.seed, options.calibrate, options.steps, options.lr

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ppl_vae.base.errors import InputError
 from ppl_vae.cli.common import (
     JSON,
     Compiled,
@@ -19,7 +20,6 @@ from ppl_vae.cli.common import (
     say_complaints,
 )
 from ppl_vae.cli.generated import with_options
-from ppl_vae.errors import InputError
 
 __all__ = ["compare", "demo", "evidence", "export", "gaps", "report"]
 
@@ -32,7 +32,7 @@ def demo(
     json_: JSON = False,
 ) -> None:
     """The main job on embedded real data: VAE, PPCA and TrueSkill, fitted, compared and reported."""
-    from ppl_vae.demo import run_demo
+    from ppl_vae.cli.demo import run_demo
 
     result = run_demo(out, quick=quick, seed=seed or 0, show=not json_, progress=not quiet)
     if json_:
@@ -53,9 +53,9 @@ def compare(
     asked: Mapping[str, Any],
 ) -> None:  # fmt: skip
     """Compare a run's variational posterior with NUTS, the exact posterior, or draws in a file."""
-    from ppl_vae.jobs import ReferenceOptions, compare_run
-    from ppl_vae.options import from_shell
-    from ppl_vae.run import Run
+    from ppl_vae.base.options import from_shell
+    from ppl_vae.runs.jobs import ReferenceOptions, compare_run
+    from ppl_vae.runs.run import Run
 
     options, complaints = from_shell(ReferenceOptions, asked), list[InputError]()
     found, result = compare_run(
@@ -67,7 +67,7 @@ def compare(
         print_json(result)
         say_complaints(complaints)
         return
-    from ppl_vae.tables import answers_table, comparison_table, console, sentences, styled
+    from ppl_vae.cli.tables import answers_table, comparison_table, console, sentences, styled
 
     out = console()
     title = f"{run.name}: SVI against {found.reference}"
@@ -93,9 +93,9 @@ def evidence(
     asked: Mapping[str, Any],
 ) -> None:  # fmt: skip
     """Estimate log p(x) of a run's data, with its standard error and diagnostics, in one way or in several."""
-    from ppl_vae.evidence_jobs import EvidenceOptions, evidence_of_run
-    from ppl_vae.options import from_shell
-    from ppl_vae.run import Run
+    from ppl_vae.base.options import from_shell
+    from ppl_vae.runs.evidence_jobs import EvidenceOptions, evidence_of_run
+    from ppl_vae.runs.run import Run
 
     methods = tuple(name.strip() for name in method.split(","))
     if asked.get("defensive") and methods == ("is",):
@@ -110,7 +110,7 @@ def evidence(
         print_json(found.result)
         say_complaints(complaints)
         return
-    from ppl_vae.tables import console, say_evidence_found
+    from ppl_vae.cli.tables import console, say_evidence_found
 
     say_evidence_found(console(), run.name, found)
     say_complaints(complaints)
@@ -135,8 +135,8 @@ def gaps(
     json_: JSON = False,
 ) -> None:
     """Split log p(x) − ELBO into what the guide's family lacks and what its network lacks."""
-    from ppl_vae.jobs import gaps_of_run
-    from ppl_vae.run import Run
+    from ppl_vae.runs.jobs import gaps_of_run
+    from ppl_vae.runs.run import Run
 
     complaints: list[InputError] = []
     found, result = gaps_of_run(
@@ -147,7 +147,7 @@ def gaps(
         print_json(result)
         say_complaints(complaints)
         return
-    from ppl_vae.tables import console, gaps_table, say_path
+    from ppl_vae.cli.tables import console, gaps_table, say_path
 
     out = console()
     title = f"{run.name}: the gap between the ELBO and log p(x)"
@@ -170,9 +170,9 @@ def export(
     json_: JSON = False,
 ) -> None:  # fmt: skip
     """Write codes, draws, samples, reconstructions or log p(x) of a run's data into a file."""
-    from ppl_vae import exports
-    from ppl_vae.progress import stage
-    from ppl_vae.run import Run
+    from ppl_vae.base.progress import stage
+    from ppl_vae.runs import exports
+    from ppl_vae.runs.run import Run
 
     exports.check_ending(out)
     opened = Run.open(run)
@@ -184,9 +184,9 @@ def export(
 
 def report(run: RunFolder, quiet: Quiet = False, json_: JSON = False) -> None:
     """Write a run's report.html: one self-contained file."""
-    from ppl_vae.progress import stage
-    from ppl_vae.run import Run
-    from ppl_vae.summary import write_report
+    from ppl_vae.base.progress import stage
+    from ppl_vae.runs.run import Run
+    from ppl_vae.runs.summary import write_report
 
     opened = Run.open(run)
     stage("the page", show=not quiet)

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ppl_vae.errors import InputError
+from ppl_vae.base.errors import InputError
 
 if TYPE_CHECKING:
-    from ppl_vae.inference.graph import Compile
+    from ppl_vae.engine.graph import Compile
 
 __all__ = [
     "JSON",
@@ -51,7 +51,7 @@ def compile_word(text: str) -> "Compile":
     Raises:
         InputError: unless it is auto, on or off.
     """
-    from ppl_vae.inference.graph import check_compile
+    from ppl_vae.engine.graph import check_compile
 
     try:
         return check_compile(text)

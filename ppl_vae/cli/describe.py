@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from ppl_vae.catalogue import Entry, catalogue
+from ppl_vae.cli.catalogue import Entry, catalogue
 from ppl_vae.cli.common import JSON, print_json
 
 __all__ = ["datasets", "known_model", "models"]
@@ -13,13 +13,13 @@ __all__ = ["datasets", "known_model", "models"]
 
 def datasets(json_: JSON = False) -> None:
     """List the named data sets, with their shapes and sources."""
-    from ppl_vae.data import names
+    from ppl_vae.data.named import names
 
     known = names()
     if json_:
         print_json({name: asdict(info) for name, info in known.items()})
         return
-    from ppl_vae.tables import console, plain_table
+    from ppl_vae.cli.tables import console, plain_table
 
     rows = [
         (name, info.kind, info.shape, f"{info.source} ({info.reference})") for name, info in known.items()
@@ -39,7 +39,7 @@ def models(
     if json_:
         print_json({name: asdict(entry) for name, entry in known.items()})
         return
-    from ppl_vae.tables import console, plain_table
+    from ppl_vae.cli.tables import console, plain_table
 
     rows = [
         (
@@ -63,8 +63,8 @@ def known_model(model: str) -> Entry:
     known = catalogue().models
     if model in known:
         return known[model]
-    from ppl_vae.cataloguing import entry_of
-    from ppl_vae.registry import find_model
+    from ppl_vae.cli.cataloguing import entry_of
+    from ppl_vae.runs.registry import find_model
 
     return entry_of(find_model(model), model)
 
@@ -73,7 +73,7 @@ def _one_model(entry: Entry, as_json: bool) -> None:
     if as_json:
         print_json(asdict(entry))
         return
-    from ppl_vae.tables import console, plain_table
+    from ppl_vae.cli.tables import console, plain_table
 
     facts = [
         ("model", entry.summary),

@@ -11,11 +11,11 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from ppl_vae.catalogue import Entry, Option, catalogue
+from ppl_vae.base.errors import InputError
+from ppl_vae.cli.catalogue import Entry, Option, catalogue
 from ppl_vae.cli.common import JSON, Quiet, assignments, print_json, say_complaints
 from ppl_vae.cli.describe import known_model
 from ppl_vae.cli.generated import given_values, parameter
-from ppl_vae.errors import InputError
 
 __all__ = ["app", "options_before_model"]
 
@@ -172,8 +172,8 @@ def _function(entry: Entry) -> Callable[..., None]:
 
 
 def _fit_model(entry: Entry, given: dict[str, Any]) -> None:
-    from ppl_vae.fit_job import fit_run
-    from ppl_vae.run import settings_for
+    from ppl_vae.runs.fit_job import fit_run
+    from ppl_vae.runs.run import settings_for
 
     out, data, as_json = given["out"], given["data"], given["json_"]
     if given["resume"] and given["overwrite"]:
@@ -192,7 +192,7 @@ def _fit_model(entry: Entry, given: dict[str, Any]) -> None:
         print_json(result)
         say_complaints(complaints)
         return
-    from ppl_vae.tables import console, fit_table, say_path, say_warnings
+    from ppl_vae.cli.tables import console, fit_table, say_path, say_warnings
 
     say_warnings(result["warnings"])
     screen = console()

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ppl_vae.catalogue import Option, catalogue
+from ppl_vae.cli.catalogue import Option, catalogue
 from ppl_vae.cli.common import numbers
 
 __all__ = ["given_values", "parameter", "with_options"]

@@ -10,9 +10,9 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
+from ppl_vae.base.errors import InputError
+from ppl_vae.base.letters import plain_letters
 from ppl_vae.cli import check, commands, describe, fit
-from ppl_vae.errors import InputError
-from ppl_vae.letters import plain_letters
 
 __all__ = ["app", "main"]
 
@@ -112,13 +112,13 @@ def _complain(text: object) -> NoReturn:
 
 def _users_fault(error: BaseException) -> object:
     """What to say of an exception that a user's program or the system raised; any other is raised again."""
-    program = sys.modules.get("ppl_vae.user_program")
+    program = sys.modules.get("ppl_vae.program.user_program")
     if program is not None and (line := program.blamed(error)) is not None:
         return line
     if isinstance(error, OSError):
         return error
     if isinstance(error, MemoryError | RuntimeError):
-        from ppl_vae.inference.memory import told_shortage
+        from ppl_vae.program.memory import told_shortage
 
         if (line := told_shortage(error)) is not None:
             return line

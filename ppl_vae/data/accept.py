@@ -10,12 +10,12 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from ppl_vae.base.errors import InputError, brief
 from ppl_vae.data.columns import as_variable, with_masks
 from ppl_vae.data.convert import from_pandas, from_xarray
 from ppl_vae.data.dataset import Dataset, Variable
 from ppl_vae.data.games import Games
 from ppl_vae.data.rows import Rows
-from ppl_vae.errors import InputError, brief
 
 __all__ = ["as_dataset"]
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from ppl_vae.base.errors import InputError, brief
+from ppl_vae.base.files import read_netcdf, write_netcdf
 from ppl_vae.data.columns import as_variable, with_masks
 from ppl_vae.data.dataset import Dataset, Variable, VariableKind
-from ppl_vae.errors import InputError, brief
-from ppl_vae.files import read_netcdf, write_netcdf
 
 if TYPE_CHECKING:
     import pandas as pd

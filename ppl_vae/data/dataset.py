@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, final, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from ppl_vae.errors import InputError, brief
+from ppl_vae.base.errors import InputError, brief
 
 if TYPE_CHECKING:
     import pandas as pd

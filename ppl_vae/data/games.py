@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from ppl_vae.base.errors import InputError
 from ppl_vae.data.dataset import Columns, Dataset, Variable
-from ppl_vae.errors import InputError
 
 if TYPE_CHECKING:
     import torch

@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ppl_vae.base.errors import InputError
 from ppl_vae.data.rows import Floats, Rows
-from ppl_vae.errors import InputError
 
 __all__ = ["default_data_dir", "read_fashion_mnist", "read_mnist", "read_svhn"]
 

@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from ppl_vae.base.errors import InputError
 from ppl_vae.data.columns import MASK, encode, missing
 from ppl_vae.data.dataset import Variable, VariableKind, listed
 from ppl_vae.data.games import games_between
 from ppl_vae.data.matching import NUMERIC, also, stacked
 from ppl_vae.data.precision import held_exactly, merged_columns
 from ppl_vae.data.ragged import joined, padded
-from ppl_vae.errors import InputError
 
 if TYPE_CHECKING:
     import torch

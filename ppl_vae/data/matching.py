@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from ppl_vae.base.errors import InputError, brief
 from ppl_vae.data.columns import as_number, judged, missing
 from ppl_vae.data.dataset import Columns, Dataset, Variable, listed
 from ppl_vae.data.precision import held_exactly
 from ppl_vae.data.ragged import grouped
-from ppl_vae.errors import InputError, brief
 
 if TYPE_CHECKING:
     import torch

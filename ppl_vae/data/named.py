@@ -10,13 +10,13 @@ from typing import Literal
 
 import numpy as np
 
+from ppl_vae.base.errors import InputError
 from ppl_vae.data import bundled
 from ppl_vae.data.dataset import Dataset
 from ppl_vae.data.games import Games, games_between
 from ppl_vae.data.images import read_fashion_mnist, read_mnist, read_svhn
 from ppl_vae.data.readers import SUFFIXES, listed_suffixes, read_dataset, read_file
 from ppl_vae.data.rows import Rows
-from ppl_vae.errors import InputError
 
 __all__ = ["DatasetInfo", "load", "load_dataset", "names"]
 

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
+from ppl_vae.base.errors import InputError
 from ppl_vae.data.dataset import Columns, Dataset
 from ppl_vae.data.inputs import Category, Features, Games, Input
 from ppl_vae.data.matching import also, arguments, resolve
 from ppl_vae.data.preprocess import binarise, dequantise, dynamic_binarise, split, standardise
-from ppl_vae.errors import InputError
 
 if TYPE_CHECKING:
     import torch

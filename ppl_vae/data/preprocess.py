@@ -12,11 +12,11 @@ from typing import Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from ppl_vae.base.errors import InputError
+from ppl_vae.base.seeds import check_seed
 from ppl_vae.data.dataset import Dataset, Variable
 from ppl_vae.data.matching import features_of
 from ppl_vae.data.rows import Floats, Integers, Rows, kind_of, split_variable
-from ppl_vae.errors import InputError
-from ppl_vae.rng import check_seed
 
 __all__ = ["assign_split", "binarise", "dequantise", "dynamic_binarise", "grid_step", "split", "standardise"]
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ppl_vae.base.errors import InputError
 from ppl_vae.data.columns import as_variable, with_masks
 from ppl_vae.data.convert import from_netcdf, from_pandas
 from ppl_vae.data.dataset import Dataset, Variable, listed
@@ -20,7 +21,6 @@ from ppl_vae.data.games import Games
 from ppl_vae.data.matching import also
 from ppl_vae.data.rows import Floats, Rows, kind_of
 from ppl_vae.data.tables import read_csv, read_table
-from ppl_vae.errors import InputError
 
 __all__ = ["DAMAGED", "SUFFIXES", "listed_suffixes", "load_array", "load_arrays", "read_dataset", "read_file"]
 

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from ppl_vae.base.errors import InputError
 from ppl_vae.data.columns import encode
 from ppl_vae.data.dataset import Columns, Dataset, Variable
 from ppl_vae.data.inputs import Features
 from ppl_vae.data.matching import also, resolve
 from ppl_vae.data.precision import merged_columns
-from ppl_vae.errors import InputError
 
 if TYPE_CHECKING:
     import torch

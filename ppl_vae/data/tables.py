@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from ppl_vae.base.errors import InputError, brief
 from ppl_vae.data.columns import as_variable, with_masks
 from ppl_vae.data.dataset import Dataset, Variable
 from ppl_vae.data.games import Games, games_between
 from ppl_vae.data.precision import held_exactly
 from ppl_vae.data.rows import Floats, Rows, kind_of
-from ppl_vae.errors import InputError, brief
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -1,14 +1,14 @@
 """Judging answers."""
 
-from ppl_vae.diagnostics.agreement import Agreement, Sandwich, agreement, sandwich
-from ppl_vae.diagnostics.alternatives import alternatives
-from ppl_vae.diagnostics.calibration import Calibration, sbc
-from ppl_vae.diagnostics.check import Check, check, check_pair
-from ppl_vae.diagnostics.collapse import Collapse, collapse
-from ppl_vae.diagnostics.compare import Comparison, compare, judge_reference
-from ppl_vae.diagnostics.gaps import Gap, Gaps, gaps
-from ppl_vae.diagnostics.predictive import Predictive, predictive_check
-from ppl_vae.diagnostics.verdict import Finding, Measures, Rule, decide
+from ppl_vae.diagnostics.calibration.sbc import Calibration, sbc
+from ppl_vae.diagnostics.comparison.alternatives import alternatives
+from ppl_vae.diagnostics.comparison.compare import Comparison, compare, judge_reference
+from ppl_vae.diagnostics.latents.collapse import Collapse, collapse
+from ppl_vae.diagnostics.latents.gaps import Gap, Gaps, gaps
+from ppl_vae.diagnostics.prediction.predictive import Predictive, predictive_check
+from ppl_vae.diagnostics.verdict.check import Check, check, check_pair
+from ppl_vae.diagnostics.verdict.rule import Finding, Measures, Rule, decide
+from ppl_vae.inference.evidence.agreement import Agreement, Sandwich, agreement, sandwich
 
 __all__ = [
     "Agreement",

@@ -17,11 +17,11 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import Transform, biject_to, constraints
 
-from ppl_vae.errors import InputError
-from ppl_vae.improper import Feasible
-from ppl_vae.modes import evaluation
-from ppl_vae.program import Program
-from ppl_vae.rng import seeded
+from ppl_vae.base.errors import InputError
+from ppl_vae.base.seeds import seeded
+from ppl_vae.program.improper import Feasible
+from ppl_vae.program.modes import evaluation
+from ppl_vae.program.pair import Program
 
 __all__ = ["AUXILIARY", "InnerDim", "LocalSite", "LocalVector"]
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from ppl_vae.errors import InputError
+from ppl_vae.base.errors import InputError
 
 __all__ = ["COVARIANCES", "VARIANCE_FLOOR", "multivariate_normal", "num_raw", "raw_normal", "raw_scale_tril"]
 

@@ -8,10 +8,10 @@ from pyro.distributions import TorchDistribution
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-from ppl_vae.errors import InputError
+from ppl_vae.base.errors import InputError
 from ppl_vae.guides.local import LocalVector
 from ppl_vae.guides.normal import VARIANCE_FLOOR, num_raw, raw_normal
-from ppl_vae.program import Program
+from ppl_vae.program.pair import Program
 
 __all__ = ["PerDatum", "PerDatumNormal"]
 

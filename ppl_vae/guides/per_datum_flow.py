@@ -7,7 +7,7 @@ from pyro.distributions import Normal, TorchDistribution, TransformedDistributio
 from torch import Tensor, nn
 from torch.distributions import Transform, constraints
 
-from ppl_vae.errors import InputError
+from ppl_vae.base.errors import InputError
 from ppl_vae.guides.local import LocalVector
 from ppl_vae.guides.normal import VARIANCE_FLOOR, num_raw, raw_scale_tril
 from ppl_vae.guides.per_datum import PerDatum, PerDatumNormal

@@ -4,7 +4,7 @@ from typing import Any
 
 from pyro import poutine
 
-from ppl_vae.program import Program
+from ppl_vae.program.pair import Program
 
 __all__ = ["Prior"]
 

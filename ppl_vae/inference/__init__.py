@@ -3,20 +3,10 @@
 Each takes any Pyro model or model/guide pair, not only the suite's.
 """
 
-from ppl_vae.inference import (
-    annealing,
-    bounds,
-    bridge,
-    exact,
-    guide,
-    importance,
-    laplace,
-    natural,
-    nuts,
-    restarts,
-    svi,
-)
-from ppl_vae.inference.elbo import ELBO, elbo
+from ppl_vae.inference.evidence import annealing, bounds, bridge, importance
+from ppl_vae.inference.evidence.elbo import ELBO, elbo
+from ppl_vae.inference.fitting import natural, restarts, svi
+from ppl_vae.inference.samplers import exact, guide, laplace, nuts
 
 __all__ = [
     "ELBO",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, TypeVa
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from ppl_vae.data import Dataset
+    from ppl_vae.data.dataset import Dataset
     from ppl_vae.data.inputs import Input
 
 __all__ = ["AdaptsDefaults", "FitDefaults", "HintsAtScale", "SuiteModel", "Unit", "defaults_of", "one_of"]

@@ -5,8 +5,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from ppl_vae.arguments import check_real, check_whole
-from ppl_vae.errors import InputError
+from ppl_vae.base.arguments import check_real, check_whole
+from ppl_vae.base.errors import InputError
 
 __all__ = ["BatchNorm"]
 

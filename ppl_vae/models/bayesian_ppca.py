@@ -14,9 +14,9 @@ from pyro.infer.autoguide import AutoLowRankMultivariateNormal, AutoMultivariate
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-from ppl_vae.data import Rows
+from ppl_vae.base.errors import InputError
 from ppl_vae.data.inputs import Features, Input
-from ppl_vae.errors import InputError
+from ppl_vae.data.rows import Rows
 from ppl_vae.models.base import DataType, FitDefaults, Unit, one_of
 from ppl_vae.models.ppca import check_latent_dim
 from ppl_vae.models.scales import far_from_one

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.nn.functional import softplus
 
-from ppl_vae.errors import InputError
+from ppl_vae.base.errors import InputError
 
 __all__ = ["LIKELIHOODS", "Bernoulli", "BernoulliProbit", "Gaussian", "make_likelihood"]
 

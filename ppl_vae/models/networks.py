@@ -5,8 +5,8 @@ from itertools import pairwise
 
 from torch import nn
 
-from ppl_vae.arguments import check_whole
-from ppl_vae.errors import InputError
+from ppl_vae.base.arguments import check_whole
+from ppl_vae.base.errors import InputError
 
 __all__ = ["ACTIVATIONS", "mlp"]
 

@@ -11,11 +11,12 @@ import torch
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-from ppl_vae.arguments import check_whole
-from ppl_vae.data import Rows
+from ppl_vae.base.arguments import check_whole
+from ppl_vae.base.errors import InputError
 from ppl_vae.data.inputs import Features, Input
-from ppl_vae.errors import InputError
-from ppl_vae.guides import LinearNormal, PerDatumNormal
+from ppl_vae.data.rows import Rows
+from ppl_vae.guides.amortised import LinearNormal
+from ppl_vae.guides.per_datum import PerDatumNormal
 from ppl_vae.models.base import DataType, FitDefaults, Unit, one_of
 from ppl_vae.models.scales import far_from_one
 

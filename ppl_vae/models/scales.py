@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ppl_vae.data import Rows
+from ppl_vae.data.rows import Rows
 
 __all__ = ["far_from_one"]
 

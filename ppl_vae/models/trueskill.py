@@ -15,13 +15,13 @@ from pyro.infer.autoguide import AutoMultivariateNormal, AutoNormal
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-from ppl_vae.data import Games
+from ppl_vae.answers.posterior import Posterior
+from ppl_vae.base.errors import InputError
+from ppl_vae.data.games import Games
 from ppl_vae.data.inputs import Games as GamesInput
 from ppl_vae.data.inputs import Input
-from ppl_vae.errors import InputError
 from ppl_vae.models.base import DataType, FitDefaults, Unit, one_of
 from ppl_vae.models.likelihoods import BernoulliProbit
-from ppl_vae.posterior import Posterior
 
 if TYPE_CHECKING:
     import pandas as pd

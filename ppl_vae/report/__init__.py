@@ -1,7 +1,7 @@
 """Plots and the HTML page."""
 
-from ppl_vae.report.check_page import check_section, write_check
 from ppl_vae.report.page import Banner, Part, Picture, Section, Table, Tone, write_page
+from ppl_vae.report.parts.check import check_section, write_check
 
 __all__ = [
     "Banner",

@@ -16,8 +16,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 from PIL import Image
 
-from ppl_vae.diagnostics.verdict import Finding, Status
-from ppl_vae.files import write_text
+from ppl_vae.base.files import write_text
+from ppl_vae.diagnostics.verdict.rule import Finding, Status
 
 __all__ = ["Banner", "Part", "Picture", "Section", "Table", "Tone", "write_page"]
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 import xarray as xr
 
+from ppl_vae.base.errors import InputError
 from ppl_vae.data import Dataset, Games, Rows, Variable, as_dataset, load, load_dataset
-from ppl_vae.errors import InputError
 
 DATES = np.array(["2024-01-01", "2024-02-29", "NaT", "2024-03-01"], dtype="datetime64[ns]")
 

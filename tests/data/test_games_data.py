@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from ppl_vae.base.errors import InputError
 from ppl_vae.data import Games, load
 from ppl_vae.data import games as games_module
-from ppl_vae.errors import InputError
 
 SHARED = Path(os.environ.get("PPL_VAE_SHARED", Path(__file__).resolve().parents[3] / "shared"))
 CHESS = SHARED / "data/chess_csc412/games.csv"

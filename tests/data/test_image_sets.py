@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from torchvision import datasets
 
+from ppl_vae.base.errors import InputError
 from ppl_vae.data import Rows, load
-from ppl_vae.errors import InputError
 
 SHARED = Path(os.environ.get("PPL_VAE_SHARED", Path(__file__).resolve().parents[3] / "shared"))
 RNG = np.random.default_rng(0)

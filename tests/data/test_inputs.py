@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
+from ppl_vae.base.errors import InputError
 from ppl_vae.data import Rows, Variable, as_dataset, load, load_dataset
 from ppl_vae.data.inputs import (
     Category,
@@ -23,7 +24,6 @@ from ppl_vae.data.inputs import (
 )
 from ppl_vae.data.matching import resolve
 from ppl_vae.data.ragged import grouped
-from ppl_vae.errors import InputError
 
 TABLE = (
     "a,species,b,visits,site,day\n1,v,0.5,3,9007199254740993,1700000000\n2,u,1,0,7,1700000001\n"

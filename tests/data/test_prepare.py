@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from ppl_vae.base.errors import InputError
 from ppl_vae.data import (
     Rows,
     as_dataset,
@@ -16,7 +17,6 @@ from ppl_vae.data import (
     standardise,
 )
 from ppl_vae.data.inputs import Category, Features, Games, Sequence
-from ppl_vae.errors import InputError
 
 X = {"x": Features()}
 SHARES = (0.7, 0.2, 0.1)

@@ -5,6 +5,7 @@ import time
 import numpy as np
 import pytest
 
+from ppl_vae.base.errors import InputError
 from ppl_vae.data import (
     Dataset,
     Rows,
@@ -18,7 +19,6 @@ from ppl_vae.data import (
     split,
     standardise,
 )
-from ppl_vae.errors import InputError
 
 
 def rows_with(values, kind="real", **rest) -> Rows:

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from ppl_vae.base.errors import InputError
 from ppl_vae.data import Rows, load, names
-from ppl_vae.errors import InputError
 
 SHARED = Path(os.environ.get("PPL_VAE_SHARED", Path(__file__).resolve().parents[3] / "shared"))
 

@@ -10,13 +10,13 @@ import torch
 from scipy import stats
 from sklearn import datasets
 
+from ppl_vae.answers.evidence import Evidence
+from ppl_vae.base.errors import InputError
 from ppl_vae.diagnostics import agreement, sandwich
-from ppl_vae.errors import InputError
-from ppl_vae.evidence import Evidence
 from ppl_vae.guides import LinearNormal, Prior
 from ppl_vae.inference import exact, importance
 from ppl_vae.models import PPCA
-from ppl_vae.program import Pair
+from ppl_vae.program.pair import Pair
 
 UNITS = 20
 TRUTH = np.linspace(-40.0, -30.0, UNITS)

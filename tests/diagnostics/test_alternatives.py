@@ -9,11 +9,11 @@ import pytest
 import torch
 import xarray as xr
 
+from ppl_vae.answers.posterior import Posterior
+from ppl_vae.base.errors import InputError
 from ppl_vae.diagnostics import compare
-from ppl_vae.diagnostics.alternatives import Flow, FullRank, LowRank, alternatives
-from ppl_vae.errors import InputError
+from ppl_vae.diagnostics.comparison.alternatives import Flow, FullRank, LowRank, alternatives
 from ppl_vae.inference import laplace
-from ppl_vae.posterior import Posterior
 
 X = torch.tensor([[1.0, -0.5], [0.5, 0.3], [1.5, 2.0]], dtype=torch.float64)
 

@@ -14,15 +14,15 @@ from pyro.infer.autoguide import AutoMultivariateNormal, AutoNormal
 from scipy import stats
 from torch import Tensor
 
-from ppl_vae import clock
-from ppl_vae.diagnostics.calibration import Calibration, sbc
-from ppl_vae.errors import InputError
+from ppl_vae.answers.labels import to_dataset
+from ppl_vae.answers.posterior import Posterior
+from ppl_vae.base import clock
+from ppl_vae.base.errors import InputError
+from ppl_vae.diagnostics.calibration.sbc import Calibration, sbc
 from ppl_vae.guides import Prior
-from ppl_vae.inference.labels import to_dataset
 from ppl_vae.models import PPCA, TrueSkill
-from ppl_vae.posterior import Posterior
-from ppl_vae.program import Pair
-from ppl_vae.report.calibration_figure import calibration_panels
+from ppl_vae.program.pair import Pair
+from ppl_vae.report.figures.calibration import calibration_panels
 
 X = torch.zeros(250, dtype=torch.float64)
 

@@ -10,8 +10,9 @@ import xarray as xr
 from pyro.infer.autoguide import AutoMultivariateNormal
 
 from ppl_vae import PPCA, InputError, Pair, Posterior
-from ppl_vae.diagnostics import Check, Rule, check, check_pair, checking
-from ppl_vae.diagnostics.reference import Sampled
+from ppl_vae.diagnostics import Check, Rule, check, check_pair
+from ppl_vae.diagnostics.verdict import checking
+from ppl_vae.diagnostics.verdict.reference import Sampled
 from ppl_vae.guides import LinearNormal
 
 # y_i ~ N(a + b x_i, 1) with standard normal priors: the posterior is Gaussian with correlation ρ.

@@ -12,28 +12,32 @@ import torch
 import xarray as xr
 from pyro.infer.autoguide import AutoNormal
 
-from ppl_vae import PPCA, InputError, Pair, Posterior, clock, importance, nuts, svi
-from ppl_vae.check_jobs import fit_for_check
-from ppl_vae.clock import Clock, OutOfTime, check_time, deadline, time_left
-from ppl_vae.diagnostics import Check, check, check_pair, checking, collapse, predictive_check
-from ppl_vae.diagnostics import reference as references
-from ppl_vae.diagnostics.funnels import Funnel
-from ppl_vae.diagnostics.reference import Sampled
-from ppl_vae.diagnostics.verdict import Decision, Finding, Measures
+from ppl_vae import PPCA, InputError, Pair, Posterior, importance, nuts, svi
+from ppl_vae.base import clock
+from ppl_vae.base.clock import Clock, OutOfTime, check_time, deadline, time_left
+from ppl_vae.base.fallback import Untraceable
+from ppl_vae.base.progress import progress_bar
+from ppl_vae.base.watch import watched
+from ppl_vae.diagnostics import Check, check, check_pair, collapse, predictive_check
+from ppl_vae.diagnostics.latents.funnels import Funnel
+from ppl_vae.diagnostics.verdict import checking
+from ppl_vae.diagnostics.verdict import reference as references
+from ppl_vae.diagnostics.verdict.reference import Sampled
+from ppl_vae.diagnostics.verdict.rule import Decision, Finding, Measures
+from ppl_vae.engine import graph as tracing
+from ppl_vae.engine.density import density
+from ppl_vae.engine.gradients import gradient
 from ppl_vae.guides import LinearNormal
-from ppl_vae.inference import elbo, simulation, terms
-from ppl_vae.inference import graph as tracing
+from ppl_vae.inference import elbo
 from ppl_vae.inference import guide as guides
-from ppl_vae.inference.fallback import Untraceable
 from ppl_vae.inference.fitting import parts
 from ppl_vae.inference.fitting import state as fitting_state
-from ppl_vae.inference.fixed_data import FixedData
-from ppl_vae.inference.gradients import gradient
-from ppl_vae.inference.objectives import density
-from ppl_vae.inference.point_mass import point_masses
-from ppl_vae.progress import progress_bar
-from ppl_vae.run import only_begun
-from ppl_vae.watch import watched
+from ppl_vae.inference.fitting.fixed_data import FixedData
+from ppl_vae.program import simulate as simulation
+from ppl_vae.program import terms
+from ppl_vae.program.point_mass import point_masses
+from ppl_vae.runs.check_jobs import fit_for_check
+from ppl_vae.runs.run import only_begun
 
 X = torch.linspace(-1.0, 1.0, 12)
 
@@ -524,7 +528,9 @@ def test_same_seed_same_numbers_also_of_fits_and_chains(monkeypatch, model):
     monkeypatch.setattr(references, "ROUNDS", (references._Round(60, 150, 0.8, 8, 20.0),))
     monkeypatch.setattr(checking, "SAMPLES", (500, 200, 100))
     monkeypatch.setattr(checking, "DRAWS", (600, 500, 400))
-    monkeypatch.setattr(import_module("ppl_vae.diagnostics.check"), "begin_reference", lambda *_: None)
+    monkeypatch.setattr(
+        import_module("ppl_vae.diagnostics.verdict.check"), "begin_reference", lambda *_: None
+    )
     found = []
     for _ in range(2):
         pyro.clear_param_store()

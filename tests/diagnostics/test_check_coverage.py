@@ -16,10 +16,11 @@ from pyro.infer.autoguide import (
 )
 
 from ppl_vae import InputError, Pair, Posterior, TrueSkill
-from ppl_vae.diagnostics import Measures, Rule, check, check_pair, checking, decide
-from ppl_vae.diagnostics.explained import explained
-from ppl_vae.diagnostics.reference import Sampled
-from ppl_vae.diagnostics.verdict import Finding, Spoken, in_words
+from ppl_vae.diagnostics import Measures, Rule, check, check_pair, decide
+from ppl_vae.diagnostics.verdict import checking
+from ppl_vae.diagnostics.verdict.explained import explained
+from ppl_vae.diagnostics.verdict.reference import Sampled
+from ppl_vae.diagnostics.verdict.rule import Finding, Spoken, in_words
 
 COUNTS = torch.tensor([3.0, 5.0, 2.0, 0.0, 4.0])
 
@@ -244,8 +245,8 @@ def test_programs_that_take_a_part_of_their_data_are_refused():
 
 
 def test_auto_guides_with_a_spread_are_judged():
-    from ppl_vae.inference.point_mass import point_masses
-    from ppl_vae.inference.terms import layout
+    from ppl_vae.program.point_mass import point_masses
+    from ppl_vae.program.terms import layout
 
     for guide in (AutoNormal(line), AutoMultivariateNormal(line)):
         pair = Pair(line, guide)

@@ -12,12 +12,12 @@ from pyro.infer.autoguide import AutoDelta, AutoNormal
 from sklearn import datasets
 from torch import Tensor
 
-from ppl_vae.diagnostics.collapse import Collapse, collapse
-from ppl_vae.errors import InputError
+from ppl_vae.base.errors import InputError
+from ppl_vae.diagnostics.latents.collapse import Collapse, collapse
 from ppl_vae.guides import LinearNormal, PerDatumFlow, PerDatumNormal, Prior
-from ppl_vae.inference.elbo import elbo
+from ppl_vae.inference.evidence.elbo import elbo
 from ppl_vae.models import PPCA, VAE, TrueSkill
-from ppl_vae.program import Pair
+from ppl_vae.program.pair import Pair
 
 DOUBLE = torch.float64
 

@@ -12,12 +12,12 @@ import pytest
 import xarray as xr
 from scipy import stats
 
+from ppl_vae.answers.posterior import Posterior
+from ppl_vae.base.errors import InputError
 from ppl_vae.diagnostics import compare, judge_reference
-from ppl_vae.diagnostics.closeness import Severity
-from ppl_vae.diagnostics.findings import differing, say_score
-from ppl_vae.diagnostics.verdict import Rule
-from ppl_vae.errors import InputError
-from ppl_vae.posterior import Posterior
+from ppl_vae.diagnostics.comparison.closeness import Severity
+from ppl_vae.diagnostics.verdict.findings import differing, say_score
+from ppl_vae.diagnostics.verdict.rule import Rule
 
 SIZE = 4000
 

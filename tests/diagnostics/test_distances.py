@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
-from ppl_vae.diagnostics.distances import (
+from ppl_vae.diagnostics.comparison.distances import (
     Sample,
     _extremes,
     independent_quantities,

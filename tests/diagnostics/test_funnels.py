@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from ppl_vae.diagnostics.funnels import funnel
-from ppl_vae.posterior import Posterior
+from ppl_vae.answers.posterior import Posterior
+from ppl_vae.diagnostics.latents.funnels import funnel
 
 SIZE = 4000
 

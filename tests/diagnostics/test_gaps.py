@@ -12,16 +12,16 @@ from scipy import optimize, special, stats
 from sklearn import datasets
 from torch import Tensor, nn
 
+from ppl_vae.base.errors import InputError
 from ppl_vae.diagnostics import Gaps, gaps
-from ppl_vae.diagnostics.gap_parts import GUIDES
-from ppl_vae.diagnostics.own_answers import own_answer
-from ppl_vae.errors import InputError
+from ppl_vae.diagnostics.latents.gap_parts import GUIDES
+from ppl_vae.diagnostics.latents.own_answers import own_answer
 from ppl_vae.guides import AmortisedNormal, LinearNormal, PerDatumNormal
 from ppl_vae.inference import exact, importance, svi
-from ppl_vae.inference.terms import layout
 from ppl_vae.models import PPCA
-from ppl_vae.program import Pair
-from ppl_vae.report.gap_figure import gap_bars
+from ppl_vae.program.pair import Pair
+from ppl_vae.program.terms import layout
+from ppl_vae.report.figures.gap import gap_bars
 
 DOUBLE = torch.float64
 

@@ -13,10 +13,10 @@ import torch
 from scipy import special
 from torch import Tensor
 
-from ppl_vae.diagnostics.collapse import Collapse, collapse
-from ppl_vae.errors import InputError
+from ppl_vae.base.errors import InputError
+from ppl_vae.diagnostics.latents.collapse import Collapse, collapse
 from ppl_vae.guides import PerDatumNormal
-from ppl_vae.program import Pair
+from ppl_vae.program.pair import Pair
 from tests.local_models import (
     Linear,
     components,

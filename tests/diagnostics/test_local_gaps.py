@@ -14,11 +14,11 @@ from pyro.infer.autoguide import AutoNormal
 from scipy import optimize, special
 from torch import Tensor
 
+from ppl_vae.base.errors import InputError
 from ppl_vae.diagnostics import Gaps, gaps
-from ppl_vae.errors import InputError
 from ppl_vae.guides import PerDatumNormal, Prior
-from ppl_vae.program import Pair
-from ppl_vae.report.gap_figure import gap_bars
+from ppl_vae.program.pair import Pair
+from ppl_vae.report.figures.gap import gap_bars
 from tests.local_models import (
     Linear,
     gamma_poisson,

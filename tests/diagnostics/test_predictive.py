@@ -16,17 +16,17 @@ from scipy import stats
 from sklearn import datasets
 from torch import Tensor
 
-from ppl_vae.diagnostics.predictive import Predictive, predictive_check
-from ppl_vae.diagnostics.replicated import as_rows, observed_sites
-from ppl_vae.diagnostics.statistics import games as game_statistics
-from ppl_vae.diagnostics.statistics import kind_of
-from ppl_vae.errors import InputError
+from ppl_vae.answers.posterior import Posterior
+from ppl_vae.base.errors import InputError
+from ppl_vae.diagnostics.prediction.predictive import Predictive, predictive_check
+from ppl_vae.diagnostics.prediction.replicated import as_rows, observed_sites
+from ppl_vae.diagnostics.prediction.statistics import games as game_statistics
+from ppl_vae.diagnostics.prediction.statistics import kind_of
 from ppl_vae.guides import LinearNormal, Prior
 from ppl_vae.inference import exact
-from ppl_vae.inference.terms import layout
 from ppl_vae.models import PPCA, VAE, TrueSkill
-from ppl_vae.posterior import Posterior
-from ppl_vae.program import Pair
+from ppl_vae.program.pair import Pair
+from ppl_vae.program.terms import layout
 
 SIZE = 20
 

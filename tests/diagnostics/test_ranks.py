@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ppl_vae.diagnostics.ranks import band, describe, evaluation_points, holm, p_value, ranks
+from ppl_vae.diagnostics.calibration.ranks import band, describe, evaluation_points, holm, p_value, ranks
 
 
 def _gaussian_ranks(

@@ -8,8 +8,10 @@ import pytest
 import xarray as xr
 from scipy.linalg import subspace_angles
 
+from ppl_vae.answers.posterior import Posterior
+from ppl_vae.base.errors import InputError
 from ppl_vae.diagnostics import compare
-from ppl_vae.diagnostics.symmetries import (
+from ppl_vae.diagnostics.comparison.symmetries import (
     centred,
     composed,
     matched_components,
@@ -18,8 +20,6 @@ from ppl_vae.diagnostics.symmetries import (
     sampled_entries,
     sorted_components,
 )
-from ppl_vae.errors import InputError
-from ppl_vae.posterior import Posterior
 
 SHAPE = (4, 250)
 DIMS = ("chain", "draw")

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from ppl_vae.diagnostics.advice import Facts, next_step
-from ppl_vae.diagnostics.verdict import Decision, Measures, Rule, decide
+from ppl_vae.diagnostics.verdict.advice import Facts, next_step
+from ppl_vae.diagnostics.verdict.rule import Decision, Measures, Rule, decide
 
 SOUND = {"alarming": 0.0, "pareto_k": 0.3, "ess": 0.8}
 ALARMED = {"alarming": 1.0, "pareto_k": 1.2, "ess": 0.001}

@@ -12,11 +12,11 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from ppl_vae.errors import InputError
+from ppl_vae.base.errors import InputError
 from ppl_vae.guides import AmortisedNormal, LinearNormal, LocalVector, PerDatumFlow, PerDatumNormal, Prior
 from ppl_vae.inference import importance, svi
-from ppl_vae.inference.terms import has_log_density, layout, terms
-from ppl_vae.program import Pair
+from ppl_vae.program.pair import Pair
+from ppl_vae.program.terms import has_log_density, layout, terms
 from tests.local_models import (
     Linear,
     components,

@@ -5,13 +5,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from ppl_vae.errors import InputError
+from ppl_vae.base.errors import InputError
+from ppl_vae.base.seeds import seeded
+from ppl_vae.engine.graph import Compile, check, trace
 from ppl_vae.guides import PerDatumFlow, PerDatumNormal
 from ppl_vae.inference import svi
-from ppl_vae.inference.graph import Compile, check, trace
-from ppl_vae.inference.terms import has_log_density, layout, terms
-from ppl_vae.program import Pair
-from ppl_vae.rng import seeded
+from ppl_vae.program.pair import Pair
+from ppl_vae.program.terms import has_log_density, layout, terms
 
 DOUBLE = torch.float64
 

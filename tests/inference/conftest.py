@@ -13,11 +13,11 @@ from pyro.nn import PyroModule
 from scipy import stats
 from torch import Tensor, nn
 
+from ppl_vae.base.seeds import seeded
 from ppl_vae.inference.fitting.objective import LossAndGradients, TraceELBO
-from ppl_vae.inference.problem import Problem
-from ppl_vae.inference.terms import layout
-from ppl_vae.program import Pair
-from ppl_vae.rng import seeded
+from ppl_vae.program.pair import Pair
+from ppl_vae.program.problem import Problem
+from ppl_vae.program.terms import layout
 
 
 @dataclass(frozen=True)

@@ -15,14 +15,15 @@ from scipy import integrate, stats
 from sklearn import datasets
 from torch import Tensor
 
-from ppl_vae.errors import InputError
-from ppl_vae.evidence import Evidence
+from ppl_vae.answers.evidence import Evidence
+from ppl_vae.base.errors import InputError
 from ppl_vae.guides import LinearNormal, Prior
-from ppl_vae.inference import annealing, exact, importance, partial
-from ppl_vae.inference.simulation import simulate
-from ppl_vae.inference.terms import layout
+from ppl_vae.inference import annealing, exact, importance
+from ppl_vae.inference.evidence import partial
 from ppl_vae.models import PPCA, TrueSkill
-from ppl_vae.program import Pair
+from ppl_vae.program.pair import Pair
+from ppl_vae.program.simulate import simulate
+from ppl_vae.program.terms import layout
 
 D = torch.float64
 ZERO = torch.zeros((), dtype=D)

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from ppl_vae.errors import InputError
+from ppl_vae.base.errors import InputError
 from ppl_vae.guides import LinearNormal
 from ppl_vae.inference import bounds, exact
 from ppl_vae.models import PPCA
-from ppl_vae.program import Pair
+from ppl_vae.program.pair import Pair
 
 
 def _bound(pair: Pair, x: Tensor, particles: int, total: int = 1000, **options: Any) -> Any:

@@ -16,13 +16,13 @@ from scipy import integrate, stats
 from sklearn import datasets
 from torch import Tensor
 
-from ppl_vae.errors import InputError
-from ppl_vae.evidence import Evidence
+from ppl_vae.answers.evidence import Evidence
+from ppl_vae.answers.posterior import Posterior
+from ppl_vae.base.errors import InputError
 from ppl_vae.guides import LinearNormal
 from ppl_vae.inference import bridge, exact, guide, importance, nuts, svi
 from ppl_vae.models import PPCA, TrueSkill
-from ppl_vae.posterior import Posterior
-from ppl_vae.program import Pair
+from ppl_vae.program.pair import Pair
 
 NOISE = 2.0
 
@@ -359,7 +359,7 @@ def test_the_same_seed_gives_the_same_numbers_and_nothing_global_changes(oracles
 def test_chunks_of_particles_do_not_change_the_answer(
     oracles: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ppl_vae.inference.sites import Layout
+    from ppl_vae.program.layout import Layout
 
     case = Gaussian(_data(2), 1.0)
     whole = case.estimate(case.draws(seed=1))

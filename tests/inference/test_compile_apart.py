@@ -11,12 +11,13 @@ import pytest
 import torch
 from pyro.infer.autoguide import AutoNormal
 
-from ppl_vae.clock import OutOfTime, deadline
-from ppl_vae.inference import compile_apart, compiler, gradients, nuts, proven
-from ppl_vae.inference.compile_apart import TooSlow, ahead
-from ppl_vae.inference.compiler import begin_compiling, compile_graph
-from ppl_vae.inference.graph import Untraceable, trace
-from ppl_vae.program import Pair
+from ppl_vae.base.clock import OutOfTime, deadline
+from ppl_vae.engine import compile_apart, compiler, gradients, proven
+from ppl_vae.engine.compile_apart import TooSlow, ahead
+from ppl_vae.engine.compiler import begin_compiling, compile_graph
+from ppl_vae.engine.graph import Untraceable, trace
+from ppl_vae.inference import nuts
+from ppl_vae.program.pair import Pair
 
 LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks for processes in /proc")
 

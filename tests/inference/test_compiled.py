@@ -18,16 +18,17 @@ import torch
 from torch import Tensor
 
 from ppl_vae.data import Rows
+from ppl_vae.engine.density import density
+from ppl_vae.engine.gradients import Gradient, gradient, leapfrog
+from ppl_vae.engine.graph import Untraceable
+from ppl_vae.engine.native import NativeDensity
 from ppl_vae.guides import Prior
-from ppl_vae.inference import importance, nutpie_nuts, nuts, svi
-from ppl_vae.inference.gradients import Gradient, gradient, leapfrog
-from ppl_vae.inference.graph import Untraceable
-from ppl_vae.inference.native import NativeDensity
-from ppl_vae.inference.objectives import density
-from ppl_vae.inference.steps import FEW_PARAMETERS
-from ppl_vae.inference.unrolled import UNROLLED
+from ppl_vae.inference import importance, nuts, svi
+from ppl_vae.inference.fitting.steps import FEW_PARAMETERS
+from ppl_vae.inference.fitting.unrolled import UNROLLED
+from ppl_vae.inference.samplers import nutpie_nuts
 from ppl_vae.models import PPCA, VAE, TrueSkill
-from ppl_vae.program import Pair
+from ppl_vae.program.pair import Pair
 
 NUM_STEPS = 43
 

@@ -13,10 +13,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from ppl_vae.inference import compiler, importance, native, nuts, proven, shared_interface, svi
-from ppl_vae.inference.compiler import cache_folder, compile_graph, find_compiler
-from ppl_vae.inference.graph import Graph, Untraceable, trace
-from ppl_vae.program import Pair
+from ppl_vae.engine import compiler, native, proven, shared_interface
+from ppl_vae.engine.compiler import cache_folder, compile_graph, find_compiler
+from ppl_vae.engine.graph import Graph, Untraceable, trace
+from ppl_vae.inference import importance, nuts, svi
+from ppl_vae.program.pair import Pair
 
 DOUBLE = {"dtype": torch.float64}
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from ppl_vae.inference.decompositions import LARGEST, cholesky_ex, solve_triangular
-from ppl_vae.inference.graph import trace
+from ppl_vae.engine.decompositions import LARGEST, cholesky_ex, solve_triangular
+from ppl_vae.engine.graph import trace
 
 DOUBLE = {"dtype": torch.float64}
 # Condition numbers here are below a hundred.

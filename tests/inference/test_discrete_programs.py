@@ -17,12 +17,12 @@ from pyro.infer.autoguide import (
 from scipy import integrate, stats
 from torch import Tensor
 
-from ppl_vae.errors import InputError
+from ppl_vae.base.errors import InputError
 from ppl_vae.guides import Prior
 from ppl_vae.inference import guide, importance, svi
-from ppl_vae.inference.elbo import elbo
-from ppl_vae.inference.terms import layout, terms
-from ppl_vae.program import Pair
+from ppl_vae.inference.evidence.elbo import elbo
+from ppl_vae.program.pair import Pair
+from ppl_vae.program.terms import layout, terms
 from tests.inference.normal_mean import Program, fixed
 
 # Discrete latents -----------------------------------------------------------------------------------------

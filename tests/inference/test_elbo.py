@@ -11,9 +11,9 @@ from torch import Tensor
 
 from ppl_vae.guides import Prior
 from ppl_vae.inference import elbo, importance
-from ppl_vae.inference.elbo import unit_chunks
-from ppl_vae.inference.terms import layout
-from ppl_vae.program import Pair
+from ppl_vae.inference.evidence.elbo import unit_chunks
+from ppl_vae.program.pair import Pair
+from ppl_vae.program.terms import layout
 
 
 def _exact(x: np.ndarray, slope: float, scale: float) -> tuple[float, float]:

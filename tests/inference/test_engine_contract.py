@@ -17,18 +17,18 @@ from pyro.ops.integrator import potential_grad
 from torch import Tensor
 
 from ppl_vae import models
+from ppl_vae.base.seeds import seeded
+from ppl_vae.engine.density import density
+from ppl_vae.engine.gradients import gradient
 from ppl_vae.guides import Prior
 from ppl_vae.inference import importance, svi
-from ppl_vae.inference import weights as weights_module
+from ppl_vae.inference.evidence import weights as weights_module
+from ppl_vae.inference.evidence.unit_noise import UnitNoise
+from ppl_vae.inference.evidence.weights import LogWeights
 from ppl_vae.inference.fitting import state as fitting_state
-from ppl_vae.inference.gradients import gradient
-from ppl_vae.inference.objectives import density
-from ppl_vae.inference.sites import Layout
-from ppl_vae.inference.terms import layout, terms
-from ppl_vae.inference.unit_noise import UnitNoise
-from ppl_vae.inference.weights import LogWeights
-from ppl_vae.program import Pair
-from ppl_vae.rng import seeded
+from ppl_vae.program.layout import Layout
+from ppl_vae.program.pair import Pair
+from ppl_vae.program.terms import layout, terms
 
 FAMILIES = {cls.__name__: cls for cls in models.SUITE}
 PAIRS = [(name, guide_name) for name, family in FAMILIES.items() for guide_name in family.guides]

@@ -11,11 +11,11 @@ import torch
 from pyro.infer import TraceEnum_ELBO, TraceMeanField_ELBO, config_enumerate
 from torch import Tensor
 
-from ppl_vae.errors import InputError
+from ppl_vae.base.errors import InputError
 from ppl_vae.inference import elbo, svi
 from ppl_vae.inference.fitting import state as fitting_state
-from ppl_vae.inference.steps import engine_for
-from ppl_vae.program import Pair
+from ppl_vae.inference.fitting.steps import engine_for
+from ppl_vae.program.pair import Pair
 
 DOUBLE = {"dtype": torch.float64}
 Program = Callable[..., Any]

@@ -26,12 +26,12 @@ from pyro.infer.autoguide import (
 from torch import Tensor, nn
 from torch.distributions.transforms import ExpTransform
 
-from ppl_vae.errors import InputError
+from ppl_vae.base.errors import InputError
 from ppl_vae.inference import annealing, bounds, guide, importance, svi
-from ppl_vae.inference.elbo import elbo
-from ppl_vae.inference.point_mass import point_masses
-from ppl_vae.inference.terms import layout, terms
-from ppl_vae.program import Pair
+from ppl_vae.inference.evidence.elbo import elbo
+from ppl_vae.program.pair import Pair
+from ppl_vae.program.point_mass import point_masses
+from ppl_vae.program.terms import layout, terms
 from tests.inference.normal_mean import Program, fixed, mu_given, normal_evidence, normal_mean
 
 # Point masses (a point has no density) ---------------------------------------------------------------

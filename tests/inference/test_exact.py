@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ppl_vae.errors import InputError
+from ppl_vae.base.errors import InputError
 from ppl_vae.inference import exact
 from ppl_vae.models import PPCA, TrueSkill
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from ppl_vae.clock import OutOfTime, deadline
-from ppl_vae.errors import InputError
+from ppl_vae.base.clock import OutOfTime, deadline
+from ppl_vae.base.errors import InputError
 from ppl_vae.inference import elbo, svi
 from ppl_vae.models import PPCA
-from ppl_vae.program import Pair
+from ppl_vae.program.pair import Pair
 
 OPTIONS: dict[str, Any] = {"num_steps": 60, "batch_size": 7, "lr": 0.05, "kl_warmup": 9, "seed": 3}
 
@@ -205,7 +205,7 @@ def test_observers_that_cannot_work_are_refused(tmp_path: Path) -> None:
 
 def test_a_checkpoint_of_another_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("ppl_vae.inference.checkpoint.FORMAT", "1")
+        patch.setattr("ppl_vae.inference.fitting.checkpoint.FORMAT", "1")
         _fitted(checkpoint=tmp_path)
     with pytest.raises(InputError, match="is of another version: fit from the start"):
         _fitted(checkpoint=tmp_path, resume=True)

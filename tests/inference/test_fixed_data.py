@@ -7,10 +7,10 @@ import torch
 from pyro.infer.autoguide import AutoMultivariateNormal
 
 from ppl_vae import PPCA, VAE, BayesianPPCA, Pair, TrueSkill
-from ppl_vae.inference import fixed_data
-from ppl_vae.inference.fixed_data import FixedData
-from ppl_vae.inference.iwae import IWAE
-from ppl_vae.inference.terms import layout
+from ppl_vae.inference.fitting import fixed_data
+from ppl_vae.inference.fitting.fixed_data import FixedData
+from ppl_vae.inference.fitting.iwae import IWAE
+from ppl_vae.program.terms import layout
 
 
 def _case(name: str) -> tuple[Pair, tuple[Any, ...]]:

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from ppl_vae.inference.graph import Noise, over, trace
-from ppl_vae.rng import seeded
+from ppl_vae.base.seeds import seeded
+from ppl_vae.engine.graph import Noise, over, trace
 
 DOUBLE = {"dtype": torch.float64}
 # Of few float64 operations; the programs here have values of order ten.

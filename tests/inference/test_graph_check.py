@@ -11,12 +11,12 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ppl_vae.errors import InputError
+from ppl_vae.base.errors import InputError
+from ppl_vae.engine.density import density
+from ppl_vae.engine.graph import Untraceable, check, check_compile, trace
 from ppl_vae.inference import svi
 from ppl_vae.inference.fitting import state as fitting_state
-from ppl_vae.inference.graph import Untraceable, check, check_compile, trace
-from ppl_vae.inference.objectives import density
-from ppl_vae.program import Pair
+from ppl_vae.program.pair import Pair
 
 DOUBLE = {"dtype": torch.float64}
 

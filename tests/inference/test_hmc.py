@@ -11,8 +11,8 @@ from scipy import stats
 from scipy.special import digamma, polygamma
 from torch import Tensor
 
-from ppl_vae.errors import InputError
-from ppl_vae.inference import hmc
+from ppl_vae.base.errors import InputError
+from ppl_vae.inference.samplers import hmc
 
 # That of ``oracles.py``.
 LEVEL = 5e-6

@@ -11,17 +11,18 @@ from scipy import special, stats
 from sklearn import datasets
 from torch import Tensor
 
-from ppl_vae.errors import InputError
-from ppl_vae.evidence import Evidence
+from ppl_vae.answers.evidence import Evidence
+from ppl_vae.base.errors import InputError
 from ppl_vae.guides import LinearNormal, Prior
-from ppl_vae.inference import exact, importance, partial
-from ppl_vae.inference import weights as weights_module
-from ppl_vae.inference.running import Running, summarise
-from ppl_vae.inference.sites import Layout
-from ppl_vae.inference.terms import layout, terms
-from ppl_vae.inference.unit_noise import UnitNoise
+from ppl_vae.inference import exact, importance
+from ppl_vae.inference.evidence import partial
+from ppl_vae.inference.evidence import weights as weights_module
+from ppl_vae.inference.evidence.running import Running, summarise
+from ppl_vae.inference.evidence.unit_noise import UnitNoise
 from ppl_vae.models import PPCA
-from ppl_vae.program import Pair
+from ppl_vae.program.layout import Layout
+from ppl_vae.program.pair import Pair
+from ppl_vae.program.terms import layout, terms
 
 
 def _mean_field(name: str, oracles: ModuleType) -> tuple[Pair, Tensor]:

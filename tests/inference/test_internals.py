@@ -13,8 +13,10 @@ from pyro import poutine
 from pyro.infer import TraceEnum_ELBO, config_enumerate
 from torch import Tensor
 
-from ppl_vae.inference import compiler, importance, nuts, proven, pyro_internals, svi, torch_internals
-from ppl_vae.program import Pair
+from ppl_vae.engine import compiler, proven, torch_internals
+from ppl_vae.inference import importance, nuts, svi
+from ppl_vae.program import pyro_internals
+from ppl_vae.program.pair import Pair
 
 Trouble = Callable[[pytest.MonkeyPatch], None]
 

@@ -12,18 +12,18 @@ from pyro.infer import Trace_ELBO
 from pyro.infer.autoguide import AutoNormal
 from torch import Tensor
 
-from ppl_vae.errors import InputError
+from ppl_vae.base.errors import InputError
+from ppl_vae.base.seeds import seeded
+from ppl_vae.engine.graph import over, trace
 from ppl_vae.guides import LinearNormal
 from ppl_vae.inference import bounds, exact, svi
 from ppl_vae.inference.fitting import state as fitting_state
+from ppl_vae.inference.fitting.iwae import IWAE
 from ppl_vae.inference.fitting.objective import LossAndGradients
-from ppl_vae.inference.graph import over, trace
-from ppl_vae.inference.iwae import IWAE
-from ppl_vae.inference.problem import Problem
-from ppl_vae.inference.terms import layout
 from ppl_vae.models import PPCA, VAE
-from ppl_vae.program import Pair
-from ppl_vae.rng import seeded
+from ppl_vae.program.pair import Pair
+from ppl_vae.program.problem import Problem
+from ppl_vae.program.terms import layout
 
 
 def _task(

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from ppl_vae import Pair
-from ppl_vae.inference import gradients, nuts
-from ppl_vae.inference.gradients import gradient, pays
-from ppl_vae.inference.objectives import density
+from ppl_vae.engine import gradients
+from ppl_vae.engine.density import density
+from ppl_vae.engine.gradients import gradient, pays
+from ppl_vae.inference import nuts
 
 Program = Callable[[Tensor], Any]
 

@@ -13,13 +13,13 @@ from arviz_stats.base import array_stats
 from scipy import stats
 from torch import Tensor
 
+from ppl_vae.engine.graph import Untraceable
 from ppl_vae.guides import Prior
-from ppl_vae.inference.chains import ChainSettings
-from ppl_vae.inference.graph import Untraceable
-from ppl_vae.inference.many_data import Chained, ManyData, thinning
-from ppl_vae.inference.model_densities import log_densities
-from ppl_vae.inference.terms import layout
-from ppl_vae.program import Pair
+from ppl_vae.inference.samplers.chains import ChainSettings
+from ppl_vae.inference.samplers.many_data import Chained, ManyData, thinning
+from ppl_vae.program.model_densities import log_densities
+from ppl_vae.program.pair import Pair
+from ppl_vae.program.terms import layout
 
 SETTINGS = ChainSettings(num_draws=500, warmup=300, chains=2, target_accept=0.8, max_tree_depth=8, seed=0)
 

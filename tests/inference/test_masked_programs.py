@@ -15,9 +15,9 @@ from pyro.infer.autoguide import (
 from torch import Tensor
 from torch.distributions import constraints
 
-from ppl_vae.errors import InputError
+from ppl_vae.base.errors import InputError
 from ppl_vae.inference import guide, importance, svi
-from ppl_vae.program import Pair
+from ppl_vae.program.pair import Pair
 from tests.inference.normal_mean import Program, fixed, mu_given, normal_evidence, normal_mean
 
 # Missing values -------------------------------------------------------------------------------------------

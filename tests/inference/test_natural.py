@@ -16,10 +16,10 @@ from pyro.infer.autoguide import AutoMultivariateNormal, AutoNormal
 from pyro.nn import PyroModule
 from torch import Tensor
 
-from ppl_vae.errors import InputError
+from ppl_vae.base.errors import InputError
 from ppl_vae.inference import elbo, guide, natural, svi
 from ppl_vae.models import PPCA, TrueSkill
-from ppl_vae.program import Pair, PairwiseFactors
+from ppl_vae.program.pair import Pair, PairwiseFactors
 
 # Enough for the Cauchy likelihood too, whose poles are near.
 NODES = 128

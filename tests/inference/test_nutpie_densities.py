@@ -13,8 +13,9 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from ppl_vae.inference import nutpie_densities, nuts
-from ppl_vae.inference.nutpie_densities import import_nutpie, mass_matrix
+from ppl_vae.inference import nuts
+from ppl_vae.inference.samplers import nutpie_densities
+from ppl_vae.inference.samplers.nutpie_densities import import_nutpie, mass_matrix
 
 SETTINGS = {"num_draws": 60, "warmup": 60, "chains": 3, "seed": 4, "progress": False, "compile": True}
 Y = torch.tensor([0.3, -1.2, 2.2, 0.8], dtype=torch.float64)

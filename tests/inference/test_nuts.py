@@ -9,10 +9,10 @@ import torch
 from arviz_stats.base import array_stats
 from torch import Tensor
 
-from ppl_vae.errors import InputError
+from ppl_vae.answers.posterior import Posterior
+from ppl_vae.base.errors import InputError
 from ppl_vae.inference import nuts
-from ppl_vae.posterior import Posterior
-from ppl_vae.program import Pair
+from ppl_vae.program.pair import Pair
 
 
 def _check(values: np.ndarray, mean: float, sd: float | None, limit: float) -> None:

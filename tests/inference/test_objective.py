@@ -12,12 +12,12 @@ import torch
 from pyro.infer import TraceMeanField_ELBO
 from torch import Tensor
 
-from ppl_vae.errors import InputError
+from ppl_vae.base.errors import InputError
 from ppl_vae.guides import LinearNormal
 from ppl_vae.inference import elbo, svi
 from ppl_vae.inference.fitting import state as fitting_state
 from ppl_vae.models import PPCA
-from ppl_vae.program import Pair
+from ppl_vae.program.pair import Pair
 
 OPTIONS: dict[str, Any] = {"num_steps": 30, "batch_size": 5, "lr": 0.05, "kl_warmup": 9, "num_particles": 2}
 

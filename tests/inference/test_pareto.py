@@ -7,8 +7,8 @@ from arviz_stats.base import array_stats
 from scipy import special
 from torch import Tensor
 
-from ppl_vae.inference import pareto
-from ppl_vae.inference.pareto import pareto_k, smoothed_tail, tail_length
+from ppl_vae.inference.evidence import pareto
+from ppl_vae.inference.evidence.pareto import pareto_k, smoothed_tail, tail_length
 
 NUM_SAMPLES, NUM_UNITS = 4000, 60
 

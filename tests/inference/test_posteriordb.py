@@ -22,9 +22,9 @@ from benchmarks.alarms.posteriordb import (
     entry,
     reference_draws,
 )
+from ppl_vae.engine.density import density
 from ppl_vae.guides import Prior
-from ppl_vae.inference.objectives import density
-from ppl_vae.program import Pair
+from ppl_vae.program.pair import Pair
 
 QUICK = ("eight_schools-eight_schools_noncentered", "sblrc-blr")
 SLOW = tuple(one.name for one in ENTRIES if one.name not in QUICK)

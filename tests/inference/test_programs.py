@@ -15,11 +15,11 @@ from scipy import integrate, stats
 from torch import Tensor
 from torch.distributions.transforms import AffineTransform
 
-from ppl_vae.errors import InputError
+from ppl_vae.base.errors import InputError
 from ppl_vae.inference import guide, importance, svi
-from ppl_vae.inference.elbo import elbo
-from ppl_vae.inference.terms import layout, terms
-from ppl_vae.program import Pair
+from ppl_vae.inference.evidence.elbo import elbo
+from ppl_vae.program.pair import Pair
+from ppl_vae.program.terms import layout, terms
 from tests.inference.normal_mean import Program, fixed, mu_given, normal_evidence, normal_mean
 
 # Broadcasting ----------------------------------------------------------------------------------------------
@@ -331,7 +331,7 @@ def test_the_largest_site_counts_all_the_data() -> None:
 def test_a_step_that_cannot_fit_into_memory_is_refused_with_the_estimate(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from ppl_vae.inference import memory
+    from ppl_vae.program import memory
 
     monkeypatch.setattr(memory, "physical_memory", lambda: 2**20)
     x = torch.randn(5000)

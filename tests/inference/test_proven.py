@@ -12,11 +12,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from ppl_vae.inference import compile_apart, compiler, importance, nuts, proven, svi
-from ppl_vae.inference.compiler import compile_graph
-from ppl_vae.inference.graph import Graph, Untraceable, trace
-from ppl_vae.inference.proven import Crash
-from ppl_vae.program import Pair
+from ppl_vae.engine import compile_apart, compiler, proven
+from ppl_vae.engine.compiler import compile_graph
+from ppl_vae.engine.graph import Graph, Untraceable, trace
+from ppl_vae.engine.proven import Crash
+from ppl_vae.inference import importance, nuts, svi
+from ppl_vae.program.pair import Pair
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="signals end processes")
 # Makes a library, and is ended when it runs it; or before it has made one.

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from ppl_vae.inference import recorder
-from ppl_vae.inference.decompositions import DECOMPOSITIONS
-from ppl_vae.inference.graph import Graph, Untraceable, trace
+from ppl_vae.engine import recorder
+from ppl_vae.engine.decompositions import DECOMPOSITIONS
+from ppl_vae.engine.graph import Graph, Untraceable, trace
 
 CONSTANT = torch.tensor([0.5, 2.0, 3.0])
 Function = Callable[..., tuple[Tensor, ...]]

@@ -12,13 +12,13 @@ import torch
 from pyro.infer.autoguide import AutoMultivariateNormal, AutoNormal
 from torch import Tensor
 
-from ppl_vae.errors import InputError
+from ppl_vae.base.errors import InputError
+from ppl_vae.base.seeds import seeded
+from ppl_vae.engine.graph import Untraceable
 from ppl_vae.guides import Prior
-from ppl_vae.inference.graph import Untraceable
-from ppl_vae.inference.refits import Refitter, parameters_at
-from ppl_vae.inference.terms import layout, terms
-from ppl_vae.program import Pair
-from ppl_vae.rng import seeded
+from ppl_vae.inference.fitting.refits import Refitter, parameters_at
+from ppl_vae.program.pair import Pair
+from ppl_vae.program.terms import layout, terms
 
 SIZE = 6
 # Fewer draws and steps than by default, enough for two numbers.

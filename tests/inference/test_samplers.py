@@ -16,13 +16,14 @@ from arviz_stats.base import array_stats
 from torch import Tensor
 from torch.distributions import constraints
 
-from ppl_vae.errors import InputError
+from ppl_vae.answers.posterior import Posterior
+from ppl_vae.base.errors import InputError
+from ppl_vae.engine.density import density
 from ppl_vae.guides import Prior
-from ppl_vae.inference import nutpie_nuts, nuts
-from ppl_vae.inference.objectives import density
+from ppl_vae.inference import nuts
+from ppl_vae.inference.samplers import nutpie_nuts
 from ppl_vae.models import TrueSkill
-from ppl_vae.posterior import Posterior
-from ppl_vae.program import Pair
+from ppl_vae.program.pair import Pair
 
 DOUBLE = {"dtype": torch.float64}
 SAMPLERS = ("nutpie", "pyro", "hmc")

@@ -9,13 +9,14 @@ import torch
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-from ppl_vae.inference import steps, svi
-from ppl_vae.inference.elbo import elbo
-from ppl_vae.inference.fixed_data import FixedData
-from ppl_vae.inference.settling import Settling, settle
-from ppl_vae.inference.terms import layout
+from ppl_vae.inference import svi
+from ppl_vae.inference.evidence.elbo import elbo
+from ppl_vae.inference.fitting import steps
+from ppl_vae.inference.fitting.fixed_data import FixedData
+from ppl_vae.inference.fitting.settling import Settling, settle
 from ppl_vae.models.batch_norm import BatchNorm
-from ppl_vae.program import Pair
+from ppl_vae.program.pair import Pair
+from ppl_vae.program.terms import layout
 
 
 def _encoder() -> nn.Sequential:

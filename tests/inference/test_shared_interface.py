@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ppl_vae.inference import shared_interface
-from ppl_vae.inference.shared_interface import END, _build_halves, interface_shared
+from ppl_vae.engine import shared_interface
+from ppl_vae.engine.shared_interface import END, _build_halves, interface_shared
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="there is no g++")
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from ppl_vae.inference import simplify
-from ppl_vae.inference.graph import Graph, trace
-from ppl_vae.inference.simplify import FOLDED, quickened
+from ppl_vae.engine import simplify
+from ppl_vae.engine.graph import Graph, trace
+from ppl_vae.engine.simplify import FOLDED, quickened
 
 Function = Callable[..., tuple[Tensor, ...]]
 X = torch.tensor([0.5, -1.0, 2.0])

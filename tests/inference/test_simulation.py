@@ -10,12 +10,12 @@ from pyro.infer.autoguide import AutoNormal
 from scipy import stats
 from torch import Tensor
 
-from ppl_vae.errors import InputError
+from ppl_vae.base.errors import InputError
 from ppl_vae.guides import Prior
-from ppl_vae.inference.simulation import simulate
-from ppl_vae.inference.terms import layout
 from ppl_vae.models import TrueSkill
-from ppl_vae.program import Pair
+from ppl_vae.program.pair import Pair
+from ppl_vae.program.simulate import simulate
+from ppl_vae.program.terms import layout
 
 
 def _simulate(pair: Pair, *data: Any, seed: int = 0) -> Any:

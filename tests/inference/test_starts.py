@@ -15,9 +15,9 @@ from pyro import poutine
 from torch import Tensor
 from torch.distributions import constraints
 
-from ppl_vae.errors import InputError
+from ppl_vae.base.errors import InputError
 from ppl_vae.inference import nuts
-from ppl_vae.program import Pair
+from ppl_vae.program.pair import Pair
 
 DOUBLE = {"dtype": torch.float64}
 X = torch.tensor([12.0, 47.0, 3.0, 31.0], **DOUBLE)

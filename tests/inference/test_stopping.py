@@ -16,11 +16,11 @@ from arviz_stats.base import array_stats
 from pyro.infer.autoguide import AutoMultivariateNormal, AutoNormal
 from torch import Tensor
 
-from ppl_vae.errors import InputError
+from ppl_vae.base.errors import InputError
 from ppl_vae.inference import restarts as restarting
-from ppl_vae.inference import rule as ruling
 from ppl_vae.inference import svi
-from ppl_vae.inference.stopping import (
+from ppl_vae.inference.fitting import rule as ruling
+from ppl_vae.inference.fitting.stopping import (
     Check,
     Gain,
     Stopping,
@@ -29,9 +29,9 @@ from ppl_vae.inference.stopping import (
     expected_gain,
     split_r_hat,
 )
-from ppl_vae.inference.tail import Tail, boundaries
+from ppl_vae.inference.fitting.tail import Tail, boundaries
 from ppl_vae.models import VAE
-from ppl_vae.program import Pair
+from ppl_vae.program.pair import Pair
 
 
 def _autoregressive(rho: float, draws: int, quantities: int = 20) -> np.ndarray:

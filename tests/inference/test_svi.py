@@ -15,14 +15,14 @@ from pyro.infer import TraceMeanField_ELBO
 from scipy import stats
 from torch import Tensor
 
-from ppl_vae.errors import InputError
+from ppl_vae.base.errors import InputError
 from ppl_vae.guides import PerDatumNormal
 from ppl_vae.inference import elbo, svi
-from ppl_vae.inference.batches import Batches
-from ppl_vae.inference.schedule import cosine
-from ppl_vae.inference.svi import convergence
+from ppl_vae.inference.fitting.schedule import cosine
+from ppl_vae.inference.fitting.svi import convergence
 from ppl_vae.models import PPCA
-from ppl_vae.program import Pair
+from ppl_vae.program.batches import Batches
+from ppl_vae.program.pair import Pair
 
 
 def _ppca(seed: int = 0) -> tuple[Pair, Tensor]:

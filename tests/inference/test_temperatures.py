@@ -6,12 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from ppl_vae.inference import annealing, temperatures
-from ppl_vae.inference.temperatures import Plan, pilot
-from ppl_vae.inference.tempered import TemperedPath
-from ppl_vae.inference.terms import layout
-from ppl_vae.program import Pair
-from ppl_vae.rng import seeded
+from ppl_vae.base.seeds import seeded
+from ppl_vae.inference import annealing
+from ppl_vae.inference.evidence import temperatures
+from ppl_vae.inference.evidence.temperatures import Plan, pilot
+from ppl_vae.inference.evidence.tempered import TemperedPath
+from ppl_vae.program.pair import Pair
+from ppl_vae.program.terms import layout
 
 
 def _plan(conjugate: Any, x: Tensor, steps: int, chains: int = 100, seed: int = 0) -> Plan:

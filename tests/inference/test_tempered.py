@@ -16,11 +16,11 @@ from scipy import stats
 from torch import Tensor
 from torch.distributions import StickBreakingTransform
 
-from ppl_vae.errors import InputError
+from ppl_vae.base.errors import InputError
 from ppl_vae.guides import Prior
-from ppl_vae.inference.tempered import TemperedPath
-from ppl_vae.inference.terms import layout
-from ppl_vae.program import Pair
+from ppl_vae.inference.evidence.tempered import TemperedPath
+from ppl_vae.program.pair import Pair
+from ppl_vae.program.terms import layout
 
 D = torch.float64
 ZERO, ONE = torch.zeros((), dtype=D), torch.ones((), dtype=D)

@@ -17,11 +17,11 @@ from pyro.infer.autoguide import (
 from scipy import stats
 from torch import Tensor
 
-from ppl_vae.errors import InputError
+from ppl_vae.base.errors import InputError
 from ppl_vae.guides import Prior
 from ppl_vae.inference import importance, svi
-from ppl_vae.inference.terms import has_log_density, layout, terms
-from ppl_vae.program import Pair
+from ppl_vae.program.pair import Pair
+from ppl_vae.program.terms import has_log_density, layout, terms
 
 
 def test_terms_are_the_hand_written_densities_of_every_unit(conjugate: Any, x: Tensor) -> None:

@@ -8,12 +8,12 @@ import xarray as xr
 from pyro import poutine
 from scipy import stats
 
+from ppl_vae.base.errors import InputError
 from ppl_vae.data import Rows
-from ppl_vae.errors import InputError
 from ppl_vae.inference import elbo, guide, importance, svi
-from ppl_vae.inference.terms import layout, terms
 from ppl_vae.models import PPCA, BayesianPPCA
-from ppl_vae.program import Pair
+from ppl_vae.program.pair import Pair
+from ppl_vae.program.terms import layout, terms
 
 
 def _rows(num_rows: int = 30, num_features: int = 5) -> Rows:

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
+from ppl_vae.base.errors import InputError
 from ppl_vae.data import Rows
-from ppl_vae.errors import InputError
 from ppl_vae.guides import LinearNormal
 from ppl_vae.inference import elbo, exact, guide, svi
 from ppl_vae.models import PPCA
-from ppl_vae.program import Pair
+from ppl_vae.program.pair import Pair
 
 Features = Callable[..., np.ndarray]
 CASES = [

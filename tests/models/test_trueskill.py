@@ -19,12 +19,12 @@ from arviz_stats.base import array_stats
 from pyro.infer.autoguide import AutoNormal
 from scipy import stats
 
+from ppl_vae.answers.posterior import Posterior
+from ppl_vae.base.errors import InputError
 from ppl_vae.data import Games
-from ppl_vae.errors import InputError
 from ppl_vae.inference import guide, importance, nuts, svi
 from ppl_vae.models import TrueSkill
-from ppl_vae.posterior import Posterior
-from ppl_vae.program import Pair
+from ppl_vae.program.pair import Pair
 
 TABLE = [(1, 0), (10, 0), (10, 10), (5, 3)]
 # Two rows by default: the most lopsided, and the most correlated. The others are a study.

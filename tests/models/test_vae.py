@@ -12,15 +12,15 @@ from sklearn import datasets
 from torch import Tensor
 from torch.distributions import Normal
 
+from ppl_vae.base.errors import InputError
 from ppl_vae.data import Rows, load
-from ppl_vae.errors import InputError
 from ppl_vae.guides import AmortisedNormal, LinearNormal, PerDatumNormal, num_raw
 from ppl_vae.inference import elbo, guide, importance, nuts, svi
-from ppl_vae.inference.elbo import analytic_kl
+from ppl_vae.inference.evidence.elbo import analytic_kl
 from ppl_vae.models import VAE
 from ppl_vae.models.likelihoods import Gaussian
 from ppl_vae.models.vae import encode, interpolate, reconstruct
-from ppl_vae.program import Pair
+from ppl_vae.program.pair import Pair
 
 
 def _digits() -> Rows:

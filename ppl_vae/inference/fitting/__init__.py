@@ -1,1 +1,1 @@
-"""The parts that a fit by SVI is made of; `ppl_vae.inference.svi` puts them together."""
+"""The parts that a fit by SVI is made of; `ppl_vae.inference.fitting.svi` puts them together."""

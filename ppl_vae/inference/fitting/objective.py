@@ -20,12 +20,12 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 from torch.overrides import TorchFunctionMode
 
-from ppl_vae.errors import InputError
-from ppl_vae.inference.graph import Outputs, Untraceable
-from ppl_vae.inference.problem import Problem
-from ppl_vae.inference.pyro_internals import dice_elbo, traces
-from ppl_vae.inference.sites import Given, Layout, sample_sites
-from ppl_vae.program import Pair
+from ppl_vae.base.errors import InputError
+from ppl_vae.engine.graph import Outputs, Untraceable
+from ppl_vae.program.layout import Given, Layout, sample_sites
+from ppl_vae.program.pair import Pair
+from ppl_vae.program.problem import Problem
+from ppl_vae.program.pyro_internals import dice_elbo, traces
 
 __all__ = ["Checked", "LossAndGradients", "MeanFieldELBO", "Objective", "OfPyro", "PyroLoss", "TraceELBO"]
 

@@ -7,12 +7,12 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
-from ppl_vae.arguments import check_whole
-from ppl_vae.clock import OutOfTime, check_time, time_left
-from ppl_vae.errors import InputError
-from ppl_vae.files import write_text
+from ppl_vae.base.arguments import check_whole
+from ppl_vae.base.clock import OutOfTime, check_time, time_left
+from ppl_vae.base.errors import InputError
+from ppl_vae.base.files import write_text
+from ppl_vae.base.seeds import derived, seeded
 from ppl_vae.inference.fitting.state import State
-from ppl_vae.rng import derived, seeded
 
 __all__ = ["Callback", "Finishing", "Keeping", "Log", "Observer", "observed"]
 

@@ -4,10 +4,10 @@ import math
 from dataclasses import dataclass, field, fields
 from typing import Literal, TypedDict, cast, get_args
 
-from ppl_vae.arguments import check_real, check_whole
-from ppl_vae.errors import InputError
+from ppl_vae.base.arguments import check_real, check_whole
+from ppl_vae.base.errors import InputError
+from ppl_vae.engine.graph import Compile, check_compile
 from ppl_vae.inference.fitting.objective import Objective
-from ppl_vae.inference.graph import Compile, check_compile
 
 __all__ = ["FitKeywords", "FitOptions"]
 

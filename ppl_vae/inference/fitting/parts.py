@@ -9,19 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ppl_vae.clock import OutOfTime, no_deadline, time_left
-from ppl_vae.inference import bounds
-from ppl_vae.inference.elbo import elbo
+from ppl_vae.base.clock import OutOfTime, no_deadline, time_left
+from ppl_vae.inference.evidence import bounds
+from ppl_vae.inference.evidence.elbo import elbo
+from ppl_vae.inference.fitting.fixed_data import FixedData
+from ppl_vae.inference.fitting.iwae import IWAE
 from ppl_vae.inference.fitting.observers import next_multiple
+from ppl_vae.inference.fitting.rule import Rule
+from ppl_vae.inference.fitting.settling import Settling
 from ppl_vae.inference.fitting.state import State
-from ppl_vae.inference.fixed_data import FixedData
-from ppl_vae.inference.iwae import IWAE
-from ppl_vae.inference.rule import Rule
-from ppl_vae.inference.settling import Settling
-from ppl_vae.inference.stopping import Stopping
-from ppl_vae.inference.terms import layout
-from ppl_vae.inference.unrolled import UNROLLED
-from ppl_vae.program import Pair
+from ppl_vae.inference.fitting.stopping import Stopping
+from ppl_vae.inference.fitting.unrolled import UNROLLED
+from ppl_vae.program.pair import Pair
+from ppl_vae.program.terms import layout
 
 __all__ = ["Average", "Bar", "HeldOut", "LastQuarter", "StoppingRule"]
 

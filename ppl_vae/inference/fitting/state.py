@@ -12,25 +12,25 @@ import torch
 from pyro.infer import ELBO as PyroELBO
 from torch import Tensor
 
-from ppl_vae.arguments import check_whole
-from ppl_vae.clock import check_time
-from ppl_vae.errors import InputError
-from ppl_vae.inference.batches import Batches
-from ppl_vae.inference.compiler import fall_back
+from ppl_vae.base.arguments import check_whole
+from ppl_vae.base.clock import check_time
+from ppl_vae.base.errors import InputError
+from ppl_vae.base.seeds import generator_state, keep_generator, restore_generator, seeded
+from ppl_vae.base.threads import SMALL_WORK, one_thread
+from ppl_vae.engine.compiler import fall_back
+from ppl_vae.engine.graph import Untraceable
+from ppl_vae.inference.fitting.iwae import IWAE
 from ppl_vae.inference.fitting.objective import Checked, MeanFieldELBO, Objective, PyroLoss, TraceELBO
 from ppl_vae.inference.fitting.options import FitKeywords, FitOptions
-from ppl_vae.inference.graph import Untraceable
-from ppl_vae.inference.iwae import IWAE
-from ppl_vae.inference.memory import refuse_beyond_memory
-from ppl_vae.inference.problem import Problem
-from ppl_vae.inference.schedule import Schedule
-from ppl_vae.inference.sites import Layout
-from ppl_vae.inference.steps import Stepper, engine_for, stepper
-from ppl_vae.inference.supports import outside_support
-from ppl_vae.inference.terms import check_data, layout
-from ppl_vae.program import HasObjective, Pair, Program
-from ppl_vae.rng import generator_state, keep_generator, restore_generator, seeded
-from ppl_vae.threads import SMALL_WORK, one_thread
+from ppl_vae.inference.fitting.schedule import Schedule
+from ppl_vae.inference.fitting.steps import Stepper, engine_for, stepper
+from ppl_vae.program.batches import Batches
+from ppl_vae.program.layout import Layout
+from ppl_vae.program.memory import refuse_beyond_memory
+from ppl_vae.program.pair import HasObjective, Pair, Program
+from ppl_vae.program.problem import Problem
+from ppl_vae.program.supports import outside_support
+from ppl_vae.program.terms import check_data, layout
 
 __all__ = ["State", "init", "step"]
 

@@ -1,0 +1,194 @@
+"""Options declared once: what a frozen dataclass says of its fields, for keywords, the shell and files.
+
+A field's line of help stands in the class's ``Attributes:``; its choices in its type, as a `Literal`. What
+the shell calls otherwise has ``metadata={"shell": "--steps"}``; ``{"shell": None}`` keeps it from there.
+"""
+
+import dataclasses
+import inspect
+import re
+from collections.abc import Mapping, Sequence
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+
+from ppl_vae.base.errors import InputError
+
+__all__ = [
+    "changed",
+    "choices",
+    "differences",
+    "docs",
+    "from_plain",
+    "from_shell",
+    "in_shell_words",
+    "shell_names",
+]
+
+Kind = TypeVar("Kind")
+
+# A name or several of them at the start of a line, and what is said of them.
+ENTRY = re.compile(r"(\w+(?:, \w+)*): (.*)")
+
+
+def docs(cls: type) -> dict[str, str]:
+    """What a class's docstring says of each attribute, by name, each on one line without a full stop."""
+    found: dict[str, str] = {}
+    names: list[str] = []
+    for line in _section(cls):
+        if (entry := ENTRY.fullmatch(line)) is not None:
+            names = entry[1].split(", ")
+            found |= dict.fromkeys(names, entry[2])
+        else:
+            found |= {name: f"{found[name]} {line.strip()}" for name in names}
+    return {name: text.removesuffix(".") for name, text in found.items()}
+
+
+def _section(cls: type) -> list[str]:
+    """The lines below ``Attributes:``, their common indentation removed."""
+    text = inspect.cleandoc(cls.__doc__ or "")
+    _, _, after = text.partition("\nAttributes:\n")
+    lines = []
+    for line in after.splitlines():
+        if not line.startswith("    "):
+            break
+        lines.append(line[4:])
+    return lines
+
+
+def shell_names(cls: Any) -> dict[str, str]:
+    """The option on the command line of each field of a dataclass that has one."""
+    names = {
+        f.name: f.metadata.get("shell", "--" + f.name.replace("_", "-")) for f in dataclasses.fields(cls)
+    }
+    return {field: name for field, name in names.items() if name is not None}
+
+
+def choices(annotation: Any) -> tuple[Any, ...]:
+    """The values that a type's `Literal` names, also inside a union; none for other types."""
+    if get_origin(annotation) is Literal:
+        return get_args(annotation)
+    if get_origin(annotation) in (Union, UnionType):
+        return tuple(value for part in get_args(annotation) for value in choices(part))
+    return ()
+
+
+def differences(cls: Any, keywords: type) -> list[str]:
+    """Names and types in which a TypedDict is not the keywords of a dataclass, in words."""
+    fields, keys = get_type_hints(cls), get_type_hints(keywords)
+    found = [f"{name} is only in {cls.__name__}" for name in fields.keys() - keys.keys()]
+    found += [f"{name} is only in {keywords.__name__}" for name in keys.keys() - fields.keys()]
+    found += [
+        f"{name} is {fields[name]} in {cls.__name__} and {keys[name]} in {keywords.__name__}"
+        for name in fields.keys() & keys.keys()
+        if fields[name] != keys[name]
+    ]
+    return sorted(found)
+
+
+def in_shell_words(text: str, cls: Any) -> str:
+    """A complaint of a field, and of others by ``name='value'``, under the names that the shell has."""
+    names = {field: shell.partition("/")[0] for field, shell in shell_names(cls).items()}
+    first = text.split(maxsplit=1)[0].partition("=")[0]
+    text = names.get(first, first) + text.removeprefix(first)
+    return re.sub(r"\b(\w+)='([^']*)'", lambda m: f"{names.get(m[1], m[1])} {m[2]}", text)
+
+
+def changed(options: Any) -> dict[str, Any]:
+    """The fields of an options object that are not at their defaults."""
+    values = {f.name: getattr(options, f.name) for f in dataclasses.fields(options)}
+    usual = {f.name: f.default for f in dataclasses.fields(options)}
+    return {name: value for name, value in values.items() if value != usual[name]}
+
+
+def from_plain(cls: type[Kind], content: Mapping[str, Any]) -> Kind:
+    """An options object from values by name, as JSON or a shell gives them: lists become tuples.
+
+    What is not among its fields is left out, and what is missing has its default.
+
+    Raises:
+        ValueError: naming the first field whose value is of another type, or no choice of its.
+        KeyError: for a field that is missing and has no default.
+    """
+    hints = get_type_hints(cls)
+    values = {}
+    for field in dataclasses.fields(cast(Any, cls)):
+        if field.name in content:
+            values[field.name] = _fitting(field.name, content[field.name], hints[field.name])
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            raise KeyError(field.name)
+    return cls(**values)
+
+
+def from_shell(cls: type[Kind], content: Mapping[str, Any]) -> Kind:
+    """As `from_plain`, complaining in the shell's words.
+
+    Raises:
+        InputError: naming the option.
+    """
+    try:
+        return from_plain(cls, content)
+    except (ValueError, InputError) as error:
+        raise InputError(in_shell_words(str(error), cls)) from None
+
+
+WORDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", dict: "a mapping"}
+
+
+def _fitting(name: str, value: Any, hint: Any) -> Any:
+    """A value as its field's type has it.
+
+    Raises:
+        ValueError: if it is of another.
+    """
+    parts = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    for part in parts:
+        found = _as(value, part)
+        if found is not _OTHER:
+            return found
+    raise ValueError(f"{name} is {value!r}; it is {_accepted(parts)}")
+
+
+_OTHER = object()
+
+
+def _as(value: Any, hint: Any) -> Any:
+    """A value as a plain type has it; `_OTHER` where it is none of it."""
+    if hint is Any or (hint is type(None) and value is None):
+        return value
+    if get_origin(hint) is Literal:
+        return value if any(value == v and type(value) is type(v) for v in get_args(hint)) else _OTHER
+    if get_origin(hint) is tuple:
+        return _as_tuple(value, get_args(hint))
+    if get_origin(hint) is dict:
+        return value if isinstance(value, dict) else _OTHER
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    # A boolean is an integer to Python, and to nobody else.
+    is_it = (
+        isinstance(hint, type) and isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
+    )
+    return value if is_it else _OTHER
+
+
+def _as_tuple(value: Any, hints: tuple[Any, ...]) -> Any:
+    if not isinstance(value, list | tuple):
+        return _OTHER
+    each = [hints[0]] * len(value) if hints[-1] is Ellipsis else list(hints)
+    if len(each) != len(value):
+        return _OTHER
+    found = tuple(_as(part, hint) for part, hint in zip(value, each, strict=True))
+    return _OTHER if any(part is _OTHER for part in found) else found
+
+
+def _accepted(hints: Sequence[Any]) -> str:
+    """What types accept, in words."""
+    words: list[str] = []
+    for hint in hints:
+        if get_origin(hint) is Literal:
+            words += [str(value) for value in get_args(hint) if not isinstance(value, bool)]
+        elif get_origin(hint) is tuple:
+            several = get_args(hint)[-1] is Ellipsis
+            words.append("several numbers" if several else f"{len(get_args(hint))} numbers")
+        elif hint in WORDS:
+            words.append(WORDS[hint])
+    return " or ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)

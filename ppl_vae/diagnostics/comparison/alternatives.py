@@ -1,0 +1,201 @@
+"""Other guides for the same model, side by side: what each family would have answered, and its price."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from pyro.distributions.transforms import affine_autoregressive, iterated
+from pyro.infer.autoguide import (
+    AutoLowRankMultivariateNormal,
+    AutoMultivariateNormal,
+    AutoNormal,
+    AutoNormalizingFlow,
+)
+
+from ppl_vae.answers.posterior import Posterior
+from ppl_vae.base.errors import InputError
+from ppl_vae.base.seeds import derived, seeded
+from ppl_vae.inference.fitting import svi
+from ppl_vae.inference.samplers import guide, laplace
+from ppl_vae.program.pair import Pair, Program
+
+__all__ = ["Flow", "FullRank", "Laplace", "LowRank", "MeanField", "alternatives"]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a guide's fit may cost: see `svi.fit`."""
+
+    num_steps: int
+    lr: float
+    num_particles: int
+    num_draws: int
+    progress: bool
+
+
+@dataclass(frozen=True)
+class MeanField:
+    """Independent normals in unconstrained space (Kucukelbir et al. 2017)."""
+
+    name = "mean-field"
+
+    def answer(self, model: Program, data: tuple[Any, ...], budget: Budget, seed: int) -> Posterior:
+        """Fit it, and draw."""
+        return _fitted(Pair(model, AutoNormal(model)), data, budget, seed)
+
+
+@dataclass(frozen=True)
+class FullRank:
+    """One normal with full covariance in unconstrained space (Kucukelbir et al. 2017)."""
+
+    name = "full-rank"
+
+    def answer(self, model: Program, data: tuple[Any, ...], budget: Budget, seed: int) -> Posterior:
+        """Fit it, and draw."""
+        return _fitted(Pair(model, AutoMultivariateNormal(model)), data, budget, seed)
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """One normal with a covariance of low rank plus a diagonal (Ong et al. 2018).
+
+    Args:
+        rank: about √(number of latents) by default.
+    """
+
+    rank: int | None = None
+    name = "low-rank"
+
+    def answer(self, model: Program, data: tuple[Any, ...], budget: Budget, seed: int) -> Posterior:
+        """Fit it, and draw."""
+        return _fitted(Pair(model, AutoLowRankMultivariateNormal(model, rank=self.rank)), data, budget, seed)
+
+
+@dataclass(frozen=True)
+class Flow:
+    """Inverse autoregressive flows over all latents (Kingma et al. 2016); needs at least two.
+
+    Args:
+        num_transforms: flows in sequence.
+        hidden: hidden units of each one's network.
+    """
+
+    num_transforms: int = 2
+    hidden: int = 32
+    name = "flow"
+
+    def answer(self, model: Program, data: tuple[Any, ...], budget: Budget, seed: int) -> Posterior:
+        """Fit it, and draw.
+
+        Raises:
+            InputError: for a model with one latent number.
+        """
+        flow = partial(
+            iterated, self.num_transforms, affine_autoregressive, hidden_dims=[self.hidden, self.hidden]
+        )
+        # An autoregressive network of one input has nothing to regress on; Pyro only warns of it.
+        single = Pair(model, AutoNormal(model)).initialise(*data, seed=seed)
+        if sum(leaf.numel() for leaf in single.parameters("guide").values()) == 2:
+            raise InputError("a flow needs at least two latent numbers; full-rank serves one")
+        return _fitted(Pair(model, AutoNormalizingFlow(model, flow)), data, budget, seed)
+
+
+@dataclass(frozen=True)
+class Laplace:
+    """The Gaussian at the mode, in unconstrained space: no SVI; see `inference.laplace`."""
+
+    name = "laplace"
+
+    def answer(self, model: Program, data: tuple[Any, ...], budget: Budget, seed: int) -> Posterior:
+        """Find the mode, and draw."""
+        start = time.perf_counter()
+        pair, cast = laplace.approximation(model, *data, seed=seed)
+        found = guide.draws(pair, *cast, num_draws=budget.num_draws, seed=derived(seed, 1))
+        return replace(found, seconds=time.perf_counter() - start)
+
+
+Family = MeanField | FullRank | LowRank | Flow | Laplace
+FAMILIES: tuple[Family, ...] = (MeanField(), FullRank(), LowRank(), Flow(), Laplace())
+
+
+def alternatives(
+    model: Program,
+    *data: Any,
+    guides: Sequence[str | Family] = ("mean-field", "full-rank", "low-rank", "flow", "laplace"),
+    num_steps: int = 3000,
+    lr: float = 0.02,
+    num_particles: int = 4,
+    num_draws: int = 4000,
+    reweighted: bool = False,
+    seed: int = 0,
+    progress: bool = True,
+) -> dict[str, Posterior]:
+    """What other families of guides answer, the model's parameters held.
+
+    Each family is fitted by SVI (Laplace by L-BFGS) and drawn from. The answers go into one `compare` with
+    NUTS or exact draws; their ``seconds`` are those of fit and draws together.
+
+    Args:
+        model: a Pyro model with continuous latents.
+        data: its data, all of it at every step.
+        guides: families by name, or with options of their own (``LowRank(rank=3)``).
+        num_steps, lr, num_particles: of each fit; the last quarter of the steps is averaged.
+        num_draws: of each answer.
+        reweighted: add every answer once more, resampled by its importance weights.
+        seed: of fits and draws.
+        progress: whether to show progress bars on a terminal.
+
+    Returns:
+        Answers by family. A family that cannot serve the model is left out with a warning.
+
+    Raises:
+        InputError: for an unknown name, or if no family can serve.
+    """
+    families = [_family(each) for each in guides]
+    budget = Budget(num_steps, lr, num_particles, num_draws, progress)
+    found: dict[str, Posterior] = {}
+    reasons = []
+    for family in families:
+        own = derived(seed, family.name)
+        try:
+            answer = family.answer(model, data, budget, own)
+        except InputError as error:
+            reasons.append(f"{family.name} is left out: {error}")
+            continue
+        found[family.name] = replace(answer, method=family.name)
+        if reweighted:
+            found[f"{family.name}, reweighted"] = answer.resampled(derived(own, 2))
+    if not found:
+        raise InputError("no guide serves this model: " + "; ".join(reasons))
+    for reason in reasons:
+        warnings.warn(reason, RuntimeWarning, stacklevel=2)
+    return found
+
+
+def _family(choice: str | Family) -> Family:
+    if not isinstance(choice, str):
+        return choice
+    for family in FAMILIES:
+        if family.name == choice:
+            return family
+    raise InputError(
+        f"the guide {choice!r} is not known; there are {', '.join(family.name for family in FAMILIES)}"
+    )
+
+
+def _fitted(pair: Pair, data: tuple[Any, ...], budget: Budget, seed: int) -> Posterior:
+    # A module of Pyro's makes its parameters when first called, from the global generator.
+    with seeded(seed):
+        fit = svi.fit(
+            pair, *data, num_steps=budget.num_steps, lr=budget.lr, num_particles=budget.num_particles,
+            train="guide", average=0.25, seed=seed, progress=budget.progress,
+        )  # fmt: skip
+    with torch.no_grad():
+        found = guide.draws(pair, *data, num_draws=budget.num_draws, seed=derived(seed, 1))
+    return replace(found, seconds=fit.seconds + found.seconds)

@@ -1,0 +1,439 @@
+"""What a guide's and a prior's distributions say about each dimension of a datum's latents."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from pyro import poutine
+from pyro.distributions import Delta, Independent, MultivariateNormal, Normal
+from torch import Tensor
+
+from ppl_vae.base.clock import check_time
+from ppl_vae.base.errors import InputError
+from ppl_vae.guides.per_datum import PerDatum
+from ppl_vae.inference.evidence.elbo import analytic_kl, analytic_kls, unit_chunks
+from ppl_vae.program.layout import (
+    Given,
+    Layout,
+    canonical_value,
+    local_matrix,
+    log_prob_per_unit,
+    log_q_per_unit,
+    sizes,
+)
+from ppl_vae.program.pair import Labelled, Pair
+from ppl_vae.program.terms import has_log_density, particle_traces, terms
+
+__all__ = [
+    "Case",
+    "Drawn",
+    "Moments",
+    "Programs",
+    "by_parents",
+    "component_names",
+    "formula_kls",
+    "independent_moments",
+    "is_normal",
+    "mutual_information",
+    "read_programs",
+    "site_kls",
+    "total_kl",
+]
+
+# Draws of z behind the mutual information, and numbers in one block of its log densities.
+NUM_MUTUAL, BLOCK = 500, 2**22
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """A pair, its data, and which of its latents are looked at.
+
+    Attributes:
+        pair: model and guide.
+        data: the programs' data.
+        shape: the pair's layout.
+        index: the units to look at, or None for all.
+        names: the sites, all local and continuous.
+        num_draws: draws a unit where there is no formula.
+    """
+
+    pair: Pair
+    data: tuple[Any, ...]
+    shape: Layout
+    index: Tensor | None
+    names: tuple[str, ...]
+    num_draws: int
+
+    def flat(self, value: Tensor, name: str) -> Tensor:
+        """A site's values as (data, dimensions): inner plates and event dimensions are dimensions."""
+        moved = value.movedim(self.shape.dims[str(self.shape.local_plate)] - self.shape.event_dims[name], 0)
+        return moved.reshape(len(moved), -1).double()
+
+
+@dataclass(frozen=True, eq=False)
+class Programs:
+    """The distributions of the sites in one run of both programs.
+
+    Attributes:
+        guides: by site; None where auxiliary draws make it, or where it depends on earlier draws.
+        priors: by site.
+        dependent: sites whose prior depends on other latents.
+    """
+
+    guides: Mapping[str, Any]
+    priors: Mapping[str, Any]
+    dependent: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Of every dimension, in the prior's own scale: (data, dimensions), and the draws behind them."""
+
+    mean: Tensor
+    variance: Tensor
+    num_draws: int | None
+
+
+def read_programs(case: Case) -> Programs:
+    """Guide's and prior's distribution of every site; two runs on other draws tell what depends on draws.
+
+    Raises:
+        InputError: if the guide gives points.
+    """
+    given = {} if case.index is None else {str(case.shape.unit_plate): case.index}
+    runs = []
+    for _ in range(2):
+        with case.pair.scope(), Given(given):
+            guide = poutine.trace(case.pair.guide).get_trace(*case.data)
+            model = poutine.trace(poutine.replay(case.pair.model, trace=guide)).get_trace(*case.data)
+        runs.append((guide, model))
+    guides, priors, dependent = {}, {}, []
+    samples = [site for site in runs[0][0].nodes.values() if site["type"] == "sample"]
+    auxiliary = any(site["infer"].get("is_auxiliary") for site in samples)
+    for name in case.names:
+        first, second = (model.nodes[name]["fn"] for _, model in runs)
+        if not _same(first, second):
+            dependent.append(name)
+        priors[name] = first
+        own, other = (guide.nodes[name]["fn"] for guide, _ in runs)
+        if not auxiliary and isinstance(base(own), Delta):
+            raise InputError(f"the guide gives {name} one point and no distribution: it has no KL")
+        # Depending on earlier draws, a conditional's moments are not those of q(z | x).
+        guides[name] = None if auxiliary or not _same(own, other) else own
+    return Programs(guides, priors, tuple(dependent))
+
+
+def base(fn: Any) -> Any:
+    """A distribution without the dimensions that were made its event's."""
+    while isinstance(fn, Independent):
+        fn = fn.base_dist
+    return fn
+
+
+def is_normal(fn: Any) -> bool:
+    """Whether a distribution is Normal, in one dimension or more."""
+    return fn is not None and (
+        isinstance(fn, MultivariateNormal) or isinstance(base(fn), Normal | torch.distributions.Normal)
+    )
+
+
+def _same(one: Any, two: Any) -> bool:
+    """Whether two distributions give the same density to the same points, up to the rounding of inverses."""
+    point = one.sample()
+    return torch.allclose(one.log_prob(point), two.log_prob(point), rtol=1e-4, atol=1e-4)
+
+
+# Priors that are independent of each other -------------------------------------------------------------
+
+
+def _moments_of(fns: Mapping[str, Any], case: Case) -> tuple[Tensor, Tensor]:
+    means, variances = [], []
+    for name, fn in fns.items():
+        full = fn.shape()
+        means.append(case.flat(fn.mean.expand(full), name))
+        variances.append(case.flat(fn.variance.expand(full), name))
+    return torch.cat(means, 1), torch.cat(variances, 1)
+
+
+def _checked(mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+    if not bool((variance > 0).all() and mean.isfinite().all() and variance.isfinite().all()):
+        raise InputError("the prior of the latents has no finite mean and variance to compare with")
+    return mean, variance.sqrt()
+
+
+def independent_moments(case: Case, found: Programs) -> Moments:
+    """Means and variances of every dimension where no prior depends on other latents.
+
+    Raises:
+        InputError: if the prior has no finite mean and variance.
+    """
+    try:
+        centre, scale = _checked(*_moments_of(found.priors, case))
+    except NotImplementedError as error:
+        raise InputError(f"the prior's mean and variance are not known: {error}") from error
+    if all(is_normal(fn) for fn in found.guides.values()):
+        mean, variance = _moments_of(found.guides, case)
+        return Moments((mean - centre) / scale, variance / scale.square(), None)
+    means, variances = [], []
+    for chunk in unit_chunks(case.shape, case.num_draws, case.index):
+        drawn = terms(
+            case.pair, *case.data, layout=case.shape, num_particles=case.num_draws, index=chunk
+        ).draws
+        z = local_matrix({name: drawn[name].double() for name in case.names}, case.shape, case.names)
+        means.append(z.mean(0))
+        variances.append(z.var(0))
+    mean, variance = torch.cat(means), torch.cat(variances)
+    return Moments((mean - centre) / scale, variance / scale.square(), case.num_draws)
+
+
+def formula_kls(case: Case, found: Programs) -> Tensor | None:
+    """KL of every dimension where guide and prior have one by formula but are not Normal; (dimensions,)."""
+    parts = []
+    for name in case.names:
+        own, prior = found.guides[name], found.priors[name]
+        kl = None if own is None else _elementwise_kl(own, prior)
+        if kl is None:
+            return None
+        parts.append(case.flat(kl.expand(own.shape()), name).mean(0))
+    return torch.cat(parts)
+
+
+def site_kls(case: Case, found: Programs) -> dict[str, float]:
+    """Mean KL of a datum's values of each site by formula; NaN without one."""
+    totals = {}
+    for name, fn in found.guides.items():
+        kl = None if fn is None else analytic_kl(fn, found.priors[name])
+        totals[name] = float("nan")
+        if kl is not None:
+            # All but the units' plate are summed over.
+            total = float(kl.double().expand(fn.batch_shape).sum())
+            totals[name] = total / _data_size(case, name, fn)
+    return totals
+
+
+def _elementwise_kl(own: Any, prior: Any) -> Tensor | None:
+    """KL of each dimension's marginals, of the shape of a value; None where no formula is known."""
+    if is_normal(own) and is_normal(prior):
+        ratio = own.variance / prior.variance
+        return 0.5 * (ratio + (own.mean - prior.mean).square() / prior.variance - 1 - ratio.log())
+    own, prior = base(own), base(prior)
+    if own.event_shape or prior.event_shape:
+        return None
+    return analytic_kl(own, prior)
+
+
+# Priors that depend on other latents -------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """What draws of all latents together say, each site measured from its prior given its parents' draws.
+
+    Attributes:
+        moments: of (z − E[z | parents]) / sd[z | parents], which the prior makes (0, 1).
+        kl, kl_std_error: of every dimension, an expectation over the draws of the parents, and its Monte
+            Carlo error; None where the guide's conditional distributions are not known.
+        site_kl: by site, the same of all its dimensions together, and the error.
+        normal: whether every conditional prior is Normal.
+    """
+
+    moments: Moments
+    kl: Tensor | None
+    kl_std_error: Tensor | None
+    site_kl: Mapping[str, tuple[float, float]]
+    normal: bool
+
+
+def by_parents(case: Case) -> Drawn:
+    """Draw every latent, and compare each with its prior given its parents.
+
+    Raises:
+        InputError: if a prior depends on a latent that is summed out, or has no finite mean and variance.
+    """
+    chunks = [_chunk(case, chunk) for chunk in unit_chunks(case.shape, case.num_draws, case.index)]
+    z = torch.cat([chunk.z for chunk in chunks], 1)
+    kl = None
+    if all(chunk.kl is not None for chunk in chunks):
+        kl = torch.cat([chunk.kl for chunk in chunks if chunk.kl is not None], 1)
+    site_kl = {}
+    # Of the data set as one unit, sites' sums are over all data.
+    if case.shape.unit_plate is not None and all(chunk.site_kl for chunk in chunks):
+        together = {name: torch.cat([c.site_kl[name] for c in chunks], 1) for name in case.names}
+        site_kl = {name: _with_error(values) for name, values in together.items()}
+    return Drawn(
+        Moments(z.mean(0), z.var(0), case.num_draws),
+        None if kl is None else kl.mean((0, 1)),
+        None if kl is None else _errors(kl),
+        site_kl,
+        all(chunk.normal for chunk in chunks),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Chunk:
+    """z and kl of shape (draws, data, dimensions), site_kl by site of shape (draws, data)."""
+
+    z: Tensor
+    kl: Tensor | None
+    site_kl: Mapping[str, Tensor]
+    normal: bool
+
+
+def _chunk(case: Case, index: Tensor | None) -> _Chunk:
+    most = case.num_draws if case.shape.vectorized else 1
+    parts = [_block(case, index, block) for block in sizes(case.num_draws, most)]
+    kls = [part.kl for part in parts if part.kl is not None]
+    by_site = {}
+    if all(part.site_kl for part in parts):
+        by_site = {name: torch.cat([part.site_kl[name] for part in parts]) for name in case.names}
+    return _Chunk(
+        torch.cat([part.z for part in parts]),
+        torch.cat(kls) if len(kls) == len(parts) else None,
+        by_site,
+        all(part.normal for part in parts),
+    )
+
+
+def _block(case: Case, index: Tensor | None, num_draws: int) -> _Chunk:
+    model, guide = particle_traces(
+        case.pair, *case.data, layout=case.shape, num_particles=num_draws, index=index
+    )
+    conditional = analytic_kls(model, guide, case.shape)
+    standard, kls = {}, {}
+    for name in case.names:
+        site, prior = model.nodes[name], model.nodes[name]["fn"]
+        _refuse_summed(case, name, prior, site["value"])
+        centre, scale = _prior(prior, site["value"].shape)
+        standard[name] = _canonical(case, name, site, (site["value"] - centre) / scale)
+        kl = _elementwise_kl(guide.nodes[name]["fn"], prior) if conditional else None
+        if kl is not None:
+            kls[name] = _canonical(case, name, site, kl.expand(site["value"].shape))
+    whole = len(kls) == len(case.names)
+    return _Chunk(
+        local_matrix(standard, case.shape, case.names),
+        local_matrix(kls, case.shape, case.names) if whole else None,
+        {name: value.double().expand(num_draws, -1) for name, value in conditional.items()},
+        all(is_normal(model.nodes[name]["fn"]) for name in case.names),
+    )
+
+
+def _canonical(case: Case, name: str, site: Any, value: Tensor) -> Tensor:
+    return canonical_value(name, {**site, "value": value.double()}, case.shape)
+
+
+def _prior(fn: Any, shape: torch.Size) -> tuple[Tensor, Tensor]:
+    try:
+        return _checked(fn.mean.expand(shape), fn.variance.expand(shape))
+    except NotImplementedError as error:
+        raise InputError(f"the prior's mean and variance are not known: {error}") from error
+
+
+def _refuse_summed(case: Case, name: str, fn: Any, value: Tensor) -> None:
+    """Under enumeration a distribution that depends on a summed latent has a dimension for its values."""
+    if case.shape.summed and len(fn.shape()) > value.dim():
+        raise InputError(
+            f"the prior of {name} depends on {', '.join(case.shape.summed)}, which is summed out: its KL "
+            "has no parts by site"
+        )
+
+
+def _with_error(values: Tensor) -> tuple[float, float]:
+    """Mean over data and draws, and the error of these very data's: shape (draws, data)."""
+    return float(values.mean()), float(_errors(values.unsqueeze(-1)))
+
+
+def _errors(values: Tensor) -> Tensor:
+    draws, data = values.shape[:2]
+    return (values.var(0).sum(0) / draws).sqrt() / data
+
+
+def total_kl(case: Case) -> tuple[float, float]:
+    """Mean KL of a datum's latents from draws, E[log q(z) − log p(z)], and its Monte Carlo error.
+
+    NaN where the guide's density is not available, or the data set is the one unit.
+    """
+    if case.shape.unit_plate is None or not has_log_density(case.pair, *case.data):
+        return float("nan"), float("nan")
+    most = case.num_draws if case.shape.vectorized else 1
+    found = []
+    for index in unit_chunks(case.shape, case.num_draws, case.index):
+        parts = []
+        for block in sizes(case.num_draws, most):
+            model, guide = particle_traces(
+                case.pair, *case.data, layout=case.shape, num_particles=block, index=index
+            )
+            prior = log_prob_per_unit(model, case.shape, block, tuple(case.shape.latents))
+            parts.append((log_q_per_unit(guide, case.shape, block) - prior).double())
+        found.append(torch.cat(parts))
+    return _with_error(torch.cat(found, 1))
+
+
+# The rest ------------------------------------------------------------------------------------------------
+
+
+def mutual_information(case: Case, guides: Mapping[str, Any], num_units: int) -> tuple[float, float]:
+    """E_n E_q(z|x_n)[log q(z | x_n) − log 1/N Σ_m q(z | x_m)] and its standard error.
+
+    The aggregated posterior is that of the N data themselves: no value can exceed log N. It is the same of
+    unconstrained vectors, whose density a guide with parameters for every datum knows.
+    """
+    guide = case.pair.guide
+    if isinstance(guide, PerDatum) and not guide.vector.direct:
+        guides = {"": guide.at(torch.arange(case.shape.num_units) if case.index is None else case.index)}
+    elif any(fn is None or len(fn.batch_shape) != _depth(case) for fn in guides.values()):
+        return float("nan"), float("nan")
+    if num_units < 2:
+        return float("nan"), float("nan")
+    number = min(NUM_MUTUAL, num_units)
+    chosen = torch.randperm(num_units)[:number]
+    draws = {name: fn.sample() for name, fn in guides.items()}
+    size = max(z[0].numel() for z in draws.values())
+    values = []
+    for part in chosen.split(max(1, BLOCK // (num_units * size))):
+        check_time()
+        log_q = torch.zeros(len(part), num_units, dtype=torch.float64)
+        for name, fn in guides.items():
+            each = fn.log_prob(draws[name][part].unsqueeze(1)).double().cpu()
+            log_q = log_q + each.reshape(len(part), num_units, -1).sum(-1)
+        own = log_q[torch.arange(len(part)), part]
+        values.append(own - log_q.logsumexp(1) + float(np.log(num_units)))
+    found = torch.cat(values)
+    return float(found.mean()), float(found.std()) / number**0.5
+
+
+def _depth(case: Case) -> int:
+    """Batch dimensions from that of the data on."""
+    return -case.shape.dims[str(case.shape.local_plate)]
+
+
+def component_names(case: Case, found: Programs, size: int) -> tuple[list[str], list[str]]:
+    """Names like ``z[1]`` or ``z[2, 1]``, with the model's own labels where they fit, and the sites'."""
+    names, sites = [], []
+    for name in case.names:
+        fn = found.priors[name]
+        width = fn.shape().numel() // _data_size(case, name, fn)
+        labels = _labels(case, name, width, fn)
+        names += [name] if width == 1 and size > 1 else [f"{name}[{label}]" for label in labels]
+        sites += [name] * width
+    return names, sites
+
+
+def _data_size(case: Case, name: str, fn: Any) -> int:
+    """How many data a distribution is of."""
+    return int(fn.shape()[case.shape.dims[str(case.shape.local_plate)] - case.shape.event_dims[name]])
+
+
+def _labels(case: Case, name: str, size: int, fn: Any) -> list[str]:
+    model = case.pair.model
+    if isinstance(model, Labelled):
+        own = [list(model.coords().get(dim, ())) for dim in model.event_dims().get(name, ())]
+        if len(own) == 1 and len(own[0]) == size:
+            return [str(label) for label in own[0]]
+    event = fn.event_shape.numel()
+    if event in (1, size):
+        return [str(k + 1) for k in range(size)]
+    return [f"{j + 1}, {k + 1}" for j in range(size // event) for k in range(event)]

@@ -1,0 +1,267 @@
+"""Data replicated from a model: x_rep ~ p(x | z) for draws z of a posterior."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from pyro import poutine
+from pyro.distributions import Unit
+from torch import Tensor
+
+from ppl_vae.answers.posterior import Posterior
+from ppl_vae.base.clock import check_time
+from ppl_vae.base.errors import InputError
+from ppl_vae.base.seeds import keep_generator
+from ppl_vae.diagnostics.prediction.statistics import Kind, kind_of
+from ppl_vae.program.layout import (
+    Given,
+    Layout,
+    canonical_value,
+    particle_plate,
+    redrawn,
+    sample_sites,
+    site_value,
+)
+from ppl_vae.program.pair import Pair, Simulator
+
+__all__ = ["Observed", "observed_sites", "replicate", "thinned"]
+
+# Numbers in a chunk of replicates: statistics need several float64 copies of it.
+CHUNK = 2**20
+
+
+@dataclass(frozen=True, eq=False)
+class Observed:
+    """An observed site as a table, and how its replicates are put into the same form.
+
+    Attributes:
+        name: the site's.
+        kind: of data.
+        values: what was observed, shape (rows, features), float64; for games ones of shape (games, 1).
+        pairs: who played whom, shape (games, 2), the winner first; None but for games.
+        argument: position of the games among the data; −1 but for games.
+        event_dim: of the site.
+    """
+
+    name: str
+    kind: Kind
+    values: Tensor
+    event_dim: int = 0
+    pairs: Tensor | None = None
+    argument: int = -1
+
+
+def observed_sites(
+    pair: Pair, *data: Any, shape: Layout, index: Tensor | None
+) -> tuple[list[Observed], list[str]]:
+    """The observed sites that can be replicated, and sentences about the others.
+
+    A site whose observed value is a constant written into the model is no data: where the data are a table
+    of pairs, winner first, it is read as games.
+    """
+    trace = _trace(pair, data, shape, 1, index, None)
+    with keep_generator():
+        other = _trace(pair, data, shape, 1, index, None)
+    found, notes = [], []
+    for name in shape.observed:
+        site = trace.nodes[name]
+        fn = site["fn"]
+        if isinstance(fn, Unit) or isinstance(getattr(fn, "base_dist", None), Unit):
+            notes.append(f"{name} is a factor and not data: it cannot be replicated")
+            continue
+        value = _leading(site["value"], shape)
+        given = torch.as_tensor(site["infer"]["obs"])
+        if not _same(given, torch.as_tensor(other.nodes[name]["infer"]["obs"])):
+            notes.append(f"the values observed at {name} depend on the latents: they cannot be replicated")
+            continue
+        values = as_rows(given.expand(value.shape[1:])[None].double(), fn.event_dim)[0]
+        site_found = Observed(name, kind_of(fn), values, fn.event_dim)
+        constant = site_found.kind == "binary" and values.shape[1] == 1 and len(values.unique()) == 1
+        if constant and (games := _as_games(site_found, data)) is not None:
+            site_found = games
+        elif constant and not _is_data(values[:, 0], data, index):
+            notes.append(
+                f"the values observed at {name} are all {values[0, 0]:g}, written into the model: what they "
+                "would be in other data is not known; give the model a method simulate(latents, *data)"
+            )
+            continue
+        found.append(site_found)
+    return found, notes
+
+
+def replicate(
+    pair: Pair,
+    *data: Any,
+    shape: Layout,
+    sites: Sequence[Observed],
+    num_draws: int,
+    index: Tensor | None = None,
+    latents: Mapping[str, Tensor] | None = None,
+) -> Iterator[dict[str, Tensor]]:
+    """Replicates of each site in chunks of draws, each of shape (draws, rows, features), float64.
+
+    Args:
+        pair: model and guide.
+        data: what is not random in them is kept.
+        shape: the pair's layout.
+        sites: from `observed_sites`.
+        num_draws: number of draws.
+        index: the units (all by default).
+        latents: z by site, shape (num_draws, *plates, *event); draws of the guide by default.
+    """
+    sizes = [site.values.numel() // len(site.values) for site in sites]
+    units = shape.num_units if index is None else len(index)
+    step = replace(shape, event_size=max(shape.event_size, *sizes)).particles_per_chunk(units, CHUNK)
+    for done in range(0, num_draws, step if shape.vectorized else 1):
+        size = min(step, num_draws - done) if shape.vectorized else 1
+        part = None if latents is None else {name: z[done : done + size] for name, z in latents.items()}
+        trace = _trace(pair, data, shape, size, index, part)
+        if isinstance(pair.model, Simulator):
+            yield _simulated(pair, data, trace, shape, sites, size)
+        else:
+            values = {site.name: _leading(trace.nodes[site.name]["value"], shape) for site in sites}
+            yield {site.name: as_rows(values[site.name].double(), site.event_dim) for site in sites}
+
+
+def thinned(
+    posterior: Posterior, pair: Pair, *data: Any, shape: Layout, index: Tensor | None, num_draws: int
+) -> tuple[dict[str, Tensor], int]:
+    """Evenly spaced draws of every latent, chain after chain, and the number of chains.
+
+    Raises:
+        InputError: if the posterior is of other latents or of other units.
+    """
+    if missing := sorted(shape.latents.keys() - set(map(str, posterior.draws.data_vars))):
+        raise InputError(f"the posterior has no draws of {', '.join(missing)}")
+    per_chain = min(posterior.draws.sizes["draw"], -(-num_draws // posterior.num_chains))
+    places = np.linspace(0, posterior.draws.sizes["draw"] - 1, per_chain).round().astype(int)
+    trace = _trace(pair, data, shape, 1, index, None)
+    found = {}
+    for name in shape.latents:
+        draws = posterior.draws[name].transpose("chain", "draw", ...).to_numpy()[:, places]
+        own = canonical_value(name, trace.nodes[name], shape)
+        plates = shape.latents[name]
+        if index is not None and shape.unit_plate in plates:
+            axis = 2 + plates.index(shape.unit_plate)
+            if draws.shape[axis] == shape.num_units:
+                draws = draws.take(index.cpu().numpy(), axis)
+        if draws.shape[2:] != own.shape[1:]:
+            raise InputError(
+                f"the posterior's draws of {name} have shape {draws.shape[2:]}; the model's latent has "
+                f"{tuple(own.shape[1:])}"
+            )
+        found[name] = torch.as_tensor(draws.reshape(-1, *draws.shape[2:])).to(own)
+    return found, posterior.num_chains
+
+
+def as_rows(values: Tensor, event_dim: int) -> Tensor:
+    """Values of shape (sets, *plates, *event) as (sets, rows, features), the outermost plate as rows."""
+    end = values.dim() - event_dim
+    plates = [size for size in values.shape[1:end] if size != 1]
+    rows = plates[0] if plates else 1
+    table = values.reshape(len(values), rows, -1)
+    # One row of many features is a sample of one feature.
+    return table.mT if rows == 1 else table
+
+
+def _same(one: Tensor, two: Tensor) -> bool:
+    """Whether values are equal; those that are missing are."""
+    return one.shape == two.shape and torch.allclose(one.double(), two.double(), 0.0, 0.0, equal_nan=True)
+
+
+def _trace(
+    pair: Pair,
+    data: Sequence[Any],
+    shape: Layout,
+    size: int,
+    index: Tensor | None,
+    latents: Mapping[str, Tensor] | None,
+) -> poutine.Trace:
+    """The model with its observed sites drawn anew, on given latents or on draws of the guide."""
+    check_time()
+    given: dict[str, Tensor] = {}
+    if index is not None:
+        if shape.unit_plate is None or not shape.can_index or isinstance(pair.model, Simulator):
+            raise InputError(
+                "part of the data was asked for, but the model has no plate of units that it indexes"
+            )
+        given[shape.unit_plate] = index
+    model = redrawn(pair.model)
+    with pair.scope():
+        if latents is None:
+            with Given(given), particle_plate(shape, size):
+                guide_trace = poutine.trace(pair.guide).get_trace(*data)
+            model = poutine.replay(model, trace=guide_trace)
+        else:
+            given |= {name: site_value(name, value, shape) for name, value in latents.items()}
+        try:
+            with Given(given), particle_plate(shape, size):
+                return poutine.trace(model).get_trace(*data)
+        except NotImplementedError as error:
+            raise InputError(f"an observed site's distribution cannot be sampled: {error}") from error
+
+
+def _leading(value: Tensor, shape: Layout) -> Tensor:
+    """With a first dimension of draws."""
+    return value if shape.vectorized else value[None]
+
+
+def _simulated(
+    pair: Pair, data: Sequence[Any], trace: poutine.Trace, shape: Layout, sites: Sequence[Observed], size: int
+) -> dict[str, Tensor]:
+    """Data of a `Simulator`, draw by draw: games read off themselves, other sites where they are observed."""
+    assert isinstance(pair.model, Simulator)
+    nodes = dict(sample_sites(trace))
+    latents = {name: canonical_value(name, nodes[name], shape) for name in shape.latents}
+    found: dict[str, list[Tensor]] = {site.name: [] for site in sites}
+    for s in range(size):
+        made = pair.model.simulate({name: z[s] for name, z in latents.items()}, *data)
+        again = None
+        for site in sites:
+            if site.pairs is not None:
+                value = (made[site.argument] == data[site.argument])[:, :1].double()
+            else:
+                again = _observe(pair, made, latents, s, shape) if again is None else again
+                value = as_rows(again.nodes[site.name]["value"][None].double(), site.event_dim)[0]
+            found[site.name].append(value)
+    return {name: torch.stack(values) for name, values in found.items()}
+
+
+def _observe(
+    pair: Pair, made: tuple[Any, ...], latents: Mapping[str, Tensor], s: int, shape: Layout
+) -> poutine.Trace:
+    alone = replace(shape, vectorized=False)
+    given = {name: site_value(name, z[s : s + 1], alone) for name, z in latents.items()}
+    with pair.scope(), Given(given):
+        return poutine.trace(pair.model).get_trace(*made)
+
+
+def _as_games(site: Observed, data: Sequence[Any]) -> Observed | None:
+    """A site that is always 1 beside one table of pairs: the winner stands first."""
+    tables = [at for at, argument in enumerate(data) if _is_pairs(argument, len(site.values))]
+    if len(tables) != 1 or site.values[0, 0] != 1:
+        return None
+    return replace(site, kind="games", pairs=data[tables[0]].long(), argument=tables[0])
+
+
+def _is_pairs(argument: Any, rows: int) -> bool:
+    return (
+        isinstance(argument, Tensor)
+        and not argument.is_floating_point()
+        and argument.shape == (rows, 2)
+        and bool((argument[:, 0] != argument[:, 1]).all())
+        and int(argument.min()) >= 0
+    )
+
+
+def _is_data(values: Tensor, data: Sequence[Any], index: Tensor | None) -> bool:
+    """Whether a column of the data arguments holds these values."""
+    for argument in data:
+        if isinstance(argument, Tensor) and argument.dim():
+            chosen = argument if index is None or len(argument) == len(values) else argument[index]
+            columns = chosen.double().reshape(len(chosen), -1)
+            if len(columns) == len(values) and (columns == values[:, None]).all(0).any():
+                return True
+    return False

@@ -1,0 +1,61 @@
+"""What of a pair is checked: which rows, and which programs have no posterior that can be."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ppl_vae.base.errors import InputError
+from ppl_vae.diagnostics.verdict.rule import in_words
+from ppl_vae.inference.evidence.elbo import check_index
+from ppl_vae.program.defined import require_all_data
+from ppl_vae.program.layout import Layout
+
+__all__ = ["ROWS", "of_rows", "refuse_unchecked", "rows_compared"]
+
+# Rows whose posterior is compared with a reference, where every row has its own.
+ROWS = 8
+
+
+def refuse_unchecked(shape: Layout) -> None:
+    """What has no posterior that can be checked.
+
+    Raises:
+        InputError: for programs that take a part of their data, guides that draw discrete latents, and models
+            without latents.
+    """
+    require_all_data(shape)
+    if shape.discrete:
+        raise InputError(
+            f"the guide draws the discrete site {in_words(shape.discrete)}, whose values that it never draws "
+            "leave no trace in any check: leave it out of the guide, and mark it in the model with "
+            "infer={'enumerate': 'parallel'} (pyro.infer.config_enumerate), so that it is summed out"
+        )
+    if not shape.latents:
+        raise InputError("the model has no latent sites: there is no posterior to check")
+
+
+def rows_compared(shape: Layout, data: tuple[Any, ...], rows: Tensor | None) -> Tensor | None:
+    """The rows whose posteriors are compared; None for everything.
+
+    Raises:
+        InputError: for rows where the model has none of its own, or that cannot be taken.
+    """
+    if shape.unit_plate is None:
+        if rows is not None:
+            raise InputError("rows belong to models with latents of every row; this one has none")
+        return None
+    splits = all(isinstance(v, Tensor) and v.dim() and len(v) == shape.num_units for v in data)
+    if not (shape.can_index and splits):
+        if rows is not None:
+            raise InputError(
+                "rows cannot be taken of these data: not all of them, or the programs, go by rows"
+            )
+        return None
+    check_index(rows, shape.num_units)
+    return torch.arange(min(ROWS, shape.num_units)) if rows is None else rows
+
+
+def of_rows(data: tuple[Any, ...], index: Tensor | None) -> tuple[Any, ...]:
+    """The data of some rows, or all of them."""
+    return data if index is None else tuple(values[index] for values in data)

@@ -1,0 +1,231 @@
+"""Stochastic variational inference: Adam on the ELBO or the IWAE bound, resumable to the last digit.
+
+`fit` is the whole; `init` and `step` are its steps, for a loop of one's own.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Unpack
+
+import numpy as np
+from pyro.infer import ELBO as PyroELBO
+
+from ppl_vae.base.clock import no_deadline
+from ppl_vae.base.notebook import Tone, banner, panel, table
+from ppl_vae.base.progress import progress_bar
+from ppl_vae.base.seeds import seeded
+from ppl_vae.base.threads import one_thread
+from ppl_vae.base.wording import with_error
+from ppl_vae.inference.evidence.elbo import ELBO, elbo
+from ppl_vae.inference.fitting.checkpoint import Checkpoint
+from ppl_vae.inference.fitting.fixed_data import convergence
+from ppl_vae.inference.fitting.iwae import IWAE
+from ppl_vae.inference.fitting.objective import MeanFieldELBO, Objective, TraceELBO
+from ppl_vae.inference.fitting.observers import Callback, Guarded, Log, Observer, keeping, observed
+from ppl_vae.inference.fitting.options import FitKeywords, FitOptions
+from ppl_vae.inference.fitting.parts import Average, Bar, HeldOut, LastQuarter, StoppingRule
+from ppl_vae.inference.fitting.settling import Settling
+from ppl_vae.inference.fitting.state import State, init, step
+from ppl_vae.inference.fitting.stopping import Stopping
+from ppl_vae.program.layout import Layout
+from ppl_vae.program.pair import ChecksData, Pair
+from ppl_vae.program.problem import Problem
+from ppl_vae.program.terms import check_data
+
+__all__ = [
+    "IWAE",
+    "Callback",
+    "Fit",
+    "FitKeywords",
+    "FitOptions",
+    "Log",
+    "MeanFieldELBO",
+    "Objective",
+    "Observer",
+    "Problem",
+    "State",
+    "TraceELBO",
+    "convergence",
+    "fit",
+    "init",
+    "step",
+]
+
+# A short fit hardly moves in its last quarter, whether or not it has arrived.
+FEWEST_STEPS = 200
+
+
+_WORDS: dict[bool | None, tuple[str, Tone]] = {
+    True: ("converged", "good"),
+    False: ("not converged", "warn"),
+    None: ("convergence not judged", "neutral"),
+}
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Fit:
+    """What a fit did. The parameters themselves stay in the pair.
+
+    Attributes:
+        elbo: the objective's estimate at every step (the ELBO or the IWAE bound), in nats for the whole
+            data, shape (steps,).
+        held_out: step and held-out objective per unit at every check, shape (checks, 2).
+        final: the ELBO of the training data under the final parameters, with its error and parts.
+        steps: number of steps.
+        seconds: wall time, resumed runs included.
+        converged: whether ten times as many steps are expected to gain no more than the tolerance; None where
+            that is not known, after a fixed number of steps whose ELBO has levelled off (see `convergence`).
+        reason: the numbers behind it in words.
+        engine: how the steps ran: "pyro" (stock), "traced" (a graph, operation by operation), "compiled",
+            or "quadrature" (natural gradients).
+        compile_seconds: what compiling or loading the compiled graph took, part of ``seconds``.
+        stopping: why the fit ended where it did, if it was to stop by itself.
+    """
+
+    elbo: np.ndarray
+    held_out: np.ndarray
+    final: ELBO
+    steps: int
+    seconds: float
+    converged: bool | None
+    reason: str
+    engine: str
+    compile_seconds: float
+    stopping: Stopping | None = None
+
+    def __repr__(self) -> str:
+        word, _ = _WORDS[self.converged]
+        elbo = with_error(self.final.value, self.final.std_error)
+        return f"Fit({self.steps:,} steps, {self.engine}, {self.seconds:.0f} s: ELBO {elbo} nats; {word})"
+
+    def _repr_html_(self) -> str:
+        """How a notebook shows it."""
+        word, tone = _WORDS[self.converged]
+        rows: list[tuple[str, object]] = [
+            ("ELBO of the training data, in nats", with_error(self.final.value, self.final.std_error)),
+            ("reconstruction", self.final.reconstruction),
+            ("KL to the prior", self.final.kl),
+            (f"ELBO of one of {self.final.num_units:,} units", self.final.mean),
+            ("held-out objective per unit, last", self.held_out[-1, 1] if len(self.held_out) else "–"),
+            ("seconds", self.seconds),
+        ]
+        return panel(
+            f"Fit by SVI: {self.steps:,} steps, {self.engine}",
+            banner(word.upper(), tone, self.reason),
+            table(["", "value"], rows),
+        )
+
+
+def fit(
+    pair: Pair,
+    *data: Any,
+    loss: PyroELBO | None = None,
+    held_out: tuple[Any, ...] | None = None,
+    refresh: Callable[[int], tuple[Any, ...]] | None = None,
+    observers: Sequence[Observer] = (),
+    seed: int = 0,
+    checkpoint: Path | None = None,
+    resume: bool = False,
+    progress: bool = True,
+    **options: Unpack[FitKeywords],
+) -> Fit:
+    """Fit the parameters of a pair by SVI.
+
+    Args:
+        pair: model and guide; their parameters are changed in place.
+        data: the programs' full data.
+        loss: another Pyro ELBO than ``Trace_ELBO``, such as ``TraceMeanField_ELBO()``.
+        held_out: data on which the objective per unit is checked every ``check_every`` steps, and by which
+            ``stop`` judges.
+        refresh: gives an epoch's data, for data drawn anew every epoch, in the shapes and types of
+            ``data``. What else it may change (an attribute of a model) a traced graph does not see.
+        observers: look at the fit between steps, and may end it: `Callback`, `Log`, or any object with the
+            methods of `Observer`.
+        seed: of initial values, batches and noise.
+        checkpoint: folder for checkpoints; none by default.
+        resume: go on from the folder's checkpoint. The result is that of an unbroken fit.
+        progress: whether to show a progress bar on a terminal.
+        options: the fields of `FitOptions`.
+
+    Raises:
+        InputError: for options out of range, data that the model cannot take, minibatches of a
+            model that does not index its plate, a loss that stops being finite, or a damaged
+            checkpoint.
+        TypeError: for an option that there is not.
+    """
+    state = init(pair, *data, loss=loss, refresh=refresh, seed=seed, **options)
+    asked = state.options
+    _check_held_out(pair, held_out)
+    rule = StoppingRule(state, held_out) if asked.stop else None
+    average = Average(asked.num_steps, asked.average) if asked.average else None
+    quarter = None if rule else LastQuarter(state)
+    checks = None if held_out is None else HeldOut(state, held_out)
+    looking: list[Observer] = [part for part in (average, rule, checks, quarter) if part is not None]
+    looking += [Guarded(observer, number) for number, observer in enumerate(observers)]
+    if checkpoint is not None:
+        saved = Checkpoint(checkpoint, asked.checkpoint_every, keeping(looking))
+        if resume:
+            saved.load(state)
+        looking.append(saved)
+    bar = progress_bar("SVI", asked.num_steps, start=state.step, open_ended=asked.stop, show=progress)
+    until = state.step if rule is not None and rule.done else asked.num_steps
+    with state.running(), bar as advance:
+        state.prepare()
+        late = observed(state, [*looking, Bar(advance, state.step)], until, may_end=asked.stop)
+    # What belongs to an end is done also after the time is over, or when it ends meanwhile.
+    with seeded(seed), one_thread(state.small), no_deadline():
+        stopping = None if rule is None else rule.stopping(state, late)
+        Settling(pair, data, state.layout, seed=seed, train=asked.train)()
+        final = elbo(pair, *data, num_particles=_final_particles(state.layout, late), seed=seed)
+    converged, reason = _judged(state, quarter) if stopping is None else (stopping.converged, stopping.reason)
+    return Fit(
+        elbo=state.elbo,
+        held_out=np.asarray(checks.checks if checks else []).reshape(-1, 2),
+        final=final,
+        steps=state.step,
+        seconds=state.seconds,
+        converged=converged,
+        reason=reason,
+        engine=state.stepper.engine,
+        compile_seconds=state.stepper.compile_seconds,
+        stopping=stopping,
+    )
+
+
+def _judged(state: State, quarter: LastQuarter | None) -> tuple[bool | None, str]:
+    """False where a fixed number of steps has not levelled off, else None: more steps were not judged."""
+    options = state.options
+    num_steps = options.num_steps
+    if state.step < num_steps:
+        return None, f"an observer ended the fit after {state.step} steps; convergence was not judged"
+    if num_steps < FEWEST_STEPS or quarter is None or quarter.log_weights is None:
+        return False, (
+            f"{num_steps} steps are too few to judge convergence; at least {FEWEST_STEPS} are needed"
+        )
+    if options.kl_warmup > num_steps - num_steps // 4:
+        return False, "the KL warm-up reaches into the last quarter of the steps"
+    what = "the ELBO" if state.weighted is None else "the IWAE bound"
+    level, reason = convergence(
+        quarter.log_weights, quarter.fixed.log_weights(), options.tolerance, what=what
+    )
+    return None if level else False, reason
+
+
+def _final_particles(shape: Layout, late: bool, budget: int = 2**20) -> int:
+    """Draws for the reported ELBO: many where they cost nothing, few where units average the noise.
+
+    After the time has run out (``late``), two where each runs the programs anew.
+    """
+    fewest = 4 if shape.num_units >= 1000 else 16
+    if not shape.vectorized:
+        return 2 if late else fewest
+    return min(1000, max(fewest, budget // (shape.num_units * shape.event_size)))
+
+
+def _check_held_out(pair: Pair, held_out: tuple[Any, ...] | None) -> None:
+    if held_out is None:
+        return
+    check_data(pair.model, *held_out)
+    if isinstance(pair.guide, ChecksData):
+        pair.guide.check_data(*held_out)

@@ -1,0 +1,92 @@
+"""Exact answers, from models that know them."""
+
+import time
+from typing import Any
+
+import numpy as np
+import torch
+
+from ppl_vae.answers.evidence import Evidence
+from ppl_vae.answers.labels import to_dataset
+from ppl_vae.answers.posterior import Posterior
+from ppl_vae.base.arguments import check_whole
+from ppl_vae.base.errors import InputError
+from ppl_vae.base.seeds import seeded
+from ppl_vae.guides.prior import Prior
+from ppl_vae.program.memory import refuse_too_many_draws
+from ppl_vae.program.pair import ExactEvidence, ExactPosterior, Pair, Program
+from ppl_vae.program.terms import check_data, layout
+
+__all__ = ["draws", "log_evidence"]
+
+
+@torch.no_grad()
+def draws(
+    model: Program, *data: Any, num_draws: int = 1000, coords: dict[str, Any] | None = None, seed: int = 0
+) -> Posterior:
+    """Independent draws from the exact posterior p(z | x), the model's parameters held.
+
+    Args:
+        model: a model that is `ExactPosterior`.
+        data: its data.
+        num_draws: number of draws.
+        coords: labels of dimensions, such as the indices of the data given.
+        seed: of the draws.
+
+    Raises:
+        InputError: if the model does not know its posterior, or the draws do not fit into memory.
+    """
+    if not isinstance(model, ExactPosterior):
+        raise InputError(f"{type(model).__name__} does not know its exact posterior; sample it with NUTS")
+    check_data(model, *data)
+    start = time.perf_counter()
+    check_whole(1, num_draws=num_draws)
+    posteriors = model.exact_posterior(*data)
+    refuse_too_many_draws(num_draws, sum(map(_numbers, posteriors.values())))
+    with seeded(seed):
+        values = {
+            name: posterior.sample(torch.Size([1, num_draws])) for name, posterior in posteriors.items()
+        }
+    plates = layout(Pair(model, Prior(model)), *data).latents
+    return Posterior(
+        draws=to_dataset(values, plates, model, coords),
+        method="exact",
+        dependence="independent",
+        seconds=time.perf_counter() - start,
+    )
+
+
+def _numbers(posterior: torch.distributions.Distribution) -> int:
+    """In one draw."""
+    return (posterior.batch_shape + posterior.event_shape).numel()
+
+
+@torch.no_grad()
+def log_evidence(model: Program, *data: Any) -> Evidence:
+    """log p(x) by formula, the model's parameters held.
+
+    Args:
+        model: a model that is `ExactEvidence`.
+        data: its data.
+
+    Raises:
+        InputError: if the model does not know its evidence.
+    """
+    if not isinstance(model, ExactEvidence):
+        raise InputError(
+            f"{type(model).__name__} does not know its exact evidence; estimate it by importance sampling"
+        )
+    check_data(model, *data)
+    start = time.perf_counter()
+    values = model.exact_log_evidence(*data).double().cpu().numpy()
+    zeros = np.zeros_like(values)
+    shape = layout(Pair(model, Prior(model)), *data)
+    return Evidence(
+        log_evidence=values,
+        method="exact",
+        unit="datum" if shape.unit_plate else "dataset",
+        kind="exact",
+        std_error=zeros,
+        bias=zeros,
+        seconds=time.perf_counter() - start,
+    )

@@ -1,0 +1,168 @@
+"""When log p(x) is a number: what evidence and weights need of a pair, in one place."""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ppl_vae.base.errors import InputError
+from ppl_vae.base.seeds import seeded
+from ppl_vae.program.enumeration import is_marked
+from ppl_vae.program.layout import Layout, sample_sites
+from ppl_vae.program.pair import Pair
+from ppl_vae.program.point_mass import point_masses
+from ppl_vae.program.probe import look
+from ppl_vae.program.terms import terms
+
+__all__ = ["require_all_data", "require_density", "require_weights", "weighable"]
+
+
+def require_all_data(layout: Layout) -> None:
+    """Refuse programs that take a part of their data by themselves.
+
+    Raises:
+        InputError: naming the plate.
+    """
+    for name, part in layout.subsampled.items():
+        raise InputError(
+            f"the plate {name} takes a subsample of {part}; give the programs all their data and let "
+            "the plate index them (`with pyro.plate(…) as i: … x[i]`): svi.fit's batch_size then takes "
+            "minibatches"
+        )
+
+
+def require_density(pair: Pair, *data: Any, layout: Layout) -> None:
+    """Refuse a guide that puts a latent at a point.
+
+    Raises:
+        InputError: naming the sites.
+    """
+    if points := point_masses(pair, *data, layout=layout):
+        raise InputError(
+            f"the guide is not a posterior: it puts {', '.join(points)} at one point, which has no "
+            "density, no weights and no log p(x); take a guide with a spread (AutoNormal), or "
+            "AutoLaplaceApproximation's .laplace_approximation()"
+        )
+
+
+def require_weights(pair: Pair, *data: Any, layout: Layout, drawn: bool = True) -> Layout:
+    """The layout in which a pair's importance weights are defined, up to a constant where priors are flat.
+
+    Discrete latents are summed out: those that the programs mark, and others of finitely many values whose
+    sum is checked against adding up whole densities.
+
+    Args:
+        pair: model and guide.
+        data: the programs' data.
+        layout: the pair's layout.
+        drawn: whether the guide is drawn from, and must have a density.
+
+    Raises:
+        InputError: for programs that take a part of their data or scale their densities, point masses, and
+            discrete latents that cannot be summed out.
+    """
+    require_all_data(layout)
+    if layout.tempered:
+        raise InputError(
+            f"the programs scale the log density of {', '.join(layout.tempered)} themselves "
+            "(poutine.scale): the model is a tempered one, and its log p(x) is not that of the data; "
+            "evaluate it without the scale"
+        )
+    if drawn:
+        require_density(pair, *data, layout=layout)
+    return _summing(pair, data, layout) if layout.discrete else layout
+
+
+def weighable(pair: Pair, *data: Any, layout: Layout, drawn: bool = True) -> Layout:
+    """`require_weights`, and priors that are distributions: what log p(x) needs.
+
+    Raises:
+        InputError: as that, and for flat priors.
+    """
+    if layout.improper:
+        raise InputError(
+            f"log p(x) is not defined: the prior of {', '.join(layout.improper)} is flat (improper) and "
+            "integrates to no number; the posterior may still be compared (nuts.sample, compare, check)"
+        )
+    return require_weights(pair, *data, layout=layout, drawn=drawn)
+
+
+def _summing(pair: Pair, data: tuple[Any, ...], layout: Layout) -> Layout:
+    """The layout with the guide's discrete draws left out and the model's discrete latents summed."""
+    way_out = (
+        "mark it with infer={'enumerate': 'parallel'} (pyro.infer.config_enumerate), so that it is summed out"
+    )
+    seen = look(pair, *data)
+    model = dict(sample_sites(seen.model_trace))
+    for name in layout.discrete:
+        if not model[name]["fn"].has_enumerate_support:
+            raise InputError(
+                f"site {name} is discrete with infinitely many values: a mean over draws of it "
+                "would not know of the values that it never drew"
+            )
+    drawn = [name for name, site in sample_sites(seen.guide_trace) if not site["is_observed"]]
+    _check_order(drawn, layout.discrete)
+    kept = {name: plates for name, plates in layout.latents.items() if name not in layout.discrete}
+    found = replace(
+        layout,
+        latents=kept,
+        summed=(*layout.summed, *layout.discrete),
+        summed_plates={**layout.summed_plates, **{name: layout.latents[name] for name in layout.discrete}},
+        discrete=(),
+    )
+    unmarked = [name for name in layout.discrete if not is_marked(model[name]) and name not in layout.marked]
+    some = torch.arange(min(layout.num_units, 64)) if layout.can_index else None
+    with seeded(0), torch.no_grad():
+        try:
+            together = terms(pair, *data, layout=found, index=some).log_p
+        except InputError:
+            raise
+        except (RuntimeError, ValueError, IndexError, AssertionError, NotImplementedError) as error:
+            raise InputError(
+                f"the discrete site {', '.join(found.summed)} cannot be enumerated: the model does not run "
+                f"with all its values side by side ({type(error).__name__}); {way_out}"
+            ) from error
+    if unmarked and not _is_right(pair, data, found, unmarked, some, together):
+        raise InputError(f"site {', '.join(unmarked)} is discrete; {way_out}")
+    return found
+
+
+def _check_order(order: list[str], discrete: tuple[str, ...]) -> None:
+    """Refuse a guide whose density of continuous latents may depend on its own discrete draws."""
+    first = min((order.index(name) for name in discrete if name in order), default=len(order))
+    if after := [name for name in order[first:] if name not in discrete]:
+        raise InputError(
+            f"the guide draws {after[0]} after the discrete site {order[first]}, so that its "
+            f"density of {after[0]} may depend on that draw; leave {order[first]} out of the "
+            "guide, and mark it in the model with infer={'enumerate': 'parallel'}"
+        )
+
+
+def _is_right(
+    pair: Pair,
+    data: tuple[Any, ...],
+    layout: Layout,
+    unmarked: list[str],
+    index: Tensor | None,
+    together: Tensor,
+) -> bool:
+    """Whether summing out one site that nobody marked agrees with adding up its values one by one."""
+    if len(layout.summed) > 1 or layout.latents:
+        return False
+    (name,) = unmarked
+    unit = layout.unit_plate
+    site = dict(sample_sites(look(pair, *data).model_trace))[name]
+    if unit is None or [frame.name for frame in site["cond_indep_stack"] if frame.vectorized] != [unit]:
+        return False
+    plain = replace(layout, summed=(), latents={name: (unit,)}, event_dims={name: site["fn"].event_dim})
+    support = site["fn"].enumerate_support(expand=False)
+    units = layout.num_units if index is None else len(index)
+    parts = []
+    with seeded(0), torch.no_grad():
+        for value in support:
+            event = value.shape[value.dim() - site["fn"].event_dim :]
+            same = value.reshape(-1, *event)[0].expand(1, units, *event)
+            parts.append(terms(pair, *data, layout=plain, index=index, latents={name: same}).log_p)
+    brute = torch.stack(parts).logsumexp(0)
+    return brute.shape == together.shape and torch.allclose(brute, together, rtol=1e-4, atol=1e-4)

@@ -1,0 +1,59 @@
+"""Every name of Pyro's that is not public, in one file, with what is done where a version lacks it.
+
+The compiled engine puts a loss together from the traces that Pyro's own loss would draw; where they cannot
+be had, `Untraceable` sends the caller to that loss itself, uncompiled.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pyro
+from pyro import poutine
+from pyro.infer import ELBO, traceenum_elbo
+from torch import Tensor
+
+from ppl_vae.base.fallback import Untraceable
+
+__all__ = ["dice_elbo", "is_deterministic", "packed_dims", "traces"]
+
+TRACES, DICE, DIMS = "_get_traces", "_compute_dice_elbo", "_pyro_dims"
+
+
+def traces(
+    loss: ELBO, model: Any, guide: Any, data: tuple[Any, ...]
+) -> Iterable[tuple[poutine.Trace, poutine.Trace]]:
+    """Traces of model and guide for each particle of a loss, enumerated as it would enumerate them.
+
+    Raises:
+        Untraceable: if this version's losses do not give them.
+    """
+    draw = getattr(loss, TRACES, None)
+    if draw is None:
+        raise _lacks(f"ELBO.{TRACES}")
+    return draw(model, guide, data, {})
+
+
+def dice_elbo(model_trace: poutine.Trace, guide_trace: poutine.Trace) -> Tensor:
+    """The ELBO of one draw with enumerated latents summed out, as ``TraceEnum_ELBO`` does.
+
+    Raises:
+        Untraceable: if this version has no such function.
+    """
+    contract = getattr(traceenum_elbo, DICE, None)
+    if contract is None:
+        raise _lacks(DICE)
+    return contract(model_trace, guide_trace)
+
+
+def packed_dims(values: Tensor) -> str:
+    """The symbols of a packed tensor's dimensions, one letter each, which Pyro keeps as an attribute."""
+    return str(getattr(values, DIMS))
+
+
+def is_deterministic(site: Mapping[str, Any]) -> bool:
+    """Whether a sample site is ``pyro.deterministic``'s, which only Pyro's mark tells from a user's Delta."""
+    return bool(site["infer"].get("_deterministic"))
+
+
+def _lacks(name: str) -> Untraceable:
+    return Untraceable(f"Pyro {pyro.__version__} lacks {name}")

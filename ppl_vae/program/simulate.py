@@ -1,0 +1,88 @@
+"""Latents and data drawn together from a model: data whose exact posterior draw is known."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from ppl_vae.base.errors import InputError
+from ppl_vae.base.seeds import seeded
+from ppl_vae.base.watch import watched
+from ppl_vae.program.layout import Given, Layout, canonical_value, redrawn, sample_sites
+from ppl_vae.program.pair import Pair, Simulator
+
+__all__ = ["simulate"]
+
+
+@torch.no_grad()
+def simulate(
+    pair: Pair, *data: Any, layout: Layout, seed: int = 0
+) -> tuple[dict[str, Tensor], tuple[Any, ...]]:
+    """Draw z ~ p(z) and x ~ p(x | z), the parameters held.
+
+    Given such data, z is one exact draw from the posterior p(z | x).
+
+    Args:
+        pair: its model is run.
+        data: their shapes, and whatever in them is not random, are kept.
+        layout: the pair's layout.
+        seed: of the draw.
+
+    Returns:
+        The latents by site, each of shape (1, *plates, *event), and data in the form of those given.
+
+    Raises:
+        InputError: if the model is no `Simulator` and an observed site's values are none of the data
+            arguments, so that it is not known where simulated ones belong, or its density depends on the
+            values that are observed, so that z would be no draw from the posterior given simulated ones.
+    """
+    with pair.scope(), seeded(seed), watched():
+        observed = poutine.trace(pair.model).get_trace(*data)
+        drawn = poutine.trace(redrawn(pair.model)).get_trace(*data)
+        sites = dict(sample_sites(drawn))
+        latents = {name: canonical_value(name, sites[name], layout) for name in layout.latents}
+        if isinstance(pair.model, Simulator):
+            return latents, pair.model.simulate({name: z[0] for name, z in latents.items()}, *data)
+        values = {name: (observed.nodes[name]["value"], sites[name]["value"]) for name in layout.observed}
+        changed = _exchange(data, values)
+        _check(pair, drawn, changed, layout)
+    return latents, changed
+
+
+def _check(pair: Pair, drawn: poutine.Trace, changed: tuple[Any, ...], layout: Layout) -> None:
+    """Refuse a model that, given the simulated data, is another one than that which made them."""
+    latents = {name: drawn.nodes[name]["value"] for name in layout.latents}
+    with Given(latents):
+        again = poutine.trace(pair.model).get_trace(*changed)
+    for name, site in sample_sites(drawn):
+        other = again.nodes[name]
+        before, after = (one["fn"].log_prob(site["value"]) for one in (site, other))
+        same = other["value"].shape == site["value"].shape and torch.allclose(before, after, rtol=1e-4)
+        if not same or not torch.equal(other["value"], site["value"].to(other["value"].dtype)):
+            raise InputError(
+                "data cannot be simulated: given simulated values in the place of those observed, the model "
+                f"has another site {name}; give the model a method simulate(latents, *data)"
+            )
+
+
+def _exchange(data: tuple[Any, ...], values: Mapping[str, tuple[Tensor, Tensor]]) -> tuple[Any, ...]:
+    """Put simulated values in the place of the arguments that the observed ones came from."""
+    changed = list(data)
+    for name, (before, after) in values.items():
+        places = [
+            number
+            for number, argument in enumerate(data)
+            if isinstance(argument, Tensor)
+            and changed[number] is argument
+            and argument.shape == before.shape == after.shape
+            and torch.equal(argument, before)
+        ]
+        if not places:
+            raise InputError(
+                f"data cannot be simulated: the values observed at site {name} are none of the model's data "
+                "arguments; give the model a method simulate(latents, *data)"
+            )
+        changed[places[0]] = after.to(data[places[0]].dtype)
+    return tuple(changed)

@@ -1,0 +1,279 @@
+"""From a check to the page: the verdict first, then everything that was found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from ppl_vae.answers.evidence import Evidence
+from ppl_vae.base.wording import with_error
+from ppl_vae.diagnostics.verdict.rule import Finding, Verdict
+from ppl_vae.inference.fitting.svi import Fit
+from ppl_vae.report.figures.calibration import calibration_panels
+from ppl_vae.report.figures.collapse import COLLAPSE_CAPTION, collapse_bars
+from ppl_vae.report.figures.common import densities, evidence_gap
+from ppl_vae.report.figures.evidence import evidence_curves
+from ppl_vae.report.figures.predictive import predictive_figures
+from ppl_vae.report.page import Banner, Part, Picture, Section, Table, Tone, write_page
+from ppl_vae.report.parts.comparison import comparison_part, cost_table, joint_table
+from ppl_vae.report.parts.fit import fit_part
+from ppl_vae.report.style import spoken
+
+if TYPE_CHECKING:
+    from ppl_vae.answers.posterior import Posterior
+    from ppl_vae.diagnostics.calibration.sbc import Calibration
+    from ppl_vae.diagnostics.comparison.compare import Identifiable
+    from ppl_vae.diagnostics.latents.collapse import Collapse
+    from ppl_vae.diagnostics.prediction.predictive import Predictive
+    from ppl_vae.diagnostics.verdict.check import Check
+
+__all__ = [
+    "PARTS",
+    "check_banner",
+    "check_findings",
+    "check_parts",
+    "check_section",
+    "evidence_pictures",
+    "write_check",
+]
+
+TONES: dict[Verdict, Tone] = {
+    "trust": "good",
+    "reweight": "warn",
+    "do not trust": "bad",
+    "not a posterior": "warn",
+}
+CALIBRATED = {"guide": "the guide", "nuts": "NUTS", "exact": "the exact posterior"}
+# The order of a section's parts.
+PARTS = ("fit", "comparison", "calibration", "predictive", "collapse", "evidence")
+URGENCY = {"fail": 0, "cannot tell": 1, "warn": 2, "pass": 3, "skipped": 4}
+PACKAGES = ("ppl-vae", "torch", "pyro-ppl", "nutpie", "arviz-stats", "numpy")
+# Units from which a histogram of gaps says more than their mean.
+MANY_UNITS = 10
+MOST_MOVED = 6
+MOST_STATISTICS = 10
+
+
+def write_check(
+    found: Check, path: Path, title: str, *, identifiable: Identifiable | None = None, seed: int | None = None
+) -> Path:
+    """Write one self-contained HTML file about a check.
+
+    Args:
+        found: the check.
+        path: of the file.
+        title: of the page.
+        identifiable: as it was given to `check`, or the model's own: the figures need the answers in the
+            quantities that were compared.
+        seed: of the check, to be named at the foot.
+
+    Raises:
+        InputError: if the file cannot be written.
+    """
+    section = check_section(found, title, identifiable=identifiable)
+    return write_page(title, [section], path, about=about_check(found, seed))
+
+
+def check_section(found: Check, name: str, *, identifiable: Identifiable | None = None) -> Section:
+    """What the page says of a check: everything it has; what it lacks is left out.
+
+    Args:
+        found: the check.
+        name: heading.
+        identifiable: as for `write_check`.
+    """
+    parts = check_parts(found, identifiable=identifiable)
+    return Section(name, check_banner(found), (), check_findings(found), list(parts.values()))
+
+
+def check_banner(found: Check) -> Banner:
+    """The verdict."""
+    word = found.verdict.capitalize()
+    return Banner(word, TONES[found.verdict], _sentence(found.reason), _sentence(found.next_step))
+
+
+def check_findings(found: Check) -> list[Finding]:
+    """The checks, those that failed first."""
+    told = [
+        Finding(each.name, each.status, _sentence(each.sentence), each.seconds) for each in found.findings
+    ]
+    return sorted(told, key=lambda each: URGENCY[each.status])
+
+
+def check_parts(
+    found: Check,
+    *,
+    identifiable: Identifiable | None = None,
+    image_shape: tuple[int, ...] | None = None,
+) -> dict[str, Part]:
+    """The parts of the section by name, in the page's order; parts without content are not there.
+
+    Args:
+        found: the check.
+        identifiable: as for `write_check`.
+        image_shape: (height, width) or (height, width, 3) where the data are images.
+    """
+    parts = {
+        "fit": _fit_part(found.fit),
+        "comparison": _comparison_part(found, identifiable),
+        "calibration": _calibration_part(found.calibration),
+        "predictive": _predictive_part(found.predictive, image_shape),
+        "collapse": _collapse_part(found.collapse),
+        "evidence": _evidence_part(found.evidence),
+    }
+    return {name: parts[name] for name in PARTS if parts.get(name)}
+
+
+def about_check(found: Check, seed: int | None = None) -> list[str]:
+    """The foot of the page: versions, budget, seed."""
+    versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
+    budget = f"The checks took {found.spent()}"
+    return [f"{budget}{'' if seed is None else f'; seed {seed}'}.", f"Versions: {versions}."]
+
+
+def evidence_pictures(found: Mapping[str, Evidence]) -> list[Picture]:
+    """How the estimates of log p(x) settle, and the gap of every unit."""
+    pictures = []
+    if sum(len(evidence.curve) > 0 for evidence in found.values()) and len(found) > 1:
+        caption = (
+            "log p(x) against the number of samples: sound estimates settle within their bands (± 2 standard "
+            "errors); bad proposals climb for as long as they are fed, below the truth and too sure of it."
+        )
+        pictures.append(Picture(evidence_curves(found), caption))
+    if "is" in found and found["is"].num_units >= MANY_UNITS and len(found["is"].elbo):
+        caption = (
+            "The ELBO's gap by unit: log p(x) by importance sampling less the ELBO. It is never negative "
+            "but for noise, and wide gaps mark the data whose posterior the guide misses most."
+        )
+        pictures.append(Picture(evidence_gap(found["is"]), caption))
+    return pictures
+
+
+def _fit_part(fit: Fit | None) -> Part:
+    if fit is None:
+        return Part("The fit")
+    units = fit.final.num_units
+    ended = {True: " and came to rest", False: " and has not come to rest", None: ""}[fit.converged]
+    sentence = (
+        f"SVI took {fit.steps:,} steps and {fit.seconds:.0f} s{ended}: {fit.reason}. The ELBO of the "
+        f"training data is {with_error(fit.final.value, fit.final.std_error)} nats in all."
+    )
+    return fit_part([sentence], fit.elbo, fit.held_out, units, stopping=getattr(fit, "stopping", None))
+
+
+def _comparison_part(found: Check, identifiable: Identifiable | None) -> Part:
+    answers = {
+        name: answer.map(identifiable(answer.draws)) if identifiable else answer
+        for name, answer in found.answers.items()
+    }
+    if found.comparison is None:
+        return _without_reference(answers)
+    reference = found.measures.reference
+    sentences = [_sentence(_renamed(reason, found.answers)) for reason in found.comparison.reasons]
+    more = [joint_table(found.comparison.joint, reference), cost_table(found.comparison.costs)]
+    return comparison_part(
+        answers,
+        reference,
+        found.comparison.table,
+        sentences=sentences,
+        more=[table for table in more if table is not None],
+    )
+
+
+def _without_reference(answers: Mapping[str, Posterior]) -> Part:
+    """The guide's draws beside the same draws, reweighted, which is all there is to hold them against."""
+    title = "Reweighted, without a reference"
+    if not {"svi", "reweighted"} <= answers.keys():
+        return Part(title)
+    own, mended = answers["svi"].summary(), answers["reweighted"].summary()
+    shift = ((mended["mean"] - own["mean"]).abs() / own["sd"]).fillna(0.0)
+    names = shift.sort_values(ascending=False, kind="stable").index[:MOST_MOVED].tolist()
+    caption = (
+        "The quantities whose mean the importance weights move most: where the curves lie on each other the "
+        "weights find nothing to mend, and where they are apart the guide is off or the weights are noise."
+    )
+    return Part(title, (), (), [Picture(densities(answers, names), caption)])
+
+
+def _calibration_part(found: Mapping[str, Calibration]) -> Part:
+    """One figure of ranks for each answer that was calibrated."""
+    names = {name: CALIBRATED.get(name, name) for name in found}
+    pictures = [
+        Picture(
+            calibration_panels(each),
+            f"Simulation-based calibration of {names[name]}, the worst quantities first: each line should "
+            "stay inside its grey band. A line that falls, then climbs and falls again belongs to draws that "
+            "are too wide, its mirror image to draws that are too narrow, and a hill or a valley to draws "
+            "that are off to one side.",
+        )
+        for name, each in found.items()
+    ]
+    sentences = [_sentence(f"{names[name]}: {each.sentence()}") for name, each in found.items()]
+    return Part("Calibration on simulated data", sentences, (), pictures)
+
+
+def _predictive_part(found: Predictive | None, image_shape: tuple[int, ...] | None) -> Part:
+    if found is None:
+        return Part("Data replicated from the model")
+    rows = found.table.head(MOST_STATISTICS)
+    frame = pd.DataFrame(
+        {
+            "data": rows["observed"].to_numpy(),
+            "replicated": [
+                with_error(mean, sd).replace("-", "−")
+                for mean, sd in zip(rows["replicated_mean"], rows["replicated_sd"], strict=True)
+            ],
+            "p, adjusted": rows["p_adjusted"].to_numpy(),
+        },
+        index=pd.Index(rows["statistic"], name="statistic"),
+    )
+    pictures = [Picture(figure, caption) for figure, caption in predictive_figures(found, image_shape)]
+    return Part(
+        "Data replicated from the model",
+        [_sentence(each) for each in (found.sentence(), *found.notes)],
+        [Table("Test statistics, the most surprising first.", frame)],
+        pictures,
+    )
+
+
+def _collapse_part(found: Collapse | None) -> Part:
+    if found is None:
+        return Part("What the latents carry")
+    sentences = [_sentence(each) for each in (found.sentence(), *found.notes)]
+    return Part("What the latents carry", sentences, (), [Picture(collapse_bars(found), COLLAPSE_CAPTION)])
+
+
+def _evidence_part(found: Mapping[str, Evidence]) -> Part:
+    sentences = [_say_evidence(name, each) for name, each in found.items()]
+    return Part("log p(x) and the gap", sentences, (), evidence_pictures(found) if found else [])
+
+
+def _say_evidence(name: str, found: Evidence) -> str:
+    unit = "a row, on average" if found.unit == "datum" else "in all"
+    how = {"exact": "exactly", "is": f"by importance sampling ({found.num_samples:,} samples a unit)"}
+    value = with_error(found.mean, found.mean_std_error, 4)
+    text = f"log p(x), {how.get(name, f'by {name}')}, is {value} nats {unit}"
+    return (
+        f"{text}; the ELBO is {found.mean - found.elbo.mean():.4f} below it."
+        if len(found.elbo)
+        else f"{text}."
+    )
+
+
+def _renamed(reason: str, answers: Mapping[str, Posterior]) -> str:
+    """A reason that begins with an answer's key, with its name instead."""
+    key, colon, rest = reason.partition(": ")
+    return f"{spoken(key)}{colon}{rest}" if key in answers else reason
+
+
+def _sentence(text: str) -> str:
+    """A fragment as a sentence: a capital and a full stop."""
+    text = text.strip()
+    if not text:
+        return ""
+    first = text if text.startswith(("k̂", "log ")) else text[0].upper() + text[1:]
+    return first if first[-1] in ".!?…" else f"{first}."

@@ -1,0 +1,321 @@
+"""What a fitted run gives away: codes, draws, samples, reconstructions, log p(x); as xarray and in files."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pyro import poutine
+from torch import Tensor
+
+from ppl_vae.answers.posterior import Posterior
+from ppl_vae.base.errors import InputError
+from ppl_vae.base.files import write_bytes, write_netcdf, write_text
+from ppl_vae.data.dataset import VariableKind
+from ppl_vae.inference.evidence import importance
+from ppl_vae.inference.samplers import exact, guide
+from ppl_vae.program.layout import Layout, sample_sites
+from ppl_vae.program.pair import ExactEvidence
+from ppl_vae.program.simulate import simulate
+from ppl_vae.program.terms import layout
+from ppl_vae.runs.jobs import check_guide, part_of, row_numbers
+from ppl_vae.runs.run import Run
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
+
+__all__ = ["KINDS", "SUFFIXES", "check_ending", "export", "table", "write"]
+
+KINDS = ("codes", "draws", "samples", "reconstructions", "log-evidence")
+SUFFIXES = (".csv", ".npz", ".nc")
+
+
+def export(
+    run: Run,
+    what: str,
+    *,
+    split: str | None = None,
+    rows: slice | None = None,
+    num_draws: int = 1000,
+    seed: int | None = None,
+) -> xr.Dataset:
+    """One of a run's answers, labelled.
+
+    Args:
+        run: a fitted one.
+        what: "codes", mean and sd of every latent of a row under the guide; "draws" from the guide, with
+            their log importance weights; "samples", data drawn from the model, as many rows as were chosen;
+            "reconstructions", E[x | z] at the mean of z under the guide; "log-evidence", log p(x) of every
+            unit with its error, exact or by importance sampling.
+        split: "train", "validation" or "test"; by default test where there are such rows.
+        rows: of that split; all by default.
+        num_draws: of the guide, a unit.
+        seed: of everything random; the run's by default.
+
+    Returns:
+        Samples and reconstructions are in the units of the data, before they were standardised. Rows have
+        their positions in the data set as a coordinate.
+
+    Raises:
+        InputError: for something else, or what this model does not have.
+    """
+    if what not in KINDS:
+        raise InputError(f"--what is {what!r}; it is {', '.join(KINDS[:-1])} or {KINDS[-1]}")
+    part = part_of(run, split)
+    full = run.tensors(part)
+    shape = layout(run.pair, *full)
+    check_guide(run, full)
+    index = row_numbers(run, shape, rows, part)
+    asked = _Asked(run, part, full, shape, index, num_draws, run.settings.seed if seed is None else seed)
+    return {
+        "codes": asked.codes,
+        "draws": asked.draws,
+        "samples": asked.samples,
+        "reconstructions": asked.reconstructions,
+        "log-evidence": asked.log_evidence,
+    }[what]()
+
+
+class _Asked:
+    """An export of some rows of one part."""
+
+    def __init__(
+        self,
+        run: Run,
+        part: str,
+        data: tuple[Tensor, ...],
+        shape: Layout,
+        index: Tensor | None,
+        num_draws: int,
+        seed: int,
+    ) -> None:
+        self.run, self.part, self.data, self.shape = run, part, data, shape
+        self.index, self.num_draws, self.seed = index, num_draws, seed
+
+    @property
+    def chosen(self) -> NDArray[np.int64]:
+        """Positions within the part."""
+        if self.index is not None:
+            return self.index.numpy()
+        return np.arange(
+            self.shape.num_units if self.shape.unit_plate else self.run.data.part(self.part).num_units
+        )
+
+    def _numbered(self, found: xr.Dataset, *lead: str) -> xr.Dataset:
+        """With the rows' positions in the data set, and the dimensions that a table's rows run over."""
+        plate = self.shape.unit_plate
+        if plate is None or plate not in found.sizes:
+            return found.assign_attrs(rows=",".join(lead or ("dataset",)))
+        numbers = self.run.parts[self.part][self.chosen]
+        return found.assign_coords({plate: numbers}).assign_attrs(rows=",".join((*lead, plate)))
+
+    def _local(self, what: str) -> str:
+        """The name of the units' plate.
+
+        Raises:
+            InputError: if latents are shared by all data.
+        """
+        if self.shape.unit_plate is None:
+            raise InputError(
+                f"{what} belong to models with a latent per row; the latents of {self.run.settings.model} "
+                "are shared by all its data: export draws"
+            )
+        return self.shape.unit_plate
+
+    def draws(self) -> xr.Dataset:
+        """Draws of the guide, and their weights."""
+        found = self._drawn(self.num_draws, self.index)
+        weights = {} if found.log_weights is None else {"log_weight": found.log_weights}
+        return self._numbered(found.draws.assign(weights), "chain", "draw")
+
+    def _drawn(self, num_draws: int, index: Tensor | None) -> Posterior:
+        return guide.draws(self.run.pair, *self.data, num_draws=num_draws, index=index, seed=self.seed)
+
+    def codes(self) -> xr.Dataset:
+        """Means and sds, by formula where the guide's distribution has one, else of draws."""
+        self._local("codes")
+        moments = self._moments()
+        draws = self._drawn(self._needed(moments), self.index).draws
+        over = ("chain", "draw")
+        found = {"mean": draws.mean(over), "sd": draws.std(over, ddof=1)}
+        for name, both in moments.items():
+            one = draws[name].isel(chain=0, draw=0, drop=True)
+            for kind, values in zip(found, both, strict=True):
+                found[kind][name] = one.copy(data=values[self.chosen])
+        named = {f"{name}_{kind}": values for kind, each in found.items() for name, values in each.items()}
+        return self._numbered(draws.drop_vars(list(draws.data_vars)).drop_dims(over).assign(named))
+
+    def _needed(self, moments: Collection[str]) -> int:
+        """How many draws: only their labels, where every latent's moments are known."""
+        return 2 if {*self.shape.latents} <= {*moments} else self.num_draws
+
+    def _moments(self) -> Mapping[str, tuple[NDArray[Any], NDArray[Any]]]:
+        """Means and sds of the guide's own distributions, for the sites that have them."""
+        with self.run.pair.scope(), torch.no_grad():
+            trace = poutine.trace(self.run.pair.guide).get_trace(*self.data)
+        found = {}
+        for name, site in sample_sites(trace):
+            if name not in self.shape.latents or len(self.shape.latents[name]) != 1:
+                continue
+            try:
+                mean, variance = site["fn"].mean, site["fn"].variance
+            except (NotImplementedError, AttributeError):
+                continue
+            # What AutoGuides put at a point, they drew elsewhere.
+            if bool((variance > 0).all()):
+                found[name] = (mean.cpu().numpy(), variance.sqrt().cpu().numpy())
+        return found
+
+    def reconstructions(self) -> xr.Dataset:
+        """The mean of the observed sites where every latent is at its mean."""
+        self._local("reconstructions")
+        moments = self._moments()
+        draws = self._drawn(self._needed(moments), None).draws
+        means = {name: draws[name].mean(("chain", "draw")).to_numpy() for name in self.shape.latents}
+        means |= {name: mean for name, (mean, _) in moments.items()}
+        like = next(tensor for tensor in self.data if tensor.is_floating_point())
+        at = {name: torch.as_tensor(mean).to(like) for name, mean in means.items()}
+        with self.run.pair.scope(), torch.no_grad():
+            trace = poutine.trace(poutine.condition(self.run.pair.model, data=at)).get_trace(*self.data)
+        observed = {name: site["fn"].mean for name, site in sample_sites(trace) if site["is_observed"]}
+        return self._as_data({name: value.cpu().numpy()[self.chosen] for name, value in observed.items()})
+
+    def samples(self) -> xr.Dataset:
+        """Data drawn from the model: what is observed anew, what is conditioned on as it is."""
+        _, drawn = simulate(self.run.pair, *self.data, layout=self.shape, seed=self.seed)
+        names = list(type(self.run.model).inputs)
+        values = {name: tensor.cpu().numpy() for name, tensor in zip(names, drawn, strict=True)}
+        return self._as_data({name: found[self.chosen] for name, found in values.items()})
+
+    def _as_data(self, values: Mapping[str, NDArray[Any]]) -> xr.Dataset:
+        """Values of the model's inputs, as the data set has them: its labels and its units of measurement."""
+        dataset = self.run.data.part(self.part).take(self.chosen)
+        # Means of binary or whole values are reals.
+        changed = {
+            name: replace(
+                dataset[name], values=self._undone(name, found), kind=_kind(dataset[name].kind, found)
+            )
+            for name, found in values.items()
+            if name in dataset
+        }
+        made = replace(dataset, variables=changed, history=()).to_xarray()
+        first = str(next(iter(made.data_vars.values())).dims[0])
+        numbers = self.run.parts[self.part][self.chosen]
+        return made.assign_coords({first: numbers}).assign_attrs(rows=first, columns="plain")
+
+    def _undone(self, name: str, values: NDArray[Any]) -> NDArray[Any]:
+        """Standardised features in their own units again."""
+        asked = self.run.settings.preparation
+        if not asked.standardize or values.ndim != 2 or values.dtype.kind != "f":
+            return values
+        raw = self.run.unscaled()[name].values.astype(np.float64)
+        mean, scale = np.nanmean(raw, axis=0), np.nanstd(raw, axis=0)
+        return values * np.where(scale > 0, scale, 1.0) + mean
+
+    def log_evidence(self) -> xr.Dataset:
+        """log p(x) of every unit, exact or by importance sampling."""
+        import xarray as xr
+
+        run = self.run
+        if isinstance(run.model, ExactEvidence):
+            found = exact.log_evidence(run.model, *self.data)
+            values = {
+                "log_evidence": found.log_evidence[self.chosen]
+                if self.shape.unit_plate
+                else found.log_evidence
+            }
+        else:
+            found = importance.log_evidence(
+                run.pair,
+                *self.data,
+                num_samples=self.num_draws,
+                index=self.index,
+                seed=self.seed,
+                progress=False,
+            )
+            values = {
+                "log_evidence": found.log_evidence, "std_error": found.std_error, "elbo": found.elbo,
+                "ess": found.ess, "pareto_k": found.pareto_k,
+            }  # fmt: skip
+        plate = self.shape.unit_plate or "dataset"
+        filled = {name: (plate, value) for name, value in values.items() if len(value)}
+        return self._numbered(xr.Dataset(filled, attrs={"method": found.method, "unit": found.unit}))
+
+
+def _kind(before: VariableKind, values: NDArray[Any]) -> VariableKind:
+    """The kind of changed values."""
+    whole = values.dtype.kind in "iu" or bool(np.all(values == np.round(values)))
+    return before if whole or before in ("real", "grey") else "real"
+
+
+def table(found: xr.Dataset) -> pd.DataFrame:
+    """An export as a table: a row for every unit or draw, a column for every component."""
+    import pandas as pd
+
+    lead = str(found.attrs["rows"]).split(",")
+    # Data have their own columns' names.
+    plain = found.attrs.get("columns") == "plain"
+    columns: dict[str, Any] = {}
+    for name, values in found.data_vars.items():
+        missing = {dim: found.sizes[dim] for dim in lead if dim not in values.dims}
+        rest = [dim for dim in values.dims if dim not in lead]
+        flat = values.expand_dims(missing).transpose(*lead, *rest)
+        matrix = flat.to_numpy().reshape(int(np.prod([found.sizes[dim] for dim in lead])), -1)
+        for place, label in enumerate(_labels(flat, rest)):
+            columns[label if plain and label else f"{name}[{label}]" if label else str(name)] = matrix[
+                :, place
+            ]
+    index = [found[dim].to_numpy() if dim in found.coords else np.arange(found.sizes[dim]) for dim in lead]
+    rows = (
+        pd.MultiIndex.from_product(index, names=lead) if len(lead) > 1 else pd.Index(index[0], name=lead[0])
+    )
+    return pd.DataFrame(columns, index=rows)
+
+
+def _labels(values: xr.DataArray, rest: list[Any]) -> list[str]:
+    """What to call the entries along the other dimensions."""
+    sizes = [values.sizes[dim] for dim in rest]
+    names = [
+        [str(label) for label in (values[dim].to_numpy() if dim in values.coords else range(size))]
+        for dim, size in zip(rest, sizes, strict=True)
+    ]
+    return [",".join(names[axis][at] for axis, at in enumerate(place)) for place in np.ndindex(*sizes)]
+
+
+def check_ending(path: Path) -> str:
+    """The ending of a file to write.
+
+    Raises:
+        InputError: for another than these.
+    """
+    if (suffix := path.suffix.lower()) not in SUFFIXES:
+        raise InputError(f"--out is {str(path)!r}; it ends in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
+    return suffix
+
+
+def write(found: xr.Dataset, path: Path) -> Path:
+    """Write an export as CSV, NPZ or NetCDF, by the file's ending, whole or not at all.
+
+    Raises:
+        InputError: for another ending, or where it cannot be written.
+    """
+    suffix = check_ending(path)
+    if suffix == ".csv":
+        write_text(path, table(found).to_csv())
+    elif suffix == ".nc":
+        write_netcdf(path, found)
+    else:
+        content = io.BytesIO()
+        arrays = {str(name): values.to_numpy() for name, values in found.variables.items()}
+        # Labels as texts: Python's objects could not be read back without running code.
+        arrays = {name: a.astype(str) if a.dtype.hasobject else a for name, a in arrays.items()}
+        np.savez_compressed(content, allow_pickle=False, **arrays)
+        write_bytes(path, content.getbuffer())
+    return path

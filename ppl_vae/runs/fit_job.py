@@ -1,0 +1,124 @@
+"""What `fit` does: SVI into a run's folder. It loads nothing that only judges or draws."""
+
+import csv
+import io
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ppl_vae.base.errors import InputError
+from ppl_vae.base.files import told_later, write_json, write_text
+from ppl_vae.base.progress import stage
+from ppl_vae.data.dataset import Dataset
+from ppl_vae.guides.per_datum import PerDatumNormal
+from ppl_vae.inference.fitting import svi
+from ppl_vae.inference.fitting.checkpoint import save_parameters
+from ppl_vae.models.base import HintsAtScale
+from ppl_vae.runs.run import OWN_DATA, Run, prepare_folder
+from ppl_vae.runs.settings import Settings
+
+__all__ = ["converged_of", "fit_run"]
+
+
+def fit_run(
+    settings: Settings,
+    out: Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: bool = True,
+    complaints: list[InputError] | None = None,
+    given: Dataset | None = None,
+) -> dict[str, Any]:
+    """Fit by SVI into a run's folder.
+
+    Args:
+        settings: what to fit.
+        out: the folder.
+        resume: go on from its checkpoint.
+        overwrite: replace the run that it holds.
+        progress: whether to show a progress bar on a terminal.
+        complaints: see `files.told_later`: what could not be written at the end.
+        given: the data set, where it has no name; the folder keeps it.
+
+    Returns:
+        What ``--json`` prints: totals in nats, ``_mean`` per unit beside them.
+
+    Raises:
+        InputError: for anything that cannot be done; the folder is then left as it was.
+    """
+    run = Run.make(settings, given)
+    data = run.tensors("train")
+    held_out = None
+    if len(run.parts.get("validation", ())) and not isinstance(run.pair.guide, PerDatumNormal):
+        held_out = run.tensors("validation")
+    prepare_folder(out, settings, resume=resume, overwrite=overwrite)
+    if given is not None:
+        given.to_netcdf(out / OWN_DATA)
+    if hint := _scale_hint(run):
+        warnings.warn(hint, stacklevel=2)
+    stage("SVI", show=progress)
+    fitted = svi.fit(
+        run.pair,
+        *data,
+        held_out=held_out,
+        refresh=run.epoch_data if run.is_dynamic else None,
+        seed=settings.seed,
+        checkpoint=out / "checkpoint",
+        resume=resume,
+        progress=progress,
+        **settings.fit.keywords(),
+    )
+    final = fitted.final
+    result = {
+        "split": "train",
+        "elbo": final.value,
+        "elbo_std_error": final.std_error,
+        "elbo_mean": final.mean,
+        "reconstruction": final.reconstruction,
+        "kl": final.kl,
+        "kl_is_analytic": final.kl_is_analytic,
+        "num_units": final.num_units,
+        "objective": settings.fit.objective,
+        "steps": fitted.steps,
+        "seconds": fitted.seconds,
+        "converged": fitted.converged,
+        "reason": fitted.reason,
+        "stopping": None if fitted.stopping is None else fitted.stopping.to_json(),
+        "engine": fitted.engine,
+        "compile_seconds": fitted.compile_seconds,
+        "warnings": list(run.warnings),
+        "out": str(out),
+    }
+    with told_later(complaints):
+        write_text(out / "elbo.csv", _csv(("step", "elbo"), enumerate(fitted.elbo.tolist(), start=1)))
+        write_text(out / "held-out.csv", _csv(("step", "elbo_mean"), fitted.held_out.tolist()))
+        write_json(out / "fit.json", result)
+        # Last, for a folder with parameters is a fitted run.
+        save_parameters(run.pair, out / "parameters.safetensors")
+    return result
+
+
+def converged_of(fit: Mapping[str, Any]) -> bool | None:
+    """Whether the fit that a run keeps has converged; None where that was not judged (see `svi.Fit`).
+
+    Version 0.1.0 also called a fixed number of steps converged, by another rule.
+    """
+    found = fit["converged"]
+    return None if found is None or (found and not fit.get("stopping")) else bool(found)
+
+
+def _scale_hint(run: Run) -> str | None:
+    """What the model has to say of the features' scale."""
+    if run.settings.preparation.standardize or not isinstance(run.model, HintsAtScale):
+        return None
+    return run.model.scale_hint(run.training(), run.settings.options)
+
+
+def _csv(header: tuple[str, ...], rows: Any) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return text.getvalue()

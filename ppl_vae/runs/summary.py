@@ -1,0 +1,333 @@
+"""From a run's folder to a report: which figures belong to it, and what to say of them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from torch import nn
+
+from ppl_vae.answers.evidence import Evidence
+from ppl_vae.answers.posterior import Posterior
+from ppl_vae.base.errors import InputError
+from ppl_vae.base.files import read_json, reading
+from ppl_vae.base.options import changed
+from ppl_vae.base.wording import rows_in_words, told_data, with_error
+from ppl_vae.data.rows import Rows
+from ppl_vae.diagnostics.latents.gaps import Gaps
+from ppl_vae.diagnostics.verdict.check_files import load_check
+from ppl_vae.guides.amortised import AmortisedNormal
+from ppl_vae.inference.fitting.stopping import Stopping
+from ppl_vae.inference.samplers import guide as guide_method
+from ppl_vae.models.bayesian_ppca import BayesianPPCA
+from ppl_vae.models.ppca import PPCA
+from ppl_vae.models.trueskill import TrueSkill
+from ppl_vae.models.vae import VAE
+from ppl_vae.program.pair import HasIdentifiable
+from ppl_vae.report.figures.gap import gap_bars
+from ppl_vae.report.page import Banner, Part, Picture, Section, Table, Tone, write_page
+from ppl_vae.report.parts.check import PARTS, check_banner, check_findings, check_parts, evidence_pictures
+from ppl_vae.report.parts.comparison import comparison_part
+from ppl_vae.report.parts.fit import fit_part
+from ppl_vae.report.parts.model import plane_picture, ppca_pictures, skill_pictures, vae_pictures
+from ppl_vae.runs.fit_job import converged_of
+from ppl_vae.runs.run import METHODS, Run
+
+__all__ = [
+    "say_comparison",
+    "say_evidence",
+    "say_fit",
+    "say_gaps",
+    "say_other_data",
+    "write_report",
+]
+
+# Draws of a guide that nobody has drawn from yet.
+NUM_DRAWS = 2000
+REFERENCES = {"nuts": "NUTS", "hmc": "many chains of HMC", "exact": "the exact posterior"}
+
+
+def write_report(runs: Sequence[Run], path: Path, *, title: str) -> Path:
+    """Write one self-contained HTML file about some fitted runs.
+
+    What a run has not been asked for yet (comparison, evidence) is left out.
+
+    Raises:
+        InputError: if a run has no folder, or the page cannot be written.
+    """
+    sections = [_section(run) for run in runs]
+    return write_page(title, sections, path, about=_about(runs))
+
+
+def say_fit(fit: Mapping[str, Any]) -> str:
+    """A fit in a sentence."""
+    units = fit["num_units"]
+    ended = {
+        True: " and converged",
+        False: " and has not converged",
+        None: ", as many as were asked for (whether it converged is not judged then)",
+    }[converged_of(fit)]
+    elbo = with_error(fit["elbo_mean"], fit["elbo_std_error"] / units)
+    return (
+        f"SVI took {fit['steps']} steps and {fit['seconds']:.0f} s{ended}: {fit['reason']}. The ELBO of the "
+        f"training data is {elbo} nats a unit, a reconstruction of {fit['reconstruction'] / units:.3f} less "
+        f"a KL of {fit['kl'] / units:.3f}."
+    )
+
+
+def say_comparison(comparison: Mapping[str, Any]) -> str:
+    """A comparison in a sentence or two."""
+    against = _reference(comparison["reference"])
+    verdict = {
+        "agrees": f"The variational posterior agrees with {against}",
+        "differs": f"The variational posterior differs from {against}",
+        "cannot tell": f"Whether the variational posterior agrees with {against} cannot be told",
+    }[comparison["verdict"]]
+    reasons = "; ".join(reason.removeprefix("svi: ") for reason in comparison["reasons"])
+    return f"{verdict}: {reasons}."
+
+
+def say_evidence(evidence: Mapping[str, Any]) -> str:
+    """One method's evidence in a sentence."""
+    unit = "a datum" if evidence["unit"] == "datum" else "in all"
+    error = evidence["std_error_mean"]
+    mean, elbo = evidence["log_evidence_mean"], evidence.get("elbo_mean")
+    # JSON knows no −∞, which is the log of no weight at all.
+    value = "−∞" if mean is None else with_error(mean, error, 4)
+    data = f"of {told_data(evidence)}"
+    draws, proposal = f"{evidence['num_samples']:,}", evidence["proposal"]
+    how = {
+        "exact": "exact",
+        "is": f"by importance sampling ({draws} samples from the {proposal})",
+        "defensive": f"by importance sampling ({draws} samples from {proposal})",
+        "prior": f"by simple Monte Carlo ({draws} samples from the prior)",
+        "iwae": f"at least, by the IWAE bound of {draws} samples",
+        "ais": f"by annealed importance sampling ({draws} chains, from the {proposal})",
+        "bridge": f"by bridge sampling between NUTS and the guide ({draws} samples)",
+    }[evidence["method"]]
+    text = f"log p(x) {data} is {value} nats {unit}, {how}"
+    if evidence["method"] == "is" and mean is not None and elbo is not None:
+        text += f"; the ELBO is {mean - elbo:.3f} nats below it"
+    if "ess" not in evidence:
+        return f"{text}."
+    alarms = evidence["num_alarms"]
+    if not alarms:
+        return f"{text}; no weights raise an alarm."
+    whose = f"of {alarms:,} of {evidence['num_units']:,} units " if evidence["unit"] == "datum" else ""
+    return f"{text}; the weights {whose}cannot be trusted (k̂ and ESS)."
+
+
+def say_other_data(evidence: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """A sentence where the fit's ELBO and log p(x) are of other data, so that the first may be the larger."""
+    other = [told_data(each) for each in evidence.values()
+             if each["unit"] == "datum" and (each["data"] != "train" or each.get("chosen_rows"))]  # fmt: skip
+    if not other:
+        return None
+    return (
+        "The fit's ELBO is of the training data and log p(x) of "
+        f"{' or '.join(dict.fromkeys(other))}: of other data, so that either may be the larger. The ELBO "
+        "beside log p(x) is of the same rows."
+    )
+
+
+def say_gaps(gaps: Mapping[str, Any]) -> str:
+    """A gap taken apart, in a sentence."""
+    mean = {row["name"]: row["mean"] for row in gaps["rows"]}
+    lacking = "amortisation gap" if gaps["amortised"] else "optimisation gap"
+    total = f"Over {rows_in_words(gaps['split'], gaps)} the ELBO lacks {mean['gap']:.3f} nats a row"
+    if lacking not in mean:  # the gap was not taken apart, and the first note says why
+        return f"{total}; {gaps['notes'][0]}."
+    return (
+        f"{total}: "
+        f"{mean['approximation gap']:.3f} because of the guide's family (approximation gap) and "
+        f"{mean[lacking]:.3f} because of its {'network' if gaps['amortised'] else 'parameters'} ({lacking}). "
+        f"The best full-covariance guide of each row would lack {mean['gap, best full covariance']:.3f}, the "
+        f"best flow {mean['gap, best flow']:.3f}."
+    )
+
+
+def _reference(method: str) -> str:
+    """A reference in a sentence; draws in a file go by the library that wrote them."""
+    return REFERENCES.get(method, f"the draws of {method}")
+
+
+def _section(run: Run) -> Section:
+    if run.folder is None:
+        raise InputError("a report needs a run that was saved")
+    with reading(f"a file of the run {run.folder}"):
+        return _parts_of(run)
+
+
+def _parts_of(run: Run) -> Section:
+    """The section of a saved run, whose files may hold anything."""
+    assert run.folder is not None
+    comparison = read_json(run.folder / "compare.json")
+    parts = {
+        "fit": _fit_part(run, read_json(run.folder / "fit.json")),
+        "comparison": _comparison_part(run, comparison),
+        "evidence": _evidence_part(run),
+    }
+    last = [
+        _model_part(run),
+        Part("What was asked for", (), [Table("The fit's settings.", _settings_table(run))]),
+    ]
+    if not (run.folder / "check.json").exists():
+        return Section(_name(run), _banner(run, comparison), parts=[*parts.values(), *last])
+    found = load_check(run.folder)
+    identifiable = run.model.identifiable if isinstance(run.model, HasIdentifiable) else None
+    image_shape = run.source.image_shape if isinstance(run.source, Rows) else None
+    checked = check_parts(found, identifiable=identifiable, image_shape=image_shape)
+    # What was estimated on its own is more careful than what a check had time for.
+    if parts["evidence"] and "is" in found.evidence:
+        # Two values of one gap would else contradict each other on one page.
+        own = found.evidence["is"]
+        said = (
+            "The gap among the checks above is an estimate of their own, "
+            + (f"over {own.num_units:,} rows and " if own.unit == "datum" else "")
+            + f"by {own.num_samples:,} other draws."
+        )
+        parts["evidence"] = replace(parts["evidence"], sentences=[*parts["evidence"].sentences, said])
+    parts = checked | {name: part for name, part in parts.items() if part and name != "comparison"}
+    ordered = [parts[name] for name in PARTS if name in parts]
+    return Section(_name(run), check_banner(found), findings=check_findings(found), parts=[*ordered, *last])
+
+
+def _name(run: Run) -> str:
+    return f"{run.settings.model} on {Path(run.settings.data).name}"
+
+
+def _banner(run: Run, comparison: Mapping[str, Any]) -> Banner:
+    """The verdict of a comparison, which is less than that of a check."""
+    check = f"`ppl-vae check {run.folder}` runs every check and gives a verdict."
+    if not comparison:
+        return Banner("Not checked yet", "neutral", "The fit was compared with nothing.", check)
+    tones: dict[str, Tone] = {"agrees": "good", "differs": "bad", "cannot tell": "neutral"}
+    reference = _reference(comparison["reference"])
+    words = {
+        "agrees": f"Agrees with {reference}",
+        "differs": f"Differs from {reference}",
+        "cannot tell": "Cannot tell",
+    }
+    verdict = comparison["verdict"]
+    return Banner(words[verdict], tones[verdict], say_comparison(comparison), check)
+
+
+def _about(runs: Sequence[Run]) -> list[str]:
+    """Versions and seeds, as the runs' folders have them."""
+    lines = [f"Seeds: {', '.join(f'{_name(run)} {run.settings.seed}' for run in runs)}."]
+    assert runs[0].folder is not None
+    versions = read_json(runs[0].folder / "config.json").get("versions", {})
+    if versions:
+        lines.append(f"Versions: {', '.join(f'{name} {number}' for name, number in versions.items())}.")
+    return lines
+
+
+def _fit_part(run: Run, fit: Mapping[str, Any]) -> Part:
+    assert run.folder is not None
+    if not fit:
+        return Part("The fit")
+    return fit_part(
+        [say_fit(fit)],
+        pd.read_csv(run.folder / "elbo.csv")["elbo"].to_numpy(),
+        pd.read_csv(run.folder / "held-out.csv").to_numpy(dtype=float),
+        fit["num_units"],
+        kl_warmup=run.settings.fit.kl_warmup,
+        stopping=Stopping.from_json(fit["stopping"]) if fit.get("stopping") else None,
+    )
+
+
+def _comparison_part(run: Run, comparison: Mapping[str, Any]) -> Part:
+    if not comparison:
+        return Part("Against the reference")
+    rows = pd.DataFrame(comparison["rows"]).rename(columns={"mean_svi": "mean", "sd_svi": "sd"})
+    table = rows.assign(answer="svi")
+    answers = _answers(run)
+    reference = {"exact": "exact", "nuts": "nuts", "hmc": "nuts"}.get(comparison["reference"], "foreign")
+    return comparison_part(
+        answers,
+        reference,
+        table,
+    )
+
+
+def _evidence_part(run: Run) -> Part:
+    assert run.folder is not None
+    paths = {method: run.folder / f"evidence-{method}.nc" for method in METHODS if method != "bdmc"}
+    found = {method: Evidence.load(path) for method, path in paths.items() if path.exists()}
+    results = read_json(run.folder / "evidence.json")
+    sentences = [say_evidence(result) for result in results.values()]
+    if other := say_other_data(results):
+        sentences.append(other)
+    pictures = evidence_pictures(found)
+    if gaps := read_json(run.folder / "gaps.json"):
+        sentences.append(say_gaps(gaps))
+    if (path := run.folder / "gaps.nc").exists():
+        caption = (
+            "The gap taken apart: what the guide's family costs, what the network costs on top of it, and "
+            "what the best guides of richer families would still lack."
+        )
+        pictures.append(Picture(gap_bars(Gaps.load(path)), caption))
+    return Part("log p(x) and the gap", sentences, (), pictures)
+
+
+def _model_part(run: Run) -> Part:
+    """What only this kind of model has to show."""
+    pictures: list[Picture] = []
+    model, guide = run.model, run.pair.guide
+    if isinstance(model, TrueSkill):
+        pictures += skill_pictures(model, run.tensors()[0], _drawn(run))
+    if isinstance(run.source, Rows):
+        part = "test" if len(run.parts["test"]) else "train"
+        (x,) = run.tensors(part)
+        if isinstance(model, (PPCA, BayesianPPCA)):
+            answers = _drawn(run) if isinstance(model, BayesianPPCA) else {}
+            pictures += ppca_pictures(model, run.tensors()[0], run.source.feature_names, answers)
+        if isinstance(model, VAE) and isinstance(guide, AmortisedNormal) and run.source.image_shape:
+            pictures += vae_pictures(model, guide, x, run.source.image_shape, part, run.settings.seed)
+        if isinstance(guide, nn.Module) and hasattr(guide, "encode"):
+            labels = None if run.source.labels is None else run.source.labels[run.parts[part]]
+            pictures.append(plane_picture(guide, x, labels, part))
+    return Part("The model", (), (), pictures)
+
+
+def _drawn(run: Run) -> dict[str, Posterior]:
+    """Posteriors of global latents: the guide's, drawn anew where the folder has none, and NUTS's."""
+    assert run.folder is not None
+    found = {}
+    for name in ("svi", "nuts"):
+        for path in (run.folder / f"check-posterior-{name}.nc", run.folder / f"posterior-{name}.nc"):
+            if path.exists() and name not in found:
+                found[name] = Posterior.load(path)
+    if "svi" not in found:
+        own = guide_method.draws(run.pair, *run.tensors(), num_draws=NUM_DRAWS, seed=run.settings.seed)
+        found = {"svi": own, **found}
+    return found
+
+
+def _answers(run: Run) -> dict[str, Posterior]:
+    """Every posterior that the folder holds, in identifiable quantities."""
+    assert run.folder is not None
+    paths = {name: run.folder / f"posterior-{name}.nc" for name in ("svi", "nuts", "exact", "foreign")}
+    answers = {name: Posterior.load(path) for name, path in paths.items() if path.exists()}
+    if isinstance(run.model, HasIdentifiable):
+        answers = {name: answer.map(run.model.identifiable(answer.draws)) for name, answer in answers.items()}
+    return answers
+
+
+def _settings_table(run: Run) -> pd.DataFrame:
+    settings = run.settings
+    chosen = {
+        "model": settings.model,
+        "guide": settings.guide,
+        "data": Path(settings.data).name,
+        "options": ", ".join(f"{name}={value}" for name, value in changed(settings.options).items())
+        or "defaults",
+        "preprocessing": "; ".join(run.source.history) if isinstance(run.source, Rows) else "none",
+        "steps, at most" if settings.fit.stop else "steps": settings.fit.num_steps,
+        "batch size": settings.fit.batch_size or "all",
+        "learning rate": settings.fit.lr,
+        "seed": settings.seed,
+    }
+    index = pd.Index(list(chosen), name="setting")
+    return pd.DataFrame({"value": [str(value) for value in chosen.values()]}, index=index)
