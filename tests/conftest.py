@@ -27,6 +27,8 @@ from ppl_vae.engine import compile_apart, compiler
 
 ROOT = Path(__file__).parents[1]
 
+pytest_plugins = ["tests.conjugate_programs"]
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     words = "shift by N every seed that tests or the library give to a generator of NumPy or PyTorch"

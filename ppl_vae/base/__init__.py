@@ -1,1 +1,1 @@
-"""TODO."""
+"""The ground floor: errors, options, seeds, threads, clocks, files, progress; nothing of statistics."""

@@ -78,7 +78,7 @@ class Catalogue:
 @cache
 def catalogue() -> Catalogue:
     """The catalogue that came with the package."""
-    content = json.loads(files("ppl_vae").joinpath(FILE).read_text(encoding="utf-8"))
+    content = json.loads(files("ppl_vae.cli").joinpath(FILE).read_text(encoding="utf-8"))
     return Catalogue(
         fit=_options(content["fit"]),
         commands={name: _options(options) for name, options in content["commands"].items()},

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Tracing and compiling Pyro programs."""

@@ -8,7 +8,6 @@ process from then on is the library.
 import json
 import math
 import sys
-import types
 import warnings
 from contextlib import suppress
 from pathlib import Path
@@ -22,10 +21,6 @@ def main(folder: Path) -> None:
     """Compile the folder's graph for inputs of its shapes."""
     import torch
 
-    # The package's face imports every method; all that is needed here is one file beside this one.
-    package = types.ModuleType("ppl_vae.inference")
-    package.__path__ = [str(Path(__file__).parent)]
-    sys.modules["ppl_vae.inference"] = package
     from ppl_vae.engine.torch_internals import compile_ahead, load_ahead, make_fx
 
     warnings.simplefilter("ignore")

@@ -1,25 +1,5 @@
-"""Methods of learning and inference, one a file, all on the primitive of `terms`.
+"""Methods of learning and inference, for any Pyro model or pair: `fitting`, `samplers` and `evidence`."""
 
-Each takes any Pyro model or model/guide pair, not only the suite's.
-"""
+import lazy_loader
 
-from ppl_vae.inference.evidence import annealing, bounds, bridge, importance
-from ppl_vae.inference.evidence.elbo import ELBO, elbo
-from ppl_vae.inference.fitting import natural, restarts, svi
-from ppl_vae.inference.samplers import exact, guide, laplace, nuts
-
-__all__ = [
-    "ELBO",
-    "annealing",
-    "bounds",
-    "bridge",
-    "elbo",
-    "exact",
-    "guide",
-    "importance",
-    "laplace",
-    "natural",
-    "nuts",
-    "restarts",
-    "svi",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

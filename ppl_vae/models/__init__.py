@@ -1,11 +1,5 @@
-"""The suite's models, one family a file. Each class in ``SUITE`` is on the command line."""
+"""The suite's models, one family a file. What `__init__.pyi` names is on the command line."""
 
-from ppl_vae.models.base import SuiteModel
-from ppl_vae.models.bayesian_ppca import BayesianPPCA
-from ppl_vae.models.ppca import PPCA
-from ppl_vae.models.trueskill import TrueSkill
-from ppl_vae.models.vae import VAE
+import lazy_loader
 
-__all__ = ["PPCA", "VAE", "BayesianPPCA", "TrueSkill"]
-
-SUITE: tuple[type[SuiteModel], ...] = (BayesianPPCA, PPCA, TrueSkill, VAE)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

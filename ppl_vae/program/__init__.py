@@ -1,1 +1,5 @@
-"""TODO."""
+"""Pyro programs: pairs, what they look like on data, and the densities of their sites."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

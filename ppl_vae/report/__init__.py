@@ -1,16 +1,5 @@
 """Plots and the HTML page."""
 
-from ppl_vae.report.page import Banner, Part, Picture, Section, Table, Tone, write_page
-from ppl_vae.report.parts.check import check_section, write_check
+import lazy_loader
 
-__all__ = [
-    "Banner",
-    "Part",
-    "Picture",
-    "Section",
-    "Table",
-    "Tone",
-    "check_section",
-    "write_check",
-    "write_page",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -12,10 +12,10 @@ from ppl_vae.base.errors import InputError
 from ppl_vae.base.files import merge_json, told_later
 from ppl_vae.base.progress import stage
 from ppl_vae.data.rows import Rows
+from ppl_vae.diagnostics.comparison.agreement import Agreement, Sandwich, agreement, sandwich
 from ppl_vae.engine.graph import Compile
 from ppl_vae.guides.prior import Prior
 from ppl_vae.inference.evidence import annealing, bounds, bridge, importance
-from ppl_vae.inference.evidence.agreement import Agreement, Sandwich, agreement, sandwich
 from ppl_vae.inference.samplers import exact, nuts
 from ppl_vae.program.layout import Layout
 from ppl_vae.program.pair import ExactEvidence, Pair, Simulator

@@ -14,7 +14,7 @@ from ppl_vae.base.files import told_later
 from ppl_vae.base.wording import chosen_rows
 from ppl_vae.data.preprocess import grid_step
 from ppl_vae.data.rows import Rows
-from ppl_vae.inference.evidence.agreement import Agreement
+from ppl_vae.diagnostics.comparison.agreement import Agreement
 from ppl_vae.program.layout import Layout
 from ppl_vae.program.terms import is_density
 from ppl_vae.report.figures.common import write_figure

@@ -4,8 +4,8 @@ from dataclasses import is_dataclass
 from typing import Any, cast
 
 from ppl_vae.base.errors import InputError
-from ppl_vae.models import SUITE
 from ppl_vae.models.base import SuiteModel
+from ppl_vae.models.suite import SUITE
 from ppl_vae.program.user_program import is_program, load_program
 
 __all__ = ["find_model", "suite_models"]

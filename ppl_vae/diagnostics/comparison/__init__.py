@@ -1,1 +1,1 @@
-"""TODO."""
+"""Answers beside each other: distances with their errors, and whether a reference is one."""

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Data drawn anew beside the data."""

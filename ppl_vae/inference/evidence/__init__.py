@@ -1,1 +1,5 @@
-"""TODO."""
+"""Estimates of log p(x), with their errors, and what they say about each other."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,1 +1,5 @@
-"""The parts that a fit by SVI is made of; `ppl_vae.inference.fitting.svi` puts them together."""
+"""Learning: SVI and what stops it, restarts, and natural gradients."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

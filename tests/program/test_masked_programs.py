@@ -18,7 +18,7 @@ from torch.distributions import constraints
 from ppl_vae.base.errors import InputError
 from ppl_vae.inference import guide, importance, svi
 from ppl_vae.program.pair import Pair
-from tests.inference.normal_mean import Program, fixed, mu_given, normal_evidence, normal_mean
+from tests.normal_mean import Program, fixed, mu_given, normal_evidence, normal_mean
 
 # Missing values -------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""Small conjugate programs, written as a user would write them."""
+"""Small conjugate programs, written as a user would write them, as fixtures for all tests."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace

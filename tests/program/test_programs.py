@@ -20,7 +20,7 @@ from ppl_vae.inference import guide, importance, svi
 from ppl_vae.inference.evidence.elbo import elbo
 from ppl_vae.program.pair import Pair
 from ppl_vae.program.terms import layout, terms
-from tests.inference.normal_mean import Program, fixed, mu_given, normal_evidence, normal_mean
+from tests.normal_mean import Program, fixed, mu_given, normal_evidence, normal_mean
 
 # Broadcasting ----------------------------------------------------------------------------------------------
 

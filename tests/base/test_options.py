@@ -124,7 +124,7 @@ def test_keywords_are_the_fields_of_their_dataclass(name: str, monkeypatch: pyte
 
 def _public_functions() -> Iterator[tuple[str, list[str]]]:
     """Every public function and method of the package, with what it can be told."""
-    root = Path(__file__).parents[1] / "ppl_vae"
+    root = Path(__file__).parents[2] / "ppl_vae"
     # A command's options come from the classes that declare them, as one mapping.
     for path in sorted(root.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parents[1] / "ppl_vae"
+PACKAGE = Path(__file__).parents[2] / "ppl_vae"
 # The files that may know them.
 INTERNALS = {
     "inference/nutpie_densities.py",

@@ -19,11 +19,11 @@ from ppl_vae.answers.evidence import Evidence
 from ppl_vae.answers.posterior import Posterior
 from ppl_vae.base import notebook
 from ppl_vae.diagnostics.calibration.sbc import Calibration
+from ppl_vae.diagnostics.comparison.agreement import agreement
 from ppl_vae.diagnostics.comparison.compare import Comparison
 from ppl_vae.diagnostics.latents.gap_parts import Gaps
 from ppl_vae.diagnostics.verdict.check import Check
 from ppl_vae.diagnostics.verdict.rule import Decision, Finding, Measures
-from ppl_vae.inference.evidence.agreement import agreement
 from ppl_vae.inference.evidence.elbo import ELBO
 from ppl_vae.inference.fitting.svi import Fit
 from ppl_vae.program.pair import Pair

@@ -14,8 +14,8 @@ import ppl_vae
 from ppl_vae import Evidence, InputError
 from ppl_vae.base.options import differences
 from ppl_vae.inference.fitting.options import FitKeywords
-from ppl_vae.models import SUITE
 from ppl_vae.models.keywords import ModelKeywords
+from ppl_vae.models.suite import SUITE
 from ppl_vae.runs.exports import KINDS, SUFFIXES, export, table, write
 from ppl_vae.runs.fitted import PreparationKeywords, RunKeywords
 from ppl_vae.runs.settings import Preparation

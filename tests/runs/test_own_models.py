@@ -13,7 +13,7 @@ import pytest
 
 import ppl_vae
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 FILE = HERE / "own_models.py"
 SCALE = 0.8
 

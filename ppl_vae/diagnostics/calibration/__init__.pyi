@@ -1,0 +1,6 @@
+from .sbc import (
+    Calibration as Calibration,
+)
+from .sbc import (
+    sbc as sbc,
+)

@@ -1,0 +1,21 @@
+from .amortised import (
+    AmortisedNormal as AmortisedNormal,
+)
+from .amortised import (
+    LinearNormal as LinearNormal,
+)
+from .local import (
+    LocalSite as LocalSite,
+)
+from .local import (
+    LocalVector as LocalVector,
+)
+from .normal import num_raw as num_raw
+from .per_datum import (
+    PerDatum as PerDatum,
+)
+from .per_datum import (
+    PerDatumNormal as PerDatumNormal,
+)
+from .per_datum_flow import PerDatumFlow as PerDatumFlow
+from .prior import Prior as Prior

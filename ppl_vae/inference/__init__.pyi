@@ -1,0 +1,39 @@
+from .evidence import (
+    annealing as annealing,
+)
+from .evidence import (
+    bounds as bounds,
+)
+from .evidence import (
+    bridge as bridge,
+)
+from .evidence import (
+    importance as importance,
+)
+from .evidence.elbo import (
+    ELBO as ELBO,
+)
+from .evidence.elbo import (
+    elbo as elbo,
+)
+from .fitting import (
+    natural as natural,
+)
+from .fitting import (
+    restarts as restarts,
+)
+from .fitting import (
+    svi as svi,
+)
+from .samplers import (
+    exact as exact,
+)
+from .samplers import (
+    guide as guide,
+)
+from .samplers import (
+    laplace as laplace,
+)
+from .samplers import (
+    nuts as nuts,
+)

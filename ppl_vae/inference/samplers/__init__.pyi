@@ -1,0 +1,12 @@
+from . import (
+    exact as exact,
+)
+from . import (
+    guide as guide,
+)
+from . import (
+    laplace as laplace,
+)
+from . import (
+    nuts as nuts,
+)

@@ -1,0 +1,7 @@
+from .bayesian_ppca import BayesianPPCA as BayesianPPCA
+from .ppca import PPCA as PPCA
+from .suite import SUITE as SUITE
+from .trueskill import TrueSkill as TrueSkill
+from .vae import VAE as VAE
+
+__all__: list[str]

@@ -1,0 +1,24 @@
+from .abilities import (
+    ExactEvidence as ExactEvidence,
+)
+from .abilities import (
+    ExactPosterior as ExactPosterior,
+)
+from .abilities import (
+    HasIdentifiable as HasIdentifiable,
+)
+from .abilities import (
+    Labelled as Labelled,
+)
+from .abilities import (
+    PairwiseFactors as PairwiseFactors,
+)
+from .abilities import (
+    Simulator as Simulator,
+)
+from .pair import (
+    Pair as Pair,
+)
+from .pair import (
+    Program as Program,
+)
