@@ -10,11 +10,12 @@ from pyro.nn import PyroModule
 from torch import Size, Tensor
 from torch.distributions import constraints
 
-from ppl_vae.base.seeds import seeded
+from ppl_vae.base.seeds import derived, seeded
 from ppl_vae.engine.graph import Compile
 from ppl_vae.guides.normal import raw_normal
 from ppl_vae.guides.per_datum import PerDatumNormal
 from ppl_vae.guides.per_datum_flow import PerDatumFlow, raw_flow
+from ppl_vae.inference.evidence.unit_noise import UnitNoise
 from ppl_vae.inference.fitting import svi
 from ppl_vae.program.layout import Layout
 from ppl_vae.program.pair import Pair
@@ -174,14 +175,20 @@ class Candidate:
         """Numbers of the units."""
         return torch.arange(self.shape.num_units) if self.index is None else self.index
 
-    def log_weights(self, at: Tensor | None, num_samples: int) -> Tensor:
-        """log p(x, z) − log q(z) of those units, given by their places among `units`: (draws, units)."""
+    def log_weights(self, at: Tensor | None, first: int, num_samples: int, seed: int) -> Tensor:
+        """log p(x, z) − log q(z) of those units, given by their places among `units`: (draws, units).
+
+        The noise of a unit's draw, whose number counts from ``first``, is the same in every chunk.
+        """
         asked = self.units if at is None else self.units[at]
         whole = at is None and self.index is None
         index = None if whole or not self.shape.can_index else asked
-        found = terms(
-            self.pair, *self.data, layout=self.shape, num_particles=num_samples, index=index
-        ).log_weights
+        # What no counter gives, such as draws by rejection, is drawn anew for every chunk.
+        rest = seeded(derived(seed, int(asked[0]), first))
+        with rest, UnitNoise(self.shape, seed, first, num_samples, index):
+            found = terms(
+                self.pair, *self.data, layout=self.shape, num_particles=num_samples, index=index
+            ).log_weights
         return found if whole or index is not None else found[:, asked]
 
 
@@ -208,13 +215,12 @@ def log_weight_chunks(candidates: list[Candidate], num_samples: int, seed: int) 
     size = max(1, CHUNK // (min(num_samples, 128) * event))
     units = torch.arange(len(candidates[0].units))
     together = all(each.shape.can_index for each in candidates)
-    for number, at in enumerate(units.split(size) if together else [None]):
+    for at in units.split(size) if together else [None]:
         most = max(1, CHUNK // (event * (size if at is not None else len(units))))
-        blocks = [min(most, num_samples - done) for done in range(0, num_samples, most)]
+        blocks = [(done, min(most, num_samples - done)) for done in range(0, num_samples, most)]
         found = []
         for each in candidates:
-            with seeded(seed + 7919 * number):
-                drawn = [each.log_weights(at, block) for block in blocks]
+            drawn = [each.log_weights(at, first, block, seed) for first, block in blocks]
             found.append(torch.cat(drawn).double().cpu())
         yield torch.stack(found)
 
