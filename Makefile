@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test check matrix bench accuracy alarms budgets campaign studies clean
+.PHONY: demo test check docs matrix bench accuracy alarms budgets campaign studies clean
 
 demo: $(INSTALLED)
 	$(BIN)/ppl-vae demo --out demo
@@ -17,6 +17,13 @@ check: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The site, in site/: the extra alone is installed, for the package is read and not imported.
+docs:
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['docs'], sep='\n')" > $(VENV)/docs.txt
+	$(BIN)/python -m pip install -q -r $(VENV)/docs.txt
+	$(BIN)/python -m mkdocs build --strict --clean
 
 # Lowest and newest versions, Python 3.11 and 3.13, each from a fresh environment (noxfile.py).
 matrix: $(INSTALLED)
@@ -54,4 +61,4 @@ $(INSTALLED): pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) demo .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .nox
+	rm -rf $(VENV) demo site .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .nox

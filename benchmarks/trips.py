@@ -1,15 +1,15 @@
 """Which rooms data pass through: ``python -m benchmarks.trips [CHECKOUT …] [--at REF …]``.
 
 Two counts for each checkout, by default this one, and for each revision (``--at ea19372`` is 0.1.0), all on
-the floors of this checkout's import law; modules that have moved since are counted in the room they are in now.
+the floors of this checkout's import law; modules that have moved since count for the room they are in now.
 
 - **imports**, read off the source: arrows between rooms, those that point to a higher floor or to a neighbour
   on the same one, and rooms that depend on each other in a circle;
 - **calls**, from a profile of a fit of a small data set and its check, both from the command line, and of
   `importance.log_evidence` on that run: how many rooms and files they enter, how many different calls cross
   from room to room, and how many of those go to a higher floor or to a neighbour. They *climb* where the
-  caller's file imports what it calls; else the caller was *handed* it: a model or guide, a function to trace, a
-  handler that PyTorch or Pyro calls. A call belongs to the nearest function of the package on the stack.
+  caller's file imports what it calls; else the caller was *handed* it: a model or guide, a function to trace,
+  a handler that PyTorch or Pyro calls. A call belongs to the nearest function of the package on the stack.
 
 Only the main thread is profiled. ``--list`` names every arrow up and every climb.
 """
@@ -26,7 +26,7 @@ import sys
 import tempfile
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
@@ -288,7 +288,7 @@ def _record(run: Path, written: Path) -> None:
     pair, data = opened.pair, opened.tensors("train")
     with profiles["log_evidence"]:
         importance.log_evidence(pair, *data, num_samples=100)
-    found = {name: [list(vars(call).values()) for call in profile.calls] for name, profile in profiles.items()}
+    found = {name: [astuple(call) for call in profile.calls] for name, profile in profiles.items()}
     written.write_text(json.dumps(found))
 
 
@@ -344,7 +344,9 @@ def main() -> None:
     """Print the table of every checkout and revision."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("checkouts", type=Path, nargs="*", metavar="CHECKOUT", help="by default this one")
-    parser.add_argument("--at", action="append", default=[], metavar="REF", help="a revision of this repository")
+    parser.add_argument(
+        "--at", action="append", default=[], metavar="REF", help="a revision of this repository"
+    )
     parser.add_argument("--list", action="store_true", help="name every arrow up and every climb")
     parser.add_argument("--record", type=Path, nargs=2, help=argparse.SUPPRESS)
     given = parser.parse_args()

@@ -13,7 +13,7 @@ FILES = {
     "top/face.py": "from house.middle import work\n\n\ndef run(data):\n    return work(data, lambda x: x)\n",
     # A face: what it names is somewhere else.
     "middle/__init__.py": "from house.middle.work import work\n",
-    "middle/work.py": "from house.low import ground\n\n\ndef work(data, then):\n    return ground.add(data, then)\n",
+    "middle/work.py": "from house.low import ground\n\ndef work(x, then):\n    return ground.add(x, then)\n",
     "low/__init__.py": "",
     "low/ground.py": (
         "def add(data, then):\n"
