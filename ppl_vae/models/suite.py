@@ -5,6 +5,4 @@ from ppl_vae.models.base import SuiteModel
 
 __all__ = ["SUITE"]
 
-SUITE: tuple[type[SuiteModel], ...] = tuple(
-    getattr(models, name) for name in models.__all__ if name != "SUITE"
-)
+SUITE: tuple[type[SuiteModel], ...] = tuple(getattr(models, name) for name in models.__all__)
