@@ -3,7 +3,7 @@
 A newcomer's model is picked up from ``ppl_vae.models.SUITE``.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -20,7 +20,9 @@ from ppl_vae import models
 from ppl_vae.answers.evidence import Evidence
 from ppl_vae.answers.posterior import Posterior
 from ppl_vae.base.errors import InputError
-from ppl_vae.data import Games, Rows
+from ppl_vae.data import Dataset, Games, Rows, as_dataset
+from ppl_vae.data import inputs as inputs_
+from ppl_vae.data.matching import resolve
 from ppl_vae.diagnostics import compare
 from ppl_vae.guides import Prior
 from ppl_vae.inference import elbo, exact, guide, importance, nuts, svi
@@ -50,14 +52,33 @@ class Tiny:
 def make(name: str, guide_name: str | None = None, seed: int = 0) -> Tiny:
     family = FAMILIES[name]
     torch.manual_seed(seed)
+    dtype = getattr(torch, family.defaults.dtype)
+    if family.data_type is Dataset:
+        data = _dataset(family.inputs)
+        model, tensors = family.from_data(data), data.arguments(family.inputs, dtype)
+        return Tiny(model, tensors, guide_name or next(iter(family.guides)))
     data = _games() if family.data_type is Games else _rows(binary=False)
     try:
         model = family.from_data(data)
     except InputError:
         data = _rows(binary=True)
         model = family.from_data(data)
-    tensors = data.tensors(getattr(torch, family.defaults.dtype))
-    return Tiny(model, tensors, guide_name or next(iter(family.guides)))
+    return Tiny(model, data.tensors(dtype), guide_name or next(iter(family.guides)))
+
+
+def _dataset(inputs: Mapping[str, inputs_.Input]) -> Dataset:
+    """A handful of units for whatever a model declares."""
+    generator = np.random.default_rng(0)
+    shapes = {inputs_.Features: (NUM_FEATURES,), inputs_.Sequence: (5,), inputs_.Points: (4, 2)}
+    columns: dict[str, Any] = {}
+    for name, kind in inputs.items():
+        if isinstance(kind, inputs_.Category | inputs_.Group | inputs_.Index):
+            columns[name] = np.arange(NUM_ROWS) % 3
+        elif isinstance(kind, inputs_.Count):
+            columns[name] = generator.poisson(3.0, NUM_ROWS)
+        else:
+            columns[name] = generator.normal(size=(NUM_ROWS, *shapes.get(type(kind), ())))
+    return resolve(as_dataset(columns), inputs)
 
 
 def _rows(*, binary: bool) -> Rows:
@@ -260,14 +281,14 @@ def _chains(tiny: Tiny, seed: int = 0) -> Posterior:
 @every_pair
 def test_bad_data_is_refused_in_one_sentence(name: str, guide_name: str) -> None:
     tiny = make(name, guide_name)
-    (x,) = tiny.data
+    x = tiny.data[0]
     if x.is_floating_point():
         for value in (float("nan"), float("inf")):
             bad = x.clone()
-            bad[3, 2] = value
+            bad.view(len(x), -1)[3, -1] = value
             wrongs = {"finite": bad}
             _every_method_refuses(tiny, wrongs)
-        wrongs = {"shape": x[:, :-1]}
+        wrongs = {"shape": x[:, :-1]} if x.dim() > 1 else {}
     else:
         unknown, itself = x.clone(), x.clone()
         unknown[2, 1] = 99
@@ -277,18 +298,18 @@ def test_bad_data_is_refused_in_one_sentence(name: str, guide_name: str) -> None
 
 
 def _every_method_refuses(tiny: Tiny, wrongs: dict[str, Tensor]) -> None:
-    pair = tiny.pair
+    pair, others = tiny.pair, tiny.data[1:]
     methods: list[Callable[[Tensor], Any]] = [
-        lambda x: svi.fit(pair, x, num_steps=1, progress=False),
-        lambda x: guide.draws(pair, x, num_draws=2),
-        lambda x: importance.log_evidence(pair, x, num_samples=10, progress=False),
-        lambda x: elbo(pair, x),
-        lambda x: nuts.sample(tiny.model, x, num_draws=4, warmup=1, chains=1, progress=False),
+        lambda x: svi.fit(pair, x, *others, num_steps=1, progress=False),
+        lambda x: guide.draws(pair, x, *others, num_draws=2),
+        lambda x: importance.log_evidence(pair, x, *others, num_samples=10, progress=False),
+        lambda x: elbo(pair, x, *others),
+        lambda x: nuts.sample(tiny.model, x, *others, num_draws=4, warmup=1, chains=1, progress=False),
     ]
     if isinstance(tiny.model, ExactEvidence):
-        methods.append(lambda x: exact.log_evidence(tiny.model, x))
+        methods.append(lambda x: exact.log_evidence(tiny.model, x, *others))
     if isinstance(tiny.model, ExactPosterior):
-        methods.append(lambda x: exact.draws(tiny.model, x))
+        methods.append(lambda x: exact.draws(tiny.model, x, *others))
     for words, wrong in wrongs.items():
         for method in methods:
             with pytest.raises(InputError, match=words) as caught:

@@ -112,7 +112,9 @@ class LocalVector:
             InputError: if a latent is shared by all units or discrete, a support differs from unit to unit,
                 or there is no plate of units.
         """
-        with seeded(0), torch.no_grad(), evaluation(), Feasible():
+        # The parameters that there are may be read; those of the model do not go to who holds none of them.
+        store = pyro.get_param_store()
+        with store.scope(store.get_state()), seeded(0), torch.no_grad(), evaluation(), Feasible():
             trace = poutine.trace(model).get_trace(*data)
         sites = {
             name: site

@@ -68,6 +68,17 @@ def test_the_layout_says_what_each_site_is(make: Callable[[], Linear], expected:
     assert LocalVector.of(case.model, *case.data).size == len(case.prior)
 
 
+def test_reading_a_model_leaves_the_parameter_store_as_it_was(oracles: ModuleType) -> None:
+    def program(x: Tensor) -> None:
+        # What somebody holds is read; what nobody holds is not left behind.
+        assert pyro.param("someone_elses").tolist() == [1.0, 2.0]
+        pyro.param("own", torch.ones(2))
+        _bounded(x)
+
+    with oracles.nothing_global_changes():
+        _normal(program, torch.zeros(3, dtype=DOUBLE))
+
+
 def test_kinds_and_scopes_of_other_sites() -> None:
     x = torch.zeros(5, dtype=DOUBLE)
     sites = layout(Pair(mixed, _normal(mixed, x)), x).sites
