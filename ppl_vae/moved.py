@@ -49,10 +49,9 @@ _PLACES = (
         "report",
         "report.figures",
         "calibration_figure=calibration collapse_figure=collapse evidence_figure=evidence gap_figure=gap "
-        "pair_figure=pair ppca_figures=ppca predictive_figure=predictive skill_figures=skills "
-        "stopping_figure=stopping",
+        "pair_figure=pair predictive_figure=predictive stopping_figure=stopping",
     ),
-    ("report", "report.parts", "check_page=check comparison_part=comparison fit_part=fit model_part=model"),
+    ("report", "report.parts", "check_page=check comparison_part=comparison fit_part=fit"),
 )
 
 MOVED = {

@@ -17,6 +17,7 @@ from ppl_vae.data import Dataset
 from ppl_vae.data.inputs import Category, Features, Group, Points, Sequence
 from ppl_vae.guides import PerDatumNormal
 from ppl_vae.models.base import FitDefaults
+from ppl_vae.views import Bars, Intervals, Score
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,12 @@ class Series(_Own):
             mean = z.unsqueeze(-1).expand(*z.shape, y_n.shape[-1])
             pyro.sample("y", dist.Normal(mean, self.noise_scale).to_event(1), obs=y_n)
 
+    def views(self, context) -> list[Bars]:
+        z = context.draws["svi"]["z"]
+        names = [f"{context.part} series {k}" for k in z["data"].to_numpy()]
+        means = {"mean of z": z.mean(("chain", "draw"))}
+        return [Bars(caption="Where each series lies.", names=names, panels=means, label="z")]
+
 
 class Clouds(_Own):
     """z_n ~ N(0, 1), every coordinate of n's points ~ N(z_n, s²)."""
@@ -137,3 +144,13 @@ class Grouped(_Own):
         with pyro.plate("data", len(x)) as i:
             each = mean[..., group[i], None].expand(*mean.shape[:-1], *x[i].shape)
             pyro.sample("x", dist.Normal(each, self.noise_scale).to_event(1), obs=x[i])
+
+    def views(self, context) -> list[Intervals | Score]:
+        means = {name: found["mean"] for name, found in context.draws.items()}
+        ends = {name: found.quantile([0.05, 0.5, 0.95], ("chain", "draw")).T for name, found in means.items()}
+        names = context.dataset["group"].levels
+        spread = float(means["svi"].mean(("chain", "draw")).std())
+        return [
+            Intervals(caption="Where the groups lie.", names=names, answers=ends, label="median and 90 %"),
+            Score(title="spread", caption="How far the groups are apart.", value=spread),
+        ]

@@ -27,7 +27,10 @@ from ppl_vae.diagnostics import compare
 from ppl_vae.guides import Prior
 from ppl_vae.inference import elbo, exact, guide, importance, nuts, svi
 from ppl_vae.program.pair import ExactEvidence, ExactPosterior, HasIdentifiable, Labelled, Pair
+from ppl_vae.program.shown import ViewContext, views_of
 from ppl_vae.program.terms import layout
+from ppl_vae.report.figures.views import draw
+from ppl_vae.views import Score, Table
 
 NUM_ROWS, NUM_FEATURES = 16, 6
 FAMILIES = {cls.__name__: cls for cls in models.SUITE}
@@ -347,6 +350,19 @@ def test_every_guide_answers_with_named_dimensions(name: str, guide_name: str) -
     assert np.isfinite(fit.elbo).all()
     assert fit.final.num_units == shape.num_units
     assert fit.final.value == pytest.approx(fit.final.reconstruction - fit.final.kl, rel=1e-6)
+
+
+@every_pair
+def test_what_a_pair_has_to_show_is_drawn(name: str, guide_name: str) -> None:
+    tiny = make(name, guide_name)
+    pair = tiny.pair
+    draws = {"svi": guide.draws(pair, *tiny.data, num_draws=7).draws}
+    before = {key: value.clone() for key, value in pair.state_dict().items()}
+    for context in (ViewContext(pair, tiny.data, tiny.data, draws), ViewContext(pair, tiny.data, tiny.data)):
+        for view in views_of(context):
+            assert view.caption.endswith(".")
+            assert draw(view) is not None or isinstance(view, Score | Table)
+    assert all(torch.equal(value, before[key]) for key, value in pair.state_dict().items())
 
 
 @every_model

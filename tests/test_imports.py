@@ -1,6 +1,7 @@
 """What the first minute loads: heavy packages come when they are used, and not before."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,22 @@ def loaded_by(code: str, heavy: tuple[str, ...] = HEAVY) -> list[str]:
 
 def test_the_command_line_itself_loads_no_torch() -> None:
     assert loaded_by("import ppl_vae, ppl_vae.cli", (*HEAVY, "torch", "pyro")) == []
+
+
+def test_only_models_the_demo_and_the_faces_name_a_model() -> None:
+    from ppl_vae.models import SUITE
+
+    package = Path(sys.modules["ppl_vae"].__file__).parent
+    words = {word for cls in SUITE for word in (cls.__name__, cls.Options.__name__, cls.__module__)}
+    known = [*(rf"\b{re.escape(word)}\b" for word in words), *(f'"{cls.name}"' for cls in SUITE)]
+    found = {
+        path.relative_to(package): re.findall("|".join(known), path.read_text(encoding="utf-8"))
+        for path in package.rglob("*.py")
+    }
+    naming = {path for path, names in found.items() if names}
+    own = {path for path in naming if path.parts[0] == "models" or path == Path("cli/demo.py")}
+    assert len(own) > len(SUITE)
+    assert naming - own == set()
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ def demo(
     quiet: Quiet = False,
     json_: JSON = False,
 ) -> None:
-    """The main job on embedded real data: VAE, PPCA and TrueSkill, fitted, compared and reported."""
+    """The main job on embedded real data: three models fitted, compared and reported."""
     from ppl_vae.cli.demo import run_demo
 
     result = run_demo(out, quick=quick, seed=seed or 0, show=not json_, progress=not quiet)

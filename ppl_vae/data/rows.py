@@ -1,4 +1,4 @@
-"""Rows of features, a reader of data sets: what PPCA, the VAE and their kin take."""
+"""Rows of features, a reader of data sets: what models of vectors take."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ppl_vae.data.precision import merged_columns
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["PARTS", "Floats", "Integers", "Kind", "Rows", "kind_of", "split_variable"]
+__all__ = ["PARTS", "Floats", "Integers", "Kind", "Rows", "kind_of", "labels_of", "split_variable"]
 
 Floats = NDArray[np.floating[Any]]
 Integers = NDArray[np.integer[Any]]
@@ -94,7 +94,7 @@ class Rows:
             next(iter(x.labels.values())),
             x.kind if x.kind in ("real", "grey", "binary") else kind_of(values),
             image_shape=x.image_shape,
-            labels=_labels(dataset),
+            labels=labels_of(dataset),
             splits={name: units for name, units in dataset.parts().items() if len(units)},
             history=ready.history,
             warnings=ready.warnings,
@@ -156,8 +156,9 @@ def split_variable(parts: Mapping[str, Integers], num_units: int) -> Variable:
     return Variable(codes, "category", levels=PARTS)
 
 
-def _labels(dataset: Dataset) -> Integers | None:
-    """Whole numbers: the labels themselves where they are such, else their positions in the levels."""
+def labels_of(dataset: Dataset) -> Integers | None:
+    """Its labels as whole numbers, where it has any: themselves where they are such, else their positions in
+    the levels."""
     found = next((dataset[name] for name in ("label", *also("label")) if name in dataset), None)
     if found is None or found.values.ndim != 1 or found.is_ragged:
         return None

@@ -8,7 +8,10 @@ from pyro.distributions import Normal, TorchDistribution
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
+from ppl_vae.guides.means import means_view
 from ppl_vae.guides.normal import VARIANCE_FLOOR, multivariate_normal, num_raw, raw_normal, raw_scale_tril
+from ppl_vae.program.shown import ViewContext
+from ppl_vae.views import View
 
 __all__ = ["AmortisedNormal", "LinearNormal"]
 
@@ -53,6 +56,10 @@ class AmortisedNormal(PyroModule):  # type: ignore[misc]
         """q(z | x) for each row of the network's inputs: batch shape (rows,), event shape (q,)."""
         return raw_normal(self.network(*inputs), self.latent_dim, self.covariance, self.floor)
 
+    def views(self, context: ViewContext) -> list[View]:
+        """The plane of the rows' posterior means."""
+        return [means_view(self.encode(*context.data[: self.num_inputs]), context)]
+
     def forward(self, *data: Any) -> Tensor:
         """The Pyro program; takes the full data, of shape (num_data, …) each that the network reads."""
         with pyro.plate(self.plate, len(data[0])) as i:
@@ -62,8 +69,8 @@ class AmortisedNormal(PyroModule):  # type: ignore[misc]
 class LinearNormal(PyroModule):  # type: ignore[misc]
     """q(z_n | x_n) = N(A x_n + b, S): a linear encoder with one covariance for all data.
 
-    It contains PPCA's exact posterior when S is full, and the best mean-field one when S is diagonal
-    (Tipping and Bishop 1999, section 3.1: the posterior covariance σ²M⁻¹ does not depend on x).
+    It contains the exact posterior of linear-Gaussian models when S is full, and the best mean-field one when
+    S is diagonal (Tipping and Bishop 1999, section 3.1: the posterior covariance σ²M⁻¹ does not depend on x).
 
     Args:
         num_features: d, the size of x.
@@ -100,6 +107,10 @@ class LinearNormal(PyroModule):  # type: ignore[misc]
             return Normal(loc, variance.sqrt()).to_event(1)
         scale_tril = raw_scale_tril(self.raw_spread, self.latent_dim, self.floor)
         return multivariate_normal(loc, scale_tril)
+
+    def views(self, context: ViewContext) -> list[View]:
+        """The plane of the rows' posterior means."""
+        return [means_view(self.encode(context.data[0]), context)]
 
     def forward(self, x: Tensor, *_: Any) -> Tensor:
         """The Pyro program; x is the full data of shape (num_data, num_features), and all that it reads."""

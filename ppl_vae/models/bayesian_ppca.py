@@ -18,8 +18,10 @@ from ppl_vae.base.errors import InputError
 from ppl_vae.data.inputs import Features, Input
 from ppl_vae.data.rows import Rows
 from ppl_vae.models.base import DataType, FitDefaults, Unit, one_of
-from ppl_vae.models.ppca import check_latent_dim
+from ppl_vae.models.ppca import axes_views, check_latent_dim
 from ppl_vae.models.scales import far_from_one
+from ppl_vae.program.shown import ViewContext
+from ppl_vae.views import View
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -162,6 +164,19 @@ class BayesianPPCA(PyroModule):  # type: ignore[misc]
             },
             coords={"pair": pairs, "rank": np.arange(1, self.latent_dim + 1)},
         )
+
+    def views(self, context: ViewContext) -> list[View]:
+        """As `PPCA.views`, of the posterior mean of WWᵀ, which has no sign and no rotation, and of σ²."""
+        if "svi" not in context.draws:
+            return []
+        draws, (x, *_) = context.draws["svi"], context.training
+        columns = draws["loadings"].transpose("chain", "draw", "component", "feature").to_numpy()
+        columns = columns.reshape(-1, *columns.shape[2:])
+        values, vectors = np.linalg.eigh(np.einsum("nki,nkj->ij", columns, columns) / len(columns))
+        chosen = slice(None, -self.latent_dim - 1, -1)
+        weights = vectors[:, chosen] * np.sqrt(np.maximum(values[chosen], 0.0))
+        noise = float((draws["noise_scale"] ** 2).mean())
+        return axes_views(weights, noise, x, self.feature_names, "the posterior mean's")
 
     def event_dims(self) -> dict[str, tuple[str, ...]]:
         """Names of the event dimensions."""

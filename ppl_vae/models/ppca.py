@@ -1,10 +1,11 @@
 """Probabilistic principal component analysis (Tipping and Bishop 1999)."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self, TypedDict, Unpack
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import torch
@@ -19,8 +20,13 @@ from ppl_vae.guides.amortised import LinearNormal
 from ppl_vae.guides.per_datum import PerDatumNormal
 from ppl_vae.models.base import DataType, FitDefaults, Unit, one_of
 from ppl_vae.models.scales import far_from_one
+from ppl_vae.program.shown import ViewContext
+from ppl_vae.views import Bars, Matrix, Scatter, View
 
-__all__ = ["PPCA", "PPCAKeywords", "PPCAOptions", "check_latent_dim"]
+__all__ = ["PPCA", "PPCAKeywords", "PPCAOptions", "axes_views", "check_latent_dim"]
+
+# Features in the picture of the axes, and eigenvalues in the one beside it.
+MAX_FEATURES = 30
 
 
 @dataclass(frozen=True)
@@ -193,6 +199,11 @@ class PPCA(PyroModule):  # type: ignore[misc]
         m = self._m_matrix()
         return 0.5 * float(m.diagonal().log().sum() - torch.linalg.slogdet(m).logabsdet)
 
+    def views(self, context: ViewContext) -> list[View]:
+        """The loadings by feature, and the eigenvalues of the training data's covariance."""
+        (x, *_), noise = context.training, float(self.noise_scale.detach()) ** 2
+        return axes_views(self.loadings.detach().cpu().numpy(), noise, x, self.feature_names, "the model's")
+
     def _m_matrix(self) -> Tensor:
         loadings = self.loadings.double()
         identity = torch.eye(self.latent_dim, dtype=torch.float64, device=loadings.device)
@@ -224,3 +235,64 @@ def check_latent_dim(latent_dim: int, limit: int, what: str = "the number of fea
     check_whole(1, latent_dim=latent_dim)
     if latent_dim >= limit:
         raise InputError(f"latent_dim is {latent_dim}; it must be less than {what}, {limit}")
+
+
+def axes_views(
+    weights: np.ndarray, noise_variance: float, x: Tensor, feature_names: Sequence[str], whose: str
+) -> list[View]:
+    """What the principal axes of W are made of, and how many stand out from the noise.
+
+    Args:
+        weights: W of any rotation, shape (d, q).
+        noise_variance: σ².
+        x: the training data, shape (num_data, d).
+        feature_names: d names, or none.
+        whose: the axes are, in words.
+    """
+    caption = (
+        f"What {whose} principal axes are made of, the longest axis first: features with large "
+        "loadings of one sign rise and fall together. The sign of a whole axis means nothing."
+    )
+    axes = principal_axes(weights)
+    names = list(feature_names) or [f"feature {k + 1}" for k in range(len(axes))]
+    kept = np.sort(np.argsort(-np.linalg.norm(axes, axis=1), kind="stable")[:MAX_FEATURES])
+    kept = kept[np.argsort(-axes[kept, 0], kind="stable")]
+    labels, chosen = [names[k] for k in kept], axes[kept]
+    loadings: View = Matrix(
+        caption=caption, values=chosen, row_names=labels, column_label="principal axis",
+        column_names=[str(k + 1) for k in range(axes.shape[1])],
+    )  # fmt: skip
+    if axes.shape[1] <= 2:
+        panels = {f"axis {k + 1}": column for k, column in enumerate(chosen.T)}
+        loadings = Bars(caption=caption, names=labels, panels=panels, label="loading")
+    return [loadings, _scree(x, axes.shape[1], noise_variance)]
+
+
+def principal_axes(weights: np.ndarray) -> np.ndarray:
+    """W rotated to its principal axes: W R = U S, columns by decreasing length, shape (d, q).
+
+    W is determined up to a rotation of the latent space; this one makes WᵀW diagonal. Each column's largest
+    entry is positive. Source: Tipping and Bishop (1999), section 3.2 and appendix A.
+    """
+    left, sizes, _ = np.linalg.svd(np.asarray(weights, dtype=float), full_matrices=False)
+    axes = left * sizes
+    largest = np.abs(axes).argmax(0)
+    return axes * np.where(axes[largest, np.arange(axes.shape[1])] < 0, -1.0, 1.0)
+
+
+def _scree(x: Tensor, latent_dim: int, noise_variance: float) -> Scatter:
+    """Eigenvalues of the 1/N covariance. At the maximum of the likelihood σ² is the mean of those that are
+    not kept (Tipping and Bishop 1999, equation 8)."""
+    values = np.linalg.eigvalsh(np.cov(x.double().cpu().numpy().T, bias=True))[::-1]
+    points = np.column_stack([np.arange(1, len(values) + 1), values])[: max(MAX_FEATURES, latent_dim + 5)]
+    kept = f"kept ({values[:latent_dim].sum() / values.sum():.0%} of the variance)"
+    return Scatter(
+        caption="Eigenvalues of the data's covariance: the kept axes should stand out from the rest, and the "
+        "noise level should run through the middle of what is left.",
+        groups={kept: points[:latent_dim], "left to noise": points[latent_dim:]},
+        x_label="principal axis",
+        y_label="eigenvalue",
+        joined=True,
+        hollow={"left to noise"},
+        levels={"noise level σ²": noise_variance},
+    )

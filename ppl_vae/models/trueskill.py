@@ -22,6 +22,8 @@ from ppl_vae.data.inputs import Games as GamesInput
 from ppl_vae.data.inputs import Input
 from ppl_vae.models.base import DataType, FitDefaults, Unit, one_of
 from ppl_vae.models.likelihoods import BernoulliProbit
+from ppl_vae.program.shown import ViewContext
+from ppl_vae.views import Contours, Intervals, Matrix, View
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,6 +33,12 @@ __all__ = ["LINKS", "TrueSkill", "TrueSkillKeywords", "TrueSkillOptions"]
 
 LINKS = ("probit", "logistic")
 MAX_PLAYERS_FOR_PAIRS = 10
+# Players on the leaderboard, and in the matrix of wins: more would not be read.
+BOARD_PLAYERS, MATRIX_PLAYERS = 25, 12
+# Of two players' plane: points a side, the standard deviations on either side that are computed and shown.
+NUM_POINTS, COMPUTED, SHOWN = 321, 4.0, 2.6
+# Its lines hold these parts of the probability; the likelihood's are at these parts of its maximum.
+INSIDE, LIKELIHOOD = (0.5, 0.9), (0.1, 0.5)
 
 
 @dataclass(frozen=True)
@@ -200,11 +208,14 @@ class TrueSkill(PyroModule):  # type: ignore[misc]
             posterior: draws of all skills.
             players: whose; all in the model's order by default, which takes n² × draws operations.
         """
+        return self._win_probability(posterior.draws, self.players if players is None else players)
+
+    def _win_probability(self, draws: xr.Dataset, players: Sequence[str]) -> pd.DataFrame:
         import pandas as pd
 
         place = {str(name): at for at, name in enumerate(self.players)}
-        names = list(self.players) if players is None else list(players)
-        skill = torch.as_tensor(_flat_skills(posterior)[:, [place[str(name)] for name in names]])
+        names = list(players)
+        skill = torch.as_tensor(_flat_skills(draws)[:, [place[str(name)] for name in names]])
         with torch.no_grad():
             rows = [self._outcome_probability(skill[:, i, None] - skill).mean(0) for i in range(len(names))]
         table = torch.stack(rows).numpy()
@@ -213,15 +224,85 @@ class TrueSkill(PyroModule):  # type: ignore[misc]
 
     def leaderboard(self, posterior: Posterior) -> pd.DataFrame:
         """Players by descending conservative skill: posterior mean, sd and mean − 3 sd."""
+        return self._leaderboard(posterior.draws)
+
+    def _leaderboard(self, draws: xr.Dataset) -> pd.DataFrame:
         import pandas as pd
 
-        skill = _flat_skills(posterior)
+        skill = _flat_skills(draws)
         mean, sd = skill.mean(0), skill.std(0, ddof=1)
         table = pd.DataFrame(
             {"mean": mean, "sd": sd, "conservative": mean - 3 * sd},
             index=pd.Index(self.players, name="player"),
         )
         return table.sort_values("conservative", ascending=False)
+
+    def views(self, context: ViewContext) -> list[View]:
+        """Leaderboard and win probabilities; for two players also their skills on one plane."""
+        if not context.draws:
+            return []
+        boards = {answer: self._leaderboard(draws) for answer, draws in context.draws.items()}
+        order = next(iter(boards.values())).index[:BOARD_PLAYERS]
+        board = Intervals(
+            caption="The leaderboard, by conservative skill (mean − 3 sd): overlapping bars are players that "
+            "the games do not tell apart.",
+            names=[str(player) for player in order],
+            answers={answer: _two_sd(table.loc[order]) for answer, table in boards.items()},
+            label="skill: posterior mean ± 2 sd",
+        )
+        last = [*context.draws][-1]
+        names = [str(player) for player in order[:MATRIX_PLAYERS]]
+        wins = Matrix(
+            caption="Of a hundred games between two players, how many the row's player would win: near 50, "
+            "the games played so far do not say who is better.",
+            values=self._win_probability(context.draws[last], names).to_numpy(),
+            row_names=names, column_names=names, row_label="winner (wins of 100)", column_label="loser",
+            limits=(0.0, 1.0), percent=True,
+        )  # fmt: skip
+        two = self.num_players == 2 and "svi" in context.draws
+        return [board, wins, *([self._plane(context.data[0], context.draws["svi"])] if two else [])]
+
+    def _plane(self, games: Tensor, draws: xr.Dataset) -> Contours:
+        """Two skills on a grid: prior, likelihood, posterior, and the Gaussian of the guide's moments."""
+        skill = _flat_skills(draws)
+        mean, covariance = skill.mean(0), np.cov(skill.T)
+        centre, scale = np.full(2, float(self.skill_mean)), np.full(2, float(self.skill_sd))
+        half, middle = _window(centre, scale, mean, covariance)
+        x, y = (np.linspace(at - half, at + half, NUM_POINTS) for at in middle)
+        first, second = np.meshgrid(x, y, indexing="ij")
+        log_prior = -0.5 * (((first - centre[0]) / scale[0]) ** 2 + ((second - centre[1]) / scale[1]) ** 2)
+        d, forward = torch.as_tensor(first - second), int((games[:, 0] == 0).sum())
+        # Equal games have equal terms: each outcome is computed once.
+        with torch.no_grad():
+            terms = (self.log_likelihood(d), self.log_likelihood(-d))
+        log_likelihood = (forward * terms[0] + (len(games) - forward) * terms[1]).numpy()
+        away = np.stack([first - mean[0], second - mean[1]], axis=-1)
+        layers = {
+            "prior": np.exp(log_prior),
+            "likelihood": _relative(log_likelihood),
+            "posterior": _relative(log_prior + log_likelihood),
+            "guide": np.exp(-0.5 * np.einsum("...i,ij,...j->...", away, np.linalg.inv(covariance), away)),
+        }
+        # Of a two-dimensional Gaussian relative to its peak: exp(−½ χ²₂) where a part of it lies inside.
+        gaussian = [1 - part for part in INSIDE]
+        levels = {
+            "prior": gaussian,
+            "likelihood": LIKELIHOOD,
+            "posterior": _heights(layers["posterior"]),
+            "guide": gaussian,
+        }
+        edge = int(np.searchsorted(x, middle[0] - half * SHOWN / COMPUTED))
+        cut = slice(edge, NUM_POINTS - edge)
+        names = [f"skill of {name}" for name in self.players]
+        return Contours(
+            caption="The two skills on one plane. The games know only the difference, so that the likelihood "
+            "is a ridge along the diagonal; prior times likelihood is the exact posterior (50 % and 90 % "
+            "inside the lines). A guide without correlations has contours along the axes and cannot follow "
+            "the tilt.",
+            x=x[cut], y=y[cut], layers={name: heights[cut, cut] for name, heights in layers.items()},
+            levels=levels, x_label=names[0], y_label=names[1], filled="posterior",
+            marks={"guide": (float(mean[0]), float(mean[1]))},
+        )  # fmt: skip
 
     def identifiable(self, draws: xr.Dataset) -> xr.Dataset:
         """Skills relative to the mean skill, and, for up to ten players, every difference s_i − s_j."""
@@ -275,7 +356,34 @@ class TrueSkill(PyroModule):  # type: ignore[misc]
             raise InputError(f"draw_margin is {self.draw_margin}; it must not be negative")
 
 
-def _flat_skills(posterior: Posterior) -> np.ndarray:
+def _flat_skills(draws: xr.Dataset) -> np.ndarray:
     """Draws of shape (draws, players), with chains joined."""
-    skill = posterior.draws["skill"].transpose("chain", "draw", "player").to_numpy()
+    skill = draws["skill"].transpose("chain", "draw", "player").to_numpy()
     return skill.reshape(-1, skill.shape[-1])
+
+
+def _two_sd(table: pd.DataFrame) -> np.ndarray:
+    """Mean − 2 sd, mean and mean + 2 sd, shape (players, 3)."""
+    mean, sd = table["mean"].to_numpy(), table["sd"].to_numpy()
+    return np.column_stack([mean - 2 * sd, mean, mean + 2 * sd])
+
+
+def _window(
+    centre: np.ndarray, scale: np.ndarray, mean: np.ndarray, covariance: np.ndarray
+) -> tuple[float, np.ndarray]:
+    """Half the side and the middle of a square that holds prior and guide to four standard deviations."""
+    spread = np.sqrt(np.diag(covariance))
+    low = np.minimum(centre - COMPUTED * scale, mean - COMPUTED * spread)
+    high = np.maximum(centre + COMPUTED * scale, mean + COMPUTED * spread)
+    return 0.5 * float((high - low).max()), 0.5 * (low + high)
+
+
+def _relative(log_density: np.ndarray) -> np.ndarray:
+    return np.exp(log_density - log_density.max())
+
+
+def _heights(density: np.ndarray) -> list[float]:
+    """Heights above which the given parts of the mass on the grid lie."""
+    heights = np.sort(density.ravel())[::-1]
+    mass = heights.cumsum() / heights.sum()
+    return [float(heights[np.searchsorted(mass, part)]) for part in INSIDE]

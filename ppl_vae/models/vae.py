@@ -21,8 +21,12 @@ from ppl_vae.models.base import DataType, FitDefaults, Unit, one_of
 from ppl_vae.models.likelihoods import make_likelihood
 from ppl_vae.models.networks import mlp
 from ppl_vae.models.scales import far_from_one
+from ppl_vae.program.shown import ViewContext
+from ppl_vae.views import ImageGrid, View
 
 __all__ = ["VAE", "VAEKeywords", "VAEOptions", "encode", "interpolate", "reconstruct"]
+
+NUM_IMAGES = 8
 
 
 @dataclass(frozen=True)
@@ -185,6 +189,28 @@ class VAE(PyroModule):  # type: ignore[misc]
         parameter = next(self.decoder.parameters())
         z = torch.randn(num_rows, self.latent_dim, dtype=parameter.dtype, device=parameter.device)
         return self.decode(z, draw=draw)
+
+    def views(self, context: ViewContext) -> list[View]:
+        """For images and an amortised guide: reconstructions, samples, and the line between two images."""
+        guide = context.pair.guide
+        shape = None if context.dataset is None else Rows.of(context.dataset).image_shape
+        if shape is None or not isinstance(guide, AmortisedNormal):
+            return []
+        x = context.data[0][:NUM_IMAGES]
+        rows = {
+            f"{context.part} data": x,
+            "reconstruction (decoder's mean)": reconstruct(self, guide, x),
+            "sample from the prior (decoder's mean)": self.sample(NUM_IMAGES),
+            "sample from the prior (draw)": self.sample(NUM_IMAGES, draw=True),
+            "interpolation of the first two (decoder's mean)": interpolate(
+                self, guide, x[0], x[min(1, len(x) - 1)], num_steps=NUM_IMAGES
+            ),
+        }
+        caption = (
+            "Reconstructions should keep the shape of the data above them, samples should look like data, "
+            "and the line between two images should pass through images that look like data."
+        )
+        return [ImageGrid(caption=caption, rows=rows, image_shape=shape)]
 
     def event_dims(self) -> dict[str, tuple[str, ...]]:
         """Names of the latent's event dimension."""

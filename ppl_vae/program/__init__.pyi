@@ -8,6 +8,9 @@ from .abilities import (
     HasIdentifiable as HasIdentifiable,
 )
 from .abilities import (
+    HasViews as HasViews,
+)
+from .abilities import (
     Labelled as Labelled,
 )
 from .abilities import (
@@ -21,4 +24,7 @@ from .pair import (
 )
 from .pair import (
     Program as Program,
+)
+from .shown import (
+    ViewContext as ViewContext,
 )

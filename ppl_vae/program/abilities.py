@@ -14,6 +14,9 @@ from torch import Tensor
 if TYPE_CHECKING:
     import xarray as xr
 
+    from ppl_vae.program.shown import ViewContext
+    from ppl_vae.views import View
+
 __all__ = [
     "ChecksData",
     "ExactEvidence",
@@ -22,6 +25,7 @@ __all__ = [
     "HasIdentifiable",
     "HasObjective",
     "HasReported",
+    "HasViews",
     "Labelled",
     "PairwiseFactors",
     "Settles",
@@ -118,6 +122,19 @@ class HasReported(Protocol):
     def reported(self, draws: xr.Dataset) -> xr.Dataset:
         """What they show, draw by draw, where a verdict must cover it as well: a data set with the same
         (chain, draw) dimensions."""
+        ...
+
+
+@runtime_checkable
+class HasViews(Protocol):
+    """A model or a guide that has something of its own to show: pictures, tables, scores."""
+
+    def views(self, context: ViewContext) -> Sequence[View]:
+        """What the report shows, in its order, as plain values (`ppl_vae.views`); [] for nothing.
+
+        Args:
+            context: the fitted pair, its data and draws of its latents.
+        """
         ...
 
 

@@ -217,7 +217,7 @@ def fit(
     What is not given has the model's defaults, as on the command line.
 
     Args:
-        model: its name ("ppca"), its class, or FILE.py:CLASS of a class of your own.
+        model: its name (`ppl-vae models` lists them), its class, or FILE.py:CLASS of a class of your own.
         data: a DataFrame, an array, a tensor, a mapping of columns, xarray, the path of a file or the name of
             a data set: whatever `data.as_dataset` takes.
         out: the run's folder; a temporary one, which ends with the object, by default.

@@ -135,7 +135,7 @@ class Run:
         other = _loaded(self.settings, data)
         if isinstance(self.source, Games) or other.unit == "game":
             raise InputError(
-                "evidence of other data needs a model of rows; a skill model's evidence is its own games'"
+                "evidence of other data needs a model of rows; that of a model of games is its own games'"
             )
         raw = self.raw() if self.settings.preparation.standardize else other
         alike = self.data.alike(other, raw, _preparation(self.settings))

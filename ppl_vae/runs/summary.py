@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from torch import nn
 
 from ppl_vae.answers.evidence import Evidence
 from ppl_vae.answers.posterior import Posterior
@@ -17,22 +16,17 @@ from ppl_vae.base.wording import rows_in_words, told_data, with_error
 from ppl_vae.data.rows import Rows
 from ppl_vae.diagnostics.latents.gaps import Gaps
 from ppl_vae.diagnostics.verdict.check_files import load_check
-from ppl_vae.guides.amortised import AmortisedNormal
 from ppl_vae.inference.fitting.stopping import Stopping
-from ppl_vae.inference.samplers import guide as guide_method
-from ppl_vae.models.bayesian_ppca import BayesianPPCA
-from ppl_vae.models.ppca import PPCA
-from ppl_vae.models.trueskill import TrueSkill
-from ppl_vae.models.vae import VAE
 from ppl_vae.program.pair import HasIdentifiable
 from ppl_vae.report.figures.gap import gap_bars
 from ppl_vae.report.page import Banner, Part, Picture, Section, Table, Tone, write_page
 from ppl_vae.report.parts.check import PARTS, check_banner, check_findings, check_parts, evidence_pictures
 from ppl_vae.report.parts.comparison import comparison_part
 from ppl_vae.report.parts.fit import fit_part
-from ppl_vae.report.parts.model import plane_picture, ppca_pictures, skill_pictures, vae_pictures
+from ppl_vae.report.parts.views import views_part
 from ppl_vae.runs.fit_job import converged_of
 from ppl_vae.runs.run import METHODS, Run
+from ppl_vae.runs.shown import views_of_run
 
 __all__ = [
     "say_comparison",
@@ -43,8 +37,6 @@ __all__ = [
     "write_report",
 ]
 
-# Draws of a guide that nobody has drawn from yet.
-NUM_DRAWS = 2000
 REFERENCES = {"nuts": "NUTS", "hmc": "many chains of HMC", "exact": "the exact posterior"}
 
 
@@ -169,7 +161,7 @@ def _parts_of(run: Run) -> Section:
         "evidence": _evidence_part(run),
     }
     last = [
-        _model_part(run),
+        views_part(views_of_run(run)),
         Part("What was asked for", (), [Table("The fit's settings.", _settings_table(run))]),
     ]
     if not (run.folder / "check.json").exists():
@@ -269,40 +261,6 @@ def _evidence_part(run: Run) -> Part:
         )
         pictures.append(Picture(gap_bars(Gaps.load(path)), caption))
     return Part("log p(x) and the gap", sentences, (), pictures)
-
-
-def _model_part(run: Run) -> Part:
-    """What only this kind of model has to show."""
-    pictures: list[Picture] = []
-    model, guide = run.model, run.pair.guide
-    if isinstance(model, TrueSkill):
-        pictures += skill_pictures(model, run.tensors()[0], _drawn(run))
-    if isinstance(run.source, Rows):
-        part = "test" if len(run.parts["test"]) else "train"
-        (x,) = run.tensors(part)
-        if isinstance(model, (PPCA, BayesianPPCA)):
-            answers = _drawn(run) if isinstance(model, BayesianPPCA) else {}
-            pictures += ppca_pictures(model, run.tensors()[0], run.source.feature_names, answers)
-        if isinstance(model, VAE) and isinstance(guide, AmortisedNormal) and run.source.image_shape:
-            pictures += vae_pictures(model, guide, x, run.source.image_shape, part, run.settings.seed)
-        if isinstance(guide, nn.Module) and hasattr(guide, "encode"):
-            labels = None if run.source.labels is None else run.source.labels[run.parts[part]]
-            pictures.append(plane_picture(guide, x, labels, part))
-    return Part("The model", (), (), pictures)
-
-
-def _drawn(run: Run) -> dict[str, Posterior]:
-    """Posteriors of global latents: the guide's, drawn anew where the folder has none, and NUTS's."""
-    assert run.folder is not None
-    found = {}
-    for name in ("svi", "nuts"):
-        for path in (run.folder / f"check-posterior-{name}.nc", run.folder / f"posterior-{name}.nc"):
-            if path.exists() and name not in found:
-                found[name] = Posterior.load(path)
-    if "svi" not in found:
-        own = guide_method.draws(run.pair, *run.tensors(), num_draws=NUM_DRAWS, seed=run.settings.seed)
-        found = {"svi": own, **found}
-    return found
 
 
 def _answers(run: Run) -> dict[str, Posterior]:

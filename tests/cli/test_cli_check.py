@@ -28,6 +28,16 @@ def prior_only(y):
     pyro.sample("mu", dist.Normal(0.0, 3.0))
 
 guide = AutoNormal(model)
+
+from ppl_vae.views import Intervals
+
+def views(context):
+    means = {name: float(draws["mu"].mean()) for name, draws in context.draws.items()}
+    ends = {name: [[mean - 1, mean, mean + 1]] for name, mean in means.items()}
+    said = f"{len(context.data[0])} data, {len(context.data)} argument, {', '.join(means)}."
+    return [Intervals(caption=said, names=["mu"], answers=ends, label="mean ± 1")]
+
+model.views = views
 """
 
 
@@ -58,6 +68,7 @@ def test_own_programs_are_fitted_and_judged(folder, check):
     assert {finding["name"] for finding in result["findings"]} >= {"convergence", "weights", "reference"}
     page = (folder / "check" / "report.html").read_text(encoding="utf-8")
     assert page.index("Trust") < page.index("<img")
+    assert "<figcaption>4 data, 1 argument, svi, reweighted, nuts.</figcaption>" in page
     again = check("my.py:model", "mean-field", "--data", "x.csv", "--no-calibrate", "--budget", "1m")
     assert again.returncode == 0, again.stderr
     assert "Verdict: trust" in again.stdout

@@ -8,20 +8,24 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+import xarray as xr
 from matplotlib.figure import Figure
 from sklearn import datasets
 from torch import Tensor
 
 from ppl_vae.base.errors import InputError
+from ppl_vae.data import Rows
 from ppl_vae.diagnostics.latents.collapse import Collapse
 from ppl_vae.diagnostics.prediction.predictive import Predictive, predictive_check
 from ppl_vae.guides import LinearNormal, Prior
+from ppl_vae.guides.means import means_view
 from ppl_vae.models import PPCA, VAE, TrueSkill
+from ppl_vae.models.ppca import axes_views, principal_axes
 from ppl_vae.program.pair import Pair
+from ppl_vae.program.shown import ViewContext, views_of
 from ppl_vae.report.figures.collapse import collapse_bars
-from ppl_vae.report.figures.ppca import loadings, principal_axes, scree
 from ppl_vae.report.figures.predictive import predictive_figures, predictive_profile, statistic_histograms
-from ppl_vae.report.figures.skills import two_player_plane
+from ppl_vae.report.figures.views import draw
 from ppl_vae.report.style import SMALL
 
 
@@ -140,37 +144,42 @@ def test_dimensions_that_are_off_look_off() -> None:
     _legible(figure)
 
 
-# Skills ------------------------------------------------------------------------------------------
+# Models ------------------------------------------------------------------------------------------
 
 
 def test_the_planes_posterior_has_the_exact_moments(oracles: ModuleType) -> None:
     """The 50 % and 90 % contours of a correlated posterior enclose the skills' exact means symmetrically."""
-    model = TrueSkill(2, link="logistic")
+    model = TrueSkill(2, link="logistic", players=("Ann", "Bob"))
     games = torch.tensor([[0, 1]] * 7 + [[1, 0]] * 2)
     truth = oracles.skills([tuple(g) for g in games.tolist()], 2, oracles.logistic, 0.0, 1.0)
-    guide = (np.array([0.4, -0.4]), np.diag([0.3, 0.2]))
-    figure = two_player_plane(model, games, guide, ("Ann", "Bob"))
+    # Four draws of mean (0.4, −0.4) and covariance diag(0.4, 0.2).
+    own, scale = np.array([0.4, -0.4]), np.sqrt([0.4 * 0.75, 0.2 * 0.75])
+    draws = own + scale * np.array([[1, 1], [1, -1], [-1, 1], [-1, -1]])
+    skill = xr.Dataset({"skill": (("chain", "draw", "player"), draws[None])})
+    context = ViewContext(Pair(model, Prior(model)), (games,), (games,), {"svi": skill})
+    board, wins, plane = model.views(context)
+    assert board.names == ["Ann", "Bob"]
+    np.testing.assert_allclose(board.answers["svi"][:, 1], own)
+    np.testing.assert_allclose(np.ptp(board.answers["svi"], axis=1), 4 * np.sqrt([0.4, 0.2]))
+    chance = np.exp([oracles.logistic(a - b) for a, b in draws]).mean()
+    np.testing.assert_allclose(wins.values, [[np.nan, chance], [1 - chance, np.nan]])
+    figure = draw(plane)
     (axes,) = figure.axes
-    prior, likelihood, posterior, own = [one for one in axes.collections if not one.get_fill()][-4:]
+    prior, likelihood, posterior, guide = [one for one in axes.collections if not one.get_fill()][-4:]
     outer = posterior.get_paths()[0].vertices
     middle = 0.5 * (outer.max(0) + outer.min(0))
     np.testing.assert_allclose(middle, truth.mean, atol=0.12)
     # The ridge: the outer contour is longer along the diagonal than across it.
     assert np.ptp(outer @ [1, 1]) > 1.5 * np.ptp(outer @ [1, -1])
     radius = np.sqrt(-2 * np.log(0.1))
-    ring = own.get_paths()[0].vertices
-    np.testing.assert_allclose(ring.max(0), guide[0] + radius * np.sqrt([0.3, 0.2]), rtol=1e-2)
+    ring = guide.get_paths()[0].vertices
+    np.testing.assert_allclose(ring.max(0), own + radius * np.sqrt([0.4, 0.2]), rtol=1e-2)
     np.testing.assert_allclose(prior.get_paths()[0].vertices.max(0), [radius, radius], rtol=1e-2)
     ridge = likelihood.get_paths()[0].vertices @ [1, -1]
     heights, top = (7 * oracles.logistic(d) + 2 * oracles.logistic(-d) for d in (ridge, np.log(7 / 2)))
     np.testing.assert_allclose(heights - top, np.log(0.1), atol=0.02)
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("skill of Ann", "skill of Bob")
     _legible(figure)
-    with pytest.raises(InputError, match="this model has 3"):
-        two_player_plane(TrueSkill(3), games, guide)
-
-
-# PPCA --------------------------------------------------------------------------------------------
 
 
 def test_principal_axes_do_not_depend_on_the_rotation(oracles: ModuleType) -> None:
@@ -183,31 +192,74 @@ def test_principal_axes_do_not_depend_on_the_rotation(oracles: ModuleType) -> No
     np.testing.assert_allclose(principal_axes(-weights @ oracles.rotation(70.0).numpy()), axes, atol=1e-6)
 
 
-def test_loadings_are_bars_or_a_heat_map() -> None:
+def test_loadings_are_bars_or_a_matrix() -> None:
     weights = np.random.default_rng(1).normal(size=(5, 2))
     axes = principal_axes(weights)
-    figure = loadings(weights, list("abcde"))
+    x = torch.as_tensor(np.random.default_rng(2).normal(size=(60, 50)))
+    bars, _ = axes_views(weights, 0.1, x[:, :5], list("abcde"), "the model's")
     order = np.argsort(-axes[:, 0])
+    assert list(bars.names) == [list("abcde")[k] for k in order]
+    np.testing.assert_allclose(np.stack(list(bars.panels.values()), axis=1), axes[order])
+    figure = draw(bars)
     for column, panel in enumerate(figure.axes):
         np.testing.assert_allclose([bar.get_width() for bar in panel.patches], axes[order, column])
-    assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == [list("abcde")[k] for k in order]
     _legible(figure)
-    many = np.random.default_rng(1).normal(size=(50, 3))
-    figure = loadings(many)
-    assert figure.axes[0].images[0].get_array().shape == (30, 3)
-    _legible(figure)
-    with pytest.raises(InputError, match="2 feature names for 5 features"):
-        loadings(weights, ["a", "b"])
+    matrix, _ = axes_views(np.random.default_rng(1).normal(size=(50, 3)), 0.1, x, (), "the model's")
+    assert matrix.values.shape == (30, 3)
+    assert (np.diff(matrix.values[:, 0]) < 0).all()
+    _legible(draw(matrix))
 
 
 def test_the_scree_plot_marks_what_is_kept_and_the_noise() -> None:
-    values = np.array([0.1, 4.0, 0.3, 2.0])
-    figure = scree(values, 2, 0.2)
+    # Orthogonal columns, whose 1/N covariance is diagonal.
+    columns = np.array([[1, 1, 1, 1], [1, -1, 1, -1], [1, 1, -1, -1], [1, -1, -1, 1]])[:, 1:]
+    x = torch.as_tensor(np.tile(columns, (2, 1)) * np.sqrt([0.3, 4.0, 2.0]))
+    _, scree = axes_views(np.eye(3)[:, :2], 0.2, x, (), "the model's")
+    figure = draw(scree)
     _, kept, left, noise = figure.axes[0].get_lines()
-    assert kept.get_ydata().tolist() == [4.0, 2.0]
-    assert left.get_ydata().tolist() == [0.3, 0.1]
+    np.testing.assert_allclose(kept.get_ydata(), [4.0, 2.0])
+    np.testing.assert_allclose(left.get_ydata(), [0.3])
     assert noise.get_ydata()[0] == 0.2
-    assert kept.get_label() == "kept (94% of the variance)"
+    assert kept.get_label() == "kept (95% of the variance)"
     _legible(figure)
-    with pytest.raises(InputError, match="4 eigenvalues"):
-        scree(values, 5)
+
+
+def test_the_plane_shows_the_components_that_vary_most() -> None:
+    points = np.random.default_rng(0).normal(size=(200, 12)) * ([0.01] * 9 + [1, 0.01, 2])
+    model = VAE(4, 2)
+    context = ViewContext(Pair(model, model.encoder_guide()), (), (), part="test")
+    plane = means_view(dist.Normal(torch.as_tensor(points), 1.0).to_event(1), context)
+    assert (plane.x_label, plane.y_label) == ("E[z₁₂ | x]", "E[z₁₀ | x]")
+    np.testing.assert_array_equal(plane.groups[""], points[:, [11, 9]])
+    assert "test rows" in plane.caption
+    rows = Rows("r", np.eye(3), ("a", "b", "c"), "real", labels=np.array([7, 2, 7])).dataset
+    labelled = ViewContext(context.pair, (), (), dataset=rows)
+    plane = means_view(dist.Normal(torch.as_tensor(points[:3, :1]), 1.0).to_event(1), labelled)
+    assert {name: found.tolist() for name, found in plane.groups.items()} == {
+        "2": [[points[1, 0], 0]], "7": [[points[0, 0], 0], [points[2, 0], 0]],
+    }  # fmt: skip
+
+
+def test_images_come_with_reconstructions_and_samples() -> None:
+    x = (datasets.load_digits().data[:12] > 8).astype(np.float32)
+    rows = Rows("digits", x, tuple(map(str, range(64))), "binary", image_shape=(8, 8))
+    model = VAE(64, 2, hidden=(8,))
+    guide = model.encoder_guide()
+    data = (torch.as_tensor(x),)
+    context = ViewContext(Pair(model, guide), data, data, part="test", dataset=rows.dataset)
+    grid, plane = views_of(context, seed=3)
+    own, again, mean, drawn, line = grid.rows.values()
+    assert next(iter(grid.rows)) == "test data"
+    np.testing.assert_array_equal(own, x[:8].reshape(8, 8, 8))
+    exact = model.decode(guide.encode(data[0][:8]).mean).detach().numpy().reshape(8, 8, 8)
+    np.testing.assert_allclose(again, exact, rtol=1e-6)
+    np.testing.assert_allclose(line[[0, -1]], exact[:2], rtol=1e-5)
+    assert set(np.unique(drawn)) <= {0, 1}
+    same, _ = views_of(context, seed=3)
+    np.testing.assert_array_equal(mean, same.rows["sample from the prior (decoder's mean)"])
+    assert plane.groups[""].shape == (12, 2)
+    without = ViewContext(Pair(model, guide), data, data)
+    assert [type(view).__name__ for view in views_of(without)] == ["Scatter"]
+    model.views = lambda context: ["a picture"]
+    with pytest.raises(InputError, match="the views of the model hold a str"):
+        views_of(context)

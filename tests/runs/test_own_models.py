@@ -16,6 +16,11 @@ import ppl_vae
 HERE = Path(__file__).parents[1]
 FILE = HERE / "own_models.py"
 SCALE = 0.8
+# What two of them have to show of themselves.
+SHOWN = {
+    "Series": ("<figcaption>Where each series lies.</figcaption>",),
+    "Grouped": ("<figcaption>Where the groups lie.</figcaption>", "How far the groups are apart."),
+}
 
 
 @dataclass(frozen=True)
@@ -101,6 +106,9 @@ def test_a_model_of_ones_own_runs_from_the_shell(name, tmp_path, monkeypatch, ru
         assert all(np.isfinite(samples[key]).all() for key in samples.files if samples[key].dtype.kind == "f")
     code, _, err = run("report", "run", "--quiet")
     assert code == 0, err
+    page = Path("run/report.html").read_text()
+    for words in SHOWN.get(name, ()):
+        assert words in page
 
 
 def test_a_model_with_labels_is_judged_like_the_suites(tmp_path, monkeypatch, run):

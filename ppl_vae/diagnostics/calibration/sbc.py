@@ -235,7 +235,7 @@ def sbc(
     functions, the log-likelihood log p(x* | z) and the log joint density log p(x*, z). The last two depend on
     the data, and see what no parameter can, such as an answer that never looked at the data.
 
-    Units of one data set (rows of PPCA, images of a VAE) are independent, and each is a simulation of its
+    Units of one data set (rows, images) are independent, and each is a simulation of its
     own.
 
     Args:

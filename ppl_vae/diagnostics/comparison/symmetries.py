@@ -89,7 +89,7 @@ def matched_components(
 
     Args:
         reference: draws of the reference answer, with the variable ``by``.
-        by: the variable that decides: a VAE's latents over (chain, draw, data, component), or a mixture's
+        by: the variable that decides: a latent over (chain, draw, data, component), or a mixture's
             means.
         dim: the components' dimension.
         also: other variables of the components, moved along, and with their sign turned if ``signs``.

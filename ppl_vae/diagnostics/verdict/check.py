@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack
 
@@ -33,7 +34,9 @@ from ppl_vae.engine.compile_apart import ahead
 from ppl_vae.inference.fitting.svi import Fit
 from ppl_vae.program.layout import Layout
 from ppl_vae.program.pair import Pair, Program
+from ppl_vae.program.shown import ViewContext, views_of
 from ppl_vae.program.terms import layout
+from ppl_vae.views import View
 
 __all__ = ["Check", "CheckKeywords", "CheckOptions", "check", "check_pair"]
 
@@ -65,6 +68,7 @@ class Check:
         index: the rows that were compared; None where the data set has one posterior.
         seconds: what it all took.
         budget: what it might have taken.
+        views: makes what model and guide have to show; not among what `save` keeps.
     """
 
     decision: Decision
@@ -81,6 +85,7 @@ class Check:
     index: tuple[int, ...] | None = None
     seconds: float = float("nan")
     budget: float = float("nan")
+    views: Callable[[], tuple[View, ...]] = tuple
 
     @property
     def verdict(self) -> Verdict:
@@ -120,7 +125,7 @@ class Check:
 
     @classmethod
     def load(cls, folder: Path) -> Check:
-        """Read what `save` wrote; ``fit`` is not among it.
+        """Read what `save` wrote; ``fit`` and ``views`` are not among it.
 
         Raises:
             InputError: if the folder holds no check, or a damaged one.
@@ -348,6 +353,8 @@ def _conclude(job: Checks, fitted: Fit | None) -> Check:
     )
     if facts.funnel and decision.verdict == "do not trust":
         decision = replace(decision, reason=f"{decision.reason}; {facts.funnel.partition(';')[0]}")
+    draws = {name: answer.draws for name, answer in job.answers.items()}
+    context = ViewContext(job.pair, job.data, job.data, draws, "observed")
     reason = "; ".join([decision.reason, *explained(decision, job.measures, job.findings, job.rule)])
     decision = replace(decision, reason=reason)
     return Check(
@@ -365,6 +372,7 @@ def _conclude(job: Checks, fitted: Fit | None) -> Check:
         index=None if job.index is None else tuple(job.index.tolist()),
         seconds=job.clock.spent,
         budget=job.clock.budget,
+        views=partial(views_of, context, seed=job.seed),
     )
 
 

@@ -21,6 +21,7 @@ from ppl_vae.report.figures.predictive import predictive_figures
 from ppl_vae.report.page import Banner, Part, Picture, Section, Table, Tone, write_page
 from ppl_vae.report.parts.comparison import comparison_part, cost_table, joint_table
 from ppl_vae.report.parts.fit import fit_part
+from ppl_vae.report.parts.views import views_part
 from ppl_vae.report.style import spoken
 
 if TYPE_CHECKING:
@@ -86,8 +87,8 @@ def check_section(found: Check, name: str, *, identifiable: Identifiable | None 
         name: heading.
         identifiable: as for `write_check`.
     """
-    parts = check_parts(found, identifiable=identifiable)
-    return Section(name, check_banner(found), (), check_findings(found), list(parts.values()))
+    parts = [*check_parts(found, identifiable=identifiable).values(), views_part(found.views())]
+    return Section(name, check_banner(found), (), check_findings(found), [part for part in parts if part])
 
 
 def check_banner(found: Check) -> Banner:

@@ -1,0 +1,37 @@
+"""The plane of posterior means, which every guide that reads a datum's posterior off the datum can show."""
+
+import numpy as np
+from pyro.distributions import TorchDistribution
+
+from ppl_vae.data.rows import labels_of
+from ppl_vae.program.shown import ViewContext
+from ppl_vae.views import Scatter
+
+__all__ = ["means_view"]
+
+SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
+
+
+def means_view(posterior: TorchDistribution, context: ViewContext) -> Scatter:
+    """Posterior means in the two latent components that vary most, by class where there are classes.
+
+    Args:
+        posterior: q(z | x) of the rows to show, of event shape (components,).
+        context: which rows these are.
+    """
+    points = posterior.mean.detach().cpu().numpy()
+    most = np.argsort(-points.var(0), kind="stable")[:2]
+    plane = points[:, most] if len(most) > 1 else np.column_stack([points[:, 0], np.zeros(len(points))])
+    labels = None if context.dataset is None else labels_of(context.dataset)
+    groups = (
+        {"": plane} if labels is None else {str(each): plane[labels == each] for each in np.unique(labels)}
+    )
+    names = [f"E[z{str(place + 1).translate(SUBSCRIPTS)} | x]" for place in most]
+    return Scatter(
+        caption=f"Posterior means of the {context.part} rows in the two latent dimensions that vary most: "
+        "rows that are alike should lie together.",
+        groups=groups,
+        x_label=names[0],
+        y_label=names[1] if len(names) > 1 else "",
+        legend="class",
+    )
