@@ -208,14 +208,11 @@ class TrueSkill(PyroModule):  # type: ignore[misc]
             posterior: draws of all skills.
             players: whose; all in the model's order by default, which takes n² × draws operations.
         """
-        return self._win_probability(posterior.draws, self.players if players is None else players)
-
-    def _win_probability(self, draws: xr.Dataset, players: Sequence[str]) -> pd.DataFrame:
         import pandas as pd
 
         place = {str(name): at for at, name in enumerate(self.players)}
-        names = list(players)
-        skill = torch.as_tensor(_flat_skills(draws)[:, [place[str(name)] for name in names]])
+        names = list(self.players) if players is None else list(players)
+        skill = torch.as_tensor(_flat_skills(posterior)[:, [place[str(name)] for name in names]])
         with torch.no_grad():
             rows = [self._outcome_probability(skill[:, i, None] - skill).mean(0) for i in range(len(names))]
         table = torch.stack(rows).numpy()
@@ -224,12 +221,9 @@ class TrueSkill(PyroModule):  # type: ignore[misc]
 
     def leaderboard(self, posterior: Posterior) -> pd.DataFrame:
         """Players by descending conservative skill: posterior mean, sd and mean − 3 sd."""
-        return self._leaderboard(posterior.draws)
-
-    def _leaderboard(self, draws: xr.Dataset) -> pd.DataFrame:
         import pandas as pd
 
-        skill = _flat_skills(draws)
+        skill = _flat_skills(posterior)
         mean, sd = skill.mean(0), skill.std(0, ddof=1)
         table = pd.DataFrame(
             {"mean": mean, "sd": sd, "conservative": mean - 3 * sd},
@@ -241,30 +235,30 @@ class TrueSkill(PyroModule):  # type: ignore[misc]
         """Leaderboard and win probabilities; for two players also their skills on one plane."""
         if not context.draws:
             return []
-        boards = {answer: self._leaderboard(draws) for answer, draws in context.draws.items()}
+        answers = {name: Posterior(draws, name, "independent") for name, draws in context.draws.items()}
+        boards = {name: self.leaderboard(answer) for name, answer in answers.items()}
         order = next(iter(boards.values())).index[:BOARD_PLAYERS]
         board = Intervals(
             caption="The leaderboard, by conservative skill (mean − 3 sd): overlapping bars are players that "
             "the games do not tell apart.",
             names=[str(player) for player in order],
-            answers={answer: _two_sd(table.loc[order]) for answer, table in boards.items()},
+            answers={name: _two_sd(table.loc[order]) for name, table in boards.items()},
             label="skill: posterior mean ± 2 sd",
         )
-        last = [*context.draws][-1]
         names = [str(player) for player in order[:MATRIX_PLAYERS]]
         wins = Matrix(
             caption="Of a hundred games between two players, how many the row's player would win: near 50, "
             "the games played so far do not say who is better.",
-            values=self._win_probability(context.draws[last], names).to_numpy(),
+            values=self.win_probability([*answers.values()][-1], names).to_numpy(),
             row_names=names, column_names=names, row_label="winner (wins of 100)", column_label="loser",
             limits=(0.0, 1.0), percent=True,
         )  # fmt: skip
-        two = self.num_players == 2 and "svi" in context.draws
-        return [board, wins, *([self._plane(context.data[0], context.draws["svi"])] if two else [])]
+        two = self.num_players == 2 and "svi" in answers
+        return [board, wins, *([self._plane(context.data[0], answers["svi"])] if two else [])]
 
-    def _plane(self, games: Tensor, draws: xr.Dataset) -> Contours:
+    def _plane(self, games: Tensor, posterior: Posterior) -> Contours:
         """Two skills on a grid: prior, likelihood, posterior, and the Gaussian of the guide's moments."""
-        skill = _flat_skills(draws)
+        skill = _flat_skills(posterior)
         mean, covariance = skill.mean(0), np.cov(skill.T)
         centre, scale = np.full(2, float(self.skill_mean)), np.full(2, float(self.skill_sd))
         half, middle = _window(centre, scale, mean, covariance)
@@ -273,9 +267,8 @@ class TrueSkill(PyroModule):  # type: ignore[misc]
         log_prior = -0.5 * (((first - centre[0]) / scale[0]) ** 2 + ((second - centre[1]) / scale[1]) ** 2)
         d, forward = torch.as_tensor(first - second), int((games[:, 0] == 0).sum())
         # Equal games have equal terms: each outcome is computed once.
-        with torch.no_grad():
-            terms = (self.log_likelihood(d), self.log_likelihood(-d))
-        log_likelihood = (forward * terms[0] + (len(games) - forward) * terms[1]).numpy()
+        backward = len(games) - forward
+        log_likelihood = (forward * self.log_likelihood(d) + backward * self.log_likelihood(-d)).numpy()
         away = np.stack([first - mean[0], second - mean[1]], axis=-1)
         layers = {
             "prior": np.exp(log_prior),
@@ -285,12 +278,8 @@ class TrueSkill(PyroModule):  # type: ignore[misc]
         }
         # Of a two-dimensional Gaussian relative to its peak: exp(−½ χ²₂) where a part of it lies inside.
         gaussian = [1 - part for part in INSIDE]
-        levels = {
-            "prior": gaussian,
-            "likelihood": LIKELIHOOD,
-            "posterior": _heights(layers["posterior"]),
-            "guide": gaussian,
-        }
+        levels = {"prior": gaussian, "likelihood": LIKELIHOOD, "guide": gaussian}
+        levels["posterior"] = _heights(layers["posterior"])
         edge = int(np.searchsorted(x, middle[0] - half * SHOWN / COMPUTED))
         cut = slice(edge, NUM_POINTS - edge)
         names = [f"skill of {name}" for name in self.players]
@@ -356,9 +345,9 @@ class TrueSkill(PyroModule):  # type: ignore[misc]
             raise InputError(f"draw_margin is {self.draw_margin}; it must not be negative")
 
 
-def _flat_skills(draws: xr.Dataset) -> np.ndarray:
+def _flat_skills(posterior: Posterior) -> np.ndarray:
     """Draws of shape (draws, players), with chains joined."""
-    skill = draws["skill"].transpose("chain", "draw", "player").to_numpy()
+    skill = posterior.draws["skill"].transpose("chain", "draw", "player").to_numpy()
     return skill.reshape(-1, skill.shape[-1])
 
 
