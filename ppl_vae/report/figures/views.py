@@ -18,7 +18,7 @@ __all__ = ["draw"]
 
 POSITIVE, NEGATIVE = COLOURS["nuts"], COLOURS["svi"]
 # More would not be read: of each kind the first so many are shown.
-MOST_NAMES, MOST_COLUMNS, MOST_PANELS, MOST_IMAGES, MOST_GROUPS = 30, 24, 4, 12, 20
+MOST_NAMES, MOST_PANELS, MOST_IMAGES, MOST_GROUPS = 30, 6, 12, 20
 # Columns up to which numbers stand in the cells: of two digits, and of two decimals.
 MOST_PERCENT, MOST_NUMBERS = 12, 5
 MANY_POINTS = 50
@@ -61,7 +61,8 @@ def _image_grid(view: ImageGrid) -> Figure | None:
     strips = figure.subfigures(len(rows), 1, squeeze=False).ravel()
     for strip, (name, images) in zip(strips, rows.items(), strict=True):
         top = 1 - 0.23 * len(rows) / figure.get_figheight()
-        strip.text(0.004, 0.97, wrapped(name, 50, 1), ha="left", va="top", fontsize=TEXT)
+        said = _some(wrapped(name, 30, 1), len(images), len(view.rows[name]))
+        strip.text(0.004, 0.97, said, ha="left", va="top", fontsize=TEXT)
         line = strip.subplots(1, max(columns, 3), squeeze=False).ravel()
         strip.subplots_adjust(left=0.004, right=0.996, bottom=0.0, top=top, wspace=0.06)
         for panel in line:
@@ -79,7 +80,7 @@ def _matrix(view: Matrix) -> Figure | None:
     names = [wrapped(str(name), 14, 1) for name in view.column_names]
     # Long names are slanted, and short ones such as numbers may leave some out.
     slanted = max(map(len, names)) > 3
-    step = -(-columns // (MOST_COLUMNS if slanted else 12))
+    step = -(-columns // 12)
     numbers = columns <= (MOST_PERCENT if view.percent else MOST_NUMBERS)
     deep = 0.31 if view.percent and numbers else 0.2
     figure, axes = blank(max(2.0, (1.2 if slanted else 0.8) + deep * rows))
@@ -124,7 +125,11 @@ def _intervals(view: Intervals) -> Figure | None:
 def _scatter(view: Scatter) -> Figure | None:
     if not sum(map(len, view.groups.values())):
         return None
-    figure, axes = blank(2.6 if view.joined else 3.9)
+    shown = min(len(view.groups), MOST_GROUPS) + len(view.levels)
+    longest = max(len(name) for name in view.groups)
+    columns = 5 if longest < 4 else 3 if longest < 14 else 2
+    # The legend above takes its room from the axes only where it is short.
+    figure, axes = blank(2.6 if view.joined else 3.9 + 0.19 * max(0, -(-shown // columns) - 2))
     everything = np.concatenate(list(view.groups.values()))
     if view.joined:
         axes.plot(*everything.T, color="0.6", linewidth=1)
@@ -142,17 +147,16 @@ def _scatter(view: Scatter) -> Figure | None:
         )  # fmt: skip
     for name, height in view.levels.items():
         if np.isfinite(height):
-            axes.axhline(height, color=NEGATIVE, linestyle="--", linewidth=1.5, label=wrapped(name, 30))
+            axes.axhline(height, color=NEGATIVE, linestyle="--", linewidth=1.5, label=wrapped(name, 22, 1))
     axes.set(xlabel=view.x_label, ylabel=view.y_label)
     if view.joined and not (everything[:, 1] < 0).any():
         axes.set_ylim(0, None)
     if np.array_equal(everything[:, 0], everything[:, 0].round()):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    longest = max(len(name) for name in view.groups)
     if view.joined:
         axes.legend(frameon=False, fontsize=TEXT)
     elif any(view.groups) or view.levels:
-        legend_above(figure, axes, columns=5 if longest < 4 else 3 if longest < 14 else 1, title=view.legend)
+        legend_above(figure, axes, columns=columns, title=view.legend)
     return figure
 
 
@@ -161,7 +165,7 @@ def _legend_name(name: str, number: int, count: int) -> str:
     if number >= MOST_GROUPS - 1 and count > MOST_GROUPS:
         return f"{count - number} more" if number == MOST_GROUPS - 1 else "_more"
     # matplotlib leaves names with a leading underscore out.
-    return wrapped(name, 40, 1).lstrip("_") or "_"
+    return wrapped(name, 22, 1).lstrip("_") or "_"
 
 
 def _bars(view: Bars) -> Figure | None:
@@ -183,8 +187,10 @@ def _bars(view: Bars) -> Figure | None:
         first = number % columns == 0
         panel.set_yticks(at, [wrapped(str(each), 20, 1) if first else "" for each in names])
         panel.set_title(wrapped(name, 24), fontsize=TEXT)
-        panel.set_xlabel(_some(view.label, len(names), len(view.names)))
+        panel.set_xlabel(wrapped(_some(view.label, len(names), len(view.names)), 26))
         panel.locator_params(axis="x", nbins=4)
+    if len(view.panels) > len(chosen):
+        panel.set_xlabel(f"{panel.get_xlabel()}\n({len(chosen)} of {len(view.panels)} panels)")
     for panel in grid[len(chosen) :]:
         panel.set_visible(False)
     return figure
