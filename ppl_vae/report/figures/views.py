@@ -142,8 +142,8 @@ def _scatter(view: Scatter) -> Figure | None:
         axes.plot(
             *points.T, mark, ms=(6 if one else 3) if many else 5 if hollow else 7, alpha=0.7 if many else 1.0,
             color="0.4" if hollow else POSITIVE if one or view.joined else paint[number % 10],
-            mfc="white" if hollow else None, label=_legend_name(name, number, len(view.groups)),
-            rasterized=many,
+            mfc="white" if hollow else None, rasterized=many,
+            label=_legend_name(name, number, len(view.groups), 34 if view.joined else 22),
         )  # fmt: skip
     for name, height in view.levels.items():
         if np.isfinite(height):
@@ -160,12 +160,12 @@ def _scatter(view: Scatter) -> Figure | None:
     return figure
 
 
-def _legend_name(name: str, number: int, count: int) -> str:
+def _legend_name(name: str, number: int, count: int, width: int) -> str:
     """Groups past the last that a legend has room for are counted."""
     if number >= MOST_GROUPS - 1 and count > MOST_GROUPS:
         return f"{count - number} more" if number == MOST_GROUPS - 1 else "_more"
     # matplotlib leaves names with a leading underscore out.
-    return wrapped(name, 22, 1).lstrip("_") or "_"
+    return wrapped(name, width, 1).lstrip("_") or "_"
 
 
 def _bars(view: Bars) -> Figure | None:
