@@ -53,10 +53,12 @@ def wheel(tmp_path_factory):
     setuptools = pytest.importorskip("setuptools", minversion="77", reason="setuptools>=77 builds the wheel")
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
-    unwanted = shutil.ignore_patterns(
-        ".*", "__pycache__", "*.egg-info", "build", "dist", "runs", "demo", "*.nc", "*.png"
-    )
-    shutil.copytree(ROOT, source, ignore=unwanted)
+    unwanted = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "*.nc", "*.png")
+    source.mkdir()
+    for name in ("ppl_vae", *NOT_INSTALLED):
+        shutil.copytree(ROOT / name, source / name, ignore=unwanted)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
     code = "import sys\nfrom setuptools import build_meta\nbuild_meta.build_wheel(sys.argv[1])"
     built = subprocess.run(
         [sys.executable, "-c", code, str(folder)], cwd=source, capture_output=True, encoding="utf-8"
@@ -83,6 +85,9 @@ def test_wheel_holds_the_whole_package(wheel_files):
     package = ROOT / "ppl_vae"
     wanted = [
         *package.rglob("*.py"),
+        *package.rglob("*.pyi"),
+        *(package / "cli").glob("*.json"),
+        *(package / "engine").glob("*.cpp"),
         *(package / "data").glob("*.csv"),
         *(package / "report").glob("*.html"),
         package / "py.typed",

@@ -57,8 +57,8 @@ def test_methods_models_and_data_load_nothing_heavy(code: str) -> None:
 def test_whole_fits_load_nothing_that_judges_or_draws(tmp_path: Path) -> None:
     code = f"""
 from pathlib import Path
-from ppl_vae.fit_job import fit_run
-from ppl_vae.run import settings_for
+from ppl_vae.runs.fit_job import fit_run
+from ppl_vae.runs.run import settings_for
 for name, data, steps in (("ppca", "iris", 700), ("trueskill", "al-east-1987", 300), ("vae", "digits", 300),
                           ("bayesian-ppca", "iris", 300)):
     found = fit_run(settings_for(name, data, {{"steps": steps}}, {{}}), Path({str(tmp_path)!r}, name))

@@ -152,7 +152,7 @@ def test_the_catalogue_is_what_the_classes_declare():
     from ppl_vae.cli.catalogue import FILE
     from ppl_vae.cli.cataloguing import made_catalogue
 
-    written = files("ppl_vae").joinpath(FILE).read_text(encoding="utf-8")
+    written = files("ppl_vae.cli").joinpath(FILE).read_text(encoding="utf-8")
     assert made_catalogue().to_json() == written
 
 

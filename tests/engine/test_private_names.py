@@ -9,11 +9,12 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "ppl_vae"
 # The files that may know them.
 INTERNALS = {
-    "inference/nutpie_densities.py",
-    "inference/pyro_internals.py",
-    "inference/recorder.py",
-    "inference/shared_interface.py",
-    "inference/torch_internals.py",
+    "engine/recorder.py",
+    "engine/shared_interface.py",
+    "engine/torch_internals.py",
+    "inference/samplers/nutpie_densities.py",
+    "program/pyro_internals.py",
+    "program/tensor_versions.py",
 }
 # Documented under a name that looks private: handlers of effects define and call them.
 DOCUMENTED = {"_pyro_sample", "_pyro_post_sample", "_pyro_param", "_process_message", "_postprocess_message",

@@ -388,7 +388,7 @@ def test_numbers_do_not_depend_on_how_units_and_draws_are_cut(
     index = torch.tensor([31, 4, 17])
     part = importance.log_evidence(pair, x, index=index, **settings)
     for module in ("importance", "weights"):
-        monkeypatch.setattr(f"ppl_vae.inference.{module}.CHUNK", 2**9)
+        monkeypatch.setattr(f"ppl_vae.inference.evidence.{module}.CHUNK", 2**9)
     cut = importance.log_evidence(pair, x, compile=compile, **settings)
     # Sums of 300 weights in another order, in float64.
     np.testing.assert_allclose(part.log_evidence, whole.log_evidence[index], rtol=1e-9)
