@@ -169,7 +169,10 @@ def test_points_stand_where_they_are_and_groups_past_the_last_are_counted() -> N
 
 def test_images_stand_in_their_rows() -> None:
     images = np.linspace(0, 1, 12).reshape(2, 6)
-    figure = draw(ImageGrid(caption=CAPTION, rows={"a": images, "b": images[:1] + 0.5}, image_shape=(2, 3)))
+    name = "interpolation of the first two (decoder's mean)"
+    rows = {name: images, "b": np.tile(images[:1] + 0.5, (40, 1))}
+    figure = draw(ImageGrid(caption=CAPTION, rows=rows, image_shape=(2, 3)))
+    assert [strip.texts[0].get_text() for strip in figure.subfigs] == [name, "b (the first 12 of 40)"]
     shown = [
         np.asarray(axes.images[0].get_array())
         for axes in figure.findobj(match=type(figure.axes[0]))

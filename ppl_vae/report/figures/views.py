@@ -61,7 +61,8 @@ def _image_grid(view: ImageGrid) -> Figure | None:
     strips = figure.subfigures(len(rows), 1, squeeze=False).ravel()
     for strip, (name, images) in zip(strips, rows.items(), strict=True):
         top = 1 - 0.23 * len(rows) / figure.get_figheight()
-        said = _some(wrapped(name, 30, 1), len(images), len(view.rows[name]))
+        all_of_it = len(images) == len(view.rows[name])
+        said = _some(wrapped(name, 52 if all_of_it else 32, 1), len(images), len(view.rows[name]))
         strip.text(0.004, 0.97, said, ha="left", va="top", fontsize=TEXT)
         line = strip.subplots(1, max(columns, 3), squeeze=False).ravel()
         strip.subplots_adjust(left=0.004, right=0.996, bottom=0.0, top=top, wspace=0.06)
