@@ -28,14 +28,29 @@ STATUS_SIGNS: dict[Status, str] = {"pass": "✓", "warn": "!", "fail": "✕", "c
 # Drawings up to this many bytes stay drawings; larger ones (many points) become pictures.
 MAX_SVG = 40_000
 PNG_DPI = 200
+# Columns from which a table is set in smaller type.
+WIDE = 7
+LEGEND = (
+    ("Guide", "the distribution that SVI fits to the posterior"),
+    ("NUTS", "the No-U-Turn sampler of Hamiltonian Monte Carlo, slow and nearly exact: the usual reference"),
+    ("k̂", "how heavy the tail of the importance weights is; above 0.7 they cannot be trusted"),
+    ("Reweight", "use the guide's draws with their importance weights, which turn them into the posterior's"),
+)
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure and the sentence under it that says what to see."""
+    """A figure and the sentence under it that says what to see.
+
+    Attributes:
+        figure: what is drawn.
+        caption: what to see.
+        kind: a chart follows a dark page; images of data keep their greys.
+    """
 
     figure: Figure
     caption: str
+    kind: Literal["chart", "images"] = "chart"
 
     @property
     def source(self) -> str:
@@ -79,6 +94,11 @@ class Table:
     frame: pd.DataFrame
 
     @property
+    def wide(self) -> bool:
+        """Whether it is set closer, to fit the page."""
+        return len(self.frame.columns) >= WIDE
+
+    @property
     def columns(self) -> list[str]:
         """Headings, that of the index first."""
         return [str(self.frame.index.name or ""), *map(str, self.frame.columns)]
@@ -107,12 +127,18 @@ class Banner:
         tone: how it looks.
         reason: why, in a sentence.
         next_step: what to do, in a sentence; "" for nothing.
+        numbers: what the verdict rests on, names with values.
+        command: the next step as it can be typed; "" where it is none.
+        made: when and how it came about.
     """
 
     word: str
     tone: Tone
     reason: str
     next_step: str = ""
+    numbers: Sequence[tuple[str, str]] = ()
+    command: str = ""
+    made: str = ""
 
     @property
     def sign(self) -> str:
@@ -134,6 +160,12 @@ class Part:
 
     def __bool__(self) -> bool:
         return bool(self.sentences or self.tables or self.pictures)
+
+    @property
+    def contents(self) -> str:
+        """What unfolding shows besides text, such as "2 figures, 1 table"."""
+        counts = {"figure": len(self.pictures), "table": sum(len(each.frame) > 0 for each in self.tables)}
+        return ", ".join(f"{count} {name}{'s'[: count > 1]}" for name, count in counts.items() if count)
 
 
 @dataclass(frozen=True)
@@ -188,6 +220,7 @@ def write_page(
         sections=[_anchored(section, number) for number, section in enumerate(sections, start=1)],
         about=about,
         signs=STATUS_SIGNS,
+        legend=LEGEND,
     )
     write_text(path, page)
     return path

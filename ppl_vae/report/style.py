@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from textwrap import wrap
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -15,6 +16,7 @@ __all__ = [
     "WIDTH",
     "blank",
     "colours",
+    "keep_inside",
     "panels",
     "spoken",
     "tidy",
@@ -92,6 +94,15 @@ def tidy(axes: Axes) -> Axes:
     axes.xaxis.get_offset_text().set_fontsize(SMALL)
     axes.yaxis.get_offset_text().set_fontsize(SMALL)
     return axes
+
+
+def keep_inside(axes: Axes) -> None:
+    """Leave out the points of lines that lie above or below the panel: no line runs through its frame."""
+    low, high = sorted(axes.get_ylim())
+    for line in axes.lines:
+        if line.get_transform() == axes.transData:
+            values = np.asarray(line.get_ydata(), dtype=float)
+            line.set_ydata(np.where((values >= low) & (values <= high), values, np.nan))
 
 
 def wrapped(name: str, width: int = 20, lines: int = 2) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -165,7 +166,8 @@ def _parts_of(run: Run) -> Section:
         Part("What was asked for", (), [Table("The fit's settings.", _settings_table(run))]),
     ]
     if not (run.folder / "check.json").exists():
-        return Section(_name(run), _banner(run, comparison), parts=[*parts.values(), *last])
+        banner = replace(_banner(run, comparison), made=_made(run))
+        return Section(_name(run), banner, parts=[*parts.values(), *last])
     found = load_check(run.folder)
     identifiable = run.model.identifiable if isinstance(run.model, HasIdentifiable) else None
     image_shape = run.source.image_shape if isinstance(run.source, Rows) else None
@@ -182,7 +184,9 @@ def _parts_of(run: Run) -> Section:
         parts["evidence"] = replace(parts["evidence"], sentences=[*parts["evidence"].sentences, said])
     parts = checked | {name: part for name, part in parts.items() if part and name != "comparison"}
     ordered = [parts[name] for name in PARTS if name in parts]
-    return Section(_name(run), check_banner(found), findings=check_findings(found), parts=[*ordered, *last])
+    banner = check_banner(found)
+    banner = replace(banner, made=f"{_made(run)} {banner.made}")
+    return Section(_name(run), banner, findings=check_findings(found), parts=[*ordered, *last])
 
 
 def _name(run: Run) -> str:
@@ -203,6 +207,18 @@ def _banner(run: Run, comparison: Mapping[str, Any]) -> Banner:
     }
     verdict = comparison["verdict"]
     return Banner(words[verdict], tones[verdict], say_comparison(comparison), check)
+
+
+def _made(run: Run) -> str:
+    """When the fit was made, by the date of its file, and how."""
+    assert run.folder is not None
+    path = run.folder / "fit.json"
+    if not path.exists():
+        return "Not fitted to its end."
+    when = datetime.fromtimestamp(path.stat().st_mtime, UTC)
+    return (
+        f"Fitted on {when:%Y-%m-%d %H:%M} UTC with the {run.settings.guide} guide, seed {run.settings.seed}."
+    )
 
 
 def _about(runs: Sequence[Run]) -> list[str]:

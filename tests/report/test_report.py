@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+import math
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from types import ModuleType
@@ -29,8 +31,10 @@ from ppl_vae.report.figures.common import densities, evidence_gap, forest
 from ppl_vae.report.figures.evidence import evidence_curves, worst_images
 from ppl_vae.report.figures.pair import MASSES, pair_plot, pairs_to_show
 from ppl_vae.report.figures.stopping import Marks, stopping_curve
+from ppl_vae.report.parts.check import evidence_pictures
 from ppl_vae.report.parts.comparison import worst_first
 from ppl_vae.report.parts.fit import fit_part
+from ppl_vae.report.parts.numbers import numbers_of
 from ppl_vae.report.style import WIDTH, wrapped
 from ppl_vae.runs.fit_job import fit_run
 from ppl_vae.runs.jobs import compare_run
@@ -161,6 +165,58 @@ def test_the_verdict_comes_before_everything_else(page: Page) -> None:
     assert page.first("div", "banner bad") < page.first("ul", "checks") < page.first("figure")
     assert page.first("div", "banner") < page.first("table")
     assert "Do not trust" in page.source[: page.source.index("<figure")]
+
+
+def test_everything_but_the_verdict_and_the_checks_is_folded(page: Page) -> None:
+    folded = page.of("details")
+    assert len(folded) == len(page.of("summary")) >= 3
+    assert not any("open" in has for has, _ in folded)
+    before = page.source[: page.source.index("<details")]
+    assert all(f"<dt>{word}:</dt>" in before for word in ("Guide", "NUTS", "k̂", "Reweight"))
+    assert "<figure" not in before
+    assert "<table" not in before
+    # Links into a folded part unfold it where they lead to something inside.
+    inside = page.source.partition("<details")[2]
+    links = [has["href"][1:] for has, _ in page.of("a")]
+    assert all(f'<section id="{link}"' in inside for link in links if "-" in link)
+
+
+@pytest.mark.parametrize(
+    ("measures", "expected"),
+    [
+        (Measures(), []),
+        (Measures(points=("z",)), []),
+        (Measures("nuts", True, error=1.84, shift=9.0), [("guide's largest error", "1.8 × tolerable")]),
+        (Measures(shift=250.0), [("guide's largest shift by its weights", "250 × tolerable")]),
+        (Measures(shift=math.inf), [("guide's largest shift by its weights", "∞ × tolerable")]),
+        (Measures(pareto_k=-0.123), [("k̂ of its weights, at worst", "−0.12")]),
+        (Measures(gap=0.0004), [("log p(x) − ELBO, nats a unit", "0.000")]),
+    ],
+)
+def test_the_numbers_behind_a_verdict_are_those_that_the_rule_read(
+    measures: Measures, expected: list[tuple[str, str]]
+) -> None:
+    assert list(numbers_of(measures)) == expected
+
+
+def test_gaps_of_an_exact_guide_are_no_histogram() -> None:
+    some = replace(evidence(), elbo=evidence().log_evidence - np.linspace(0.1, 0.5, 12))
+    assert len(evidence_pictures({"is": some})) == 1
+    exact = replace(some, elbo=some.log_evidence - 1e-6 * np.arange(12))
+    assert evidence_pictures({"is": exact}) == []
+
+
+def test_no_line_leaves_its_panel() -> None:
+    good = evidence()
+    bad = replace(good, curve=good.curve - [0.0, 400.0, 0.0], pareto_k=np.full(12, 1.5), ess=np.full(12, 1.1))
+    for figure in (evidence_curves({"is": bad, "ais": replace(good, method="ais")}),
+                   stopping_curve(-np.exp(8 - np.arange(300) / 20), np.zeros((0, 2)), 1)):  # fmt: skip
+        (axes,) = figure.axes
+        low, high = axes.get_ylim()
+        lines = [np.asarray(line.get_ydata(), dtype=float) for line in axes.lines]
+        inside = np.concatenate([values[np.isfinite(values)] for values in lines])
+        assert len(inside) > 5
+        assert low <= inside.min() <= inside.max() <= high
 
 
 def test_every_figure_has_a_caption_that_a_screen_reader_hears(page: Page) -> None:

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ppl_vae.answers.evidence import Evidence
-from ppl_vae.report.style import COLOURS, SMALL, WIDTH, blank
+from ppl_vae.report.style import COLOURS, SMALL, WIDTH, blank, keep_inside
 
 __all__ = ["evidence_curves", "worst_images"]
 
@@ -59,6 +59,7 @@ def evidence_curves(found: Mapping[str, Evidence]) -> Figure:
     axes.set_xscale("log")
     axes.set(xlabel="samples a unit", ylabel="log p(x) (nats a unit)")
     _focus(axes, shown)
+    keep_inside(axes)
     figure.legend(
         *axes.get_legend_handles_labels(), loc="outside upper left", ncols=2, frameon=False, fontsize=SMALL,
         handlelength=1.6, columnspacing=1.0, borderaxespad=0.2,

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ppl_vae.inference.fitting.stopping import R_HAT_LIMIT, Stopping
-from ppl_vae.report.style import COLOURS, SMALL, TEXT, blank, panels
+from ppl_vae.report.style import COLOURS, SMALL, TEXT, blank, keep_inside, panels
 
 __all__ = ["Marks", "stopping_curve"]
 
@@ -92,6 +92,7 @@ def stopping_curve(
             label="averaged iterates",
         )
     axes.set_ylim(*_range(values, held_out))
+    keep_inside(axes)
     axes.set_ylabel("ELBO (nats a unit)")
     _marks(axes, marks)
     handles, labels = axes.get_legend_handles_labels()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
 from ppl_vae.answers.evidence import Evidence
@@ -22,6 +24,7 @@ from ppl_vae.report.page import Banner, Part, Picture, Section, Table, Tone, wri
 from ppl_vae.report.parts.comparison import comparison_part, cost_table, joint_table
 from ppl_vae.report.parts.fit import fit_part
 from ppl_vae.report.parts.views import views_part
+from ppl_vae.report.parts.numbers import numbers_of
 from ppl_vae.report.style import spoken
 
 if TYPE_CHECKING:
@@ -56,6 +59,8 @@ PACKAGES = ("ppl-vae", "torch", "pyro-ppl", "nutpie", "arviz-stats", "numpy")
 # Units from which a histogram of gaps says more than their mean.
 MANY_UNITS = 10
 MOST_MOVED = 6
+# Nats below which gaps of all units are shown as none.
+SEEN = 1e-3
 MOST_STATISTICS = 10
 
 
@@ -94,7 +99,14 @@ def check_section(found: Check, name: str, *, identifiable: Identifiable | None 
 def check_banner(found: Check) -> Banner:
     """The verdict."""
     word = found.verdict.capitalize()
-    return Banner(word, TONES[found.verdict], _sentence(found.reason), _sentence(found.next_step))
+    return Banner(
+        word,
+        TONES[found.verdict],
+        _sentence(found.reason),
+        _sentence(found.next_step),
+        numbers_of(found.measures),
+        made="" if math.isnan(found.seconds) else f"The checks took {found.spent()}.",
+    )
 
 
 def check_findings(found: Check) -> list[Finding]:
@@ -145,13 +157,19 @@ def evidence_pictures(found: Mapping[str, Evidence]) -> list[Picture]:
             "errors); bad proposals climb for as long as they are fed, below the truth and too sure of it."
         )
         pictures.append(Picture(evidence_curves(found), caption))
-    if "is" in found and found["is"].num_units >= MANY_UNITS and len(found["is"].elbo):
+    if "is" in found and found["is"].num_units >= MANY_UNITS and _has_gaps(found["is"]):
         caption = (
             "The ELBO's gap by unit: log p(x) by importance sampling less the ELBO. It is never negative "
             "but for noise, and wide gaps mark the data whose posterior the guide misses most."
         )
         pictures.append(Picture(evidence_gap(found["is"]), caption))
     return pictures
+
+
+def _has_gaps(found: Evidence) -> bool:
+    """Whether gaps have a spread to see: an exact guide's are what rounding leaves."""
+    gaps = found.log_evidence - found.elbo if len(found.elbo) else np.zeros(1)
+    return bool(np.isfinite(gaps).all() and np.ptp(gaps) > SEEN)
 
 
 def _fit_part(fit: Fit | None) -> Part:

@@ -122,8 +122,15 @@ def cost_table(costs: pd.DataFrame) -> Table | None:
         "ess_per_second": "ESS a second",
     }
     frame = costs[list(names)].rename(columns=names)
+    for column in list(names.values())[1:]:
+        frame[column] = [_cell_whole(value) for value in frame[column]]
     frame.index = pd.Index([spoken(str(answer)) for answer in costs["answer"]], name="answer")
     return Table("What each answer cost, and what its draws are worth.", frame)
+
+
+def _cell_whole(value: float) -> str:
+    """A count, or an effective one, without decimals."""
+    return f"{value:,.0f}" if np.isfinite(value) else "–"
 
 
 def _worst_table(table: pd.DataFrame, own: pd.DataFrame, judged: str, reference: str) -> pd.DataFrame:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ppl_vae.inference.fitting.stopping import Stopping
+from ppl_vae.inference.fitting.stopping import R_HAT_LIMIT, Stopping
 from ppl_vae.report.figures.stopping import Marks, stopping_curve
 from ppl_vae.report.page import Part, Picture, Table
 
@@ -48,6 +48,12 @@ def _caption(checked: bool, stopping: Stopping | None) -> str:
             "the learning rate is lowered (dotted) once they are at rest or gain next to nothing, and the "
             f"rule {ended}{expected}."
         )
+        last = stopping.checks[-1].r_hat
+        if stopping.converged and last > R_HAT_LIMIT:
+            caption += (
+                f" R-hat was still {last:.3g}, above its line: the iterates move, but what more steps could "
+                "gain is below the tolerance, which ends a fit as well."
+            )
     if checked:
         caption += " Validation rows falling away from training ones would mean overfitting."
     return caption
