@@ -23,8 +23,8 @@ from ppl_vae.report.figures.predictive import predictive_figures
 from ppl_vae.report.page import Banner, Part, Picture, Section, Table, Tone, write_page
 from ppl_vae.report.parts.comparison import comparison_part, cost_table, joint_table
 from ppl_vae.report.parts.fit import fit_part
-from ppl_vae.report.parts.views import views_part
 from ppl_vae.report.parts.numbers import numbers_of
+from ppl_vae.report.parts.views import views_part
 from ppl_vae.report.style import spoken
 
 if TYPE_CHECKING:

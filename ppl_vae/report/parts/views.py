@@ -9,14 +9,18 @@ from ppl_vae.base.wording import with_error
 from ppl_vae.report import page
 from ppl_vae.report.figures.views import draw
 from ppl_vae.report.page import Part, Picture
-from ppl_vae.views import Score, Table, View
+from ppl_vae.views import ImageGrid, Score, Table, View
 
 __all__ = ["views_part"]
 
 
 def views_part(views: Sequence[View], title: str = "The model") -> Part:
     """Scores in one table, then tables and pictures, each in the order of the views."""
-    pictures = [Picture(figure, _said(view)) for view in views if (figure := draw(view)) is not None]
+    pictures = [
+        Picture(figure, _said(view), "images" if isinstance(view, ImageGrid) else "chart")
+        for view in views
+        if (figure := draw(view)) is not None
+    ]
     scores = [view for view in views if isinstance(view, Score)]
     tables = [_table(view) for view in views if isinstance(view, Table)]
     return Part(title, (), [*([_scores(scores)] if scores else []), *tables], pictures)
