@@ -20,6 +20,7 @@ from ppl_vae.base.seeds import seeded
 from ppl_vae.diagnostics import gaps, sandwich
 from ppl_vae.guides import LinearNormal, Prior
 from ppl_vae.inference import annealing, bounds, bridge
+from ppl_vae.program.problem import Problem
 
 __all__ = ["STUDIES"]
 
@@ -181,9 +182,8 @@ def sandwiches() -> Iterator[Row]:
 
 def _exact_of_simulated(pair: Pair, x: torch.Tensor) -> np.ndarray:
     from ppl_vae.program.simulate import simulate
-    from ppl_vae.program.terms import layout
 
-    _, (simulated,) = simulate(pair, x, layout=layout(pair, x), seed=0)
+    _, (simulated,) = simulate(Problem.of(pair, x), 0)
     return exact.log_evidence(pair.model, simulated).log_evidence
 
 

@@ -1,7 +1,6 @@
 """When log p(x) is a number: what evidence and weights need of a pair, in one place."""
 
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,10 +9,9 @@ from ppl_vae.base.errors import InputError
 from ppl_vae.base.seeds import seeded
 from ppl_vae.program.enumeration import is_marked
 from ppl_vae.program.layout import Layout, sample_sites
-from ppl_vae.program.pair import Pair
 from ppl_vae.program.point_mass import point_masses
 from ppl_vae.program.probe import look
-from ppl_vae.program.terms import terms
+from ppl_vae.program.problem import Problem
 
 __all__ = ["require_all_data", "require_density", "require_weights", "weighable"]
 
@@ -32,13 +30,13 @@ def require_all_data(layout: Layout) -> None:
         )
 
 
-def require_density(pair: Pair, *data: Any, layout: Layout) -> None:
+def require_density(problem: Problem) -> None:
     """Refuse a guide that puts a latent at a point.
 
     Raises:
         InputError: naming the sites.
     """
-    if points := point_masses(pair, *data, layout=layout):
+    if points := point_masses(problem):
         raise InputError(
             f"the guide is not a posterior: it puts {', '.join(points)} at one point, which has no "
             "density, no weights and no log p(x); take a guide with a spread (AutoNormal), or "
@@ -46,22 +44,21 @@ def require_density(pair: Pair, *data: Any, layout: Layout) -> None:
         )
 
 
-def require_weights(pair: Pair, *data: Any, layout: Layout, drawn: bool = True) -> Layout:
-    """The layout in which a pair's importance weights are defined, up to a constant where priors are flat.
+def require_weights(problem: Problem, drawn: bool = True) -> Problem:
+    """The problem as importance weights are defined for it, up to a constant where priors are flat.
 
     Discrete latents are summed out: those that the programs mark, and others of finitely many values whose
     sum is checked against adding up whole densities.
 
     Args:
-        pair: model and guide.
-        data: the programs' data.
-        layout: the pair's layout.
+        problem: a pair with its data.
         drawn: whether the guide is drawn from, and must have a density.
 
     Raises:
         InputError: for programs that take a part of their data or scale their densities, point masses, and
             discrete latents that cannot be summed out.
     """
+    layout = problem.layout
     require_all_data(layout)
     if layout.tempered:
         raise InputError(
@@ -70,30 +67,31 @@ def require_weights(pair: Pair, *data: Any, layout: Layout, drawn: bool = True) 
             "evaluate it without the scale"
         )
     if drawn:
-        require_density(pair, *data, layout=layout)
-    return _summing(pair, data, layout) if layout.discrete else layout
+        require_density(problem)
+    return _summing(problem) if layout.discrete else problem
 
 
-def weighable(pair: Pair, *data: Any, layout: Layout, drawn: bool = True) -> Layout:
+def weighable(problem: Problem, drawn: bool = True) -> Problem:
     """`require_weights`, and priors that are distributions: what log p(x) needs.
 
     Raises:
         InputError: as that, and for flat priors.
     """
-    if layout.improper:
+    if improper := problem.layout.improper:
         raise InputError(
-            f"log p(x) is not defined: the prior of {', '.join(layout.improper)} is flat (improper) and "
+            f"log p(x) is not defined: the prior of {', '.join(improper)} is flat (improper) and "
             "integrates to no number; the posterior may still be compared (nuts.sample, compare, check)"
         )
-    return require_weights(pair, *data, layout=layout, drawn=drawn)
+    return require_weights(problem, drawn)
 
 
-def _summing(pair: Pair, data: tuple[Any, ...], layout: Layout) -> Layout:
-    """The layout with the guide's discrete draws left out and the model's discrete latents summed."""
+def _summing(problem: Problem) -> Problem:
+    """The problem with the guide's discrete draws left out and the model's discrete latents summed."""
     way_out = (
         "mark it with infer={'enumerate': 'parallel'} (pyro.infer.config_enumerate), so that it is summed out"
     )
-    seen = look(pair, *data)
+    layout = problem.layout
+    seen = look(problem.pair, *problem.data)
     model = dict(sample_sites(seen.model_trace))
     for name in layout.discrete:
         if not model[name]["fn"].has_enumerate_support:
@@ -104,7 +102,7 @@ def _summing(pair: Pair, data: tuple[Any, ...], layout: Layout) -> Layout:
     drawn = [name for name, site in sample_sites(seen.guide_trace) if not site["is_observed"]]
     _check_order(drawn, layout.discrete)
     kept = {name: plates for name, plates in layout.latents.items() if name not in layout.discrete}
-    found = replace(
+    summing = replace(
         layout,
         latents=kept,
         summed=(*layout.summed, *layout.discrete),
@@ -113,19 +111,20 @@ def _summing(pair: Pair, data: tuple[Any, ...], layout: Layout) -> Layout:
     )
     unmarked = [name for name in layout.discrete if not is_marked(model[name]) and name not in layout.marked]
     some = torch.arange(min(layout.num_units, 64)) if layout.can_index else None
+    found = replace(problem, layout=summing, index=some)
     with seeded(0), torch.no_grad():
         try:
-            together = terms(pair, *data, layout=found, index=some).log_p
+            together = found.terms().log_p
         except InputError:
             raise
         except (RuntimeError, ValueError, IndexError, AssertionError, NotImplementedError) as error:
             raise InputError(
-                f"the discrete site {', '.join(found.summed)} cannot be enumerated: the model does not run "
+                f"the discrete site {', '.join(summing.summed)} cannot be enumerated: the model does not run "
                 f"with all its values side by side ({type(error).__name__}); {way_out}"
             ) from error
-    if unmarked and not _is_right(pair, data, found, unmarked, some, together):
+    if unmarked and not _is_right(found, unmarked, together):
         raise InputError(f"site {', '.join(unmarked)} is discrete; {way_out}")
-    return found
+    return replace(problem, layout=summing)
 
 
 def _check_order(order: list[str], discrete: tuple[str, ...]) -> None:
@@ -139,30 +138,24 @@ def _check_order(order: list[str], discrete: tuple[str, ...]) -> None:
         )
 
 
-def _is_right(
-    pair: Pair,
-    data: tuple[Any, ...],
-    layout: Layout,
-    unmarked: list[str],
-    index: Tensor | None,
-    together: Tensor,
-) -> bool:
+def _is_right(problem: Problem, unmarked: list[str], together: Tensor) -> bool:
     """Whether summing out one site that nobody marked agrees with adding up its values one by one."""
+    layout = problem.layout
     if len(layout.summed) > 1 or layout.latents:
         return False
     (name,) = unmarked
     unit = layout.unit_plate
-    site = dict(sample_sites(look(pair, *data).model_trace))[name]
+    site = dict(sample_sites(look(problem.pair, *problem.data).model_trace))[name]
     if unit is None or [frame.name for frame in site["cond_indep_stack"] if frame.vectorized] != [unit]:
         return False
-    plain = replace(layout, summed=(), latents={name: (unit,)}, event_dims={name: site["fn"].event_dim})
+    event_dims = {name: site["fn"].event_dim}
+    plain = replace(layout, summed=(), latents={name: (unit,)}, event_dims=event_dims)
     support = site["fn"].enumerate_support(expand=False)
-    units = layout.num_units if index is None else len(index)
     parts = []
     with seeded(0), torch.no_grad():
         for value in support:
             event = value.shape[value.dim() - site["fn"].event_dim :]
-            same = value.reshape(-1, *event)[0].expand(1, units, *event)
-            parts.append(terms(pair, *data, layout=plain, index=index, latents={name: same}).log_p)
+            same = value.reshape(-1, *event)[0].expand(1, problem.num_units, *event)
+            parts.append(replace(problem, layout=plain).terms(latents={name: same}).log_p)
     brute = torch.stack(parts).logsumexp(0)
     return brute.shape == together.shape and torch.allclose(brute, together, rtol=1e-4, atol=1e-4)

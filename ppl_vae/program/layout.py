@@ -18,10 +18,10 @@ from ppl_vae.program.pair import Program
 from ppl_vae.program.pyro_internals import is_deterministic
 
 __all__ = [
-    "Given",
     "Layout",
     "Narrow",
     "Site",
+    "Substitute",
     "canonical_value",
     "enumerated",
     "full_size",
@@ -140,7 +140,7 @@ class Layout:
         return self.nesting + self.vectorized
 
     @property
-    def unit(self) -> str:
+    def unit(self) -> Literal["datum", "dataset"]:
         """ "datum" where the unit is an entry of a plate, else "dataset"."""
         return "dataset" if self.unit_plate is None else "datum"
 
@@ -172,7 +172,7 @@ def sizes(total: int, most: int) -> list[int]:
     return [min(most, total - done) for done in range(0, total, most)]
 
 
-class Given(Messenger):  # type: ignore[misc]
+class Substitute(Messenger):  # type: ignore[misc]
     """Give sample sites their values: latents, and the indices of plates.
 
     Filled indices make a program work on those entries of its full data, with Pyro's own N/B scale.

@@ -1,7 +1,6 @@
 """log p(x | z) and log p(x, z) of a model at given latents, without any guide."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import pyro
 import torch
@@ -9,51 +8,46 @@ from pyro import poutine
 from torch import Tensor
 
 from ppl_vae.program.layout import (
-    Given,
-    Layout,
+    Substitute,
     enumerated,
     log_likelihood,
     log_prob_per_unit,
     particle_plate,
     site_value,
 )
-from ppl_vae.program.pair import Pair
+from ppl_vae.program.problem import Problem
 
 __all__ = ["log_densities"]
 
 
 @torch.no_grad()
-def log_densities(
-    pair: Pair, *data: Any, layout: Layout, latents: Mapping[str, Tensor]
-) -> tuple[Tensor, Tensor]:
+def log_densities(problem: Problem, latents: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
     """The log-likelihood and the log joint density of a model's latents, the parameters held.
 
     Args:
-        pair: its model is run.
-        data: the model's data.
-        layout: the pair's layout; its unit plate says over which units the densities are split.
+        problem: its model is run; its layout's unit plate says over which units the densities are split.
         latents: z by site, each of shape (K, *plates, *event).
 
     Returns:
         log p(x | z) and log p(x, z), each of shape (K, units), in nats.
     """
-    size = len(next(iter(latents.values())))
-    most = layout.particles_per_chunk(layout.num_units) if layout.vectorized else 1
-    parts = []
-    for first in range(0, size, most):
-        chunk = {name: value[first : first + most] for name, value in latents.items()}
-        parts.append(_chunk(pair, *data, layout=layout, latents=chunk))
+    blocks = problem.blocks(len(next(iter(latents.values()))))
+    split = {name: value.split(blocks) for name, value in latents.items()}
+    parts = [
+        _block(problem, {name: pieces[at] for name, pieces in split.items()}, size)
+        for at, size in enumerate(blocks)
+    ]
     likelihood, prior = (torch.cat(found) for found in zip(*parts, strict=True))
     return likelihood, likelihood + prior
 
 
-def _chunk(pair: Pair, *data: Any, layout: Layout, latents: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+def _block(problem: Problem, latents: Mapping[str, Tensor], size: int) -> tuple[Tensor, Tensor]:
     """log p(x | z) and log p(z) of a few latents."""
-    size = len(next(iter(latents.values())))
+    layout = problem.layout
     given = {name: site_value(name, latents[name], layout) for name in layout.latents}
     with (
-        pair.scope(), enumerated(layout), Given(given), particle_plate(layout, size),
+        problem.pair.scope(), enumerated(layout), Substitute(given), particle_plate(layout, size),
         pyro.validation_enabled(False),
     ):  # fmt: skip
-        trace = poutine.trace(pair.model).get_trace(*data)
+        trace = poutine.trace(problem.pair.model).get_trace(*problem.data)
     return log_likelihood(trace, layout, size), log_prob_per_unit(trace, layout, size, tuple(layout.latents))

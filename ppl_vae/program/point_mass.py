@@ -1,16 +1,14 @@
 """Guides that put a latent at a point: they have no density, and so no weights and no log p(x)."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from pyro.infer.autoguide import AutoContinuous, AutoNormal
 from torch import Tensor
 
 from ppl_vae.base.seeds import seeded
-from ppl_vae.program.layout import Layout, sample_sites
-from ppl_vae.program.pair import Pair
-from ppl_vae.program.terms import particle_traces
+from ppl_vae.program.layout import sample_sites
+from ppl_vae.program.problem import Problem
 
 __all__ = ["point_masses"]
 
@@ -19,7 +17,7 @@ DRAWS, UNITS = 3, 1000
 
 
 @torch.no_grad()
-def point_masses(pair: Pair, *data: Any, layout: Layout) -> tuple[str, ...]:
+def point_masses(problem: Problem) -> tuple[str, ...]:
     """The continuous latents of which some entry is the same in every draw of the guide.
 
     What is drawn is looked at and not by which class: a ``Delta`` may be masked or transformed, and Pyro's
@@ -27,38 +25,38 @@ def point_masses(pair: Pair, *data: Any, layout: Layout) -> tuple[str, ...]:
     counts, so that a value rounded to the end of its support is no point mass.
 
     Args:
-        pair: model and guide.
-        data: the programs' data.
-        layout: the pair's layout.
+        problem: a pair with its data; all of its units are meant.
 
     Returns:
         The sites' names, in the model's order.
     """
+    layout, guide = problem.layout, problem.pair.guide
     index = None
     if layout.can_index and layout.num_units > UNITS:
         index = torch.linspace(0, layout.num_units - 1, UNITS).long()
     with seeded(0):
-        draws = [_drawn(pair, data, layout, index) for _ in range(DRAWS)]
+        draws = [_drawn(problem.rows(index)) for _ in range(DRAWS)]
     still = {
         name
         for name, first in draws[0].items()
         if first.numel() and bool(torch.stack([other[name] == first for other in draws[1:]]).all(0).any())
     }
-    if isinstance(pair.guide, AutoContinuous) and f"_{type(pair.guide).__name__}_latent" in still:
+    if isinstance(guide, AutoContinuous) and f"_{type(guide).__name__}_latent" in still:
         return tuple(layout.latents)
     return tuple(name for name in layout.latents if name in still)
 
 
-def _drawn(pair: Pair, data: tuple[Any, ...], layout: Layout, index: Tensor | None) -> Mapping[str, Tensor]:
+def _drawn(problem: Problem) -> Mapping[str, Tensor]:
     """One draw of every continuous latent, unconstrained where the guide draws it so."""
-    _, trace = particle_traces(pair, *data, layout=layout, index=index)
+    layout, guide = problem.layout, problem.pair.guide
+    _, trace = problem.traces()
     sites = dict(sample_sites(trace))
-    if isinstance(pair.guide, AutoContinuous):
-        auxiliary = f"_{type(pair.guide).__name__}_latent"
+    if isinstance(guide, AutoContinuous):
+        auxiliary = f"_{type(guide).__name__}_latent"
         return {auxiliary: sites[auxiliary]["value"]} if auxiliary in sites else {}
     found = {}
     for name in layout.latents:
-        drawn = f"{name}_unconstrained" if isinstance(pair.guide, AutoNormal) else name
+        drawn = f"{name}_unconstrained" if isinstance(guide, AutoNormal) else name
         if name not in layout.discrete and drawn in sites:
             found[name] = sites[drawn]["value"]
     return found

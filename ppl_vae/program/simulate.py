@@ -10,24 +10,21 @@ from torch import Tensor
 from ppl_vae.base.errors import InputError
 from ppl_vae.base.seeds import seeded
 from ppl_vae.base.watch import watched
-from ppl_vae.program.layout import Given, Layout, canonical_value, redrawn, sample_sites
-from ppl_vae.program.pair import Pair, Simulator
+from ppl_vae.program.layout import Substitute, canonical_value, redrawn, sample_sites
+from ppl_vae.program.pair import Program, Simulator
+from ppl_vae.program.problem import Problem
 
 __all__ = ["simulate"]
 
 
 @torch.no_grad()
-def simulate(
-    pair: Pair, *data: Any, layout: Layout, seed: int = 0
-) -> tuple[dict[str, Tensor], tuple[Any, ...]]:
+def simulate(problem: Problem, seed: int = 0) -> tuple[dict[str, Tensor], tuple[Any, ...]]:
     """Draw z ~ p(z) and x ~ p(x | z), the parameters held.
 
     Given such data, z is one exact draw from the posterior p(z | x).
 
     Args:
-        pair: its model is run.
-        data: their shapes, and whatever in them is not random, are kept.
-        layout: the pair's layout.
+        problem: its model is run; the shapes of its data, and whatever in them is not random, are kept.
         seed: of the draw.
 
     Returns:
@@ -38,6 +35,7 @@ def simulate(
             arguments, so that it is not known where simulated ones belong, or its density depends on the
             values that are observed, so that z would be no draw from the posterior given simulated ones.
     """
+    pair, data, layout = problem.pair, problem.data, problem.layout
     with pair.scope(), seeded(seed), watched():
         observed = poutine.trace(pair.model).get_trace(*data)
         drawn = poutine.trace(redrawn(pair.model)).get_trace(*data)
@@ -47,15 +45,14 @@ def simulate(
             return latents, pair.model.simulate({name: z[0] for name, z in latents.items()}, *data)
         values = {name: (observed.nodes[name]["value"], sites[name]["value"]) for name in layout.observed}
         changed = _exchange(data, values)
-        _check(pair, drawn, changed, layout)
+        _check(pair.model, drawn, changed, tuple(layout.latents))
     return latents, changed
 
 
-def _check(pair: Pair, drawn: poutine.Trace, changed: tuple[Any, ...], layout: Layout) -> None:
+def _check(model: Program, drawn: poutine.Trace, changed: tuple[Any, ...], latents: tuple[str, ...]) -> None:
     """Refuse a model that, given the simulated data, is another one than that which made them."""
-    latents = {name: drawn.nodes[name]["value"] for name in layout.latents}
-    with Given(latents):
-        again = poutine.trace(pair.model).get_trace(*changed)
+    with Substitute({name: drawn.nodes[name]["value"] for name in latents}):
+        again = poutine.trace(model).get_trace(*changed)
     for name, site in sample_sites(drawn):
         other = again.nodes[name]
         before, after = (one["fn"].log_prob(site["value"]) for one in (site, other))

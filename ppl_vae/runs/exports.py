@@ -22,6 +22,7 @@ from ppl_vae.inference.evidence import importance
 from ppl_vae.inference.samplers import exact, guide
 from ppl_vae.program.layout import Layout, sample_sites
 from ppl_vae.program.pair import ExactEvidence
+from ppl_vae.program.problem import Problem
 from ppl_vae.program.simulate import simulate
 from ppl_vae.program.terms import layout
 from ppl_vae.runs.jobs import check_guide, part_of, row_numbers
@@ -189,7 +190,7 @@ class _Asked:
 
     def samples(self) -> xr.Dataset:
         """Data drawn from the model: what is observed anew, what is conditioned on as it is."""
-        _, drawn = simulate(self.run.pair, *self.data, layout=self.shape, seed=self.seed)
+        _, drawn = simulate(Problem(self.run.pair, self.data, self.shape), self.seed)
         names = list(type(self.run.model).inputs)
         values = {name: tensor.cpu().numpy() for name, tensor in zip(names, drawn, strict=True)}
         return self._as_data({name: found[self.chosen] for name, found in values.items()})

@@ -28,6 +28,7 @@ from ppl_vae.inference.evidence.weights import LogWeights
 from ppl_vae.inference.fitting import state as fitting_state
 from ppl_vae.program.layout import Layout
 from ppl_vae.program.pair import Pair
+from ppl_vae.program.problem import Problem
 from ppl_vae.program.terms import layout, terms
 
 FAMILIES = {cls.__name__: cls for cls in models.SUITE}
@@ -189,7 +190,7 @@ def test_no_tensor_is_given_to_a_graph_twice(name: str, guide_name: str, contrac
     pair, data = _double(contract, name, guide_name)
     target = density(pair.cast_model(torch.float64, Prior).initialise(*data), *data)
     with torch.no_grad():
-        inputs = LogWeights(pair, data, layout(pair, *data), 2, None, 0.0, None, "pyro")._inputs()
+        inputs = LogWeights(Problem.of(pair, *data), 2, "pyro")._inputs()
     for tensors in (target.tensors, inputs):
         assert len({id(tensor) for tensor in tensors}) == len(tensors)
 
@@ -240,7 +241,7 @@ def test_chunks_of_units_are_filled_up_and_the_surplus_dropped(
     if not shape.can_index:
         pytest.skip("the unit is the data set")
     units = torch.arange(16).flip(0)
-    monkeypatch.setattr(importance, "unit_chunks", lambda *_: list(units.split(5)))
+    monkeypatch.setattr(Problem, "chunks", lambda self, *_: [self.rows(part) for part in units.split(5)])
     monkeypatch.setattr(Layout, "particles_per_chunk", lambda self, units, budget=0: 7)
     _same_evidence(pair, data, num_samples=20)
     _same_evidence(pair, data, num_samples=20, defensive=0.3)
@@ -254,8 +255,9 @@ def test_one_graph_serves_any_chunk_of_units(name: str, contract: ModuleType) ->
         pytest.skip("the unit is the data set")
     with pytest.MonkeyPatch.context() as patch, torch.no_grad():
         patch.setattr(weights_module, "compile_graph", lambda graph, *inputs: graph)
-        graph = LogWeights(pair, data, shape, 3, torch.arange(5), 0.0, None, "compiled")
-    stock = LogWeights(pair, data, shape, 3, torch.arange(5), 0.0, None, "pyro")
+        problem = Problem(pair, data, shape, torch.arange(5))
+        graph = LogWeights(problem, 3, "compiled")
+    stock = LogWeights(problem, 3, "pyro")
     assert (graph.engine, stock.engine) == ("compiled", "pyro")
     for index in (torch.tensor([3, 1, 4, 1, 5]), torch.tensor([15, 2]), torch.tensor([9])):
         full = torch.cat([index, index[:1].expand(5 - len(index))])

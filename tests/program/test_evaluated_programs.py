@@ -31,6 +31,7 @@ from ppl_vae.inference import annealing, bounds, guide, importance, svi
 from ppl_vae.inference.evidence.elbo import elbo
 from ppl_vae.program.pair import Pair
 from ppl_vae.program.point_mass import point_masses
+from ppl_vae.program.problem import Problem
 from ppl_vae.program.terms import layout, terms
 from tests.normal_mean import Program, fixed, mu_given, normal_evidence, normal_mean
 
@@ -79,8 +80,7 @@ POINTS = {
 def test_a_point_mass_has_no_weights_and_no_evidence(name: str, x20: Tensor) -> None:
     make, sites = POINTS[name]
     pair = Pair(_pair_model, make())
-    shape = layout(pair, x20)
-    assert point_masses(pair, x20, layout=shape) == sites
+    assert point_masses(Problem.of(pair, x20)) == sites
     for method in (importance.log_evidence, bounds.iwae, annealing.log_evidence):
         with pytest.raises(InputError, match=f"not a posterior: it puts {', '.join(sites)} at one point"):
             method(pair, x20, progress=False)
@@ -102,7 +102,7 @@ SPREAD = [
 @pytest.mark.parametrize("family", SPREAD)
 def test_no_guide_with_a_spread_is_taken_for_a_point(family: type, x20: Tensor) -> None:
     pair = Pair(_pair_model, family(_pair_model))
-    assert point_masses(pair, x20, layout=layout(pair, x20)) == ()
+    assert point_masses(Problem.of(pair, x20)) == ()
 
 
 def test_a_laplace_approximation_is_a_posterior_once_it_is_made(x20: Tensor) -> None:
@@ -121,7 +121,7 @@ def test_a_list_of_guides_names_the_part_that_is_a_point(x20: Tensor) -> None:
     parts.append(AutoDelta(poutine.block(_pair_model, expose=["rate"])))
     parts.append(AutoNormal(poutine.block(_pair_model, expose=["shift"])))
     pair = Pair(_pair_model, parts)
-    assert point_masses(pair, x20, layout=layout(pair, x20)) == ("rate",)
+    assert point_masses(Problem.of(pair, x20)) == ("rate",)
 
 
 # Evaluation is evaluation ------------------------------------------------------------------------------

@@ -14,12 +14,12 @@ from ppl_vae.base.errors import InputError
 from ppl_vae.guides import Prior
 from ppl_vae.models import TrueSkill
 from ppl_vae.program.pair import Pair
+from ppl_vae.program.problem import Problem
 from ppl_vae.program.simulate import simulate
-from ppl_vae.program.terms import layout
 
 
 def _simulate(pair: Pair, *data: Any, seed: int = 0) -> Any:
-    return simulate(pair, *data, layout=layout(pair, *data), seed=seed)
+    return simulate(Problem.of(pair, *data), seed)
 
 
 def test_games_have_their_pairings_and_their_chances(oracles: ModuleType) -> None:
@@ -124,7 +124,7 @@ def _coins_without_a_plate(x: Tensor) -> None:
 def test_values_of_a_site_narrower_than_its_data_are_drawn_one_by_one(model: Any, x: Tensor) -> None:
     """Not once for all of them: their variance around the latent is the likelihood's."""
     pair = Pair(model, Prior(model))
-    latents, (drawn,) = simulate(pair, x, layout=layout(pair, x))
+    latents, (drawn,) = simulate(Problem.of(pair, x))
     mu = latents["mu"].reshape(()).double()
     assert drawn.shape == x.shape
     variance = float(mu * (1 - mu)) if model is _coins_without_a_plate else 1.0

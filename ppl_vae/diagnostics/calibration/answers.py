@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -18,9 +19,8 @@ from ppl_vae.inference.fitting.refits import Refits, Refitter, parameters_at
 from ppl_vae.inference.samplers import nuts
 from ppl_vae.inference.samplers.chains import ChainSettings
 from ppl_vae.inference.samplers.many_data import Chained, ManyData, thinning
-from ppl_vae.program.layout import Layout
 from ppl_vae.program.pair import ExactPosterior, Pair
-from ppl_vae.program.terms import terms
+from ppl_vae.program.problem import Problem
 
 if TYPE_CHECKING:
     from ppl_vae.answers.posterior import Posterior
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 __all__ = [
     "Answers",
     "Called",
-    "Chains",
     "Data",
     "Exact",
     "GuideAsItIs",
     "Refitted",
+    "ThinnedNuts",
     "reads_data",
 ]
 
@@ -71,13 +71,13 @@ class Answers(Protocol):
         ...
 
 
-def reads_data(pair: Pair, data: Data, other: Data, shape: Layout) -> bool:
+def reads_data(problem: Problem, data: Data, other: Data) -> bool:
     """Whether a guide's draws depend on its data: one that ignores them knows only those it was fitted to."""
     found = []
     for one in (data, other):
         with seeded(0), torch.no_grad():
-            found.append(terms(pair, *one, layout=shape).draws)
-    return any(not torch.equal(found[0][name], found[1][name]) for name in shape.latents)
+            found.append(replace(problem, data=one).terms().draws)
+    return any(not torch.equal(found[0][name], found[1][name]) for name in problem.layout.latents)
 
 
 class GuideAsItIs:
@@ -87,21 +87,18 @@ class GuideAsItIs:
     block = 1
     late = False
 
-    def __init__(self, pair: Pair, shape: Layout, num_draws: int, seed: int) -> None:
-        self.pair, self.shape, self.num_draws, self.seed = pair, shape, num_draws, seed
+    def __init__(self, problem: Problem, num_draws: int, seed: int) -> None:
+        self.problem, self.num_draws, self.seed = problem, num_draws, seed
 
     def __call__(self, data_sets: Sequence[Data], first: int) -> list[Draws]:
         """See `Answers`."""
         return [self._draws(data, first + number) for number, data in enumerate(data_sets)]
 
     def _draws(self, data: Data, number: int) -> Draws:
-        size = self.shape.particles_per_chunk(self.shape.num_units)
-        chunks = [min(size, self.num_draws - done) for done in range(0, self.num_draws, size)]
+        problem = replace(self.problem, data=data)
         with seeded(derived(self.seed, 2, number)), torch.no_grad():
-            parts = [
-                terms(self.pair, *data, layout=self.shape, num_particles=chunk).draws for chunk in chunks
-            ]
-        return {name: torch.cat([part[name] for part in parts]) for name in self.shape.latents}
+            parts = [problem.terms(size).draws for size in problem.blocks(self.num_draws)]
+        return {name: torch.cat([part[name] for part in parts]) for name in problem.layout.latents}
 
     def notes(self) -> list[str]:
         """Nothing."""
@@ -112,8 +109,7 @@ class Refitted:
     """A guide of free parameters, fitted anew to every data set, the model held.
 
     Args:
-        pair: its present parameters are where every fit starts.
-        shape: the pair's layout.
+        problem: the present parameters of its pair are where every fit starts.
         num_data_sets: how many are to come.
         num_draws: L.
         num_steps, num_particles, lr, compile: of the fits; see `refits.Refitter`.
@@ -125,8 +121,7 @@ class Refitted:
 
     def __init__(
         self,
-        pair: Pair,
-        shape: Layout,
+        problem: Problem,
         num_data_sets: int,
         num_draws: int,
         *,
@@ -137,17 +132,18 @@ class Refitted:
         most: int,
         seed: int,
     ) -> None:
-        self.pair, self.shape, self.seed = pair, shape, seed
+        self.problem, self.pair, self.seed = problem, problem.pair, seed
         self.num_steps, self.num_particles = num_steps, num_particles
         self.lr, self.compile = lr, compile
-        fitting = max(1, BLOCK // (num_particles * shape.num_units * shape.event_size))
+        layout = problem.layout
+        fitting = max(1, BLOCK // (num_particles * layout.num_units * layout.event_size))
         blocks = -(-num_data_sets // min(most, fitting))
         self.block = -(-num_data_sets // blocks)
-        self.draw = GuideAsItIs(pair, shape, num_draws, seed)
+        self.draw = GuideAsItIs(problem, num_draws, seed)
         self.fits: list[Refits] = []
         self.refitter: Refitter | None = None
         self.together = check_compile(compile) != "off"
-        if not pair.parameters("guide"):
+        if not problem.pair.parameters("guide"):
             raise InputError("the guide has no parameters of its own to be fitted to other data sets")
 
     @property
@@ -168,7 +164,7 @@ class Refitted:
         if self.together and self.refitter is None:
             try:
                 self.refitter = Refitter(
-                    self.pair, (data_sets[0], data_sets[-1]), self.shape, size=self.block,
+                    replace(self.problem, data=data_sets[0]), data_sets[-1], size=self.block,
                     num_steps=self.num_steps, num_particles=self.num_particles, lr=self.lr,
                     compile=self.compile,
                 )  # fmt: skip
@@ -199,7 +195,7 @@ class Refitted:
         """How the fits ended."""
         if not self.fits or self.refitter is None:
             return []
-        rise = torch.cat([fit.rise for fit in self.fits]) / self.shape.num_units
+        rise = torch.cat([fit.rise for fit in self.fits]) / self.problem.layout.num_units
         fits = self.fits[0]
         found = [
             f"{len(rise)} fits of at most {max(fit.steps for fit in self.fits)} steps with learning rate "
@@ -211,7 +207,7 @@ class Refitted:
         return found
 
 
-class Chains:
+class ThinnedNuts:
     """NUTS on one data set after another, thinned to near independence.
 
     Args:

@@ -30,10 +30,10 @@ from ppl_vae.base.threads import one_thread
 from ppl_vae.diagnostics.calibration.answers import (
     Answers,
     Called,
-    Chains,
     Exact,
     GuideAsItIs,
     Refitted,
+    ThinnedNuts,
     reads_data,
 )
 from ppl_vae.diagnostics.calibration.options import CalibrationKeywords, CalibrationOptions
@@ -343,7 +343,7 @@ def _answers(
     num_simulations, num_draws, refit = asked.num_simulations, asked.num_draws, asked.refit
     if answer == "guide":
         two = [place.simulate(derived(seed, 0, number)).data for number in range(2)]
-        reads = reads_data(pair, two[0], two[1], place.shape)
+        reads = reads_data(place.problem, two[0], two[1])
         own = bool(pair.parameters("guide"))
         if refit is False and not reads and own:
             raise InputError(
@@ -354,7 +354,7 @@ def _answers(
             sets = -(-num_simulations // place.units)
             most = BLOCK if asked.budget is None else HURRIED
             refitted = Refitted(
-                pair, place.shape, sets, num_draws, num_steps=asked.num_steps,
+                place.problem, sets, num_draws, num_steps=asked.num_steps,
                 num_particles=asked.num_particles, lr=asked.lr, compile=asked.compile, most=most, seed=seed,
             )  # fmt: skip
             return refitted, place
@@ -363,9 +363,9 @@ def _answers(
     place = place.shortened(min(most, num_simulations))
     sets = -(-num_simulations // place.units)
     if answer == "guide":
-        return GuideAsItIs(pair, place.shape, num_draws, seed), place
+        return GuideAsItIs(place.problem, num_draws, seed), place
     if answer == "nuts":
-        return Chains(pair, sets, num_draws, units=place.units, compile=asked.compile, seed=seed), place
+        return ThinnedNuts(pair, sets, num_draws, units=place.units, compile=asked.compile, seed=seed), place
     if answer == "exact":
         return Exact(pair, num_draws, seed), place
     assert callable(answer)

@@ -16,11 +16,10 @@ from ppl_vae.base.errors import InputError
 from ppl_vae.base.seeds import derived
 from ppl_vae.diagnostics.calibration.ranks import ranks
 from ppl_vae.program.defined import require_all_data
-from ppl_vae.program.layout import Layout
 from ppl_vae.program.model_densities import log_densities
 from ppl_vae.program.pair import HasIdentifiable, Pair
+from ppl_vae.program.problem import Problem
 from ppl_vae.program.simulate import simulate
-from ppl_vae.program.terms import layout
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -37,17 +36,13 @@ class World:
     """What data sets are simulated from.
 
     Attributes:
-        pair: its model is run.
-        data: of the shapes that simulated ones have.
-        shape: the pair's layout.
+        problem: its model is run; its data have the shapes of simulated ones.
         apart: the same with the model's own units, whatever the guide's are: given its data, each is
             independent of the others under the exact posterior.
     """
 
-    pair: Pair
-    data: tuple[Any, ...]
-    shape: Layout
-    apart: Layout
+    problem: Problem
+    apart: Problem
 
     @property
     def units(self) -> int:
@@ -56,14 +51,14 @@ class World:
 
     def shortened(self, count: int) -> World:
         """A world of at most so many units, if they are the rows of one tensor; else this one."""
-        if self.units <= count or not _rows(self.data, self.units):
+        if self.units <= count or not _is_one_table(self.apart):
             return self
         rows = torch.linspace(0, self.units - 1, count).round().long()
-        return world(self.pair, self.data[0][rows])
+        return world(self.problem.pair, *self.apart.rows(rows).cut())
 
     def simulate(self, seed: int) -> Simulated:
         """Truths and their data."""
-        truth, data = simulate(self.pair, *self.data, layout=self.shape, seed=seed)
+        truth, data = simulate(self.problem, seed)
         return Simulated(truth, data)
 
 
@@ -98,7 +93,7 @@ class Simulated:
                     f"{tuple(truth.shape[1:])}"
                 )
             together[name] = torch.cat([truth, draws[name].to(truth)])
-        likelihood, joint = log_densities(place.pair, *self.data, layout=place.apart, latents=together)
+        likelihood, joint = log_densities(replace(place.apart, data=self.data), together)
         return replace(self, latents=together, likelihood=likelihood, joint=joint)
 
 
@@ -108,28 +103,29 @@ def world(pair: Pair, *data: Any, index: Tensor | None = None) -> World:
     Raises:
         InputError: if ``index`` is given to a model whose units are not the rows of one tensor.
     """
-    shape = layout(pair, *data)
-    require_all_data(shape)
-    if shape.improper:
+    problem = Problem.of(pair, *data)
+    layout = problem.layout
+    require_all_data(layout)
+    if layout.improper:
         raise InputError(
-            f"data cannot be simulated from the model: the prior of {', '.join(shape.improper)} is flat "
+            f"data cannot be simulated from the model: the prior of {', '.join(layout.improper)} is flat "
             "(improper) and has no draws"
         )
-    plate = shape.batch_plate
-    units = plate is not None and all(plate in plates for plates in shape.latents.values())
-    apart = replace(
-        shape,
+    plate = layout.batch_plate
+    units = plate is not None and all(plate in plates for plates in layout.latents.values())
+    own = replace(
+        layout,
         unit_plate=plate if units else None,
-        num_units=shape.batch_plate_size if units else 1,
+        num_units=layout.batch_plate_size if units else 1,
     )
-    place = World(pair, data, shape, apart)
+    place = World(problem, replace(problem, layout=own))
     if index is None:
         return place
-    if not units or not _rows(data, place.units):
+    if not units or not _is_one_table(place.apart):
         raise InputError(
             "index chooses rows, and this model's simulations are not the rows of one data tensor"
         )
-    return world(pair, data[0][index])
+    return world(pair, *place.apart.rows(index).cut())
 
 
 def quantities(
@@ -145,7 +141,7 @@ def quantities(
         Names; ranks of shape (simulations, quantities); and notes.
     """
     draws = _draws(found, place)
-    model = place.pair.model
+    model = place.problem.pair.model
     if identifiable is None and isinstance(model, HasIdentifiable):
         identifiable = model.identifiable
     values = _scalars(draws if identifiable is None else identifiable(draws), place)
@@ -177,7 +173,7 @@ def _by_simulation(parts: list[Tensor | None]) -> np.ndarray:
 
 def _draws(found: list[Simulated], place: World) -> xr.Dataset:
     """Every simulation as a chain, whose first draw is the truth."""
-    plate, plates = place.apart.unit_plate, place.shape.latents
+    plate, plates = place.apart.layout.unit_plate, place.problem.layout.latents
     values = {}
     for name in plates:
         stacked = torch.stack([one.latents[name] for one in found])
@@ -185,12 +181,12 @@ def _draws(found: list[Simulated], place: World) -> xr.Dataset:
             at = 2 + plates[name].index(plate)
             stacked = stacked.movedim(at, 1).flatten(0, 1).unsqueeze(at)
         values[name] = stacked
-    return to_dataset(values, plates, place.pair.model)
+    return to_dataset(values, plates, place.problem.pair.model)
 
 
 def _scalars(draws: xr.Dataset, place: World) -> dict[str, np.ndarray]:
     """Every scalar by name, of shape (simulations, 1 + L)."""
-    plate = place.apart.unit_plate
+    plate = place.apart.layout.unit_plate
     if plate is not None and draws.sizes.get(plate) == 1:
         draws = draws.isel({plate: 0}, drop=True)
     if draws.sizes.get("chain", 0) < 1 or "draw" not in draws.sizes:
@@ -219,5 +215,7 @@ def _different(values: np.ndarray, columns: np.ndarray) -> list[int]:
     return kept[::-1]
 
 
-def _rows(data: tuple[Any, ...], units: int) -> bool:
-    return len(data) == 1 and isinstance(data[0], Tensor) and data[0].dim() > 0 and len(data[0]) == units
+def _is_one_table(apart: Problem) -> bool:
+    """Whether the units are the rows of one tensor."""
+    rows = apart.data[0] if len(apart.data) == 1 else None
+    return isinstance(rows, Tensor) and rows.dim() > 0 and len(rows) == apart.num_units

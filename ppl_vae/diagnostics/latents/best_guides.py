@@ -17,11 +17,10 @@ from ppl_vae.guides.per_datum import PerDatumNormal
 from ppl_vae.guides.per_datum_flow import PerDatumFlow, raw_flow
 from ppl_vae.inference.evidence.unit_noise import UnitNoise
 from ppl_vae.inference.fitting import svi
-from ppl_vae.program.layout import Layout
 from ppl_vae.program.pair import Pair
-from ppl_vae.program.terms import layout, terms
+from ppl_vae.program.problem import Problem
 
-__all__ = ["Best", "Candidate", "Searched", "log_weight_chunks", "optimise"]
+__all__ = ["Best", "Searched", "log_weight_chunks", "optimise"]
 
 Searched = PerDatumNormal | PerDatumFlow
 
@@ -106,8 +105,8 @@ def optimise(
     dtype = guide.raw.dtype
     held = pair.cast_model(dtype, lambda model: guide)
     fitted = held.cast_model(dtype, lambda model: _PathGradient(guide))
-    shape = layout(held, *data)
-    before = _judged(held, *data, shape=shape, seed=seed)
+    problem = Problem.of(held, *data)
+    before = _judged(problem, seed)
     rested, reason = False, ""
     for number in range(asked.max_rounds):
         kept = [leaf.detach().clone() for leaf in guide.parameters()]
@@ -115,7 +114,7 @@ def optimise(
             fitted, *data, num_steps=num_steps, num_particles=asked.num_particles, lr=lr,
             train="guide", average=0.5, compile=asked.compile, seed=seed + number, progress=progress,
         )  # fmt: skip
-        after = _judged(held, *data, shape=shape, seed=seed)
+        after = _judged(problem, seed)
         # Far from the optimum, smaller steps would never arrive; near it, they lower the noise.
         lr = lr if fit.converged is False else 0.5 * lr
         better = _risen(before, after, tolerance)
@@ -154,75 +153,52 @@ def _keep_where(worse: Tensor, leaves: list[Tensor], kept: list[Tensor]) -> None
             leaf[worse] = old[worse]
 
 
-@dataclass(frozen=True, eq=False)
-class Candidate:
-    """A guide whose ELBO is asked for, of some units or of all.
-
-    Attributes:
-        pair: the model with it.
-        data: the programs' data.
-        shape: the pair's layout.
-        index: the units; all by default.
-    """
-
-    pair: Pair
-    data: tuple[Any, ...]
-    shape: Layout
-    index: Tensor | None = None
-
-    @property
-    def units(self) -> Tensor:
-        """Numbers of the units."""
-        return torch.arange(self.shape.num_units) if self.index is None else self.index
-
-    def log_weights(self, at: Tensor | None, first: int, num_samples: int, seed: int) -> Tensor:
-        """log p(x, z) − log q(z) of those units, given by their places among `units`: (draws, units).
-
-        The noise of a unit's draw, whose number counts from ``first``, is the same in every chunk.
-        """
-        asked = self.units if at is None else self.units[at]
-        whole = at is None and self.index is None
-        index = None if whole or not self.shape.can_index else asked
-        # What no counter gives, such as draws by rejection, is drawn anew for every chunk.
-        rest = seeded(derived(seed, int(asked[0]), first))
-        with rest, UnitNoise(self.shape, seed, first, num_samples, index):
-            found = terms(
-                self.pair, *self.data, layout=self.shape, num_particles=num_samples, index=index
-            ).log_weights
-        return found if whole or index is not None else found[:, asked]
-
-
 @torch.no_grad()
-def _judged(pair: Pair, *data: Any, shape: Layout, seed: int) -> Tensor:
+def _judged(problem: Problem, seed: int) -> Tensor:
     """Log weights of the same noise at every call, shape (draws, units)."""
-    chunks = log_weight_chunks([Candidate(pair, data, shape)], num_samples=JUDGED, seed=seed + 104_729)
+    chunks = log_weight_chunks([problem], num_samples=JUDGED, seed=seed + 104_729)
     return torch.cat([chunk[0] for chunk in chunks], dim=1)
 
 
 @torch.no_grad()
-def log_weight_chunks(candidates: list[Candidate], num_samples: int, seed: int) -> Iterator[Tensor]:
+def log_weight_chunks(problems: list[Problem], num_samples: int, seed: int) -> Iterator[Tensor]:
     """log p(x, z) − log q(z) of several guides with the same noise, a chunk of units at a time.
 
     Args:
-        candidates: guides for the same units.
+        problems: guides for the same units, of some data or of all of them.
         num_samples: draws a unit.
         seed: of the draws.
 
     Yields:
-        Shape (candidates, num_samples, units of the chunk), in float64.
+        Shape (problems, num_samples, units of the chunk), in float64.
     """
-    event = max(each.shape.event_size for each in candidates)
+    event = max(each.layout.event_size for each in problems)
     size = max(1, CHUNK // (min(num_samples, 128) * event))
-    units = torch.arange(len(candidates[0].units))
-    together = all(each.shape.can_index for each in candidates)
+    units = torch.arange(problems[0].num_units)
+    together = all(each.layout.can_index for each in problems)
     for at in units.split(size) if together else [None]:
         most = max(1, CHUNK // (event * (size if at is not None else len(units))))
         blocks = [(done, min(most, num_samples - done)) for done in range(0, num_samples, most)]
         found = []
-        for each in candidates:
-            drawn = [each.log_weights(at, first, block, seed) for first, block in blocks]
+        for each in problems:
+            drawn = [_log_weights(each, at, first, block, seed) for first, block in blocks]
             found.append(torch.cat(drawn).double().cpu())
         yield torch.stack(found)
+
+
+def _log_weights(problem: Problem, at: Tensor | None, first: int, num_samples: int, seed: int) -> Tensor:
+    """log p(x, z) − log q(z) of some of the units, given by their places among them: (draws, units).
+
+    The noise of a unit's draw, whose number counts from ``first``, is the same in every chunk.
+    """
+    asked = problem.units if at is None else problem.units[at]
+    whole = at is None and problem.index is None
+    run = problem.rows(None if whole or not problem.layout.can_index else asked)
+    # What no counter gives, such as draws by rejection, is drawn anew for every chunk.
+    rest = seeded(derived(seed, int(asked[0]), first))
+    with rest, UnitNoise(problem.layout, seed, first, num_samples, run.index):
+        found = run.terms(num_samples).log_weights
+    return found if whole or run.index is not None else found[:, asked]
 
 
 class _PathGradient(PyroModule):  # type: ignore[misc]

@@ -36,9 +36,8 @@ from ppl_vae.diagnostics.latents.collapse_parts import (
     site_kls,
     total_kl,
 )
-from ppl_vae.inference.evidence.elbo import check_index
 from ppl_vae.program.pair import Pair
-from ppl_vae.program.terms import layout
+from ppl_vae.program.problem import Problem, check_index
 
 __all__ = ["Collapse", "collapse"]
 
@@ -201,9 +200,10 @@ def collapse(
     if num_draws < 10:
         raise InputError(f"num_draws is {num_draws}; variances of draws need at least 10")
     start = time.perf_counter()
-    shape = layout(pair, *data)
-    check_index(index, shape.num_units)
-    local = [site for site in shape.sites.values() if site.scope != "global"]
+    problem = Problem.of(pair, *data).rows(index)
+    layout = problem.layout
+    check_index(index, layout.num_units)
+    local = [site for site in layout.sites.values() if site.scope != "global"]
     names = tuple(site.name for site in local if site.kind not in ("discrete", "enumerated"))
     if not local:
         raise InputError("collapse is asked of models with latents for every datum; here all data share them")
@@ -211,13 +211,13 @@ def collapse(
         raise InputError(
             "collapse is asked of latents that are real numbers; here those of a datum are discrete"
         )
-    if index is not None and not shape.can_index:
+    if index is not None and not layout.can_index:
         raise InputError("part of the data was asked for, but the programs do not index their units")
-    case = Case(pair, data, shape, index, names, num_draws)
+    case = Case(problem, names, num_draws)
     with seeded(seed):
         found = read_programs(case)
         # Two runs that drew the same discrete values would not show that a prior depends on them.
-        apart = not (found.dependent or shape.summed or shape.unit_plate is None)
+        apart = not (found.dependent or layout.summed or layout.unit_plate is None)
         drawn = None if apart else by_parents(case)
         moments = independent_moments(case, found) if drawn is None else drawn.moments
         mutual, error = mutual_information(case, found.guides, len(moments.mean))
@@ -241,7 +241,7 @@ def collapse(
 def _whole(case: Case, site_kl: Mapping[str, tuple[float, float]], *, exact: bool) -> tuple[float, float]:
     """KL of a unit's whole vector: the sites' together where all have a formula, else from draws."""
     known = [kl for kl, _ in site_kl.values()]
-    whole = len(case.names) == len(case.shape.latents)
+    whole = len(case.names) == len(case.layout.latents)
     if exact and whole and np.isfinite(known).all():
         return sum(known), 0.0
     return total_kl(case)
@@ -337,7 +337,7 @@ def _notes(
 
 def _left_out(case: Case) -> list[str]:
     """Sentences on latents that are no part of the table."""
-    kinds = case.shape.sites.values()
+    kinds = case.layout.sites.values()
     shared = [site.name for site in kinds if site.scope == "global"]
     discrete = [s.name for s in kinds if s.scope != "global" and s.kind in ("discrete", "enumerated")]
     found = []

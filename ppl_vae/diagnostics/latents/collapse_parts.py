@@ -15,10 +15,11 @@ from torch import Tensor
 from ppl_vae.base.clock import check_time
 from ppl_vae.base.errors import InputError
 from ppl_vae.guides.per_datum import PerDatum
-from ppl_vae.inference.evidence.elbo import analytic_kl, analytic_kls, unit_chunks
+from ppl_vae.inference.evidence.elbo import analytic_kl, analytic_kls
+from ppl_vae.program.given_latents import has_log_density
 from ppl_vae.program.layout import (
-    Given,
     Layout,
+    Substitute,
     canonical_value,
     local_matrix,
     log_prob_per_unit,
@@ -26,7 +27,7 @@ from ppl_vae.program.layout import (
     sizes,
 )
 from ppl_vae.program.pair import Labelled, Pair
-from ppl_vae.program.terms import has_log_density, particle_traces, terms
+from ppl_vae.program.problem import Problem
 
 __all__ = [
     "Case",
@@ -53,24 +54,29 @@ class Case:
     """A pair, its data, and which of its latents are looked at.
 
     Attributes:
-        pair: model and guide.
-        data: the programs' data.
-        shape: the pair's layout.
-        index: the units to look at, or None for all.
+        problem: the pair with the units to look at.
         names: the sites, all local and continuous.
         num_draws: draws a unit where there is no formula.
     """
 
-    pair: Pair
-    data: tuple[Any, ...]
-    shape: Layout
-    index: Tensor | None
+    problem: Problem
     names: tuple[str, ...]
     num_draws: int
 
+    @property
+    def pair(self) -> Pair:
+        """Model and guide."""
+        return self.problem.pair
+
+    @property
+    def layout(self) -> Layout:
+        """What they look like on the data."""
+        return self.problem.layout
+
     def flat(self, value: Tensor, name: str) -> Tensor:
         """A site's values as (data, dimensions): inner plates and event dimensions are dimensions."""
-        moved = value.movedim(self.shape.dims[str(self.shape.local_plate)] - self.shape.event_dims[name], 0)
+        layout = self.layout
+        moved = value.movedim(layout.dims[str(layout.local_plate)] - layout.event_dims[name], 0)
         return moved.reshape(len(moved), -1).double()
 
 
@@ -104,12 +110,12 @@ def read_programs(case: Case) -> Programs:
     Raises:
         InputError: if the guide gives points.
     """
-    given = {} if case.index is None else {str(case.shape.unit_plate): case.index}
+    pair, data = case.pair, case.problem.data
     runs = []
     for _ in range(2):
-        with case.pair.scope(), Given(given):
-            guide = poutine.trace(case.pair.guide).get_trace(*case.data)
-            model = poutine.trace(poutine.replay(case.pair.model, trace=guide)).get_trace(*case.data)
+        with pair.scope(), Substitute(case.problem.chosen):
+            guide = poutine.trace(pair.guide).get_trace(*data)
+            model = poutine.trace(poutine.replay(pair.model, trace=guide)).get_trace(*data)
         runs.append((guide, model))
     guides, priors, dependent = {}, {}, []
     samples = [site for site in runs[0][0].nodes.values() if site["type"] == "sample"]
@@ -179,11 +185,9 @@ def independent_moments(case: Case, found: Programs) -> Moments:
         mean, variance = _moments_of(found.guides, case)
         return Moments((mean - centre) / scale, variance / scale.square(), None)
     means, variances = [], []
-    for chunk in unit_chunks(case.shape, case.num_draws, case.index):
-        drawn = terms(
-            case.pair, *case.data, layout=case.shape, num_particles=case.num_draws, index=chunk
-        ).draws
-        z = local_matrix({name: drawn[name].double() for name in case.names}, case.shape, case.names)
+    for chunk in case.problem.chunks(case.num_draws):
+        drawn = chunk.terms(case.num_draws).draws
+        z = local_matrix({name: drawn[name].double() for name in case.names}, case.layout, case.names)
         means.append(z.mean(0))
         variances.append(z.var(0))
     mean, variance = torch.cat(means), torch.cat(variances)
@@ -254,14 +258,14 @@ def by_parents(case: Case) -> Drawn:
     Raises:
         InputError: if a prior depends on a latent that is summed out, or has no finite mean and variance.
     """
-    chunks = [_chunk(case, chunk) for chunk in unit_chunks(case.shape, case.num_draws, case.index)]
+    chunks = [_chunk(case, chunk) for chunk in case.problem.chunks(case.num_draws)]
     z = torch.cat([chunk.z for chunk in chunks], 1)
     kl = None
     if all(chunk.kl is not None for chunk in chunks):
         kl = torch.cat([chunk.kl for chunk in chunks if chunk.kl is not None], 1)
     site_kl = {}
     # Of the data set as one unit, sites' sums are over all data.
-    if case.shape.unit_plate is not None and all(chunk.site_kl for chunk in chunks):
+    if case.layout.unit_plate is not None and all(chunk.site_kl for chunk in chunks):
         together = {name: torch.cat([c.site_kl[name] for c in chunks], 1) for name in case.names}
         site_kl = {name: _with_error(values) for name, values in together.items()}
     return Drawn(
@@ -283,9 +287,9 @@ class _Chunk:
     normal: bool
 
 
-def _chunk(case: Case, index: Tensor | None) -> _Chunk:
-    most = case.num_draws if case.shape.vectorized else 1
-    parts = [_block(case, index, block) for block in sizes(case.num_draws, most)]
+def _chunk(case: Case, problem: Problem) -> _Chunk:
+    most = case.num_draws if case.layout.vectorized else 1
+    parts = [_block(case, problem, block) for block in sizes(case.num_draws, most)]
     kls = [part.kl for part in parts if part.kl is not None]
     by_site = {}
     if all(part.site_kl for part in parts):
@@ -298,11 +302,9 @@ def _chunk(case: Case, index: Tensor | None) -> _Chunk:
     )
 
 
-def _block(case: Case, index: Tensor | None, num_draws: int) -> _Chunk:
-    model, guide = particle_traces(
-        case.pair, *case.data, layout=case.shape, num_particles=num_draws, index=index
-    )
-    conditional = analytic_kls(model, guide, case.shape)
+def _block(case: Case, problem: Problem, num_draws: int) -> _Chunk:
+    model, guide = problem.traces(num_draws)
+    conditional = analytic_kls(model, guide, case.layout)
     standard, kls = {}, {}
     for name in case.names:
         site, prior = model.nodes[name], model.nodes[name]["fn"]
@@ -314,15 +316,15 @@ def _block(case: Case, index: Tensor | None, num_draws: int) -> _Chunk:
             kls[name] = _canonical(case, name, site, kl.expand(site["value"].shape))
     whole = len(kls) == len(case.names)
     return _Chunk(
-        local_matrix(standard, case.shape, case.names),
-        local_matrix(kls, case.shape, case.names) if whole else None,
+        local_matrix(standard, case.layout, case.names),
+        local_matrix(kls, case.layout, case.names) if whole else None,
         {name: value.double().expand(num_draws, -1) for name, value in conditional.items()},
         all(is_normal(model.nodes[name]["fn"]) for name in case.names),
     )
 
 
 def _canonical(case: Case, name: str, site: Any, value: Tensor) -> Tensor:
-    return canonical_value(name, {**site, "value": value.double()}, case.shape)
+    return canonical_value(name, {**site, "value": value.double()}, case.layout)
 
 
 def _prior(fn: Any, shape: torch.Size) -> tuple[Tensor, Tensor]:
@@ -334,9 +336,9 @@ def _prior(fn: Any, shape: torch.Size) -> tuple[Tensor, Tensor]:
 
 def _refuse_summed(case: Case, name: str, fn: Any, value: Tensor) -> None:
     """Under enumeration a distribution that depends on a summed latent has a dimension for its values."""
-    if case.shape.summed and len(fn.shape()) > value.dim():
+    if case.layout.summed and len(fn.shape()) > value.dim():
         raise InputError(
-            f"the prior of {name} depends on {', '.join(case.shape.summed)}, which is summed out: its KL "
+            f"the prior of {name} depends on {', '.join(case.layout.summed)}, which is summed out: its KL "
             "has no parts by site"
         )
 
@@ -356,18 +358,16 @@ def total_kl(case: Case) -> tuple[float, float]:
 
     NaN where the guide's density is not available, or the data set is the one unit.
     """
-    if case.shape.unit_plate is None or not has_log_density(case.pair, *case.data):
+    if case.layout.unit_plate is None or not has_log_density(case.pair, *case.problem.data):
         return float("nan"), float("nan")
-    most = case.num_draws if case.shape.vectorized else 1
+    most = case.num_draws if case.layout.vectorized else 1
     found = []
-    for index in unit_chunks(case.shape, case.num_draws, case.index):
+    for chunk in case.problem.chunks(case.num_draws):
         parts = []
         for block in sizes(case.num_draws, most):
-            model, guide = particle_traces(
-                case.pair, *case.data, layout=case.shape, num_particles=block, index=index
-            )
-            prior = log_prob_per_unit(model, case.shape, block, tuple(case.shape.latents))
-            parts.append((log_q_per_unit(guide, case.shape, block) - prior).double())
+            model, guide = chunk.traces(block)
+            prior = log_prob_per_unit(model, case.layout, block, tuple(case.layout.latents))
+            parts.append((log_q_per_unit(guide, case.layout, block) - prior).double())
         found.append(torch.cat(parts))
     return _with_error(torch.cat(found, 1))
 
@@ -383,7 +383,7 @@ def mutual_information(case: Case, guides: Mapping[str, Any], num_units: int) ->
     """
     guide = case.pair.guide
     if isinstance(guide, PerDatum) and not guide.vector.direct:
-        guides = {"": guide.at(torch.arange(case.shape.num_units) if case.index is None else case.index)}
+        guides = {"": guide.at(case.problem.units)}
     elif any(fn is None or len(fn.batch_shape) != _depth(case) for fn in guides.values()):
         return float("nan"), float("nan")
     if num_units < 2:
@@ -407,7 +407,7 @@ def mutual_information(case: Case, guides: Mapping[str, Any], num_units: int) ->
 
 def _depth(case: Case) -> int:
     """Batch dimensions from that of the data on."""
-    return -case.shape.dims[str(case.shape.local_plate)]
+    return -case.layout.dims[str(case.layout.local_plate)]
 
 
 def component_names(case: Case, found: Programs, size: int) -> tuple[list[str], list[str]]:
@@ -424,7 +424,7 @@ def component_names(case: Case, found: Programs, size: int) -> tuple[list[str], 
 
 def _data_size(case: Case, name: str, fn: Any) -> int:
     """How many data a distribution is of."""
-    return int(fn.shape()[case.shape.dims[str(case.shape.local_plate)] - case.shape.event_dims[name]])
+    return int(fn.shape()[case.layout.dims[str(case.layout.local_plate)] - case.layout.event_dims[name]])
 
 
 def _labels(case: Case, name: str, size: int, fn: Any) -> list[str]:

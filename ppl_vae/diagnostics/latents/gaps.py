@@ -18,19 +18,18 @@ from torch import Tensor
 from ppl_vae.answers.evidence import Evidence
 from ppl_vae.base.errors import InputError
 from ppl_vae.base.seeds import seeded
-from ppl_vae.diagnostics.latents.best_guides import Best, Candidate, Searched, log_weight_chunks, optimise
+from ppl_vae.diagnostics.latents.best_guides import Best, Searched, log_weight_chunks, optimise
 from ppl_vae.diagnostics.latents.gap_parts import FAMILIES, Gap, Gaps
 from ppl_vae.diagnostics.latents.own_answers import OwnAnswer, own_answer
 from ppl_vae.engine.graph import Compile, check_compile
 from ppl_vae.guides.per_datum import PerDatum, PerDatumNormal
 from ppl_vae.guides.per_datum_flow import PerDatumFlow
 from ppl_vae.inference.evidence import importance
-from ppl_vae.inference.evidence.elbo import check_index
 from ppl_vae.inference.samplers import exact
 from ppl_vae.program.defined import weighable
-from ppl_vae.program.layout import Layout
+from ppl_vae.program.given_latents import has_log_density
 from ppl_vae.program.pair import ExactEvidence, Pair
-from ppl_vae.program.terms import has_log_density, layout
+from ppl_vae.program.problem import Problem, check_index
 
 __all__ = ["Gap", "Gaps", "gaps"]
 
@@ -90,11 +89,11 @@ def gaps(
         raise InputError(f"num_samples is {num_samples}; standard errors need at least 2")
     check_compile(compile)
     start = time.perf_counter()
-    whole = layout(pair, *data)
-    shape = weighable(pair, *data, layout=whole)
-    check_index(index, shape.num_units)
-    job = _Job(pair, data, whole, shape, index, num_samples, compile, seed, progress)
-    known = None if evidence is None else _matching(evidence, job.units, shape.num_units)
+    whole = Problem.of(pair, *data).rows(index)
+    problem = weighable(whole)
+    check_index(index, problem.layout.num_units)
+    job = _Job(whole, problem, num_samples, compile, seed, progress)
+    known = None if evidence is None else _matching(evidence, job.units, problem.layout.num_units)
     with seeded(seed):
         own = job.own()
         found = job.total(known, own) if isinstance(own, str) else job.apart(known, own, num_steps)
@@ -103,13 +102,10 @@ def gaps(
 
 @dataclass(frozen=True, eq=False)
 class _Job:
-    """One call of `gaps`; ``whole`` is the layout in which the guide's discrete draws are not summed out."""
+    """One call of `gaps`; in ``whole`` the guide's discrete draws are not summed out."""
 
-    pair: Pair
-    data: tuple[Any, ...]
-    whole: Layout
-    shape: Layout
-    index: Tensor | None
+    whole: Problem
+    problem: Problem
     num_samples: int
     compile: Compile
     seed: int
@@ -118,66 +114,64 @@ class _Job:
     @property
     def units(self) -> np.ndarray:
         """Numbers of the units."""
-        return np.arange(self.shape.num_units) if self.index is None else self.index.cpu().numpy()
+        return self.problem.units.cpu().numpy()
 
     def own(self) -> OwnAnswer | str:
         """The guide's own answer as Gaussians, or why the gap has no parts, in a sentence."""
-        if self.shape.unit_plate is None:
-            shared = [site.name for site in self.shape.sites.values() if site.scope == "global"]
+        layout = self.problem.layout
+        if layout.unit_plate is None:
+            shared = [site.name for site in layout.sites.values() if site.scope == "global"]
             return (
                 "the gap is not taken apart: that is done by unit, and this pair's one unit is the data set"
                 + (f" (all data share {', '.join(shared)})" if shared else "")
             )
-        if self.whole.discrete:
+        if self.whole.layout.discrete:
             return (
-                f"the gap is not taken apart: the guide draws {', '.join(self.whole.discrete)} from a "
+                f"the gap is not taken apart: the guide draws {', '.join(self.whole.layout.discrete)} from a "
                 "discrete distribution, and the best guides are of real numbers"
             )
         try:
-            _rows(self.data, self.index, self.shape.num_units)
-            return own_answer(self.pair, *self.data, shape=self.shape, index=self.index)
+            self.problem.cut()
+            return own_answer(self.problem)
         except InputError as error:
             return f"the gap is not taken apart: {error}"
 
     def total(self, known: Evidence | None, why: str) -> Gaps:
         """The gap of the pair's own guide, and nothing else."""
-        own = Candidate(self.pair, self.data, self.whole, self.index)
-        elbo, covariance = _elbos([own], self.num_samples, self.seed + 15_485_863)
+        pair, data = self.whole.pair, self.whole.data
+        elbo, covariance = _elbos([self.whole], self.num_samples, self.seed + 15_485_863)
         if known is None:
-            if isinstance(self.pair.model, ExactEvidence):
-                known = exact.log_evidence(self.pair.model, *self.data)
+            if isinstance(pair.model, ExactEvidence):
+                known = exact.log_evidence(pair.model, *data)
             else:
-                known = self._sampled(self.pair, *self.data, index=self.index)
-            known = _matching(known, self.units, self.shape.num_units)
+                known = self._sampled(pair, *data, index=self.whole.index)
+            known = _matching(known, self.units, self.problem.layout.num_units)
         result = self._result(known, "", elbo, covariance, ())
         return replace(result, notes=(why, *_notes(result, known, [])))
 
     def apart(self, known: Evidence | None, own: OwnAnswer, num_steps: int) -> Gaps:
         """The gap and those of the best guides of each family."""
-        chosen = _rows(self.data, self.index, self.shape.num_units)
-        family = "flow" if isinstance(self.pair.guide, PerDatumFlow) else own.family
-        first = Candidate(self.pair, self.data, self.shape, self.index)
+        pair, chosen = self.problem.pair, self.problem.cut()
+        family = "flow" if isinstance(pair.guide, PerDatumFlow) else own.family
+        first = self.problem
         if own.family in FAMILIES:
             guide = own.as_per_datum(own.family)
-            first = self._candidate(self.pair.cast_model(own.loc.dtype, lambda model: guide), chosen)
+            first = Problem.of(pair.cast_model(own.loc.dtype, lambda model: guide), *chosen)
         found = _search(
-            self.pair, own, *chosen, num_steps=num_steps, compile=self.compile, seed=self.seed,
+            pair, own, *chosen, num_steps=num_steps, compile=self.compile, seed=self.seed,
             progress=self.progress,
         )  # fmt: skip
-        candidates = [first, *(self._candidate(best.pair, chosen) for best in found)]
+        candidates = [first, *(Problem.of(best.pair, *chosen) for best in found)]
         elbo, covariance = _elbos(candidates, self.num_samples, self.seed + 15_485_863)
         if known is None:
             proposal = candidates[1 + int(np.argmax(elbo.mean(0)[1:]))].pair
-            if isinstance(self.pair.model, ExactEvidence):
-                known = exact.log_evidence(self.pair.model, *chosen)
+            if isinstance(pair.model, ExactEvidence):
+                known = exact.log_evidence(pair.model, *chosen)
             else:
                 known = self._sampled(proposal, *chosen)
         result = self._result(known, family if family in FAMILIES else "", elbo, covariance, tuple(found))
         notes = _notes(result, known, found)
         return replace(result, notes=notes if result.family else (OTHER, *notes))
-
-    def _candidate(self, pair: Pair, chosen: tuple[Any, ...]) -> Candidate:
-        return Candidate(pair, chosen, layout(pair, *chosen))
 
     def _sampled(self, proposal: Pair, *data: Any, index: Tensor | None = None) -> Evidence:
         return importance.log_evidence(
@@ -197,7 +191,7 @@ class _Job:
         return Gaps(
             index=self.units,
             family=family,
-            amortised=not isinstance(self.pair.guide, PerDatum | AutoGuide),
+            amortised=not isinstance(self.problem.pair.guide, PerDatum | AutoGuide),
             log_evidence=known.log_evidence,
             evidence_std_error=known.std_error,
             evidence_bias=known.bias,
@@ -245,7 +239,7 @@ def _widened(normal: PerDatumNormal) -> PerDatumNormal:
 
 
 @torch.no_grad()
-def _elbos(candidates: list[Candidate], num_samples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def _elbos(candidates: list[Problem], num_samples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """ELBOs of several guides from the same noise, shape (units, guides), and their covariance."""
     means, covariances = [], []
     for log_w in log_weight_chunks(candidates, num_samples, seed):
@@ -280,23 +274,6 @@ def _notes(result: Gaps, evidence: Evidence, found: list[Best]) -> tuple[str, ..
                 f"{part.mean_std_error:.1g}): a search or the evidence has failed"
             )
     return tuple(notes)
-
-
-def _rows(data: tuple[Any, ...], index: Tensor | None, num_units: int) -> tuple[Any, ...]:
-    """The chosen units of the data: of every tensor that has a row for each.
-
-    Raises:
-        InputError: if none has.
-    """
-    if index is None:
-        return data
-    by_unit = [isinstance(each, Tensor) and each.dim() > 0 and len(each) == num_units for each in data]
-    if not any(by_unit):
-        raise InputError(
-            "some of the units were asked for, and no data tensor has them as its first dimension, here "
-            f"{num_units}"
-        )
-    return tuple(each[index] if rows else each for each, rows in zip(data, by_unit, strict=True))
 
 
 def _matching(evidence: Evidence, units: np.ndarray, num_units: int) -> Evidence:

@@ -11,10 +11,8 @@ from torch import Tensor
 from ppl_vae.guides.local import LocalSite, LocalVector
 from ppl_vae.guides.normal import COVARIANCES, VARIANCE_FLOOR
 from ppl_vae.guides.per_datum import PerDatum, PerDatumNormal
-from ppl_vae.inference.evidence.elbo import unit_chunks
-from ppl_vae.program.layout import Layout, site_value
-from ppl_vae.program.pair import Pair
-from ppl_vae.program.terms import particle_traces, terms
+from ppl_vae.program.layout import site_value
+from ppl_vae.program.problem import Problem
 
 __all__ = ["OwnAnswer", "own_answer"]
 
@@ -67,55 +65,56 @@ class OwnAnswer:
 
 
 @torch.no_grad()
-def own_answer(pair: Pair, *data: Any, shape: Layout, index: Tensor | None) -> OwnAnswer:
-    """Read off what a pair's own guide answers for some units.
+def own_answer(problem: Problem) -> OwnAnswer:
+    """Read off what a pair's own guide answers for its units.
 
     Raises:
         InputError: if the model's latents are not a vector of real numbers for every unit.
     """
+    pair = problem.pair
     with pair.scope():
-        vector = LocalVector.of(pair.model, *data, without=shape.summed)
-    found = _gaussian(pair, data, shape, index, vector)
-    loc, scale_tril, family = found or (*_moments(pair, data, shape, index, vector), "other")
+        vector = LocalVector.of(pair.model, *problem.data, without=problem.layout.summed)
+    found = _gaussian(problem, vector)
+    loc, scale_tril, family = found or (*_moments(problem, vector), "other")
     smallest = float(scale_tril.diagonal(dim1=-2, dim2=-1).min()) ** 2
     floor = float(getattr(pair.guide, "floor", min(VARIANCE_FLOOR, 0.5 * smallest)))
     return OwnAnswer(loc, scale_tril, family, floor, vector)
 
 
-def _gaussian(
-    pair: Pair, data: tuple[Any, ...], shape: Layout, index: Tensor | None, vector: LocalVector
-) -> tuple[Tensor, Tensor, str] | None:
+def _gaussian(problem: Problem, vector: LocalVector) -> tuple[Tensor, Tensor, str] | None:
     """Means, Cholesky factors and family of a guide whose vectors are Gaussian; None for any other.
 
     Two runs on other draws tell whether a site's distribution depends on another's draw.
     """
-    auto = isinstance(pair.guide, AutoNormal)
-    family = "diagonal" if auto else getattr(pair.guide, "covariance", None)
+    guide = problem.pair.guide
+    auto = isinstance(guide, AutoNormal)
+    family = "diagonal" if auto else getattr(guide, "covariance", None)
     if family not in COVARIANCES:
         return None
-    if isinstance(pair.guide, PerDatum):
-        fn = pair.guide.at(torch.arange(shape.num_units) if index is None else index)
-        (site,) = LocalVector.one("", vector.size, "", shape.num_units).sites
+    if isinstance(guide, PerDatum):
+        fn = guide.at(problem.units)
+        (site,) = LocalVector.one("", vector.size, "", problem.layout.num_units).sites
         read = _as_gaussian(fn, site, 0)
         return None if read is None else (*read, family)
-    traces = [particle_traces(pair, *data, layout=shape, index=_given(shape, index))[1] for _ in range(2)]
+    traces = [_askable(problem).traces()[1] for _ in range(2)]
     parts = []
     for site in vector.sites:
         name = f"{site.name}_unconstrained" if auto else site.name
         one, two = (_as_gaussian(t.nodes[name]["fn"], site, -1 - vector.dim) for t in traces)
         if one is None or two is None or not all(torch.equal(a, b) for a, b in zip(one, two, strict=True)):
             return None
-        parts.append(tuple(_chosen(values, shape, index) for values in one))
+        parts.append(tuple(_chosen(values, problem) for values in one))
     return torch.cat([loc for loc, _ in parts], 1), _blocks([scale for _, scale in parts]), family
 
 
-def _given(shape: Layout, index: Tensor | None) -> Tensor | None:
-    return index if shape.can_index else None
+def _askable(problem: Problem) -> Problem:
+    """The same units, or all of them where the programs cannot be asked for some alone."""
+    return problem if problem.layout.can_index else problem.rows(None)
 
 
-def _chosen(values: Tensor, shape: Layout, index: Tensor | None) -> Tensor:
-    """Units that the programs could not be asked for alone."""
-    return values if index is None or shape.can_index else values[index]
+def _chosen(values: Tensor, problem: Problem) -> Tensor:
+    """Of what `_askable` gave, that of the units meant."""
+    return values if problem.index is None or problem.layout.can_index else values[problem.index]
 
 
 def _as_gaussian(fn: Any, site: LocalSite, right: int) -> tuple[Tensor, Tensor] | None:
@@ -164,18 +163,17 @@ def _blocks(parts: list[Tensor]) -> Tensor:
     return found
 
 
-def _moments(
-    pair: Pair, data: tuple[Any, ...], shape: Layout, index: Tensor | None, vector: LocalVector
-) -> tuple[Tensor, Tensor]:
+def _moments(problem: Problem, vector: LocalVector) -> tuple[Tensor, Tensor]:
     """Means and standard deviations of any guide's draws, unconstrained; the latter as diagonal matrices."""
     means, scales = [], []
-    for chunk in unit_chunks(shape, DRAWS, _given(shape, index)):
-        draws = terms(pair, *data, layout=shape, num_particles=DRAWS, index=chunk).draws
-        placed = {name: site_value(name, draws[name], replace(shape, vectorized=True)) for name in draws}
+    layout = replace(problem.layout, vectorized=True)
+    for chunk in _askable(problem).chunks(DRAWS):
+        draws = chunk.terms(DRAWS).draws
+        placed = {name: site_value(name, draws[name], layout) for name in draws}
         free = vector.vector(placed).flatten(1, -2)
         means.append(free.mean(0))
         scales.append(free.std(0).clamp_min(VARIANCE_FLOOR))
-    loc, scale = (_chosen(torch.cat(parts), shape, index) for parts in (means, scales))
+    loc, scale = (_chosen(torch.cat(parts), problem) for parts in (means, scales))
     return loc, torch.diag_embed(scale)
 
 

@@ -27,9 +27,8 @@ from ppl_vae.diagnostics.prediction import statistics as of_data
 from ppl_vae.diagnostics.prediction.profiles import Profile
 from ppl_vae.diagnostics.prediction.replicated import Observed, observed_sites, replicate, thinned
 from ppl_vae.diagnostics.prediction.statistics import MAX_FEATURES, Kind
-from ppl_vae.inference.evidence.elbo import check_index
 from ppl_vae.program.pair import Labelled, Pair
-from ppl_vae.program.terms import layout
+from ppl_vae.program.problem import Problem, check_index
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -193,24 +192,21 @@ def predictive_check(
     if num_draws < MIN_DRAWS:
         raise InputError(f"num_draws is {num_draws}; a check at the 5 % level needs at least {MIN_DRAWS}")
     start = time.perf_counter()
-    shape = layout(pair, *data)
-    check_index(index, shape.num_units)
+    problem = Problem.of(pair, *data).rows(index)
+    check_index(index, problem.layout.num_units)
     with seeded(seed):
-        sites, notes = observed_sites(pair, *data, shape=shape, index=index)
+        sites, notes = observed_sites(problem)
         if not sites:
             raise InputError(f"the data cannot be replicated: {'; '.join(notes)}")
         latents, chains = None, 1
         if posterior is not None:
-            latents, chains = thinned(posterior, pair, *data, shape=shape, index=index, num_draws=num_draws)
+            latents, chains = thinned(posterior, problem, num_draws)
             num_draws = len(next(iter(latents.values())))
         names = {site.name: _names(pair, site, feature_names) for site in sites}
         own = statistics or {}
         profiles = {site.name: Profile(site, names[site.name]) for site in sites}
         found: dict[str, list[dict[str, Tensor]]] = {site.name: [] for site in sites}
-        chunks = replicate(
-            pair, *data, shape=shape, sites=sites, num_draws=num_draws, index=index, latents=latents
-        )
-        for chunk in chunks:
+        for chunk in replicate(problem, sites, num_draws, latents):
             for site in sites:
                 found[site.name].append(_statistics(site, chunk[site.name], names[site.name], own))
                 profiles[site.name].add(chunk[site.name])

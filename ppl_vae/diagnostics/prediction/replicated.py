@@ -16,15 +16,16 @@ from ppl_vae.base.errors import InputError
 from ppl_vae.base.seeds import keep_generator
 from ppl_vae.diagnostics.prediction.statistics import Kind, kind_of
 from ppl_vae.program.layout import (
-    Given,
     Layout,
+    Substitute,
     canonical_value,
     particle_plate,
     redrawn,
     sample_sites,
     site_value,
 )
-from ppl_vae.program.pair import Pair, Simulator
+from ppl_vae.program.pair import Simulator
+from ppl_vae.program.problem import Problem
 
 __all__ = ["Observed", "observed_sites", "replicate", "thinned"]
 
@@ -53,25 +54,23 @@ class Observed:
     argument: int = -1
 
 
-def observed_sites(
-    pair: Pair, *data: Any, shape: Layout, index: Tensor | None
-) -> tuple[list[Observed], list[str]]:
+def observed_sites(problem: Problem) -> tuple[list[Observed], list[str]]:
     """The observed sites that can be replicated, and sentences about the others.
 
     A site whose observed value is a constant written into the model is no data: where the data are a table
     of pairs, winner first, it is read as games.
     """
-    trace = _trace(pair, data, shape, 1, index, None)
+    data, trace = problem.data, _trace(problem)
     with keep_generator():
-        other = _trace(pair, data, shape, 1, index, None)
+        other = _trace(problem)
     found, notes = [], []
-    for name in shape.observed:
+    for name in problem.layout.observed:
         site = trace.nodes[name]
         fn = site["fn"]
         if isinstance(fn, Unit) or isinstance(getattr(fn, "base_dist", None), Unit):
             notes.append(f"{name} is a factor and not data: it cannot be replicated")
             continue
-        value = _leading(site["value"], shape)
+        value = _leading(site["value"], problem.layout)
         given = torch.as_tensor(site["infer"]["obs"])
         if not _same(given, torch.as_tensor(other.nodes[name]["infer"]["obs"])):
             notes.append(f"the values observed at {name} depend on the latents: they cannot be replicated")
@@ -81,7 +80,7 @@ def observed_sites(
         constant = site_found.kind == "binary" and values.shape[1] == 1 and len(values.unique()) == 1
         if constant and (games := _as_games(site_found, data)) is not None:
             site_found = games
-        elif constant and not _is_data(values[:, 0], data, index):
+        elif constant and not _is_data(values[:, 0], data, problem.index):
             notes.append(
                 f"the values observed at {name} are all {values[0, 0]:g}, written into the model: what they "
                 "would be in other data is not known; give the model a method simulate(latents, *data)"
@@ -92,60 +91,53 @@ def observed_sites(
 
 
 def replicate(
-    pair: Pair,
-    *data: Any,
-    shape: Layout,
+    problem: Problem,
     sites: Sequence[Observed],
     num_draws: int,
-    index: Tensor | None = None,
     latents: Mapping[str, Tensor] | None = None,
 ) -> Iterator[dict[str, Tensor]]:
     """Replicates of each site in chunks of draws, each of shape (draws, rows, features), float64.
 
     Args:
-        pair: model and guide.
-        data: what is not random in them is kept.
-        shape: the pair's layout.
+        problem: what is not random in its data is kept.
         sites: from `observed_sites`.
         num_draws: number of draws.
-        index: the units (all by default).
         latents: z by site, shape (num_draws, *plates, *event); draws of the guide by default.
     """
     sizes = [site.values.numel() // len(site.values) for site in sites]
-    units = shape.num_units if index is None else len(index)
-    step = replace(shape, event_size=max(shape.event_size, *sizes)).particles_per_chunk(units, CHUNK)
-    for done in range(0, num_draws, step if shape.vectorized else 1):
-        size = min(step, num_draws - done) if shape.vectorized else 1
+    layout, done = problem.layout, 0
+    wide = replace(layout, event_size=max(layout.event_size, *sizes))
+    for size in replace(problem, layout=wide).blocks(num_draws, CHUNK):
         part = None if latents is None else {name: z[done : done + size] for name, z in latents.items()}
-        trace = _trace(pair, data, shape, size, index, part)
-        if isinstance(pair.model, Simulator):
-            yield _simulated(pair, data, trace, shape, sites, size)
+        done += size
+        trace = _trace(problem, size, part)
+        if isinstance(problem.pair.model, Simulator):
+            yield _simulated(problem, trace, sites, size)
         else:
-            values = {site.name: _leading(trace.nodes[site.name]["value"], shape) for site in sites}
+            values = {site.name: _leading(trace.nodes[site.name]["value"], layout) for site in sites}
             yield {site.name: as_rows(values[site.name].double(), site.event_dim) for site in sites}
 
 
-def thinned(
-    posterior: Posterior, pair: Pair, *data: Any, shape: Layout, index: Tensor | None, num_draws: int
-) -> tuple[dict[str, Tensor], int]:
+def thinned(posterior: Posterior, problem: Problem, num_draws: int) -> tuple[dict[str, Tensor], int]:
     """Evenly spaced draws of every latent, chain after chain, and the number of chains.
 
     Raises:
         InputError: if the posterior is of other latents or of other units.
     """
-    if missing := sorted(shape.latents.keys() - set(map(str, posterior.draws.data_vars))):
+    layout, index = problem.layout, problem.index
+    if missing := sorted(layout.latents.keys() - set(map(str, posterior.draws.data_vars))):
         raise InputError(f"the posterior has no draws of {', '.join(missing)}")
     per_chain = min(posterior.draws.sizes["draw"], -(-num_draws // posterior.num_chains))
     places = np.linspace(0, posterior.draws.sizes["draw"] - 1, per_chain).round().astype(int)
-    trace = _trace(pair, data, shape, 1, index, None)
+    trace = _trace(problem)
     found = {}
-    for name in shape.latents:
+    for name in layout.latents:
         draws = posterior.draws[name].transpose("chain", "draw", ...).to_numpy()[:, places]
-        own = canonical_value(name, trace.nodes[name], shape)
-        plates = shape.latents[name]
-        if index is not None and shape.unit_plate in plates:
-            axis = 2 + plates.index(shape.unit_plate)
-            if draws.shape[axis] == shape.num_units:
+        own = canonical_value(name, trace.nodes[name], layout)
+        plates = layout.latents[name]
+        if index is not None and layout.unit_plate in plates:
+            axis = 2 + plates.index(layout.unit_plate)
+            if draws.shape[axis] == layout.num_units:
                 draws = draws.take(index.cpu().numpy(), axis)
         if draws.shape[2:] != own.shape[1:]:
             raise InputError(
@@ -171,71 +163,63 @@ def _same(one: Tensor, two: Tensor) -> bool:
     return one.shape == two.shape and torch.allclose(one.double(), two.double(), 0.0, 0.0, equal_nan=True)
 
 
-def _trace(
-    pair: Pair,
-    data: Sequence[Any],
-    shape: Layout,
-    size: int,
-    index: Tensor | None,
-    latents: Mapping[str, Tensor] | None,
-) -> poutine.Trace:
+def _trace(problem: Problem, size: int = 1, latents: Mapping[str, Tensor] | None = None) -> poutine.Trace:
     """The model with its observed sites drawn anew, on given latents or on draws of the guide."""
     check_time()
-    given: dict[str, Tensor] = {}
-    if index is not None:
-        if shape.unit_plate is None or not shape.can_index or isinstance(pair.model, Simulator):
-            raise InputError(
-                "part of the data was asked for, but the model has no plate of units that it indexes"
-            )
-        given[shape.unit_plate] = index
+    pair, data, layout = problem.pair, problem.data, problem.layout
+    if problem.index is not None and isinstance(pair.model, Simulator):
+        raise InputError(
+            "part of the data was asked for, but the model has no plate of units that it indexes"
+        )
+    given = problem.chosen
     model = redrawn(pair.model)
     with pair.scope():
         if latents is None:
-            with Given(given), particle_plate(shape, size):
+            with Substitute(given), particle_plate(layout, size):
                 guide_trace = poutine.trace(pair.guide).get_trace(*data)
             model = poutine.replay(model, trace=guide_trace)
         else:
-            given |= {name: site_value(name, value, shape) for name, value in latents.items()}
+            given |= {name: site_value(name, value, layout) for name, value in latents.items()}
         try:
-            with Given(given), particle_plate(shape, size):
+            with Substitute(given), particle_plate(layout, size):
                 return poutine.trace(model).get_trace(*data)
         except NotImplementedError as error:
             raise InputError(f"an observed site's distribution cannot be sampled: {error}") from error
 
 
-def _leading(value: Tensor, shape: Layout) -> Tensor:
+def _leading(value: Tensor, layout: Layout) -> Tensor:
     """With a first dimension of draws."""
-    return value if shape.vectorized else value[None]
+    return value if layout.vectorized else value[None]
 
 
 def _simulated(
-    pair: Pair, data: Sequence[Any], trace: poutine.Trace, shape: Layout, sites: Sequence[Observed], size: int
+    problem: Problem, trace: poutine.Trace, sites: Sequence[Observed], size: int
 ) -> dict[str, Tensor]:
     """Data of a `Simulator`, draw by draw: games read off themselves, other sites where they are observed."""
-    assert isinstance(pair.model, Simulator)
+    model, data, layout = problem.pair.model, problem.data, problem.layout
+    assert isinstance(model, Simulator)
     nodes = dict(sample_sites(trace))
-    latents = {name: canonical_value(name, nodes[name], shape) for name in shape.latents}
+    latents = {name: canonical_value(name, nodes[name], layout) for name in layout.latents}
     found: dict[str, list[Tensor]] = {site.name: [] for site in sites}
     for s in range(size):
-        made = pair.model.simulate({name: z[s] for name, z in latents.items()}, *data)
+        made = model.simulate({name: z[s] for name, z in latents.items()}, *data)
         again = None
         for site in sites:
             if site.pairs is not None:
                 value = (made[site.argument] == data[site.argument])[:, :1].double()
             else:
-                again = _observe(pair, made, latents, s, shape) if again is None else again
+                if again is None:
+                    again = _observe(problem, made, {name: z[s : s + 1] for name, z in latents.items()})
                 value = as_rows(again.nodes[site.name]["value"][None].double(), site.event_dim)[0]
             found[site.name].append(value)
     return {name: torch.stack(values) for name, values in found.items()}
 
 
-def _observe(
-    pair: Pair, made: tuple[Any, ...], latents: Mapping[str, Tensor], s: int, shape: Layout
-) -> poutine.Trace:
-    alone = replace(shape, vectorized=False)
-    given = {name: site_value(name, z[s : s + 1], alone) for name, z in latents.items()}
-    with pair.scope(), Given(given):
-        return poutine.trace(pair.model).get_trace(*made)
+def _observe(problem: Problem, made: tuple[Any, ...], latents: Mapping[str, Tensor]) -> poutine.Trace:
+    alone = replace(problem.layout, vectorized=False)
+    given = {name: site_value(name, z, alone) for name, z in latents.items()}
+    with problem.pair.scope(), Substitute(given):
+        return poutine.trace(problem.pair.model).get_trace(*made)
 
 
 def _as_games(site: Observed, data: Sequence[Any]) -> Observed | None:

@@ -7,9 +7,9 @@ from torch import Tensor
 
 from ppl_vae.base.errors import InputError
 from ppl_vae.diagnostics.verdict.rule import in_words
-from ppl_vae.inference.evidence.elbo import check_index
 from ppl_vae.program.defined import require_all_data
 from ppl_vae.program.layout import Layout
+from ppl_vae.program.problem import check_index
 
 __all__ = ["ROWS", "of_rows", "refuse_unchecked", "rows_compared"]
 

@@ -38,6 +38,7 @@ from ppl_vae.inference.samplers import exact, guide, nuts
 from ppl_vae.program.layout import Layout
 from ppl_vae.program.pair import ExactEvidence, ExactPosterior, Pair, PairwiseFactors, Program
 from ppl_vae.program.point_mass import point_masses
+from ppl_vae.program.problem import Problem
 from ppl_vae.program.terms import has_log_density, layout
 
 if TYPE_CHECKING:
@@ -147,7 +148,7 @@ class Checks:
 
     def points(self) -> bool:
         """Whether the guide is a point in some latent, which leaves nothing to be judged."""
-        found = point_masses(self.pair, *self.data, layout=self.shape)
+        found = point_masses(Problem(self.pair, self.data, self.shape))
         if found:
             every = len(found) == len(self.shape.latents)
             self.measure(points=found)

@@ -29,17 +29,16 @@ from ppl_vae.base.progress import progress_bar
 from ppl_vae.base.seeds import derived, seeded
 from ppl_vae.base.threads import one_thread
 from ppl_vae.engine.graph import Compile, check_compile
-from ppl_vae.inference.evidence.elbo import unit_chunks
 from ppl_vae.inference.evidence.partial import Partial, fingerprint
 from ppl_vae.inference.evidence.temperatures import LENGTH, Plan, by_row, pilot, tempered
 from ppl_vae.inference.evidence.tempered import TemperedPath
-from ppl_vae.inference.evidence.tolerance import check_tolerance, further
+from ppl_vae.inference.evidence.tolerance import check_tolerance, samples_needed
 from ppl_vae.inference.samplers.hmc import State, jittered_length, transition
 from ppl_vae.program.defined import weighable
-from ppl_vae.program.layout import Layout
+from ppl_vae.program.given_latents import has_log_density
 from ppl_vae.program.pair import Pair
+from ppl_vae.program.problem import Problem
 from ppl_vae.program.simulate import simulate
-from ppl_vae.program.terms import has_log_density, layout
 
 __all__ = ["Settings", "bidirectional", "log_evidence"]
 
@@ -135,7 +134,7 @@ def log_evidence(
     settings = Settings(**options)
     check_tolerance(tolerance)
     begin = time.perf_counter()
-    job = _Job(pair, data, settings, index, compile, seed)
+    job = _Job(Problem.of(pair, *data).rows(index), settings, compile, seed)
     problem = fingerprint(pair, data, index) if checkpoint else ""
     about = {
         **asdict(settings), "tolerance": tolerance, "seed": seed, "compile": compile, "problem": problem
@@ -148,7 +147,7 @@ def log_evidence(
         rounds = 1
         while tolerance is not None:
             found = job.evidence(log_w, acceptance, "ais", "estimate", begin)
-            more, notes = further(found, tolerance, max_chains)
+            more, notes = samples_needed(found, tolerance, max_chains)
             if not more:
                 break
             for _ in range(math.ceil(more / settings.num_chains)):
@@ -193,9 +192,9 @@ def bidirectional(
     """
     settings = Settings(start, num_temperatures, num_chains, target_accept)
     begin = time.perf_counter()
-    shape = weighable(pair, *data, layout=layout(pair, *data), drawn=start == "guide")
-    latents, simulated = simulate(pair, *data, layout=shape, seed=seed)
-    job = _Job(pair, simulated, settings, index, compile, seed)
+    problem = weighable(Problem.of(pair, *data), drawn=start == "guide")
+    latents, simulated = simulate(problem, seed)
+    job = _Job(Problem.of(pair, *simulated).rows(index), settings, compile, seed)
     total = 2 * len(job.chunks) * num_temperatures
     with seeded(seed), job.threads(), progress_bar("BDMC", total, show=progress) as advance:
         runs = [job.both(number, latents, advance) for number in range(len(job.chunks))]
@@ -208,34 +207,22 @@ def bidirectional(
 class _Job:
     """One estimate: its chunks of units, and how each of them is annealed."""
 
-    def __init__(
-        self,
-        pair: Pair,
-        data: tuple[Any, ...],
-        settings: Settings,
-        index: Tensor | None,
-        compile: Compile,
-        seed: int,
-    ) -> None:
+    def __init__(self, problem: Problem, settings: Settings, compile: Compile, seed: int) -> None:
         check_compile(compile)
-        self.settings, self.seed, self.index = settings, seed, index
-        self.shape = weighable(pair, *data, layout=layout(pair, *data), drawn=settings.start == "guide")
-        if settings.start == "guide" and not has_log_density(pair, *data):
+        self.settings, self.seed = settings, seed
+        self.problem = weighable(problem, drawn=settings.start == "guide")
+        if settings.start == "guide" and not has_log_density(problem.pair, *problem.data):
             raise InputError(
                 "annealing from the guide needs log q at a given z, which this guide's hidden randomness "
                 "denies; start from the prior"
             )
-        self.chunks = unit_chunks(self.shape, settings.num_chains, index, CHUNK)
-        first = self.chunks[0]
-        units = self.shape.num_units if index is None else len(index)
-        engine = _engine(compile, settings, units, self.shape)
-        rows = settings.num_chains * (units if first is None else len(first))
-        self.small = rows * self.shape.event_size < SMALL
+        self.chunks = self.problem.chunks(settings.num_chains, CHUNK)
+        engine = _engine(compile, settings, self.problem)
+        rows = settings.num_chains * self.chunks[0].num_units
+        self.small = rows * self.problem.layout.event_size < SMALL
         # A compiled library keeps the number of threads that it was compiled for.
         with self.threads():
-            self.path = TemperedPath(
-                pair, data, self.shape, settings.num_chains, first, settings.start, engine
-            )
+            self.path = TemperedPath(self.chunks[0], settings.num_chains, settings.start, engine)
 
     def threads(self) -> AbstractContextManager[None]:
         """One thread where a batch of rows is small."""
@@ -279,7 +266,7 @@ class _Job:
     def _planned(
         self, number: int, round: int, advance: Callable[[int, str], None]
     ) -> tuple[int, Plan, torch.Generator]:
-        units = self.path.choose(self.chunks[number])
+        units = self.path.choose(self.chunks[number].index)
         # Two streams: starting draws and momenta must not be the same numbers.
         torch.manual_seed(derived(self.seed, number, round, 0))
         generator = torch.Generator(self.path.device).manual_seed(derived(self.seed, number, round, 1))
@@ -299,13 +286,13 @@ class _Job:
         return Evidence(
             log_evidence=(sign * value).numpy(),
             method=method,
-            unit="datum" if self.shape.unit_plate else "dataset",
+            unit=self.problem.layout.unit,
             kind=kind,
             std_error=error.numpy(),
             bias=(-0.5 * sign * error**2).numpy(),
             ess=ess.numpy(),
             acceptance=acceptance.double().numpy(),
-            index=None if self.index is None else self.index.cpu().numpy(),
+            index=None if (index := self.problem.index) is None else index.cpu().numpy(),
             curve=_curve(log_w, sign),
             num_samples=len(log_w),
             proposal=f"{self.settings.start}, {self.settings.num_temperatures} temperatures",
@@ -314,12 +301,13 @@ class _Job:
         )
 
 
-def _engine(compile: Compile, settings: Settings, units: int, shape: Layout) -> str:
+def _engine(compile: Compile, settings: Settings, problem: Problem) -> str:
     """How the leapfrog steps run, a fixed function of the size of the work."""
     word = check_compile(compile)
     if word != "auto":
         return "compiled" if word == "on" else "pyro"
-    numbers = 2 * settings.num_temperatures * settings.num_chains * units * shape.event_size
+    numbers = 2 * settings.num_temperatures * settings.num_chains * problem.num_units
+    numbers *= problem.layout.event_size
     return "compiled" if numbers >= COMPILED else "traced"
 
 

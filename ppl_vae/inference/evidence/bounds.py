@@ -16,11 +16,10 @@ from ppl_vae.base.arguments import check_whole
 from ppl_vae.base.progress import progress_bar
 from ppl_vae.base.seeds import seeded
 from ppl_vae.engine.graph import Compile, check_compile
-from ppl_vae.inference.evidence.elbo import unit_chunks
 from ppl_vae.inference.evidence.weights import CHUNK, LogWeights, block_size, engine_for
 from ppl_vae.program.defined import weighable
 from ppl_vae.program.pair import Pair
-from ppl_vae.program.terms import layout
+from ppl_vae.program.problem import Problem
 
 __all__ = ["grouped_bound", "iwae"]
 
@@ -67,22 +66,23 @@ def iwae(
     check_whole(1, num_particles=num_particles, num_repeats=num_repeats)
     check_compile(compile)
     start = time.perf_counter()
-    shape = weighable(pair, *data, layout=layout(pair, *data))
+    problem = weighable(Problem.of(pair, *data)).rows(index)
     total = num_particles * num_repeats
-    units = shape.num_units if index is None else len(index)
-    engine = engine_for(compile, total, units, shape.event_size)
+    units = problem.num_units
+    engine = engine_for(compile, total, units, problem.layout.event_size)
     with seeded(seed), progress_bar(f"IWAE({num_particles})", units, show=progress) as advance:
-        chunks = unit_chunks(shape, min(total, 1000), index, CHUNK)
-        most = units if chunks[0] is None else len(chunks[0])
-        particles = block_size(total, shape, most)
-        weights = LogWeights(pair, data, shape, particles, chunks[0], 0.0, None, engine)
+        chunks = problem.chunks(min(total, 1000), CHUNK)
+        particles = block_size(total, chunks[0])
+        weights = LogWeights(chunks[0], particles, engine)
         # Results go into one block of memory: kept one by one, they would tear the heap to pieces.
         elbo, bound, error = torch.empty(3, units, dtype=torch.float64)
         curve = torch.zeros(len(_sizes(num_particles)), 2, dtype=torch.float64)
         done = 0
         for chunk in chunks:
             firsts = range(0, total, particles)
-            drawn = torch.cat([weights(chunk, seed=seed, first=first).cpu() for first in firsts])[:total]
+            drawn = torch.cat([weights(chunk.index, seed=seed, first=first).cpu() for first in firsts])[
+                :total
+            ]
             columns = slice(done, done := done + drawn.shape[1])
             elbo[columns] = drawn.mean(0)
             bound[columns], error[columns] = _mean_and_error(grouped_bound(drawn, num_particles))
@@ -91,7 +91,7 @@ def iwae(
     return Evidence(
         log_evidence=bound.numpy(),
         method="iwae",
-        unit="datum" if shape.unit_plate else "dataset",
+        unit=problem.layout.unit,
         kind="lower bound",
         std_error=error.numpy(),
         bias=np.zeros(units),

@@ -28,9 +28,10 @@ from ppl_vae.base.errors import InputError
 from ppl_vae.base.progress import progress_bar
 from ppl_vae.base.seeds import seeded
 from ppl_vae.program.defined import require_weights, weighable
+from ppl_vae.program.given_latents import has_log_density
 from ppl_vae.program.layout import Layout
 from ppl_vae.program.pair import Pair
-from ppl_vae.program.terms import Terms, has_log_density, layout, terms
+from ppl_vae.program.problem import Problem
 
 __all__ = ["log_evidence", "log_weights"]
 
@@ -78,26 +79,25 @@ def log_evidence(
             whose units cannot be found in the data.
     """
     start = time.perf_counter()
-    shape = weighable(pair, *data, layout=layout(pair, *data))
+    problem = weighable(Problem.of(pair, *data))
     num_samples = posterior.num_draws if num_samples is None else num_samples
-    _check(pair, posterior, data, num_samples)
-    index = _index(posterior, shape)
-    latents = _latents(posterior, shape)
-    run = _Run(pair, data, shape, index, shape.num_units if index is None else len(index))
+    _check(problem, posterior, num_samples)
+    problem = problem.rows(_index(posterior, problem.layout))
+    latents = _latents(posterior, problem.layout)
     total = num_samples + posterior.num_draws
     with seeded(STREAM + seed), progress_bar("bridge", total, show=progress) as advance:
         guide_side: list[Tensor] = []
-        for size in run.sizes(num_samples):
-            found = run.terms(size)
+        for size in problem.blocks(num_samples):
+            found = problem.terms(size)
             if not guide_side:
                 latents = _like(latents, found.draws)
             guide_side.append(found.log_weights.double().cpu())
             advance(size, "")
         posterior_side = []
-        for part in run.at(latents, posterior.num_draws):
+        for part in _weights_at(problem, latents, posterior.num_draws):
             posterior_side.append(part)
             advance(len(part), "")
-    return _evidence(torch.cat(guide_side), torch.cat(posterior_side), posterior, shape, index, start)
+    return _evidence(torch.cat(guide_side), torch.cat(posterior_side), posterior, problem, start)
 
 
 @torch.no_grad()
@@ -110,53 +110,30 @@ def log_weights(pair: Pair, posterior: Posterior, *data: Any) -> np.ndarray:
     Raises:
         InputError: as `log_evidence`, which takes the same draws.
     """
-    shape = require_weights(pair, *data, layout=layout(pair, *data))
-    _check(pair, posterior, data, 2)
-    index = _index(posterior, shape)
-    latents = _latents(posterior, shape)
-    run = _Run(pair, data, shape, index, shape.num_units if index is None else len(index))
+    problem = require_weights(Problem.of(pair, *data))
+    _check(problem, posterior, 2)
+    problem = problem.rows(_index(posterior, problem.layout))
+    latents = _latents(posterior, problem.layout)
     with seeded(STREAM):
-        latents = _like(latents, run.terms(1).draws)
-    found = torch.cat(list(run.at(latents, posterior.num_draws)))
+        latents = _like(latents, problem.terms().draws)
+    found = torch.cat(list(_weights_at(problem, latents, posterior.num_draws)))
     return found.reshape(posterior.num_chains, -1, found.shape[1]).numpy()
 
 
-@dataclass(frozen=True)
-class _Run:
-    """Terms of some units, for draws of the guide or for given latents."""
-
-    pair: Pair
-    data: tuple[Any, ...]
-    shape: Layout
-    index: Tensor | None
-    num_units: int
-
-    def sizes(self, total: int) -> list[int]:
-        """Particles by chunk of bounded memory."""
-        most = self.shape.particles_per_chunk(self.num_units)
-        return [min(most, total - done) for done in range(0, total, most)]
-
-    def terms(self, size: int, latents: Mapping[str, Tensor] | None = None) -> Terms:
-        """Of shape (size, units)."""
-        return terms(
-            self.pair, *self.data, layout=self.shape, num_particles=size, index=self.index, latents=latents
-        )
-
-    def at(self, latents: Mapping[str, Tensor], total: int) -> Iterator[Tensor]:
-        """Log weights at given latents, chunk by chunk, each of shape (size, units) in float64."""
-        done = 0
-        for size in self.sizes(total):
-            given = {name: values[done : done + size] for name, values in latents.items()}
-            yield self.terms(size, given).log_weights.double().cpu()
-            done += size
+def _weights_at(problem: Problem, latents: Mapping[str, Tensor], total: int) -> Iterator[Tensor]:
+    """Log weights at given latents, block by block, each of shape (size, units) in float64."""
+    done = 0
+    for size in problem.blocks(total):
+        given = {name: values[done : done + size] for name, values in latents.items()}
+        yield problem.terms(size, latents=given).log_weights.double().cpu()
+        done += size
 
 
 def _evidence(
     guide_side: Tensor,
     posterior_side: Tensor,
     posterior: Posterior,
-    shape: Layout,
-    index: Tensor | None,
+    problem: Problem,
     start: float,
 ) -> Evidence:
     """The estimate and its diagnostics from log weights of shapes (N_q, units) and (N_p, units)."""
@@ -173,13 +150,13 @@ def _evidence(
     return Evidence(
         log_evidence=log_r.numpy(),
         method="bridge",
-        unit="datum" if shape.unit_plate else "dataset",
+        unit=problem.layout.unit,
         kind="estimate",
         std_error=std_error.numpy(),
         bias=(0.5 * (from_posterior - from_guide)).masked_fill(lost, 0.0).numpy(),
         ess=ess.masked_fill(lost, 0.0).numpy(),
         elbo=guide_side.mean(0).numpy(),
-        index=None if index is None else index.numpy(),
+        index=None if problem.index is None else problem.index.numpy(),
         num_samples=len(guide_side),
         proposal=f"guide and {posterior.method}",
         notes=_notes(found, posterior_side, posterior),
@@ -282,7 +259,7 @@ def _kish(values: Tensor) -> Tensor:
     return values.mean(0).square() / values.square().mean(0)
 
 
-def _check(pair: Pair, posterior: Posterior, data: tuple[Any, ...], num_samples: int) -> None:
+def _check(problem: Problem, posterior: Posterior, num_samples: int) -> None:
     if num_samples < 2:
         raise InputError(f"num_samples is {num_samples}; bridge sampling needs at least 2")
     if posterior.log_weights is not None:
@@ -292,15 +269,15 @@ def _check(pair: Pair, posterior: Posterior, data: tuple[Any, ...], num_samples:
         )
     if (size := posterior.draws.sizes["draw"]) < 4:
         raise InputError(f"the posterior has {size} draws a chain; bridge sampling needs at least 4")
-    if not has_log_density(pair, *data):
+    if not has_log_density(problem.pair, *problem.data):
         raise InputError(
             "bridge sampling needs log q at a given z, which this guide's hidden randomness denies"
         )
 
 
-def _index(posterior: Posterior, shape: Layout) -> Tensor | None:
+def _index(posterior: Posterior, layout: Layout) -> Tensor | None:
     """Which units the posterior's draws are of; None for all of them in their order."""
-    plate, units = shape.unit_plate, np.arange(shape.num_units)
+    plate, units = layout.unit_plate, np.arange(layout.num_units)
     if plate is None or plate not in posterior.draws.sizes:
         return None
     size = posterior.draws.sizes[plate]
@@ -316,7 +293,7 @@ def _index(posterior: Posterior, shape: Layout) -> Tensor | None:
             f"the posterior has draws of {size} units and the data has {len(units)}: label {plate} with "
             "which they are, as coords= does, counted from 0 and each once"
         )
-    if not shape.can_index:
+    if not layout.can_index:
         raise InputError(
             f"the posterior has draws of {size} of {len(units)} units or in an order of its own, but the "
             "programs do not index their data by the plate's indices: give the draws of all units in order"
@@ -324,10 +301,10 @@ def _index(posterior: Posterior, shape: Layout) -> Tensor | None:
     return torch.tensor(labels)
 
 
-def _latents(posterior: Posterior, shape: Layout) -> dict[str, Tensor]:
+def _latents(posterior: Posterior, layout: Layout) -> dict[str, Tensor]:
     """The posterior's draws by site, of shape (chains × draws, *plates, *event)."""
     found = {}
-    for name, plates in shape.latents.items():
+    for name, plates in layout.latents.items():
         if name not in posterior.draws:
             raise InputError(f"the posterior has no draws of the latent site {name}")
         variable = posterior.draws[name]

@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.distributions import Distribution, kl_divergence
 
 from ppl_vae.base.arguments import check_whole
-from ppl_vae.base.errors import InputError
 from ppl_vae.base.seeds import seeded
 from ppl_vae.program.layout import (
     Layout,
@@ -20,13 +19,12 @@ from ppl_vae.program.layout import (
     log_q_per_unit,
     reduce_to_units,
     sample_sites,
-    sizes,
     user_scale,
 )
 from ppl_vae.program.pair import Pair
-from ppl_vae.program.terms import layout, particle_traces
+from ppl_vae.program.problem import Problem
 
-__all__ = ["ELBO", "analytic_kl", "analytic_kls", "check_index", "elbo", "unit_chunks"]
+__all__ = ["ELBO", "analytic_kl", "analytic_kls", "elbo"]
 
 
 @dataclass(frozen=True)
@@ -67,14 +65,11 @@ def elbo(pair: Pair, *data: Any, num_particles: int = 16, seed: int = 0) -> ELBO
         num_particles: draws a unit, at least 2.
         seed: of the draws.
     """
-    shape = layout(pair, *data)
+    problem = Problem.of(pair, *data)
     check_whole(1, num_particles=num_particles)
     num_particles = max(2, num_particles)
     with seeded(seed):
-        parts = [
-            _particles(pair, *data, shape=shape, num_particles=num_particles, index=index)
-            for index in unit_chunks(shape, num_particles)
-        ]
+        parts = [_particles(chunk, num_particles) for chunk in problem.chunks(num_particles)]
     reconstruction = torch.cat([part[0] for part in parts], dim=1).double()
     kl = torch.cat([part[1] for part in parts], dim=1).double()
     per_draw = reconstruction - kl
@@ -85,59 +80,13 @@ def elbo(pair: Pair, *data: Any, num_particles: int = 16, seed: int = 0) -> ELBO
         reconstruction=reconstruction.mean(0).sum().item(),
         kl=kl.mean(0).sum().item(),
         kl_is_analytic=all(part[2] for part in parts),
-        num_units=shape.num_units,
+        num_units=problem.num_units,
         num_particles=num_particles,
     )
 
 
-def unit_chunks(
-    shape: Layout, num_particles: int, index: Tensor | None = None, budget: int = 2**22
-) -> list[Tensor | None]:
-    """Index tensors that cut the units into pieces of bounded memory; [None] for all at once.
-
-    Raises:
-        InputError: for an index that names no unit, or one of them twice.
-    """
-    check_index(index, shape.num_units)
-    size = max(1, budget // (num_particles * shape.event_size))
-    if index is None and (not shape.can_index or shape.num_units <= size):
-        return [None]
-    units = torch.arange(shape.num_units) if index is None else index
-    return list(units.split(size))
-
-
-def check_index(index: Tensor | None, num_units: int) -> None:
-    """Refuse what does not name units.
-
-    Raises:
-        InputError: saying what is accepted.
-    """
-    if index is None:
-        return
-    if index.dim() != 1 or not len(index) or index.is_floating_point() or index.dtype == torch.bool:
-        raise InputError("index takes the numbers of the units: integers of shape (units,), at least one")
-    if int(index.min()) < 0 or int(index.max()) >= num_units:
-        raise InputError(
-            f"index reaches from {int(index.min())} to {int(index.max())}; there are units 0 to "
-            f"{num_units - 1}"
-        )
-    if len(index.unique()) < len(index):
-        raise InputError("index names a unit twice")
-
-
-def _particles(
-    pair: Pair, *data: Any, shape: Layout, num_particles: int, index: Tensor | None
-) -> tuple[Tensor, Tensor, bool]:
-    units = shape.num_units if index is None else len(index)
-    together = min(num_particles, shape.particles_per_chunk(units)) if shape.vectorized else 1
-    parts = [
-        _parts(
-            *particle_traces(pair, *data, layout=shape, num_particles=particles, index=index),
-            shape,
-            particles,
-        )
-        for particles in sizes(num_particles, together)
-    ]
+def _particles(problem: Problem, num_particles: int) -> tuple[Tensor, Tensor, bool]:
+    parts = [_parts(*problem.traces(size), problem.layout, size) for size in problem.blocks(num_particles)]
     return (
         torch.cat([part[0] for part in parts]),
         torch.cat([part[1] for part in parts]),
@@ -146,23 +95,23 @@ def _particles(
 
 
 def _parts(
-    model_trace: Trace, guide_trace: Trace, shape: Layout, num_particles: int
+    model_trace: Trace, guide_trace: Trace, layout: Layout, num_particles: int
 ) -> tuple[Tensor, Tensor, bool]:
     """Reconstruction and KL of shape (particles, units), and whether every KL is analytic.
 
     The conditional KL of a site given the sites before it is exact in expectation only if model and
     guide draw their latents in the same order, as in Pyro's TraceMeanField_ELBO.
     """
-    reconstruction = log_likelihood(model_trace, shape, num_particles)
-    formulas = list(analytic_kls(model_trace, guide_trace, shape).values())
+    reconstruction = log_likelihood(model_trace, layout, num_particles)
+    formulas = list(analytic_kls(model_trace, guide_trace, layout).values())
     if formulas:
         return reconstruction, torch.stack(formulas).sum(0).expand_as(reconstruction), True
-    log_q = log_q_per_unit(guide_trace, shape, num_particles)
-    log_prior = log_prob_per_unit(model_trace, shape, num_particles, tuple(shape.latents))
+    log_q = log_q_per_unit(guide_trace, layout, num_particles)
+    log_prior = log_prob_per_unit(model_trace, layout, num_particles, tuple(layout.latents))
     return reconstruction, log_q - log_prior, False
 
 
-def analytic_kls(model_trace: Trace, guide_trace: Trace, shape: Layout) -> dict[str, Tensor]:
+def analytic_kls(model_trace: Trace, guide_trace: Trace, layout: Layout) -> dict[str, Tensor]:
     """The KL of every latent site by unit, given the draws before it; nothing unless each has a formula.
 
     It is that of the site's conditional distributions, whose mean over draws is the site's part of the whole
@@ -170,16 +119,16 @@ def analytic_kls(model_trace: Trace, guide_trace: Trace, shape: Layout) -> dict[
     """
     samples = [name for name, site in sample_sites(guide_trace) if not site["is_observed"]]
     auxiliary = any(guide_trace.nodes[name]["infer"].get("is_auxiliary") for name in samples)
-    in_order = [name for name in samples if name in shape.latents] == list(shape.latents)
-    if auxiliary or not in_order or shape.summed or shape.subsampled or shape.loose_dims:
+    in_order = [name for name in samples if name in layout.latents] == list(layout.latents)
+    if auxiliary or not in_order or layout.summed or layout.subsampled or layout.loose_dims:
         return {}
     found = {}
-    for name in shape.latents:
+    for name in layout.latents:
         own, prior = guide_trace.nodes[name], model_trace.nodes[name]
         kl = analytic_kl(own["fn"], prior["fn"])
         if kl is None or own["mask"] is not None or prior["mask"] is not None:
             return {}
-        found[name] = reduce_to_units(scale_and_mask(kl, user_scale(prior)), shape)
+        found[name] = reduce_to_units(scale_and_mask(kl, user_scale(prior)), layout)
     return found
 
 

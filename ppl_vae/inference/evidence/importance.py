@@ -24,15 +24,15 @@ from ppl_vae.base.progress import progress_bar
 from ppl_vae.base.seeds import derived, seeded
 from ppl_vae.engine.graph import Compile, check_compile
 from ppl_vae.guides.prior import Prior
-from ppl_vae.inference.evidence.elbo import unit_chunks
 from ppl_vae.inference.evidence.partial import Partial, fingerprint
 from ppl_vae.inference.evidence.running import Running, summarise
-from ppl_vae.inference.evidence.tolerance import check_tolerance, further
+from ppl_vae.inference.evidence.tolerance import check_tolerance, samples_needed
 from ppl_vae.inference.evidence.weights import CHUNK, LogWeights, block_size, engine_for
 from ppl_vae.program.defined import require_weights, weighable
+from ppl_vae.program.given_latents import has_log_density
 from ppl_vae.program.layout import Layout
 from ppl_vae.program.pair import Pair
-from ppl_vae.program.terms import has_log_density, layout
+from ppl_vae.program.problem import Problem
 
 __all__ = ["ImportanceKeywords", "ImportanceOptions", "log_evidence"]
 
@@ -122,26 +122,25 @@ def log_evidence(
     asked = ImportanceOptions(**options)
     num_samples, defensive = asked.num_samples, asked.defensive
     start = time.perf_counter()
-    whole = layout(pair, *data)
-    shape = require_weights(pair, *data, layout=whole) if improper else weighable(pair, *data, layout=whole)
-    if defensive and whole.improper:
+    problem = Problem.of(pair, *data).rows(index)
+    problem = require_weights(problem) if improper else weighable(problem)
+    if defensive and problem.layout.improper:
         raise InputError("a defensive mixture draws from the prior, and a flat prior has no draws")
     if defensive and not has_log_density(pair, *data):
         raise InputError(
             "a defensive mixture needs log q at a given z, which this guide's hidden randomness denies"
         )
-    units = shape.num_units if index is None else len(index)
     about = {
         "samples": num_samples, "defensive": defensive, "tolerance": asked.tolerance, "seed": seed,
         "compile": asked.compile, "problem": fingerprint(pair, data, index) if checkpoint else "",
     }  # fmt: skip
     partial = Partial(checkpoint, about, resume)
-    with seeded(seed), progress_bar("log p(x)", num_samples * units, show=progress) as advance:
-        job = _Job(pair, data, shape, index, num_samples, defensive, asked.compile, seed, partial)
+    with seeded(seed), progress_bar("log p(x)", num_samples * problem.num_units, show=progress) as advance:
+        job = _Job(problem, asked, seed, partial)
         rounds, notes = 1, tuple[str, ...]()
         running = job.run(0, 1, None, advance)
         while asked.tolerance is not None:
-            more, notes = further(job.summary(running), asked.tolerance, asked.max_samples)
+            more, notes = samples_needed(job.summary(running), asked.tolerance, asked.max_samples)
             if not more:
                 break
             extra = math.ceil(more / num_samples)
@@ -171,23 +170,13 @@ class _Stratum:
 class _Job:
     """The draws of one estimate: rounds of strata, chunk by chunk of units."""
 
-    def __init__(
-        self,
-        pair: Pair,
-        data: tuple[Any, ...],
-        shape: Layout,
-        index: Tensor | None,
-        num_samples: int,
-        defensive: float,
-        compile: Compile,
-        seed: int,
-        partial: Partial,
-    ) -> None:
-        self.shape, self.seed, self.partial = shape, seed, partial
-        self.num_units = shape.num_units if index is None else len(index)
-        self.chunks = unit_chunks(shape, min(num_samples, 1000), index, CHUNK)
-        engine = engine_for(compile, num_samples, self.num_units, shape.event_size)
-        self.strata = _strata(pair, data, shape, self.chunks[0], num_samples, defensive, engine)
+    def __init__(self, problem: Problem, asked: ImportanceOptions, seed: int, partial: Partial) -> None:
+        self.layout, self.seed, self.partial = problem.layout, seed, partial
+        self.num_units = problem.num_units
+        chunks = problem.chunks(min(asked.num_samples, 1000), CHUNK)
+        self.chunks = [chunk.index for chunk in chunks]
+        engine = engine_for(asked.compile, asked.num_samples, self.num_units, problem.layout.event_size)
+        self.strata = _strata(chunks[0], asked, engine)
 
     def run(
         self,
@@ -251,14 +240,14 @@ class _Job:
     def summary(self, running: list[Running]) -> Evidence:
         """Log mean weights and their diagnostics."""
         columns, curve = summarise(running)
-        return _evidence(columns, curve, sum(sums.count for sums in running), self.shape)
+        return _evidence(columns, curve, sum(sums.count for sums in running), self.layout)
 
 
-def _evidence(columns: Mapping[str, np.ndarray], curve: np.ndarray, samples: int, shape: Layout) -> Evidence:
+def _evidence(columns: Mapping[str, np.ndarray], curve: np.ndarray, samples: int, layout: Layout) -> Evidence:
     return Evidence(
         log_evidence=columns["log_evidence"],
         method="is",
-        unit="datum" if shape.unit_plate else "dataset",
+        unit=layout.unit,
         kind="estimate",
         std_error=columns["std_error"],
         bias=-0.5 * columns["std_error"] ** 2,
@@ -271,27 +260,18 @@ def _evidence(columns: Mapping[str, np.ndarray], curve: np.ndarray, samples: int
     )
 
 
-def _strata(
-    pair: Pair,
-    data: tuple[Any, ...],
-    shape: Layout,
-    chunk: Tensor | None,
-    num_samples: int,
-    defensive: float,
-    engine: str,
-) -> list[_Stratum]:
+def _strata(chunk: Problem, asked: ImportanceOptions, engine: str) -> list[_Stratum]:
     """Draws from the guide and, for a defensive mixture, from the prior."""
-    from_prior = round(defensive * num_samples)
-    if defensive:
+    num_samples = asked.num_samples
+    from_prior = round(asked.defensive * num_samples)
+    if asked.defensive:
         from_prior = min(max(from_prior, 2), num_samples - 2)
-    units = shape.num_units if chunk is None else len(chunk)
     found = []
-    for size, proposal in ((num_samples - from_prior, None), (from_prior, Prior(pair.model))):
+    for size, proposal in ((num_samples - from_prior, None), (from_prior, Prior(chunk.pair.model))):
         if size:
-            particles = block_size(size, shape, units)
-            weights = LogWeights(
-                pair, data, shape, particles, chunk, from_prior / num_samples, proposal, engine
-            )
+            share = from_prior / num_samples
+            particles = block_size(size, chunk)
+            weights = LogWeights(chunk, particles, engine, defensive=share, proposal=proposal)
             found.append(_Stratum(size, weights))
     return found
 

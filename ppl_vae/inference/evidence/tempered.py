@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
 
 import pyro
 import torch
@@ -25,9 +24,9 @@ from ppl_vae.engine.graph import Outputs, Untraceable, check, trace
 from ppl_vae.engine.leapfrog import Leapfrog
 from ppl_vae.guides.prior import Prior
 from ppl_vae.inference.samplers.hmc import State
+from ppl_vae.program.given_latents import guide_values
 from ppl_vae.program.layout import (
-    Given,
-    Layout,
+    Substitute,
     canonical_value,
     enumerated,
     log_prob_per_unit,
@@ -38,8 +37,8 @@ from ppl_vae.program.layout import (
     sample_sites,
     site_value,
 )
-from ppl_vae.program.pair import Pair, Program
-from ppl_vae.program.terms import guide_values, particle_traces
+from ppl_vae.program.pair import Program
+from ppl_vae.program.problem import Problem
 
 __all__ = ["NOTHING", "TemperedPath"]
 
@@ -53,11 +52,8 @@ class TemperedPath:
     Rows are chains × units, chain by chain. Chunks may be shorter than the first one; they are filled up.
 
     Args:
-        pair: model and guide.
-        data: the programs' full data.
-        shape: the pair's layout.
+        problem: a pair with the first chunk of its units, or with all of them.
         num_chains: K.
-        index: the first chunk of units, or None for all of them at once.
         start: "guide" or "prior".
         engine: "pyro", "traced" or "compiled".
 
@@ -72,20 +68,12 @@ class TemperedPath:
         InputError: if a latent site is discrete, or the start is a point.
     """
 
-    def __init__(
-        self,
-        pair: Pair,
-        data: tuple[Any, ...],
-        shape: Layout,
-        num_chains: int,
-        index: Tensor | None,
-        start: str,
-        engine: str,
-    ) -> None:
-        self.pair, self.data, self.shape, self.num_chains = pair, data, shape, num_chains
-        self.index = None if index is None else index.clone()
-        self.units = shape.num_units if index is None else len(index)
-        self.start: Program = Prior(pair.model) if start == "prior" else pair.guide
+    def __init__(self, problem: Problem, num_chains: int, start: str, engine: str) -> None:
+        self.index = None if problem.index is None else problem.index.clone()
+        self.problem = problem.rows(self.index)
+        self.pair, self.data, self.layout = problem.pair, problem.data, problem.layout
+        self.num_chains, self.units = num_chains, problem.num_units
+        self.start: Program = Prior(self.pair.model) if start == "prior" else self.pair.guide
         self._shapes: dict[str, torch.Size] = {}
         self._dtype: torch.dtype | None = None
         with seeded(0):
@@ -127,28 +115,21 @@ class TemperedPath:
         """Positions (rows, dim) drawn from the start."""
         proposal = self.start if isinstance(self.start, Prior) else None
         parts = []
-        for _ in range(1 if self.shape.vectorized else self.num_chains):
-            model_trace, _ = particle_traces(
-                self.pair,
-                *self.data,
-                layout=self.shape,
-                num_particles=self.num_chains if self.shape.vectorized else 1,
-                index=self.index,
-                proposal=proposal,
-            )
+        for size in [self.num_chains] if self.layout.vectorized else [1] * self.num_chains:
+            model_trace, _ = self.problem.traces(size, proposal=proposal)
             parts.append(self._flat(model_trace))
         return torch.cat(parts).flatten(0, 1).to(self._dtype)
 
     @torch.no_grad()
     def place(self, latents: dict[str, Tensor]) -> Tensor:
         """Positions (rows, dim) with all chains of a unit at given latents, each (1, *plates, *event)."""
-        given = self._given()
+        given = self.problem.chosen
         for name, value in latents.items():
             at = self._unit_axis(name)
             if self.index is not None and at is not None:
                 value = value.index_select(at, self.index)
-            given[name] = site_value(name, value, self.shape)
-        with self.pair.scope(), Given(given), particle_plate(self.shape, 1):
+            given[name] = site_value(name, value, self.layout)
+        with self.pair.scope(), Substitute(given), particle_plate(self.layout, 1):
             trace = poutine.trace(self.pair.model).get_trace(*self.data)
         return self._flat(trace).expand(self.num_chains, -1, -1).flatten(0, 1).to(self._dtype)
 
@@ -208,7 +189,7 @@ class TemperedPath:
         with torch.enable_grad():
             point = position.detach().requires_grad_(True)
             chains = point.reshape(self.num_chains, self.units, -1)
-            if self.shape.vectorized:
+            if self.layout.vectorized:
                 log_q, log_p = self._densities(chains)
             else:
                 parts = [self._densities(chain[None]) for chain in chains]
@@ -223,24 +204,26 @@ class TemperedPath:
 
     def _densities(self, position: Tensor) -> tuple[Tensor, Tensor]:
         """log q and log p, each (chains, units), at positions (chains, units, dim)."""
-        shape, chains = self.shape, len(position)
-        placed = Placed(self._unflatten(position), lambda values: reduce_to_units(values, shape))
+        layout, chains = self.layout, len(position)
+        placed = Placed(self._unflatten(position), lambda values: reduce_to_units(values, layout))
         with self.pair.scope():
-            with enumerated(shape), Given(self._given()), particle_plate(shape, chains), placed:
+            with enumerated(layout), Substitute(self.problem.chosen), particle_plate(layout, chains), placed:
                 model_trace = poutine.trace(self.pair.model).get_trace(*self.data)
-            latents = {name: canonical_value(name, model_trace.nodes[name], shape) for name in shape.latents}
-            given = self._given() | guide_values(self.start, latents, shape)
-            with Given(given), particle_plate(shape, chains):
+            latents = {
+                name: canonical_value(name, model_trace.nodes[name], layout) for name in layout.latents
+            }
+            given = self.problem.chosen | guide_values(self.start, latents, layout)
+            with Substitute(given), particle_plate(layout, chains):
                 start_trace = poutine.trace(self.start).get_trace(*self.data)
-        log_q = log_q_per_unit(start_trace, shape, chains) + placed.log_jacobian
-        log_p = log_prob_per_unit(model_trace, shape, chains) + placed.log_jacobian
+        log_q = log_q_per_unit(start_trace, layout, chains) + placed.log_jacobian
+        log_p = log_prob_per_unit(model_trace, layout, chains) + placed.log_jacobian
         return log_q, log_p
 
     def _unconstrained(self, trace: poutine.Trace) -> dict[str, Tensor]:
         """The latents of a model's trace in unconstrained space, each (chains, units, …)."""
         found = {}
         for name, site in sample_sites(trace):
-            if site["is_observed"] or name in self.shape.summed:
+            if site["is_observed"] or name in self.layout.summed:
                 continue
             if site["fn"].support.is_discrete:
                 raise InputError(
@@ -262,17 +245,13 @@ class TemperedPath:
             value = part.reshape(*part.shape[:2], *shape)
             at = self._unit_axis(name)
             value = value.squeeze(1) if at is None else value.movedim(1, at)
-            placed[name] = site_value(name, value, self.shape)
+            placed[name] = site_value(name, value, self.layout)
         return placed
 
     def _unit_axis(self, name: str) -> int | None:
         """Where the units are among the axes (chains, *plates, …) of a latent."""
-        unit = self.shape.unit_plate
-        return None if unit is None else 1 + self.shape.latents[name].index(unit)
-
-    def _given(self) -> dict[str, Tensor]:
-        plate = self.shape.unit_plate
-        return {} if self.index is None or plate is None else {plate: self.index}
+        unit = self.layout.unit_plate
+        return None if unit is None else 1 + self.layout.latents[name].index(unit)
 
     def _inputs(self) -> list[Tensor]:
         held = [*self.pair.parameters().values(), *self.pair.buffers().values()]
@@ -280,7 +259,7 @@ class TemperedPath:
 
     def _traced(self, position: Tensor, compiled: bool) -> Callable[..., Outputs]:
         begin = time.perf_counter()
-        if not self.shape.vectorized:
+        if not self.layout.vectorized:
             raise Untraceable("the programs cannot be run under a plate of particles")
         rows = len(position)
         state = [position, torch.randn_like(position), torch.randn_like(position)]
@@ -295,7 +274,7 @@ class TemperedPath:
             vary: list[tuple[Tensor, Callable[[Tensor], Tensor]]]
             vary = [(state[0], torch.randn_like), (tuning[2], torch.rand_like)]
             if self.index is not None:
-                others = self.shape.num_units
+                others = self.layout.num_units
                 vary.append((self.index, lambda index: torch.randint(0, others, index.shape)))
             detached = [tensor.detach() for tensor in inputs]
             check(graph, self._leapfrog, *detached, vary=vary, points=2)

@@ -5,7 +5,7 @@ import math
 from ppl_vae.answers.evidence import Evidence
 from ppl_vae.base.arguments import check_real
 
-__all__ = ["check_tolerance", "further"]
+__all__ = ["check_tolerance", "samples_needed"]
 
 
 def check_tolerance(tolerance: float | None) -> None:
@@ -18,7 +18,7 @@ def check_tolerance(tolerance: float | None) -> None:
         check_real(lambda v: v > 0, "is a standard error in nats, above 0", tolerance=tolerance)
 
 
-def further(found: Evidence, tolerance: float, max_samples: int) -> tuple[int, tuple[str, ...]]:
+def samples_needed(found: Evidence, tolerance: float, max_samples: int) -> tuple[int, tuple[str, ...]]:
     """How many more samples a unit the tolerance needs, as far as the error tells; or why to stop.
 
     Args:

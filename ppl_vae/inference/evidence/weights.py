@@ -3,7 +3,6 @@
 import math
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import pyro
 import torch
@@ -15,9 +14,8 @@ from ppl_vae.engine.compiler import Compiled, compile_graph, fall_back
 from ppl_vae.engine.graph import Compile, Graph, Untraceable, check, check_compile, trace
 from ppl_vae.guides.prior import Prior
 from ppl_vae.inference.evidence.unit_noise import UnitNoise
-from ppl_vae.program.layout import Layout
-from ppl_vae.program.pair import Pair, Program
-from ppl_vae.program.terms import Terms, terms
+from ppl_vae.program.pair import Program
+from ppl_vae.program.problem import Problem
 
 __all__ = ["CHUNK", "LogWeights", "block_size", "engine_for"]
 
@@ -36,9 +34,9 @@ def engine_for(compile: Compile, num_samples: int, num_units: int, event_size: i
     return "compiled" if word == "on" else "pyro"
 
 
-def block_size(total: int, shape: Layout, num_units: int) -> int:
+def block_size(total: int, problem: Problem) -> int:
     """How many draws of so many are evaluated together: blocks of equal size, the surplus dropped."""
-    most = shape.particles_per_chunk(num_units, CHUNK)
+    most = problem.layout.particles_per_chunk(problem.num_units, CHUNK)
     return math.ceil(total / math.ceil(total / most))
 
 
@@ -49,14 +47,11 @@ class LogWeights:
     so that one graph serves them all and the random numbers do not depend on how it is run.
 
     Args:
-        pair: model and guide.
-        data: the programs' full data.
-        shape: the pair's layout.
+        problem: a pair with the first chunk of its units, or with all of them.
         num_particles: K.
-        index: the first chunk of units, or None for all of them at once.
+        engine: "pyro", "traced" (a graph, operation by operation) or "compiled".
         defensive: α.
         proposal: what to draw from, instead of the pair's guide.
-        engine: "pyro", "traced" (a graph, operation by operation) or "compiled".
 
     Attributes:
         engine: what it became: stock Pyro where that is not possible; said once where it was to be compiled.
@@ -66,18 +61,16 @@ class LogWeights:
 
     def __init__(
         self,
-        pair: Pair,
-        data: tuple[Any, ...],
-        shape: Layout,
+        problem: Problem,
         num_particles: int,
-        index: Tensor | None,
-        defensive: float,
-        proposal: Program | None,
         engine: str,
+        *,
+        defensive: float = 0.0,
+        proposal: Program | None = None,
     ) -> None:
-        self.pair, self.data, self.shape = pair, data, shape
+        self.index = None if problem.index is None else problem.index.clone()
+        self.problem = problem.rows(self.index)
         self.num_particles, self.defensive, self.proposal = num_particles, defensive, proposal
-        self.index = None if index is None else index.clone()
         self.engine, self.compile_seconds = "pyro", 0.0
         self._run: Graph | Compiled | Callable[..., tuple[Tensor, ...]] = self._weights
         self.graph: Graph | None = None
@@ -107,7 +100,7 @@ class LogWeights:
         if self.index is not None and index is not None:
             units = len(index)
             self.index.copy_(torch.cat([index, index[:1].expand(len(self.index) - units)]))
-        with UnitNoise(self.shape, seed, first, self.num_particles, self.index):
+        with UnitNoise(self.problem.layout, seed, first, self.num_particles, self.index):
             (found,) = self._run(*self._inputs())
         return found[:, :units]
 
@@ -119,12 +112,13 @@ class LogWeights:
         return self.graph(*self._inputs(), noise=noise)[0]
 
     def _inputs(self) -> list[Tensor]:
-        held = [*self.pair.parameters().values(), *self.pair.buffers().values()]
-        return [t for t in (*held, self.index, *self.data) if isinstance(t, Tensor)]
+        pair, data = self.problem.pair, self.problem.data
+        held = [*pair.parameters().values(), *pair.buffers().values()]
+        return [t for t in (*held, self.index, *data) if isinstance(t, Tensor)]
 
     def _traced(self) -> Graph:
         start = time.perf_counter()
-        if not self.shape.vectorized:
+        if not self.problem.layout.vectorized:
             raise Untraceable("the programs cannot be run under a plate of particles")
         graph = trace(self._weights, *self._inputs())
         check(graph, self._weights, *self._detached(), vary=self._varied(), points=2)
@@ -146,17 +140,17 @@ class LogWeights:
     def _varied(self) -> list[tuple[Tensor, Callable[[Tensor], Tensor]]]:
         if self.index is None:
             return []
-        others = self.shape.num_units
+        others = self.problem.layout.num_units
         return [(self.index, lambda index: torch.randint(0, others, index.shape))]
 
     def _weights(self, *_: Tensor) -> tuple[Tensor, ...]:
-        # `layout` has run both programs with Pyro's checks on; they read numbers out of tensors.
+        # `Problem.of` has run both programs with Pyro's checks on; they read numbers out of tensors.
         with torch.no_grad(), pyro.validation_enabled(False):
-            drawn = self._terms(proposal=self.proposal)
+            drawn = self.problem.terms(self.num_particles, proposal=self.proposal)
             if self.defensive == 0:
                 return (drawn.log_weights.double(),)
-            other = Prior(self.pair.model) if self.proposal is None else None
-            log_other = self._terms(proposal=other, latents=drawn.draws).log_q
+            other = Prior(self.problem.pair.model) if self.proposal is None else None
+            log_other = self.problem.terms(self.num_particles, proposal=other, latents=drawn.draws).log_q
             log_q, log_prior = drawn.log_q, log_other
             if self.proposal is not None:
                 log_q, log_prior = log_other, drawn.log_q
@@ -164,13 +158,3 @@ class LogWeights:
                 log_q.double() + math.log1p(-self.defensive), log_prior.double() + math.log(self.defensive)
             )
             return (drawn.log_p.double() - log_mixture,)
-
-    def _terms(self, **options: Any) -> Terms:
-        return terms(
-            self.pair,
-            *self.data,
-            layout=self.shape,
-            num_particles=self.num_particles,
-            index=self.index,
-            **options,
-        )

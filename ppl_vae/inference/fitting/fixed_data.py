@@ -3,7 +3,6 @@
 import math
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,9 +13,8 @@ from ppl_vae.inference.evidence.bounds import grouped_bound
 from ppl_vae.inference.evidence.weights import LogWeights
 from ppl_vae.inference.fitting.iwae import IWAE
 from ppl_vae.inference.fitting.settling import Settling
-from ppl_vae.program.layout import Layout, sizes
-from ppl_vae.program.pair import Pair
-from ppl_vae.program.terms import terms
+from ppl_vae.program.layout import sizes
+from ppl_vae.program.problem import Problem
 
 __all__ = ["FixedData", "convergence"]
 
@@ -30,9 +28,7 @@ class FixedData:
     """The log weights of some fixed data under fixed noise, for judging progress.
 
     Args:
-        pair: whose parameters change from call to call.
-        data: the data to judge by.
-        shape: the pair's layout for these data.
+        problem: a pair, whose parameters change from call to call, with the data to judge by.
         seed: of the noise, and of the choice of units.
         weighted: the IWAE objective, or None for the ELBO.
         most_units: of more units, so many are chosen.
@@ -46,9 +42,7 @@ class FixedData:
 
     def __init__(
         self,
-        pair: Pair,
-        data: tuple[Any, ...],
-        shape: Layout,
+        problem: Problem,
         seed: int,
         weighted: IWAE | None,
         *,
@@ -58,21 +52,21 @@ class FixedData:
         traced: bool = False,
         settling: Settling | None = None,
     ) -> None:
-        self.pair, self.data, self.shape, self.seed, self.settling = pair, data, shape, seed, settling
+        self.seed, self.settling = seed, settling
         self.group = 1 if weighted is None else weighted.num_particles
-        self.index: Tensor | None = None
-        if shape.can_index and shape.num_units > most_units:
+        layout = problem.layout
+        if layout.can_index and layout.num_units > most_units:
             generator = torch.Generator().manual_seed(seed)
-            self.index = torch.randperm(shape.num_units, generator=generator)[:most_units]
-        units = shape.num_units if self.index is None else len(self.index)
-        most = most_particles if shape.vectorized else 16
-        fitting = shape.particles_per_chunk(units, budget=budget)
+            problem = problem.rows(torch.randperm(layout.num_units, generator=generator)[:most_units])
+        self.problem, units = problem, problem.num_units
+        most = most_particles if layout.vectorized else 16
+        fitting = layout.particles_per_chunk(units, budget=budget)
         particles = min(most, max(8, min(fitting, MOST_DRAWS // units)))
         self.particles = max(2, particles // self.group) * self.group
         # Where the fewest that say anything do not fit together, they come one after another.
         self.together = self.particles if fitting >= 8 else max(1, fitting // self.group) * self.group
 
-        self.traced = traced and shape.vectorized
+        self.traced = traced and layout.vectorized
         self._parts: _Parts | None = None
 
     @torch.no_grad()
@@ -91,9 +85,7 @@ class FixedData:
             return grouped_bound(self._parts(), self.group)
         with seeded(self.seed):
             parts = [
-                terms(self.pair, *self.data, layout=self.shape, num_particles=size, index=self.index)
-                .log_weights.double()
-                .cpu()
+                self.problem.terms(size).log_weights.double().cpu()
                 for size in sizes(self.particles, self.together)
             ]
         return grouped_bound(torch.cat(parts), self.group)
@@ -107,12 +99,10 @@ class _Parts:
     """
 
     def __init__(self, task: FixedData) -> None:
-        units = task.shape.num_units if task.index is None else len(task.index)
-        self.size = min(task.particles, task.shape.particles_per_chunk(units, CACHED))
+        fitting = task.problem.layout.particles_per_chunk(task.problem.num_units, CACHED)
+        self.size = min(task.particles, fitting)
         self.particles = task.particles
-        self.weights = LogWeights(
-            task.pair, task.data, task.shape, self.size, task.index, 0.0, None, "traced"
-        )  # fmt: skip
+        self.weights = LogWeights(task.problem, self.size, "traced")
         graph = self.weights.graph
         if graph is None:
             raise Untraceable("the log weights cannot be traced")

@@ -9,7 +9,6 @@ Tucker, Lawson, Gu and Maddison, "Doubly reparameterized gradient estimators" (2
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from pyro import poutine
@@ -19,10 +18,9 @@ from ppl_vae.base.errors import InputError
 from ppl_vae.base.seeds import seeded
 from ppl_vae.inference.evidence.bounds import grouped_bound
 from ppl_vae.inference.fitting.objective import Weighed
-from ppl_vae.program.layout import Layout, sample_sites
-from ppl_vae.program.pair import Pair
+from ppl_vae.program.given_latents import has_log_density
+from ppl_vae.program.layout import sample_sites
 from ppl_vae.program.problem import Problem
-from ppl_vae.program.terms import has_log_density, terms
 
 __all__ = ["IWAE"]
 
@@ -50,16 +48,13 @@ class IWAE:
     def _value(
         self, problem: Problem, index: Tensor | None, scale: Tensor | float, beta: Tensor | float
     ) -> Tensor:
-        pair, data, shape = problem.pair, problem.data, problem.layout
-        drawn = terms(pair, *data, layout=shape, num_particles=self.num_particles, index=index, learning=True)
+        batch = problem.rows(index)
+        drawn = batch.terms(self.num_particles, learning=True)
         if not self.doubly_reparameterised:
             return -scale * grouped_bound(drawn.log_weights, self.num_particles).sum()
         # The draws as leaves: densities at them depend on the guide's parameters only through them.
         leaves = {name: value.detach().requires_grad_() for name, value in drawn.draws.items()}
-        at = terms(
-            pair, *data, layout=shape, num_particles=self.num_particles, index=index, latents=leaves,
-            learning=True,
-        )  # fmt: skip
+        at = batch.terms(self.num_particles, latents=leaves, learning=True)
         weights = at.log_weights.detach().softmax(0)
         # Integrating the score by parts turns −β w ∂log q into path derivatives of w: for β = 1 only w²
         # is left of them (Tucker et al., equation 8).
@@ -74,37 +69,27 @@ class IWAE:
         """Refuse pairs that this objective cannot train.
 
         Raises:
-            InputError: saying why.
+            InputError: for a guide that is not reparameterised, minibatches of a model with global latents,
+                or the doubly-reparameterised gradient of a guide whose density at a given z is not available.
         """
-        _check(self, problem.pair, problem.data, problem.layout, batch_size)
-
-
-def _check(task: IWAE, pair: Pair, data: tuple[Any, ...], shape: Layout, batch_size: int | None) -> None:
-    """Refuse pairs that this objective cannot train.
-
-    Raises:
-        InputError: for a guide that is not reparameterised, minibatches of a model with global latents, or
-            the doubly-reparameterised gradient of a guide whose density at a given z is not available.
-    """
-    if (
-        batch_size is not None
-        and batch_size < shape.batch_plate_size
-        and shape.batch_plate != shape.unit_plate
-    ):
-        raise InputError(
-            "objective='iwae' takes minibatches only of models with all latents in the data's plate: with a "
-            "global latent the data set has one importance weight, which a part of the data does not give"
-        )
-    with pair.scope(), seeded(0), torch.no_grad():
-        trace = poutine.trace(pair.guide).get_trace(*data)
-    for name, site in sample_sites(trace):
-        if not getattr(site["fn"], "has_rsample", True) and not site["is_observed"]:
+        pair, data, layout = problem.pair, problem.data, problem.layout
+        part = batch_size is not None and batch_size < layout.batch_plate_size
+        if part and layout.batch_plate != layout.unit_plate:
             raise InputError(
-                f"objective='iwae' needs reparameterised draws, and site {name} of the guide is "
-                f"{type(site['fn']).__name__}"
+                "objective='iwae' takes minibatches only of models with all latents in the data's plate: "
+                "with a global latent the data set has one importance weight, which a part of the data does "
+                "not give"
             )
-    if task.doubly_reparameterised and not has_log_density(pair, *data):
-        raise InputError(
-            "the doubly-reparameterised gradient needs log q at a given z, which this guide's hidden "
-            "randomness denies"
-        )
+        with pair.scope(), seeded(0), torch.no_grad():
+            trace = poutine.trace(pair.guide).get_trace(*data)
+        for name, site in sample_sites(trace):
+            if not getattr(site["fn"], "has_rsample", True) and not site["is_observed"]:
+                raise InputError(
+                    f"objective='iwae' needs reparameterised draws, and site {name} of the guide is "
+                    f"{type(site['fn']).__name__}"
+                )
+        if self.doubly_reparameterised and not has_log_density(pair, *data):
+            raise InputError(
+                "the doubly-reparameterised gradient needs log q at a given z, which this guide's hidden "
+                "randomness denies"
+            )

@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 
 from ppl_vae.base.errors import InputError
 from ppl_vae.engine.graph import Outputs, Untraceable
-from ppl_vae.program.layout import Given, Layout, sample_sites
+from ppl_vae.program.layout import Layout, Substitute, sample_sites
 from ppl_vae.program.pair import Pair
 from ppl_vae.program.problem import Problem
 from ppl_vae.program.pyro_internals import dice_elbo, traces
@@ -186,10 +186,10 @@ def _made(kind: type[PyroELBO], layout: Layout, num_particles: int) -> PyroELBO:
     return kind(num_particles=num_particles, vectorize_particles=together, max_plate_nesting=layout.nesting)
 
 
-def batch_of(problem: Problem, index: Tensor | None) -> Given:
+def batch_of(problem: Problem, index: Tensor | None) -> Substitute:
     """Gives the programs' plate the entries of a batch."""
     plate = problem.layout.batch_plate
-    return Given({} if index is None or plate is None else {plate: index})
+    return Substitute({} if index is None or plate is None else {plate: index})
 
 
 def ratio_of(problem: Problem, index: Tensor | None) -> float:

@@ -21,7 +21,7 @@ from ppl_vae.inference.fitting.state import State
 from ppl_vae.inference.fitting.stopping import Stopping
 from ppl_vae.inference.fitting.unrolled import UNROLLED
 from ppl_vae.program.pair import Pair
-from ppl_vae.program.terms import layout
+from ppl_vae.program.problem import Problem
 
 __all__ = ["Average", "Bar", "HeldOut", "LastQuarter", "StoppingRule"]
 
@@ -130,9 +130,8 @@ class StoppingRule:
 
 
 def _rule(state: State, held_out: tuple[Any, ...] | None) -> Rule:
-    pair, options, batches, seed = state.pair, state.options, state.batches, state.seed
-    judged_by = state.data if held_out is None else held_out
-    judged_shape = state.layout if held_out is None else layout(pair, *held_out)
+    options, batches, seed = state.options, state.batches, state.seed
+    judged_by = state.problem if held_out is None else Problem.of(state.pair, *held_out)
     traced, settling = state.engine != "pyro", _settling(state)
     # A guide of one datum's own parameters moves once an epoch: a segment has two of them.
     epoch = batches.num_data / batches.batch_size if batches.batch_size else 1
@@ -140,11 +139,11 @@ def _rule(state: State, held_out: tuple[Any, ...] | None) -> Rule:
     return Rule(
         list(state.leaves.values()),
         FixedData(
-            pair, judged_by, judged_shape, seed, state.weighted,
+            judged_by, seed, state.weighted,
             most_units=2048, most_particles=4096, budget=2**22, traced=traced, settling=settling,
         ),
         FixedData(
-            pair, state.data, state.layout, seed, state.weighted,
+            state.problem, seed, state.weighted,
             most_units=64, most_particles=8, traced=traced, settling=settling,
         ),
         lr=options.lr, start=options.kl_warmup, width=-(-width // UNROLLED) * UNROLLED,
@@ -155,9 +154,7 @@ def _rule(state: State, held_out: tuple[Any, ...] | None) -> Rule:
 
 def _settling(state: State) -> Settling:
     """Settles open layers by a part of the data, for a look between steps."""
-    return Settling(
-        state.pair, state.data, state.layout, seed=state.seed, train=state.options.train, most=MOST_SETTLING
-    )
+    return Settling(state.problem, seed=state.seed, train=state.options.train, most=MOST_SETTLING)
 
 
 class HeldOut:
@@ -218,9 +215,7 @@ class LastQuarter:
     name = "earlier"
 
     def __init__(self, state: State) -> None:
-        self.fixed = FixedData(
-            state.pair, state.data, state.layout, state.seed, state.weighted, settling=_settling(state)
-        )
+        self.fixed = FixedData(state.problem, state.seed, state.weighted, settling=_settling(state))
         self.num_steps = state.options.num_steps
         self.start = self.num_steps - self.num_steps // 4
         self.log_weights: Tensor | None = None

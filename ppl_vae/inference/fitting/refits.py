@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyro
@@ -23,9 +23,9 @@ from ppl_vae.engine.compiler import Compiled, TooSlow, compile_graph
 from ppl_vae.engine.graph import Compile, Graph, Noise, Outputs, check, check_compile, over, trace
 from ppl_vae.engine.torch_internals import foreach
 from ppl_vae.inference.fitting.schedule import BETA1, BETA2, EPSILON
-from ppl_vae.program.layout import Layout
+from ppl_vae.program.given_latents import has_log_density
 from ppl_vae.program.pair import Pair
-from ppl_vae.program.terms import has_log_density, terms
+from ppl_vae.program.problem import Problem
 
 __all__ = ["RATES", "Refits", "Refitter", "parameters_at"]
 
@@ -70,9 +70,9 @@ class Refitter:
     """Fits a pair's guide to blocks of data sets, all of one shape, from its present parameters.
 
     Args:
-        pair: an initialised pair; its parameters are read and left as they are.
-        example: two data sets of the shape that all have; the second one only checks the graph.
-        shape: the pair's layout.
+        problem: an initialised pair, whose parameters are read and left as they are, with a data set of the
+            shape that all have.
+        other: another data set, which only checks the graph.
         size: data sets in a block.
         num_steps: of the first round. Rounds of half as many follow until one of them gains nothing: the
             learning rate falls in each, so that a round that ends at rest by itself shows little.
@@ -89,9 +89,8 @@ class Refitter:
 
     def __init__(
         self,
-        pair: Pair,
-        example: tuple[Data, Data],
-        shape: Layout,
+        problem: Problem,
+        other: Data,
         *,
         size: int,
         num_steps: int = 600,
@@ -101,22 +100,24 @@ class Refitter:
         max_rounds: int = 6,
         tolerance: float = 0.01,
     ) -> None:
-        self.pair, self.shape, self.size = pair, shape, size
+        pair, layout = problem.pair, problem.layout
+        self.size = size
         self.num_steps, self.num_particles, self.lr = num_steps, num_particles, lr
-        self.max_rounds, self.tolerance = max_rounds, tolerance * shape.num_units
+        self.max_rounds, self.tolerance = max_rounds, tolerance * layout.num_units
         self.leaves = pair.parameters("guide")
         if not self.leaves:
             raise InputError("the guide has no parameters of its own to be fitted to other data sets")
         self.start = [leaf.detach().clone() for leaf in self.leaves.values()]
-        self.data = tuple(t.clone() if isinstance(t, Tensor) else t for t in example[0])
-        work = size * num_particles * shape.num_units * shape.event_size
+        self.data = tuple(t.clone() if isinstance(t, Tensor) else t for t in problem.data)
+        self.problem = replace(problem, data=self.data)
+        work = size * num_particles * layout.num_units * layout.event_size
         word = check_compile(compile)
         compiled = word == "on" or (word == "auto" and work >= WORTH_COMPILING)
         self.engine = "compiled" if compiled else "traced"
         self.late = False
         with pyro.validation_enabled(False), keep_generator():
             self.path = has_log_density(pair, *self.data)
-            self.noise, self._run = self._traced(example[1], compiled)
+            self.noise, self._run = self._traced(other, compiled)
 
     def __call__(self, data_sets: Sequence[Data], seed: int = 0) -> Refits:
         """Fit the guide to at most ``size`` data sets.
@@ -244,15 +245,13 @@ class Refitter:
         """The negative ELBO of one data set, and its gradient with respect to every leaf."""
         leaves = list(self.leaves.values())
         with torch.enable_grad():
-            drawn = terms(self.pair, *self.data, layout=self.shape, num_particles=self.num_particles)
+            drawn = self.problem.terms(self.num_particles)
             value = drawn.log_weights.mean(0).sum()
             path = value
             if self.path:
                 # The score has mean zero; adding it to the gradient takes it out.
                 held = {name: draw.detach() for name, draw in drawn.draws.items()}
-                again = terms(
-                    self.pair, *self.data, layout=self.shape, num_particles=self.num_particles, latents=held
-                )
+                again = self.problem.terms(self.num_particles, latents=held)
                 path = value + again.log_q.mean(0).sum()
             slopes = torch.autograd.grad(-path, leaves, materialize_grads=True)
         return -value.detach(), *slopes

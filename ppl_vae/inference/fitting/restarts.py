@@ -18,7 +18,7 @@ from ppl_vae.inference.fitting.options import FitKeywords, FitOptions
 from ppl_vae.inference.fitting.svi import Fit, fit
 from ppl_vae.inference.samplers import guide
 from ppl_vae.program.pair import HasIdentifiable, Pair
-from ppl_vae.program.terms import layout
+from ppl_vae.program.problem import Problem
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -143,9 +143,7 @@ def _sentence(
 
 
 def _elbo(pair: Pair, data: tuple[Any, ...], seed: int) -> torch.Tensor:
-    fixed = FixedData(
-        pair, data, layout(pair, *data), seed, None, most_units=2048, most_particles=4096, budget=2**22
-    )
+    fixed = FixedData(Problem.of(pair, *data), seed, None, most_units=2048, most_particles=4096, budget=2**22)
     return fixed.log_weights().mean(1)
 
 
@@ -177,8 +175,8 @@ def _moments(
     pair: Pair, data: tuple[Any, ...], identifiable: Callable[[xr.Dataset], xr.Dataset] | None, seed: int
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Mean and sd of every quantity under the guide, by draws of common noise, and their names."""
-    shape = layout(pair, *data)
-    some = shape.can_index and shape.num_units > MOST_UNITS
+    layout = Problem.of(pair, *data).layout
+    some = layout.can_index and layout.num_units > MOST_UNITS
     index = torch.arange(MOST_UNITS) if some else None
     drawn = guide.draws(pair, *data, num_draws=NUM_DRAWS, index=index, seed=seed).draws
     if identifiable is not None:

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from ppl_vae.base.seeds import derived, seeded
 from ppl_vae.inference.evidence.unit_noise import UnitNoise
-from ppl_vae.program.layout import Given, Layout, enumerated, particle_plate
+from ppl_vae.program.layout import Substitute, enumerated, particle_plate
 from ppl_vae.program.pair import Pair, Settles
-from ppl_vae.program.terms import layout
+from ppl_vae.program.problem import Problem
 
 __all__ = ["Settling", "settle"]
 
@@ -34,7 +34,7 @@ def settle(pair: Pair, *data: Any, seed: int = 0) -> None:
         data: the training data.
         seed: of the guide's draws.
     """
-    Settling(pair, data, layout(pair, *data), seed=seed)()
+    Settling(Problem.of(pair, *data), seed=seed)()
 
 
 class Settling:
@@ -43,9 +43,7 @@ class Settling:
     Nothing happens, and no random number is drawn, for a pair without such layers.
 
     Args:
-        pair: an initialised pair, whose parameters may change from call to call.
-        data: the training data.
-        shape: the pair's layout for these data.
+        problem: an initialised pair, whose parameters may change from call to call, with the training data.
         seed: of the guide's draws: the same at every call, so that the statistics are a fixed function of the
             parameters.
         train: "guide" leaves the model's layers as they are.
@@ -56,26 +54,25 @@ class Settling:
 
     def __init__(
         self,
-        pair: Pair,
-        data: tuple[Any, ...],
-        shape: Layout,
+        problem: Problem,
         *,
         seed: int,
         train: Literal["both", "guide"] = "both",
         most: int | None = None,
         part: int = PART,
     ) -> None:
-        self.pair, self.data, self.shape, self.seed, self.part = pair, data, shape, seed, part
-        self.layers = pair.open_layers(train)
-        self.in_model = {id(module) for module in pair.known.called["model"]}
-        self.plate = shape.batch_plate if shape.batch_plate in shape.indexable else None
-        size = shape.batch_plate_size
+        self.problem, self.seed, self.part = problem, seed, part
+        self.layers = problem.pair.open_layers(train)
+        self.in_model = {id(module) for module in problem.pair.known.called["model"]}
+        layout = problem.layout
+        self.plate = layout.batch_plate if layout.batch_plate in layout.indexable else None
+        size = layout.batch_plate_size
         self.index = torch.arange(size)
         if most is not None and size > most and self.plate is not None:
             generator = torch.Generator().manual_seed(derived(seed, 1))
             self.index = torch.randperm(size, generator=generator)[:most].sort().values
         draws = max(1, min(MOST_PARTICLES, FEWEST_DRAWS // max(1, len(self.index))))
-        self.particles = draws if shape.vectorized else 1
+        self.particles = draws if layout.vectorized else 1
 
     def __call__(self) -> None:
         """Settle one layer after another, each over all data."""
@@ -111,25 +108,25 @@ class Settling:
     def _parts(self) -> list[Tensor | None]:
         if self.plate is None:
             return [None]
-        size = max(1, self.part // (self.particles * self.shape.event_size))
+        size = max(1, self.part // (self.particles * self.problem.layout.event_size))
         return list(self.index.split(size))
 
     @torch.no_grad()
     def _run(self, units: Tensor | None, both: bool) -> None:
         """Run the guide, or both programs, on some data, with random numbers that belong to each datum."""
-        pair, shape = self.pair, self.shape
+        pair, data, layout = self.problem.pair, self.problem.data, self.problem.layout
         given = {} if units is None or self.plate is None else {self.plate: units}
-        by_datum = self.plate == shape.unit_plate and units is not None
+        by_datum = self.plate == layout.unit_plate and units is not None
         # Draws that no counter gives: anew for every datum, the same for what all data share.
         seed = derived(self.seed, 2, int(units[0]) if by_datum and units is not None else 0)
-        noise = UnitNoise(shape, self.seed, 0, self.particles, units if by_datum else None)
-        with pair.scope(), seeded(seed), noise, pyro.validation_enabled(False), Given(given):
-            with particle_plate(shape, self.particles):
-                guide_trace = poutine.trace(pair.guide).get_trace(*self.data)
+        noise = UnitNoise(layout, self.seed, 0, self.particles, units if by_datum else None)
+        with pair.scope(), seeded(seed), noise, pyro.validation_enabled(False), Substitute(given):
+            with particle_plate(layout, self.particles):
+                guide_trace = poutine.trace(pair.guide).get_trace(*data)
             if not both:
                 return
-            for name in shape.summed:
+            for name in layout.summed:
                 if name in guide_trace.nodes:
                     guide_trace.remove_node(name)
-            with enumerated(shape), particle_plate(shape, self.particles):
-                poutine.replay(pair.model, trace=guide_trace)(*self.data)
+            with enumerated(layout), particle_plate(layout, self.particles):
+                poutine.replay(pair.model, trace=guide_trace)(*data)

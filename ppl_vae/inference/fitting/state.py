@@ -28,9 +28,9 @@ from ppl_vae.program.batches import Batches
 from ppl_vae.program.layout import Layout
 from ppl_vae.program.memory import refuse_beyond_memory
 from ppl_vae.program.pair import HasObjective, Pair, Program
+from ppl_vae.program.probe import check_data
 from ppl_vae.program.problem import Problem
 from ppl_vae.program.supports import outside_support
-from ppl_vae.program.terms import check_data, layout
 
 __all__ = ["State", "init", "step"]
 
@@ -121,12 +121,12 @@ class State:
         check_data(pair.model, *data)
         with seeded(seed):
             pair.initialise(*data, seed=seed)
-            self.problem = Problem(pair, data, layout(pair, *data))
+            self.problem = Problem.of(pair, *data)
             self._generator = generator_state()
-        self.batches = _batches(self.layout, options.batch_size, seed)
+        self.batches = _batches(self.problem.layout, options.batch_size, seed)
         if isinstance(self.objective, Checked):
             self.objective.check(self.problem, self.batches.batch_size)
-        _refuse_beyond_memory(self.layout, self.batches, options.num_particles, data)
+        _refuse_beyond_memory(self.problem, self.batches, options.num_particles)
         self.leaves = pair.parameters(options.train)
         if not self.leaves:
             raise InputError(f"there is nothing to train: no parameters with train={options.train!r}")
@@ -171,8 +171,8 @@ class State:
     def running(self) -> Iterator[None]:
         """As steps run: with the fit's own random numbers, on one thread if small, without Pyro's checks.
 
-        `layout` has run both programs with those checks on; they cost a quarter of a small step. Where the
-        guide alone is trained, the model's modules are in evaluation mode meanwhile.
+        `Problem.of` has run both programs with those checks on; they cost a quarter of a small step. Where
+        the guide alone is trained, the model's modules are in evaluation mode meanwhile.
         """
         held = self.pair.holding(self.options.train)
         with keep_generator(), one_thread(self.small), pyro.validation_enabled(False), held:
@@ -307,26 +307,27 @@ def _usual_objective(options: FitOptions, loss: PyroELBO | None) -> Objective:
     return TraceELBO(num_particles) if wanted == "elbo" else wanted
 
 
-def _batches(shape: Layout, batch_size: int | None, seed: int) -> Batches:
-    if batch_size is not None and batch_size < shape.batch_plate_size:
-        if shape.batch_plate is None:
+def _batches(layout: Layout, batch_size: int | None, seed: int) -> Batches:
+    if batch_size is not None and batch_size < layout.batch_plate_size:
+        if layout.batch_plate is None:
             raise InputError("minibatches need a plate around the observed sites, and this model has none")
-        if shape.batch_plate not in shape.indexable:
+        if layout.batch_plate not in layout.indexable:
             raise InputError(
-                f"minibatches need programs that index their data by the plate {shape.batch_plate!r} "
+                f"minibatches need programs that index their data by the plate {layout.batch_plate!r} "
                 "(`with pyro.plate(…) as i: … x[i]`); these do not"
             )
-    return Batches(shape.batch_plate_size, batch_size, seed)
+    return Batches(layout.batch_plate_size, batch_size, seed)
 
 
-def _refuse_beyond_memory(shape: Layout, batches: Batches, num_particles: int, data: tuple[Any, ...]) -> None:
-    batch = batches.batch_size or shape.batch_plate_size
+def _refuse_beyond_memory(problem: Problem, batches: Batches, num_particles: int) -> None:
+    layout = problem.layout
+    batch = batches.batch_size or layout.batch_plate_size
     # Of a model with one unit, the largest site has all the data; minibatches cut it.
-    numbers = num_particles * shape.num_units * shape.event_size * batch // max(1, shape.batch_plate_size)
+    numbers = num_particles * layout.num_units * layout.event_size * batch // max(1, layout.batch_plate_size)
     itemsize = max(
         (
             values.element_size()
-            for values in data
+            for values in problem.data
             if isinstance(values, Tensor) and values.is_floating_point()
         ),
         default=4,

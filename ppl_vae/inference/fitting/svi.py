@@ -176,7 +176,7 @@ def fit(
     # What belongs to an end is done also after the time is over, or when it ends meanwhile.
     with seeded(seed), one_thread(state.small), no_deadline():
         stopping = None if rule is None else rule.stopping(state, late)
-        Settling(pair, data, state.layout, seed=seed, train=asked.train)()
+        Settling(state.problem, seed=seed, train=asked.train)()
         final = elbo(pair, *data, num_particles=_final_particles(state.layout, late), seed=seed)
     converged, reason = _judged(state, quarter) if stopping is None else (stopping.converged, stopping.reason)
     return Fit(
@@ -212,15 +212,15 @@ def _judged(state: State, quarter: LastQuarter | None) -> tuple[bool | None, str
     return None if level else False, reason
 
 
-def _final_particles(shape: Layout, late: bool, budget: int = 2**20) -> int:
+def _final_particles(layout: Layout, late: bool, budget: int = 2**20) -> int:
     """Draws for the reported ELBO: many where they cost nothing, few where units average the noise.
 
     After the time has run out (``late``), two where each runs the programs anew.
     """
-    fewest = 4 if shape.num_units >= 1000 else 16
-    if not shape.vectorized:
+    fewest = 4 if layout.num_units >= 1000 else 16
+    if not layout.vectorized:
         return 2 if late else fewest
-    return min(1000, max(fewest, budget // (shape.num_units * shape.event_size)))
+    return min(1000, max(fewest, budget // (layout.num_units * layout.event_size)))
 
 
 def _check_held_out(pair: Pair, held_out: tuple[Any, ...] | None) -> None:

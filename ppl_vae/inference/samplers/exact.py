@@ -15,7 +15,8 @@ from ppl_vae.base.seeds import seeded
 from ppl_vae.guides.prior import Prior
 from ppl_vae.program.memory import refuse_too_many_draws
 from ppl_vae.program.pair import ExactEvidence, ExactPosterior, Pair, Program
-from ppl_vae.program.terms import check_data, layout
+from ppl_vae.program.probe import check_data
+from ppl_vae.program.problem import Problem
 
 __all__ = ["draws", "log_evidence"]
 
@@ -47,7 +48,7 @@ def draws(
         values = {
             name: posterior.sample(torch.Size([1, num_draws])) for name, posterior in posteriors.items()
         }
-    plates = layout(Pair(model, Prior(model)), *data).latents
+    plates = Problem.of(Pair(model, Prior(model)), *data).layout.latents
     return Posterior(
         draws=to_dataset(values, plates, model, coords),
         method="exact",
@@ -80,11 +81,11 @@ def log_evidence(model: Program, *data: Any) -> Evidence:
     start = time.perf_counter()
     values = model.exact_log_evidence(*data).double().cpu().numpy()
     zeros = np.zeros_like(values)
-    shape = layout(Pair(model, Prior(model)), *data)
+    layout = Problem.of(Pair(model, Prior(model)), *data).layout
     return Evidence(
         log_evidence=values,
         method="exact",
-        unit="datum" if shape.unit_plate else "dataset",
+        unit=layout.unit,
         kind="exact",
         std_error=zeros,
         bias=zeros,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -14,10 +14,7 @@ from ppl_vae.base.seeds import seeded
 from ppl_vae.program.memory import refuse_too_many_draws
 from ppl_vae.program.pair import Pair
 from ppl_vae.program.point_mass import point_masses
-from ppl_vae.program.terms import layout, terms
-
-if TYPE_CHECKING:
-    pass
+from ppl_vae.program.problem import Problem
 
 __all__ = ["draws"]
 
@@ -47,26 +44,25 @@ def draws(
 
     check_whole(1, num_draws=num_draws)
     start = time.perf_counter()
-    shape = layout(pair, *data)
-    units = shape.num_units if index is None else len(index)
+    problem = Problem.of(pair, *data).rows(index)
+    layout = problem.layout
     chunks = []
     with seeded(seed):
-        for done in range(0, num_draws, step := shape.particles_per_chunk(units)):
-            size = min(step, num_draws - done)
-            chunks.append(terms(pair, *data, layout=shape, num_particles=size, index=index))
-            if not done:
+        for size in problem.blocks(num_draws):
+            chunks.append(problem.terms(size))
+            if len(chunks) == 1:
                 one = [value[0] for value in chunks[0].draws.values()]
                 refuse_too_many_draws(num_draws, sum(value.numel() for value in one), one[0].element_size())
-    values = {name: torch.cat([chunk.draws[name] for chunk in chunks])[None] for name in shape.latents}
+    values = {name: torch.cat([chunk.draws[name] for chunk in chunks])[None] for name in layout.latents}
     weights = torch.cat([chunk.log_weights for chunk in chunks])[None].cpu().numpy()
-    if shape.unit_plate is None:
+    if layout.unit_plate is None:
         weights = weights[..., 0]
     # Points have no density, and a part of the data none of all of them.
-    weighed = not (shape.subsampled or shape.tempered or point_masses(pair, *data, layout=shape))
-    coords = {shape.unit_plate: index.tolist()} if index is not None and shape.unit_plate else {}
-    dims = ("chain", "draw", shape.unit_plate) if shape.unit_plate else ("chain", "draw")
+    weighed = not (layout.subsampled or layout.tempered or point_masses(problem))
+    coords = {layout.unit_plate: index.tolist()} if index is not None and layout.unit_plate else {}
+    dims = ("chain", "draw", layout.unit_plate) if layout.unit_plate else ("chain", "draw")
     return Posterior(
-        draws=to_dataset(values, shape.latents, pair.model, coords),
+        draws=to_dataset(values, layout.latents, pair.model, coords),
         method="guide",
         dependence="independent",
         log_weights=xr.DataArray(weights, dims=dims) if weighed else None,

@@ -22,9 +22,8 @@ from ppl_vae.inference.samplers.chains import ChainSettings
 from ppl_vae.inference.samplers.nuts import cast_data, default_dtype, nuts_positions, without_padding
 from ppl_vae.inference.samplers.starts import drawn_from, starting_points
 from ppl_vae.program.improper import Feasible
-from ppl_vae.program.layout import Layout
 from ppl_vae.program.pair import Pair
-from ppl_vae.program.terms import layout
+from ppl_vae.program.problem import Problem
 
 __all__ = ["Chained", "ManyData", "thinning"]
 
@@ -80,7 +79,7 @@ class ManyData:
             self.data = tuple(_own(values) for values in cast_data(data, torch.float64))
             self.pair = pair.cast_model(torch.float64, Prior)
             with Feasible():
-                self.shape: Layout = layout(self.pair, *self.data)
+                self.layout = Problem.of(self.pair, *self.data).layout
             self.density = density(self.pair, *self.data)
             engine = engine_for(compile, settings.iterations * num_data_sets)
             each = settings.iterations * num_data_sets // settings.chains
@@ -113,7 +112,7 @@ class ManyData:
             )
             with torch.no_grad():
                 values = self.density.constrain(positions)
-        draws = {name: without_padding(values[name], name, self.shape) for name in self.shape.latents}
+        draws = {name: without_padding(values[name], name, self.layout) for name in self.layout.latents}
         divergences = int(stats["diverging"].sum()) if "diverging" in stats else 0
         return Chained(draws, positions.numpy(), stats["lp"].to_numpy(), divergences)
 

@@ -37,7 +37,8 @@ from ppl_vae.program.improper import Feasible
 from ppl_vae.program.layout import Layout
 from ppl_vae.program.memory import refuse_too_many_draws
 from ppl_vae.program.pair import Pair, Program
-from ppl_vae.program.terms import check_data, layout
+from ppl_vae.program.probe import check_data
+from ppl_vae.program.problem import Problem
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -171,8 +172,8 @@ def sample(
             model.initialise(*data)
         with default_dtype(dtype):
             pair = source.cast_model(dtype, Prior)
-            shape = _layout(pair, cast, dtype)
-            require_all_data(shape)
+            layout = _layout(pair, cast, dtype)
+            require_all_data(layout)
     proposals = [drawn_from(pair.guide, pair, cast)]
     if isinstance(model, Pair):
         proposals.insert(0, drawn_from(model.guide, model, data))
@@ -185,10 +186,10 @@ def sample(
             settings = asked.settings("pyro", seed)
             found = _stock(pair, cast, settings, dense=asked.mass != "diagonal", progress=progress)
     # Discrete latents are summed out.
-    drawn = [name for name in shape.latents if name in found[0]]
-    draws = {name: without_padding(found[0][name], name, shape) for name in drawn}
+    drawn = [name for name in layout.latents if name in found[0]]
+    draws = {name: without_padding(found[0][name], name, layout) for name in drawn}
     return Posterior(
-        draws=to_dataset(draws, shape.latents, pair.model, coords),
+        draws=to_dataset(draws, layout.latents, pair.model, coords),
         method="hmc" if found[1].attrs["sampler"] == "hmc" else "nuts",
         dependence="chains",
         stats=found[1].assign_attrs(compile_seconds=found[2]),
@@ -318,7 +319,7 @@ def _numbers(slope: Gradient, positions: np.ndarray, which: list[int]) -> tuple[
 
 def _layout(pair: Pair, data: tuple[Any, ...], dtype: torch.dtype) -> Layout:
     try:
-        return layout(pair, *data)
+        return Problem.of(pair, *data).layout
     except RuntimeError as error:
         said = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(
@@ -327,12 +328,12 @@ def _layout(pair: Pair, data: tuple[Any, ...], dtype: torch.dtype) -> Layout:
         ) from error
 
 
-def without_padding(value: Tensor, name: str, shape: Layout) -> Tensor:
+def without_padding(value: Tensor, name: str, layout: Layout) -> Tensor:
     """Pyro keeps plate dimensions of size one to the right of a site's own; drop them."""
-    num_event = shape.event_dims[name]
+    num_event = layout.event_dims[name]
     event = value.shape[value.dim() - num_event :]
     batch = value.shape[2 : value.dim() - num_event]
-    plates = [batch[shape.dims[plate]] for plate in shape.latents[name]]
+    plates = [batch[layout.dims[plate]] for plate in layout.latents[name]]
     return value.reshape((*value.shape[:2], *plates, *event))
 
 

@@ -21,7 +21,7 @@ from ppl_vae.guides import AmortisedNormal, LinearNormal, PerDatumNormal
 from ppl_vae.inference import exact, importance, svi
 from ppl_vae.models import PPCA
 from ppl_vae.program.pair import Pair
-from ppl_vae.program.terms import layout
+from ppl_vae.program.problem import Problem
 from ppl_vae.report.figures.gap import gap_bars
 
 DOUBLE = torch.float64
@@ -252,7 +252,7 @@ def test_the_draws_of_a_unit_do_not_hang_on_its_chunk(
     oracles: ModuleType, monkeypatch: pytest.MonkeyPatch, chunk: int
 ) -> None:
     pair, x = _ppca(oracles, "diagonal")
-    some = [best_guides.Candidate(pair, (x,), layout(pair, x), torch.tensor([3, 0, 77, 149]))]
+    some = [Problem.of(pair, x).rows(torch.tensor([3, 0, 77, 149]))]
     (whole,) = best_guides.log_weight_chunks(some, num_samples=50, seed=7)
     assert whole.std(1).min() > 0.01
     monkeypatch.setattr(best_guides, "CHUNK", chunk)
@@ -276,7 +276,7 @@ def test_a_per_datum_guide_lacks_optimisation(oracles: ModuleType) -> None:
 def test_the_search_starts_at_the_guides_own_answer(covariance: str, oracles: ModuleType) -> None:
     pair, x = _ppca(oracles, covariance)
     index = torch.tensor([7, 140])
-    own = own_answer(pair, x, shape=layout(pair, x), index=index)
+    own = own_answer(Problem.of(pair, x).rows(index))
     z = torch.randn(5, 2, 2, dtype=DOUBLE)
     expected = pair.guide.encode(x[index]).log_prob(z)
     for family in {covariance, "full"}:

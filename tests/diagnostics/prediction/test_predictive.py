@@ -26,7 +26,7 @@ from ppl_vae.guides import LinearNormal, Prior
 from ppl_vae.inference import exact
 from ppl_vae.models import PPCA, VAE, TrueSkill
 from ppl_vae.program.pair import Pair
-from ppl_vae.program.terms import layout
+from ppl_vae.program.problem import Problem
 
 SIZE = 20
 
@@ -483,6 +483,6 @@ def test_missing_values_are_no_sign_of_latents(x: Tensor) -> None:
             pyro.sample("x", dist.NanMaskedNormal(mu, 1.0), obs=data[i])
 
     pair = Pair(model, lambda data: normal_guide(data[~data.isnan()]))
-    found, notes = observed_sites(pair, data, shape=layout(pair, data), index=None)
+    found, notes = observed_sites(Problem.of(pair, data))
     assert [site.name for site in found] == ["x"]
     assert not notes

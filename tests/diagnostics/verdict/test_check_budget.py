@@ -36,6 +36,7 @@ from ppl_vae.inference.fitting.fixed_data import FixedData
 from ppl_vae.program import simulate as simulation
 from ppl_vae.program import terms
 from ppl_vae.program.point_mass import point_masses
+from ppl_vae.program.problem import Problem
 from ppl_vae.runs.check_jobs import fit_for_check
 from ppl_vae.runs.run import only_begun
 
@@ -244,10 +245,10 @@ def test_simulating_data_ends_within_a_run_of_the_program():
             pyro.sample("x", dist.Normal(z, 1.0), obs=x[i])
 
     pair = Pair(slow, AutoNormal(slow))
-    shape = terms.layout(pair, X)
+    problem = Problem.of(pair, X)
     turns.clear()
     with deadline(0.1), pytest.raises(OutOfTime):
-        simulation.simulate(pair, X, layout=shape)
+        simulation.simulate(problem)
     assert len(turns) < 99
 
 
@@ -409,12 +410,12 @@ PARTS = {
     ),
     "a density": lambda pair, x: gradient(density(pair, x), "traced"),
     "the layout": lambda pair, x: terms.layout(pair, x),
-    "points": lambda pair, x: point_masses(pair, x, layout=terms.layout(pair, x)),
+    "points": lambda pair, x: point_masses(Problem.of(pair, x)),
     "draws": lambda pair, x: guides.draws(pair, x, num_draws=10),
     "the ELBO": lambda pair, x: elbo(pair, x),
     "prediction": lambda pair, x: predictive_check(pair, x),
     "collapse": lambda pair, x: collapse(pair, x),
-    "a fixed ELBO": lambda pair, x: FixedData(pair, (x,), terms.layout(pair, x), 0, None).log_weights(),
+    "a fixed ELBO": lambda pair, x: FixedData(Problem.of(pair, x), 0, None).log_weights(),
     "NUTS one by one": lambda pair, x: nuts.sample(pair, x, num_draws=10**6, compile=False, progress=False),
 }
 

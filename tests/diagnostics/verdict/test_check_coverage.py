@@ -21,6 +21,7 @@ from ppl_vae.diagnostics.verdict import checking
 from ppl_vae.diagnostics.verdict.explained import explained
 from ppl_vae.diagnostics.verdict.reference import Sampled
 from ppl_vae.diagnostics.verdict.rule import Finding, Spoken, in_words
+from ppl_vae.program.problem import Problem
 
 COUNTS = torch.tensor([3.0, 5.0, 2.0, 0.0, 4.0])
 
@@ -246,11 +247,10 @@ def test_programs_that_take_a_part_of_their_data_are_refused():
 
 def test_auto_guides_with_a_spread_are_judged():
     from ppl_vae.program.point_mass import point_masses
-    from ppl_vae.program.terms import layout
 
     for guide in (AutoNormal(line), AutoMultivariateNormal(line)):
         pair = Pair(line, guide)
-        assert point_masses(pair, COUNTS, layout=layout(pair, COUNTS)) == ()
+        assert point_masses(Problem.of(pair, COUNTS)) == ()
 
 
 def rows_by_themselves(x):

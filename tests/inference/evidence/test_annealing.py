@@ -22,8 +22,8 @@ from ppl_vae.inference import annealing, exact, importance
 from ppl_vae.inference.evidence import partial
 from ppl_vae.models import PPCA, TrueSkill
 from ppl_vae.program.pair import Pair
+from ppl_vae.program.problem import Problem
 from ppl_vae.program.simulate import simulate
-from ppl_vae.program.terms import layout
 
 D = torch.float64
 ZERO = torch.zeros((), dtype=D)
@@ -62,7 +62,7 @@ def _runs(start: str, num_units: int, num_chains: int, temperatures: int, seed: 
     pair, x = Pair(_model, _guide), torch.zeros(num_units, dtype=D)
     settings = annealing.Settings(start, temperatures, num_chains)  # type: ignore[arg-type]
     with torch.no_grad():
-        latents, data = simulate(pair, x, layout=layout(pair, x), seed=seed)
+        latents, data = simulate(Problem.of(pair, x), seed)
         job = annealing._Job(pair, data, settings, None, "auto", seed)
         forward, _, backward, _ = job.both(0, latents, lambda n, text: None)
     return forward.numpy(), backward.numpy(), _log_evidence(data[0])
@@ -87,7 +87,7 @@ def test_few_temperatures_bound_the_truth_from_both_sides(start: str, oracles: M
     # Many data show that two temperatures fall short on both sides, by a tenth of what single data vary.
     for temperatures, num_units in ((2, 4000), (10, 500), (100, 500)):
         x = torch.zeros(num_units, dtype=D)
-        _, data = simulate(pair, x, layout=layout(pair, x), seed=3)
+        _, data = simulate(Problem.of(pair, x), 3)
         truth = _log_evidence(data[0])
         lower, upper = _both(pair, x, start=start, num_temperatures=temperatures, num_chains=2, seed=3)
         assert (lower.kind, upper.kind) == ("lower bound", "upper bound")
@@ -257,8 +257,7 @@ def test_a_likelihood_of_bounded_support_gives_numbers(oracles: ModuleType) -> N
 
 def test_bounds_enclose_the_exact_evidence_of_ppca(oracles: ModuleType) -> None:
     pair, x = _mean_field(oracles)
-    shape = layout(pair, x)
-    _, data = simulate(pair, x, layout=shape, seed=5)
+    _, data = simulate(Problem.of(pair, x), 5)
     truth = exact.log_evidence(pair.model, *data).mean
     lower, upper = _both(pair, x, num_temperatures=150, num_chains=16, seed=5)
     limit = oracles.z_limit(2)
@@ -275,7 +274,7 @@ def test_bounds_enclose_the_evidence_of_simulated_games(oracles: ModuleType) -> 
     games = torch.tensor([[0, 1]] * 6)
     excess = []
     for seed in range(8):
-        _, data = simulate(pair, games, layout=layout(pair, games), seed=seed)
+        _, data = simulate(Problem.of(pair, games), seed)
         pairs = [tuple(game) for game in data[0].tolist()]
         truth = oracles.skills(pairs, 2, oracles.logistic, 0.0, 1.0).log_evidence
         lower, upper = _both(pair, games, num_temperatures=20, num_chains=20, seed=seed)
@@ -327,7 +326,7 @@ def test_chunks_keep_units_in_order(
             found = [_estimate(pair, x, index=chosen, **options)]
             data = x
         else:
-            data = simulate(pair, x, layout=layout(pair, x), seed=0)[1][0]
+            data = simulate(Problem.of(pair, x), 0)[1][0]
             found = list(_both(pair, x, index=chosen, **options))
         truth = conjugate.log_evidence(data)[units]
         scores = (found[0].log_evidence - found[0].bias - truth) / found[0].std_error

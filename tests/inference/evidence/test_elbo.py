@@ -11,9 +11,8 @@ from torch import Tensor
 
 from ppl_vae.guides import Prior
 from ppl_vae.inference import elbo, importance
-from ppl_vae.inference.evidence.elbo import unit_chunks
 from ppl_vae.program.pair import Pair
-from ppl_vae.program.terms import layout
+from ppl_vae.program.problem import Problem
 
 
 def _exact(x: np.ndarray, slope: float, scale: float) -> tuple[float, float]:
@@ -85,10 +84,12 @@ def test_elbo_of_the_prior_and_evidence_are_ordered(conjugate: Any, x: Tensor, o
 
 
 def test_chunks_of_units_cover_them_once_and_change_nothing(conjugate: Any, x: Tensor, oracles: Any) -> None:
-    shape = layout(Pair(conjugate.model, conjugate.guide), x)
-    chunks = unit_chunks(shape, 16, None, budget=16 * 7)
+    problem = Problem.of(Pair(conjugate.model, conjugate.guide), x)
+    chunks = [chunk.units for chunk in problem.chunks(16, budget=16 * 7)]
     assert all(len(chunk) <= 7 for chunk in chunks)
     assert torch.cat(chunks).tolist() == list(range(40))
-    assert unit_chunks(shape, 16, None) == [None]
+    (whole,) = problem.chunks(16)
+    assert whole.index is None
     some = torch.tensor([9, 3, 5])
-    assert torch.cat(unit_chunks(shape, 16, some, budget=16)).tolist() == [9, 3, 5]
+    few = [chunk.units for chunk in problem.rows(some).chunks(16, budget=16)]
+    assert torch.cat(few).tolist() == [9, 3, 5]

@@ -12,12 +12,12 @@ from ppl_vae.inference.evidence import temperatures
 from ppl_vae.inference.evidence.temperatures import Plan, pilot
 from ppl_vae.inference.evidence.tempered import TemperedPath
 from ppl_vae.program.pair import Pair
-from ppl_vae.program.terms import layout
+from ppl_vae.program.problem import Problem
 
 
 def _plan(conjugate: Any, x: Tensor, steps: int, chains: int = 100, seed: int = 0) -> Plan:
     pair = Pair(conjugate.model, conjugate.guide)
-    path = TemperedPath(pair, (x,), layout(pair, x), chains, None, "prior", "traced")
+    path = TemperedPath(Problem.of(pair, x), chains, "prior", "traced")
     with seeded(seed):
         return pilot(
             path,

@@ -20,6 +20,7 @@ from ppl_vae.base.errors import InputError
 from ppl_vae.guides import Prior
 from ppl_vae.inference.evidence.tempered import TemperedPath
 from ppl_vae.program.pair import Pair
+from ppl_vae.program.problem import Problem
 from ppl_vae.program.terms import layout
 
 D = torch.float64
@@ -234,7 +235,7 @@ def _path(case: Case, chains: int = 4, engine: str = "pyro") -> TemperedPath:
     pair = Pair(case.model, case.guide)
     shape = layout(pair, *case.data)
     assert shape.vectorized == case.vectorized
-    return TemperedPath(pair, case.data, shape, chains, case.index, case.start, engine)
+    return TemperedPath(Problem.of(pair, *case.data).rows(case.index), chains, case.start, engine)
 
 
 @pytest.mark.parametrize("name", CASES)

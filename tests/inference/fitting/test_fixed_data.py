@@ -10,6 +10,7 @@ from ppl_vae import PPCA, VAE, BayesianPPCA, Pair, TrueSkill
 from ppl_vae.inference.fitting import fixed_data
 from ppl_vae.inference.fitting.fixed_data import FixedData
 from ppl_vae.inference.fitting.iwae import IWAE
+from ppl_vae.program.problem import Problem
 from ppl_vae.program.terms import layout
 
 
@@ -40,8 +41,8 @@ def test_the_graph_in_parts_gives_the_programs_numbers(
     # Parts that do not divide the number of particles, of some of the units.
     monkeypatch.setattr(fixed_data, "CACHED", 7 * shape.event_size * min(shape.num_units, 11))
     sizes = {"most_units": 11, "most_particles": 40}
-    stock = FixedData(pair, data, shape, 3, weighted, **sizes)
-    traced = FixedData(pair, data, shape, 3, weighted, traced=True, **sizes)
+    stock = FixedData(Problem.of(pair, *data), 3, weighted, **sizes)
+    traced = FixedData(Problem.of(pair, *data), 3, weighted, traced=True, **sizes)
     for _ in range(2):
         expected, found = stock.log_weights(), traced.log_weights()
         assert traced._parts is not None
@@ -62,7 +63,6 @@ def test_programs_that_cannot_be_traced_are_run() -> None:
 
     pair.model.forward = branching
     pair.initialise(*data, seed=0)
-    shape = layout(pair, *data)
-    stock, traced = (FixedData(pair, data, shape, 3, None, traced=on) for on in (False, True))
+    stock, traced = (FixedData(Problem.of(pair, *data), 3, None, traced=on) for on in (False, True))
     torch.testing.assert_close(traced.log_weights(), stock.log_weights(), rtol=0, atol=0)
     assert traced._parts is None

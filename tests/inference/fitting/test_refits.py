@@ -18,6 +18,7 @@ from ppl_vae.engine.graph import Untraceable
 from ppl_vae.guides import Prior
 from ppl_vae.inference.fitting.refits import Refitter, parameters_at
 from ppl_vae.program.pair import Pair
+from ppl_vae.program.problem import Problem
 from ppl_vae.program.terms import layout, terms
 
 SIZE = 6
@@ -62,7 +63,7 @@ def test_a_full_rank_guide_finds_every_posterior(oracles: ModuleType) -> None:
     pair, sets = _case(AutoMultivariateNormal)
     before = pair.state_dict()
     with oracles.nothing_global_changes():
-        refitter = Refitter(pair, (sets[0], sets[1]), layout(pair, *sets[0]), size=SIZE, **QUICK)
+        refitter = Refitter(Problem.of(pair, *sets[0]), sets[1], size=SIZE, **QUICK)
         found = refitter(sets)
     assert all(torch.equal(value, before[name]) for name, value in pair.state_dict().items())
     scores = []
@@ -89,7 +90,7 @@ def test_a_mean_field_guide_finds_every_optimum() -> None:
     tolerance that the search promises.
     """
     pair, sets = _case(AutoNormal)
-    refitter = Refitter(pair, (sets[0], sets[1]), layout(pair, *sets[0]), size=SIZE, tolerance=0.005)
+    refitter = Refitter(Problem.of(pair, *sets[0]), sets[1], size=SIZE, tolerance=0.005)
     found = refitter(sets)
     for number, data in enumerate(sets):
         mean, precision = _posterior(*data)
@@ -103,7 +104,7 @@ def test_a_mean_field_guide_finds_every_optimum() -> None:
 
 def test_short_blocks_and_other_seeds_change_nothing_but_the_noise() -> None:
     pair, sets = _case(AutoMultivariateNormal)
-    refitter = Refitter(pair, (sets[0], sets[1]), layout(pair, *sets[0]), size=SIZE, lr=0.1, **QUICK)
+    refitter = Refitter(Problem.of(pair, *sets[0]), sets[1], size=SIZE, lr=0.1, **QUICK)
     whole, part = refitter(sets, seed=1), refitter(sets[:2], seed=2)
     for name, values in part.parameters.items():
         assert len(values) == 2
@@ -114,10 +115,9 @@ def test_short_blocks_and_other_seeds_change_nothing_but_the_noise() -> None:
 
 def test_compiled_steps_are_the_traced_ones() -> None:
     pair, sets = _case(AutoNormal)
-    shape = layout(pair, *sets[0])
     options = {"size": SIZE, "num_steps": 30, "lr": 0.1, "max_rounds": 2}
     one, other = (
-        Refitter(pair, (sets[0], sets[1]), shape, compile=compile, **options)(sets)
+        Refitter(Problem.of(pair, *sets[0]), sets[1], compile=compile, **options)(sets)
         for compile in (False, True)
     )
     for name, values in one.parameters.items():
@@ -126,9 +126,8 @@ def test_compiled_steps_are_the_traced_ones() -> None:
 
 def test_what_cannot_be_refitted_says_so() -> None:
     pair, sets = _case(lambda model: Prior(model))
-    shape = layout(pair, *sets[0])
     with pytest.raises(InputError, match="no parameters of its own"):
-        Refitter(pair, (sets[0], sets[1]), shape, size=2)
+        Refitter(Problem.of(pair, *sets[0]), sets[1], size=2)
 
     def branching(design: Tensor, y: Tensor) -> None:
         scale = 1.0 if y.sum() > 0 else 2.0
@@ -138,4 +137,4 @@ def test_what_cannot_be_refitted_says_so() -> None:
 
     pair = Pair(branching, AutoNormal(branching)).initialise(*sets[0])
     with pytest.raises(Untraceable):
-        Refitter(pair, (sets[0], sets[1]), layout(pair, *sets[0]), size=2)
+        Refitter(Problem.of(pair, *sets[0]), sets[1], size=2)

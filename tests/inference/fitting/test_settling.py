@@ -16,7 +16,7 @@ from ppl_vae.inference.fitting.fixed_data import FixedData
 from ppl_vae.inference.fitting.settling import Settling, settle
 from ppl_vae.models.batch_norm import BatchNorm
 from ppl_vae.program.pair import Pair
-from ppl_vae.program.terms import layout
+from ppl_vae.program.problem import Problem
 
 
 def _encoder() -> nn.Sequential:
@@ -83,7 +83,7 @@ def _statistics(*networks: nn.Module) -> list[Tensor]:
 
 @pytest.mark.parametrize("part", [200, 2**18])
 def test_stacked_layers_have_the_moments_of_one_pass_over_all_data(pair: Pair, x: Tensor, part: int) -> None:
-    Settling(pair, (x,), layout(pair, x), seed=0, part=part)()
+    Settling(Problem.of(pair, x), seed=0, part=part)()
     norms = [layer for layer in pair.guide.encoder if isinstance(layer, BatchNorm)]
     for norm, (mean, variance) in zip(norms, _one_pass(pair.guide.encoder, x), strict=True):
         torch.testing.assert_close((norm.mean, norm.variance), (mean, variance))
@@ -92,10 +92,9 @@ def test_stacked_layers_have_the_moments_of_one_pass_over_all_data(pair: Pair, x
 def test_a_decoders_moments_are_those_of_its_latents_whatever_the_size_of_a_part(
     pair: Pair, x: Tensor
 ) -> None:
-    shape = layout(pair, x)
     found = []
     for part in (200, 2**18):
-        task = Settling(pair, (x,), shape, seed=3, part=part)
+        task = Settling(Problem.of(pair, x), seed=3, part=part)
         task()
         found.append(_statistics(pair.model))
     for other in found[1:]:
@@ -110,17 +109,15 @@ def test_a_decoders_moments_are_those_of_its_latents_whatever_the_size_of_a_part
 
 
 def test_layers_that_their_owner_evaluates_keep_their_statistics(pair: Pair, x: Tensor) -> None:
-    shape = layout(pair, x)
     with pair.scope():
         assert len(pair.open_layers()) == 3
     frozen = pair.guide.encoder[1].eval()
-    Settling(pair, (x,), shape, seed=0)()
+    Settling(Problem.of(pair, x), seed=0)()
     assert not frozen.mean.any()
     assert bool(pair.guide.encoder[4].mean.any())
 
 
 def test_settling_changes_buffers_and_nothing_else(pair: Pair, x: Tensor) -> None:
-    shape = layout(pair, x)
     before = {name: leaf.detach().clone() for name, leaf in pair.parameters().items()}
     generator = torch.get_rng_state()
     settle(pair, x)
@@ -128,7 +125,7 @@ def test_settling_changes_buffers_and_nothing_else(pair: Pair, x: Tensor) -> Non
     assert all(torch.equal(leaf, before[name]) for name, leaf in pair.parameters().items())
     assert pair.model.training
     assert pair.model.decoder[1].training
-    assert len(Settling(pair, (x,), shape, seed=0, train="guide").layers) == 2
+    assert len(Settling(Problem.of(pair, x), seed=0, train="guide").layers) == 2
 
 
 @pytest.mark.parametrize("traced", [False, True])
@@ -136,9 +133,8 @@ def test_what_the_stopping_rule_judges_is_settled_and_leaves_no_trace(
     pair: Pair, x: Tensor, traced: bool
 ) -> None:
     """For any parameters of the moment, before which the layers were settled for others."""
-    shape = layout(pair, x)
-    settling = Settling(pair, (x,), shape, seed=0)
-    judged = FixedData(pair, (x,), shape, 0, None, most_particles=8, traced=traced, settling=settling)
+    settling = Settling(Problem.of(pair, x), seed=0)
+    judged = FixedData(Problem.of(pair, x), 0, None, most_particles=8, traced=traced, settling=settling)
     judged.log_weights()
     with torch.no_grad():
         pair.guide.encoder[0].weight.mul_(3)
@@ -146,7 +142,7 @@ def test_what_the_stopping_rule_judges_is_settled_and_leaves_no_trace(
     found = judged.log_weights()
     assert all(torch.equal(a, b) for a, b in zip(before, _statistics(pair.model, pair.guide), strict=True))
     settling()
-    again = FixedData(pair, (x,), shape, 0, None, most_particles=8).log_weights()
+    again = FixedData(Problem.of(pair, x), 0, None, most_particles=8).log_weights()
     torch.testing.assert_close(found, again)
 
 

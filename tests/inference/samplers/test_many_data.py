@@ -19,7 +19,7 @@ from ppl_vae.inference.samplers.chains import ChainSettings
 from ppl_vae.inference.samplers.many_data import Chained, ManyData, thinning
 from ppl_vae.program.model_densities import log_densities
 from ppl_vae.program.pair import Pair
-from ppl_vae.program.terms import layout
+from ppl_vae.program.problem import Problem
 
 SETTINGS = ChainSettings(num_draws=500, warmup=300, chains=2, target_accept=0.8, max_tree_depth=8, seed=0)
 
@@ -120,6 +120,6 @@ def test_densities_of_given_latents(oracles: ModuleType) -> None:
     ]  # fmt: skip
     for model, site, at, likelihood, prior in cases:
         pair = Pair(model, Prior(model))
-        found = log_densities(pair, x, layout=layout(pair, x), latents={site: torch.from_numpy(at)})
+        found = log_densities(Problem.of(pair, x), {site: torch.from_numpy(at)})
         np.testing.assert_allclose(found[0].numpy(), likelihood, rtol=1e-10)
         np.testing.assert_allclose(found[1].numpy(), likelihood + prior, rtol=1e-10)
