@@ -20,7 +20,7 @@ from ppl_vae.program.improper import Feasible
 from ppl_vae.program.layout import plates_of, sample_sites
 from ppl_vae.program.pair import Pair
 
-__all__ = ["Density", "Placed", "density"]
+__all__ = ["Constrain", "Density", "density"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +81,7 @@ class Density:
             rest: a vector (dim,), for the sites without a value.
         """
         left = {} if rest is None else self.unflatten(rest)
-        with self.pair.scope(), torch.no_grad(), Unplaced(values, left, self.like) as found:
+        with self.pair.scope(), torch.no_grad(), Unconstrain(values, left, self.like) as found:
             self.pair.model(*self.data)
         return torch.cat([found.unconstrained[name].reshape(-1) for name in self.names])
 
@@ -97,16 +97,16 @@ class Density:
 
     def value(self, position: Tensor) -> Tensor:
         """log p(x, z) + log |dz/du|, a scalar, for a vector of shape (dim,)."""
-        placed, trace = self._run(position)
+        constrain, trace = self._run(position)
         if self.summed:
-            return joint_log_prob(trace, self.summed) + placed.log_jacobian
-        return trace.log_prob_sum() + placed.log_jacobian
+            return joint_log_prob(trace, self.summed) + constrain.log_jacobian
+        return trace.log_prob_sum() + constrain.log_jacobian
 
-    def _run(self, position: Tensor) -> tuple["Placed", poutine.Trace]:
+    def _run(self, position: Tensor) -> tuple["Constrain", poutine.Trace]:
         check_time()
-        placed = Placed(self.unflatten(position))
-        with self.pair.scope(), enumerating(self.summed, self.nesting), placed:
-            return placed, poutine.trace(self.pair.model).get_trace(*self.data)
+        constrain = Constrain(self.unflatten(position))
+        with self.pair.scope(), enumerating(self.summed, self.nesting), constrain:
+            return constrain, poutine.trace(self.pair.model).get_trace(*self.data)
 
     def value_and_gradient(self, position: Tensor) -> Outputs:
         """The log density and its gradient."""
@@ -123,7 +123,7 @@ class Density:
         return [*held, *(t for t in self.data if isinstance(t, Tensor))]
 
 
-class Placed(Messenger):  # type: ignore[misc]
+class Constrain(Messenger):  # type: ignore[misc]
     """Give latents their values by unconstrained ones, each in the support that it finds.
 
     Args:
@@ -149,8 +149,8 @@ class Placed(Messenger):  # type: ignore[misc]
             msg["done"] = True
 
 
-class Unplaced(Messenger):  # type: ignore[misc]
-    """Give latents constrained values, and find the unconstrained ones: the inverse of `Placed`.
+class Unconstrain(Messenger):  # type: ignore[misc]
+    """Give latents constrained values, and find the unconstrained ones: the inverse of `Constrain`.
 
     Args:
         values: by site.

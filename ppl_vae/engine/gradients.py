@@ -12,7 +12,7 @@ from torch import Tensor
 from ppl_vae.base.watch import watched
 from ppl_vae.engine.compiler import Compiled, TooSlow, begin_compiling, compile_graph, fall_back
 from ppl_vae.engine.density import Density
-from ppl_vae.engine.graph import Compile, Graph, Outputs, Untraceable, check, check_compile, over, trace
+from ppl_vae.engine.graph import Compile, Graph, Outputs, Untraceable, check, check_compile, trace, vmap_graph
 from ppl_vae.engine.leapfrog import Leapfrog, leapfrog_of
 from ppl_vae.engine.torch_internals import operator_name
 
@@ -306,4 +306,4 @@ def _side_by_side(density: Density, graph: Graph, position: Tensor, chains: int)
     """The graph of so many positions at once, and as many positions."""
     held = density.tensors
     positions = position.expand(chains, -1).contiguous()
-    return over(graph, [True, *(False for _ in held)], [positions, *held], noise=False), positions
+    return vmap_graph(graph, [True, *(False for _ in held)], [positions, *held], noise=False), positions

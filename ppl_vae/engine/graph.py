@@ -37,8 +37,8 @@ __all__ = [
     "check",
     "check_compile",
     "operations",
-    "over",
     "trace",
+    "vmap_graph",
 ]
 
 Compile = Literal["auto", "on", "off", True, False]
@@ -232,7 +232,7 @@ def check(
                 tensor.copy_(value)
 
 
-def over(graph: Graph, batched: Sequence[bool], example: Sequence[Tensor], noise: bool = True) -> Graph:
+def vmap_graph(graph: Graph, batched: Sequence[bool], example: Sequence[Tensor], noise: bool = True) -> Graph:
     """The same graph for many data sets (or chains) at once, side by side in one run.
 
     Args:

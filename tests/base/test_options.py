@@ -103,7 +103,7 @@ def test_a_wrong_keyword_is_the_usual_type_error() -> None:
 # Where more than ten things can be said, they are fields of a dataclass and keywords of the same names.
 DECLARED = {
     "ppl_vae.inference.evidence.importance": ("ImportanceOptions", "ImportanceKeywords"),
-    "ppl_vae.inference.evidence.annealing": ("Settings", "AnnealingKeywords"),
+    "ppl_vae.inference.evidence.annealing": ("AnnealingOptions", "AnnealingKeywords"),
     "ppl_vae.inference.samplers.nuts": ("NutsOptions", "NutsKeywords"),
     "ppl_vae.diagnostics.calibration.options": ("CalibrationOptions", "CalibrationKeywords"),
     "ppl_vae.diagnostics.latents.best_guides": ("Search", "SearchKeywords"),

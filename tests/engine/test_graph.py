@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ppl_vae.base.seeds import seeded
-from ppl_vae.engine.graph import Noise, over, trace
+from ppl_vae.engine.graph import Noise, trace, vmap_graph
 
 DOUBLE = {"dtype": torch.float64}
 # Of few float64 operations; the programs here have values of order ten.
@@ -177,7 +177,7 @@ def test_many_data_sets_side_by_side_are_the_loop_over_them(objective: Any) -> N
     graph = trace(task, *task.tensors)
     simulated = torch.randn(4, 10, 3, **DOUBLE)
     held = [leaf.detach() for leaf in task.leaves]
-    together = over(graph, [*(False for _ in held), True], [*held, simulated])
+    together = vmap_graph(graph, [*(False for _ in held), True], [*held, simulated])
     assert [tuple(noise.shape) for noise in together.noise] == [(4, *n.shape) for n in graph.noise]
     drawn = together.draw()
     assert all(not torch.equal(noise[0], noise[1]) for noise in drawn)
@@ -203,7 +203,7 @@ def test_members_can_share_their_noise(objective: Any) -> None:
     inputs = [tensor.detach() for tensor in task.tensors]
     batched = [tensor is task.beta for tensor in task.tensors]
     example = [betas if lead else tensor for tensor, lead in zip(inputs, batched, strict=True)]
-    together = over(graph, batched, example, noise=False)
+    together = vmap_graph(graph, batched, example, noise=False)
     assert [noise.shape for noise in together.noise] == [noise.shape for noise in graph.noise]
     drawn = graph.draw()
     (losses, *_) = together(*example, noise=drawn)

@@ -40,7 +40,7 @@ from ppl_vae.program.pair import Pair
 from ppl_vae.program.problem import Problem
 from ppl_vae.program.simulate import simulate
 
-__all__ = ["Settings", "bidirectional", "log_evidence"]
+__all__ = ["AnnealingOptions", "Settings", "bidirectional", "log_evidence"]
 
 Start = Literal["guide", "prior"]
 
@@ -55,7 +55,7 @@ SMALL = 2**17
 
 
 @dataclass(frozen=True)
-class Settings:
+class AnnealingOptions:
     """How chains are annealed.
 
     Attributes:
@@ -81,8 +81,12 @@ class Settings:
         check_real(lambda v: 0 < v < 1, PROBABILITY, target_accept=self.target_accept)
 
 
+# Its name in 0.1.0, where classes of runs and of annealing shared it.
+Settings = AnnealingOptions
+
+
 class AnnealingKeywords(TypedDict, total=False):
-    """The fields of `Settings` as keywords; a test holds the two equal."""
+    """The fields of `AnnealingOptions` as keywords; a test holds the two equal."""
 
     start: Start
     num_temperatures: int
@@ -122,7 +126,7 @@ def log_evidence(
             goes when the estimate is finished.
         resume: go on from that file. The result is that of an unbroken run.
         progress: whether to show a progress bar on a terminal.
-        options: the fields of `Settings`.
+        options: the fields of `AnnealingOptions`.
 
     Returns:
         Evidence with the standard error over the chains, the effective number of them, and their acceptance.
@@ -131,7 +135,7 @@ def log_evidence(
         InputError: for a value out of range, a discrete latent, a guide whose density at a given z is
             not available (start from the prior then), or a checkpoint of another estimate.
     """
-    settings = Settings(**options)
+    settings = AnnealingOptions(**options)
     check_tolerance(tolerance)
     begin = time.perf_counter()
     job = _Job(Problem.of(pair, *data).rows(index), settings, compile, seed)
@@ -190,7 +194,7 @@ def bidirectional(
     Raises:
         InputError: as for `log_evidence`, or if data cannot be simulated.
     """
-    settings = Settings(start, num_temperatures, num_chains, target_accept)
+    settings = AnnealingOptions(start, num_temperatures, num_chains, target_accept)
     begin = time.perf_counter()
     problem = weighable(Problem.of(pair, *data), drawn=start == "guide")
     latents, simulated = simulate(problem, seed)
@@ -207,7 +211,7 @@ def bidirectional(
 class _Job:
     """One estimate: its chunks of units, and how each of them is annealed."""
 
-    def __init__(self, problem: Problem, settings: Settings, compile: Compile, seed: int) -> None:
+    def __init__(self, problem: Problem, settings: AnnealingOptions, compile: Compile, seed: int) -> None:
         check_compile(compile)
         self.settings, self.seed = settings, seed
         self.problem = weighable(problem, drawn=settings.start == "guide")
@@ -301,7 +305,7 @@ class _Job:
         )
 
 
-def _engine(compile: Compile, settings: Settings, problem: Problem) -> str:
+def _engine(compile: Compile, settings: AnnealingOptions, problem: Problem) -> str:
     """How the leapfrog steps run, a fixed function of the size of the work."""
     word = check_compile(compile)
     if word != "auto":

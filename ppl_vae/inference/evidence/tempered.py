@@ -19,7 +19,7 @@ from torch.distributions import biject_to
 from ppl_vae.base.errors import InputError
 from ppl_vae.base.seeds import keep_generator, seeded
 from ppl_vae.engine.compiler import compile_graph, fall_back
-from ppl_vae.engine.density import Placed
+from ppl_vae.engine.density import Constrain
 from ppl_vae.engine.graph import Outputs, Untraceable, check, trace
 from ppl_vae.engine.leapfrog import Leapfrog
 from ppl_vae.guides.prior import Prior
@@ -205,18 +205,18 @@ class TemperedPath:
     def _densities(self, position: Tensor) -> tuple[Tensor, Tensor]:
         """log q and log p, each (chains, units), at positions (chains, units, dim)."""
         layout, chains = self.layout, len(position)
-        placed = Placed(self._unflatten(position), lambda values: reduce_to_units(values, layout))
+        constrain = Constrain(self._unflatten(position), lambda values: reduce_to_units(values, layout))
+        chosen = self.problem.chosen
         with self.pair.scope():
-            with enumerated(layout), Substitute(self.problem.chosen), particle_plate(layout, chains), placed:
+            with enumerated(layout), Substitute(chosen), particle_plate(layout, chains), constrain:
                 model_trace = poutine.trace(self.pair.model).get_trace(*self.data)
-            latents = {
-                name: canonical_value(name, model_trace.nodes[name], layout) for name in layout.latents
-            }
-            given = self.problem.chosen | guide_values(self.start, latents, layout)
+            nodes = model_trace.nodes
+            latents = {name: canonical_value(name, nodes[name], layout) for name in layout.latents}
+            given = chosen | guide_values(self.start, latents, layout)
             with Substitute(given), particle_plate(layout, chains):
                 start_trace = poutine.trace(self.start).get_trace(*self.data)
-        log_q = log_q_per_unit(start_trace, layout, chains) + placed.log_jacobian
-        log_p = log_prob_per_unit(model_trace, layout, chains) + placed.log_jacobian
+        log_q = log_q_per_unit(start_trace, layout, chains) + constrain.log_jacobian
+        log_p = log_prob_per_unit(model_trace, layout, chains) + constrain.log_jacobian
         return log_q, log_p
 
     def _unconstrained(self, trace: poutine.Trace) -> dict[str, Tensor]:
@@ -240,13 +240,13 @@ class TemperedPath:
     def _unflatten(self, position: Tensor) -> dict[str, Tensor]:
         """Positions (chains, units, dim) as the model's sample statements would give them."""
         sizes = [shape.numel() for shape in self._shapes.values()]
-        placed = {}
+        found = {}
         for (name, shape), part in zip(self._shapes.items(), position.split(sizes, dim=-1), strict=True):
             value = part.reshape(*part.shape[:2], *shape)
             at = self._unit_axis(name)
             value = value.squeeze(1) if at is None else value.movedim(1, at)
-            placed[name] = site_value(name, value, self.layout)
-        return placed
+            found[name] = site_value(name, value, self.layout)
+        return found
 
     def _unit_axis(self, name: str) -> int | None:
         """Where the units are among the axes (chains, *plates, …) of a latent."""

@@ -17,7 +17,7 @@ from torch import Tensor
 from ppl_vae.base.errors import InputError
 from ppl_vae.base.seeds import seeded
 from ppl_vae.inference.evidence.bounds import grouped_bound
-from ppl_vae.inference.fitting.objective import Weighed
+from ppl_vae.inference.fitting.objective import ScaleTerms
 from ppl_vae.program.given_latents import has_log_density
 from ppl_vae.program.layout import sample_sites
 from ppl_vae.program.problem import Problem
@@ -42,7 +42,7 @@ class IWAE:
         self, problem: Problem, index: Tensor | None, scale: Tensor | float, beta: Tensor | float
     ) -> Tensor:
         """−N/B Σ_n L_K(x_n) of one draw of the particles; see `fitting.objective.Objective`."""
-        with Weighed(beta):
+        with ScaleTerms(beta):
             return self._value(problem, index, scale, beta)
 
     def _value(

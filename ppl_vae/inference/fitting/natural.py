@@ -103,25 +103,25 @@ def fit(
     """
     _check_arguments(tolerance, max_iterations, num_nodes)
     start = time.perf_counter()
-    problem = _problem(pair, *data, num_nodes=num_nodes)
+    quadrature = _quadrature(pair, *data, num_nodes=num_nodes)
     with (
-        one_thread(problem.is_small),
+        one_thread(quadrature.is_small),
         pyro.validation_enabled(False),
         progress_bar("natural gradients", max_iterations, show=progress) as advance,
     ):
-        state = problem.at(*_moments(pair, problem.site))
+        state = quadrature.at(*_moments(pair, quadrature.site))
         if not math.isfinite(state.elbo):
             raise InputError(f"the ELBO is {state.elbo} where the guide stands; give it other parameters")
         history: list[float] = []
         done = False
         while not done and len(history) < max_iterations:
-            earlier, (state, length) = state, _ascend(problem, state)
+            earlier, (state, length) = state, _ascend(quadrature, state)
             rise = state.elbo - earlier.elbo
             done = rise <= tolerance * length
             history.append(state.elbo)
             advance(1, f"ELBO {state.elbo:.4f}")
-        _write(pair, problem.site, state)
-        final = replace(problem, rule=_rule(2 * num_nodes)).at(*_moments(pair, problem.site)).summary()
+        _write(pair, quadrature.site, state)
+        final = replace(quadrature, rule=_rule(2 * num_nodes)).at(*_moments(pair, quadrature.site)).summary()
     off = abs(final.value - state.elbo)
     return Fit(
         elbo=np.asarray(history),
@@ -156,9 +156,9 @@ def quadrature_elbo(pair: Pair, *data: Any, num_nodes: int = 64) -> ELBO:
         InputError: if the model has no such ability, the guide is another, or the data are not acceptable.
     """
     _check_arguments(1.0, 1, num_nodes)
-    problem = _problem(pair, *data, num_nodes=num_nodes)
-    with one_thread(problem.is_small), pyro.validation_enabled(False):
-        return problem.at(*_moments(pair, problem.site)).summary()
+    quadrature = _quadrature(pair, *data, num_nodes=num_nodes)
+    with one_thread(quadrature.is_small), pyro.validation_enabled(False):
+        return quadrature.at(*_moments(pair, quadrature.site)).summary()
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,7 +196,7 @@ class _State:
 
 
 @dataclass(frozen=True, eq=False)
-class _Problem:
+class _Quadrature:
     """The distinct pairs with their counts, the prior, and the quadrature's rule, in float64.
 
     Attributes:
@@ -266,32 +266,32 @@ class _Problem:
 
 
 @torch.no_grad()
-def _ascend(problem: _Problem, state: _State) -> tuple[_State, float]:
+def _ascend(quadrature: _Quadrature, state: _State) -> tuple[_State, float]:
     """One iteration, and its length ρ; the state itself and length 1 where rounding allows no rise."""
-    target = problem.prior_precision - problem.gather(state.curvature, 1)
+    target = quadrature.prior_precision - quadrature.gather(state.curvature, 1)
     target = torch.maximum(target, LEAST_PRECISION * state.precision)
-    step = _mean_step(problem, state)
+    step = _mean_step(quadrature, state)
     length = 1.0
     for _ in range(HALVINGS):
         precision = (1 - length) * state.precision + length * target
-        found = problem.at(state.mean + length * step, precision)
+        found = quadrature.at(state.mean + length * step, precision)
         if found.elbo > state.elbo:
             return found, length
         length /= 2
     return state, 1.0
 
 
-def _mean_step(problem: _Problem, state: _State) -> Tensor:
+def _mean_step(quadrature: _Quadrature, state: _State) -> Tensor:
     """The Newton step of the mean, roughly; where ℓ is not concave, curvature that would turn it round is
     left out."""
     stiffness = (-state.curvature).clamp(min=0)
-    pull = problem.prior_precision * (problem.prior_mean - state.mean)
+    pull = quadrature.prior_precision * (quadrature.prior_mean - state.mean)
 
     def multiply(x: Tensor) -> Tensor:
-        return problem.prior_precision * x + problem.gather(stiffness * problem.difference(x), -1)
+        return quadrature.prior_precision * x + quadrature.gather(stiffness * quadrature.difference(x), -1)
 
-    diagonal = problem.prior_precision + problem.gather(stiffness, 1)
-    return _conjugate_gradients(multiply, problem.gather(state.slope, -1) + pull, diagonal)
+    diagonal = quadrature.prior_precision + quadrature.gather(stiffness, 1)
+    return _conjugate_gradients(multiply, quadrature.gather(state.slope, -1) + pull, diagonal)
 
 
 def _conjugate_gradients(multiply: Callable[[Tensor], Tensor], b: Tensor, diagonal: Tensor) -> Tensor:
@@ -317,7 +317,7 @@ def _conjugate_gradients(multiply: Callable[[Tensor], Tensor], b: Tensor, diagon
     return x
 
 
-def _problem(pair: Pair, *data: Any, num_nodes: int) -> _Problem:
+def _quadrature(pair: Pair, *data: Any, num_nodes: int) -> _Quadrature:
     model = pair.model
     if not isinstance(model, PairwiseFactors):
         raise InputError(
@@ -339,7 +339,7 @@ def _problem(pair: Pair, *data: Any, num_nodes: int) -> _Problem:
     _check_pairs(first, second, len(mean))
     codes = (first.long() * len(mean) + second.long()).sort().values
     codes, counts = codes.unique_consecutive(return_counts=True)
-    return _Problem(
+    return _Quadrature(
         site=site,
         first=codes // len(mean),
         second=codes % len(mean),

@@ -74,7 +74,7 @@ class OfPyro(Protocol):
         ...
 
 
-class Weighed(Messenger):  # type: ignore[misc]
+class ScaleTerms(Messenger):  # type: ignore[misc]
     """Weigh the latents' terms of model and guide by β, and all terms of a minibatch by N/B.
 
     Args:
@@ -202,7 +202,7 @@ def _value(
 ) -> Tensor:
     plate = problem.layout.batch_plate
     tensor = scale if isinstance(scale, Tensor) else None
-    with batch_of(problem, index), Weighed(beta, plate, tensor, ratio_of(problem, index)):
+    with batch_of(problem, index), ScaleTerms(beta, plate, tensor, ratio_of(problem, index)):
         return _assembled(problem.pair, problem.data, loss)
 
 
@@ -345,7 +345,7 @@ class LossAndGradients:
         if not isinstance(self.objective, OfPyro):
             return self.value()
         loss = self.objective.pyro_loss(self.problem.layout)
-        with self.pair.learning(), batch_of(self.problem, self.index), Weighed(beta), self.cast():
+        with self.pair.learning(), batch_of(self.problem, self.index), ScaleTerms(beta), self.cast():
             return loss.differentiable_loss(self.pair.model, self.pair.guide, *self.data)
 
     def cast(self) -> Any:

@@ -20,7 +20,7 @@ from ppl_vae.base.clock import check_time
 from ppl_vae.base.errors import InputError
 from ppl_vae.base.seeds import keep_generator, seeded
 from ppl_vae.engine.compiler import Compiled, TooSlow, compile_graph
-from ppl_vae.engine.graph import Compile, Graph, Noise, Outputs, check, check_compile, over, trace
+from ppl_vae.engine.graph import Compile, Graph, Noise, Outputs, check, check_compile, trace, vmap_graph
 from ppl_vae.engine.torch_internals import foreach
 from ppl_vae.inference.fitting.schedule import BETA1, BETA2, EPSILON
 from ppl_vae.program.given_latents import has_log_density
@@ -232,7 +232,7 @@ class Refitter:
         check(graph, self._step, *leaves, *tensors, vary=vary, points=2)
         example = [leaf.expand(self.size, *leaf.shape).contiguous() for leaf in self.start]
         example += self._stacked([self.data])
-        batch = over(graph, [True] * len(example), example)
+        batch = vmap_graph(graph, [True] * len(example), example)
         if not compiled:
             return graph.noise, batch
         try:

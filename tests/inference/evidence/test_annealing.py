@@ -60,7 +60,7 @@ def _log_evidence(x: Tensor) -> np.ndarray:
 def _runs(start: str, num_units: int, num_chains: int, temperatures: int, seed: int) -> Any:
     """Log weights forwards and backwards, (chains, units), and the truth of simulated data."""
     pair, x = Pair(_model, _guide), torch.zeros(num_units, dtype=D)
-    settings = annealing.Settings(start, temperatures, num_chains)  # type: ignore[arg-type]
+    settings = annealing.AnnealingOptions(start, temperatures, num_chains)  # type: ignore[arg-type]
     with torch.no_grad():
         latents, data = simulate(Problem.of(pair, x), seed)
         job = annealing._Job(pair, data, settings, None, "auto", seed)

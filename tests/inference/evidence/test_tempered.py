@@ -335,8 +335,8 @@ def test_placed_latents_are_in_their_own_rows(indexed: bool) -> None:
         count = path.choose(chunk)
         assert count == (5 if chunk is None else len(chunk))
         units = list(range(5)) if chunk is None else [*chunk.tolist(), *[int(chunk[0])] * (3 - count)]
-        placed = path.place({"z": z, "w": w, "s": s}).reshape(3, len(units), 7)
-        for chain in placed:
+        constrain = path.place({"z": z, "w": w, "s": s}).reshape(3, len(units), 7)
+        for chain in constrain:
             for at, unit in zip(chain, units, strict=True):
                 torch.testing.assert_close(at[:2], z[0, unit])
                 torch.testing.assert_close(StickBreakingTransform()(at[2:4]), w[0, unit])

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ppl_vae.base.errors import InputError
 from ppl_vae.base.seeds import seeded
-from ppl_vae.engine.graph import over, trace
+from ppl_vae.engine.graph import trace, vmap_graph
 from ppl_vae.guides import LinearNormal
 from ppl_vae.inference import bounds, exact, svi
 from ppl_vae.inference.fitting import state as fitting_state
@@ -88,7 +88,7 @@ def _often(task: LossAndGradients, times: int) -> tuple[Tensor, ...]:
         one.expand(times, *one.shape) if many else one for one, many in zip(inputs, batched, strict=True)
     ]
     with pyro.validation_enabled(False), seeded(0), torch.no_grad():
-        return tuple(over(trace(task, *task.tensors), batched, example)(*example))
+        return tuple(vmap_graph(trace(task, *task.tensors), batched, example)(*example))
 
 
 @pytest.mark.parametrize("beta", [1.0, 0.4])
