@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from ppl_vae.base.watch import watched
+from ppl_vae.engine.choice import engine_for
 from ppl_vae.engine.compiler import Compiled, TooSlow, begin_compiling, compile_graph, fall_back
 from ppl_vae.engine.density import Density
-from ppl_vae.engine.graph import Compile, Graph, Outputs, Untraceable, check, check_compile, trace, vmap_graph
+from ppl_vae.engine.graph import Compile, Graph, Outputs, Untraceable, check, trace, vmap_graph
 from ppl_vae.engine.leapfrog import Leapfrog, leapfrog_of
 from ppl_vae.engine.torch_internals import operator_name
 
-__all__ = ["Gradient", "begin", "engine_for", "gradient", "leapfrog"]
+__all__ = ["Gradient", "begin", "engine_of_chains", "gradient", "leapfrog"]
 
 # Raised where a factorisation fails; PyTorch's annotations hide it.
 LinAlgError: type[RuntimeError] = getattr(torch.linalg, "LinAlgError", RuntimeError)
@@ -29,19 +30,16 @@ LONG = 1500
 TO_COMPILE, MANY, TO_RUN, GRADIENTS = 0.03, 4000, 1e-5, 10
 
 
-def engine_for(compile: Compile, iterations: int) -> str:
-    """How so many iterations run: "pyro", "traced" or "compiled"; a fixed function of its arguments."""
-    word = check_compile(compile)
-    if word == "auto":
-        return "traced" if iterations < COMPILED else "compiled"
-    return "compiled" if word == "on" else "pyro"
+def engine_of_chains(compile: Compile, iterations: int) -> str:
+    """How the gradients of so many iterations run, of all chains together; see `engine_for`."""
+    return engine_for(compile, iterations, compiled=COMPILED)
 
 
 def pays(size: int, iterations: int) -> bool:
     """Whether compiling a graph is over before its iterations would be, run operation by operation.
 
-    Of short graphs `engine_for` has said so. A fixed function of its arguments: the chains of a seed do not
-    depend on the moment.
+    Of short graphs `engine_of_chains` has said so. A fixed function of its arguments: the chains of a seed
+    do not depend on the moment.
 
     Args:
         size: operations of the graph.

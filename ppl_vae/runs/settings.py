@@ -14,7 +14,7 @@ import torch
 from ppl_vae.base.errors import InputError
 from ppl_vae.base.options import from_plain, shell_names
 from ppl_vae.inference.fitting.options import FitOptions
-from ppl_vae.inference.fitting.steps import engine_for
+from ppl_vae.inference.fitting.steps import engine_of_fit
 from ppl_vae.models.base import SuiteModel
 from ppl_vae.program.user_program import digest_of
 from ppl_vae.runs.registry import find_model
@@ -83,7 +83,7 @@ class Settings:
     def to_json(self) -> str:
         """The settings with the versions they are fitted under."""
         about = {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
-        engine = engine_for(self.fit.compile, self.fit.num_steps, self.fit.stop)
+        engine = engine_of_fit(self.fit.compile, self.fit.num_steps, self.fit.stop)
         content = {"format": FORMAT, **asdict(self), "engine": engine, "versions": about}
         if digest := digest_of(self.model):
             content["program"] = digest

@@ -85,7 +85,7 @@ def _both(contract: ModuleType, name: str, guide_name: str | None, **options: An
     for engine in ("pyro", "traced"):
         pair, data = _double(contract, name, guide_name)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(fitting_state, "engine_for", lambda *_, engine=engine: engine)
+            patch.setattr(fitting_state, "engine_of_fit", lambda *_, engine=engine: engine)
             settings = {"num_steps": STEPS, "lr": 0.01, "seed": 4} | options
             if "refresh" in settings:
                 settings["refresh"] = lambda epoch, data=data: _other_order(data, epoch)

@@ -14,7 +14,7 @@ from torch import Tensor
 from ppl_vae.base.errors import InputError
 from ppl_vae.inference import elbo, svi
 from ppl_vae.inference.fitting import state as fitting_state
-from ppl_vae.inference.fitting.steps import engine_for
+from ppl_vae.inference.fitting.steps import engine_of_fit
 from ppl_vae.program.pair import Pair
 
 DOUBLE = {"dtype": torch.float64}
@@ -27,7 +27,7 @@ def _run(
     pyro.clear_param_store()
     pair = Pair(model, guide)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fitting_state, "engine_for", lambda *_: engine)
+        patch.setattr(fitting_state, "engine_of_fit", lambda *_: engine)
         settings = {"num_steps": 23, "lr": 0.02, "seed": 2, "progress": False} | options
         fit = svi.fit(pair, *data, **settings)
     return fit, pair.state_dict()
@@ -294,11 +294,11 @@ def test_the_default_dtype_does_not_matter(conjugate: Any, x: Tensor) -> None:
 
 
 def test_which_engine_runs_is_a_fixed_function_of_the_number_of_steps(conjugate: Any, x: Tensor) -> None:
-    assert [engine_for("auto", steps) for steps in (1, 99, 100, 29_999, 30_000)] == [
+    assert [engine_of_fit("auto", steps) for steps in (1, 99, 100, 29_999, 30_000)] == [
         "pyro", "pyro", "traced", "traced", "compiled",
     ]  # fmt: skip
-    assert {engine_for(True, steps) for steps in (1, 10**6)} == {"compiled"}
-    assert {engine_for(False, steps) for steps in (1, 10**6)} == {"pyro"}
+    assert {engine_of_fit(True, steps) for steps in (1, 10**6)} == {"compiled"}
+    assert {engine_of_fit(False, steps) for steps in (1, 10**6)} == {"pyro"}
     for steps, engine in ((99, "pyro"), (100, "traced")):
         fit = svi.fit(Pair(conjugate.model, conjugate.guide), x, num_steps=steps, progress=False)
         assert (fit.engine, fit.compile_seconds) == (engine, 0.0)

@@ -121,7 +121,7 @@ def test_a_fit_that_is_no_graph_ends_with_the_buffers_of_stock_pyro(objective: A
         task = objective(_Normalised(functional_form=False))
         with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="this fit runs through stock Pyro")
-            patch.setattr(fitting_state, "engine_for", lambda *_, engine=engine: engine)
+            patch.setattr(fitting_state, "engine_of_fit", lambda *_, engine=engine: engine)
             fits.append(svi.fit(task.pair, *task.data, num_steps=5, progress=False))
         states.append(task.pair.state_dict())
     assert [fit.engine for fit in fits] == ["pyro", "pyro"]

@@ -97,7 +97,7 @@ def test_all_chains_of_a_long_program_are_one_batch(program: Program) -> None:
 def test_a_few_iterations_of_a_long_program_are_not_worth_compiling(
     program: Program, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(nuts, "engine_for", lambda compile, iterations: "compiled")
+    monkeypatch.setattr(nuts, "engine_of_chains", lambda compile, iterations: "compiled")
     monkeypatch.setattr(gradients, "compile_graph", lambda *_: pytest.fail("compiled"))
     drawn = nuts.sample(program, Y, num_draws=5, warmup=5, chains=2, progress=False)
     assert drawn.stats.attrs["sampler"] == "batched"

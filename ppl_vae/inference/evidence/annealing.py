@@ -28,6 +28,7 @@ from ppl_vae.base.errors import InputError
 from ppl_vae.base.progress import progress_bar
 from ppl_vae.base.seeds import derived, seeded
 from ppl_vae.base.threads import one_thread
+from ppl_vae.engine.choice import engine_for
 from ppl_vae.engine.graph import Compile, check_compile
 from ppl_vae.inference.evidence.partial import Partial, fingerprint
 from ppl_vae.inference.evidence.temperatures import LENGTH, Plan, by_row, pilot, tempered
@@ -306,13 +307,10 @@ class _Job:
 
 
 def _engine(compile: Compile, settings: AnnealingOptions, problem: Problem) -> str:
-    """How the leapfrog steps run, a fixed function of the size of the work."""
-    word = check_compile(compile)
-    if word != "auto":
-        return "compiled" if word == "on" else "pyro"
+    """How the leapfrog steps run, by the numbers in the largest site over all of them; see `engine_for`."""
     numbers = 2 * settings.num_temperatures * settings.num_chains * problem.num_units
     numbers *= problem.layout.event_size
-    return "compiled" if numbers >= COMPILED else "traced"
+    return engine_for(compile, numbers, compiled=COMPILED)
 
 
 def _anneal(

@@ -16,7 +16,7 @@ from ppl_vae.base.arguments import check_whole
 from ppl_vae.base.progress import progress_bar
 from ppl_vae.base.seeds import seeded
 from ppl_vae.engine.graph import Compile, check_compile
-from ppl_vae.inference.evidence.weights import CHUNK, LogWeights, block_size, engine_for
+from ppl_vae.inference.evidence.weights import CHUNK, LogWeights, block_size, engine_of_weights
 from ppl_vae.program.defined import weighable
 from ppl_vae.program.pair import Pair
 from ppl_vae.program.problem import Problem
@@ -69,7 +69,7 @@ def iwae(
     problem = weighable(Problem.of(pair, *data)).rows(index)
     total = num_particles * num_repeats
     units = problem.num_units
-    engine = engine_for(compile, total, units, problem.layout.event_size)
+    engine = engine_of_weights(compile, problem, total)
     with seeded(seed), progress_bar(f"IWAE({num_particles})", units, show=progress) as advance:
         chunks = problem.chunks(min(total, 1000), CHUNK)
         particles = block_size(total, chunks[0])

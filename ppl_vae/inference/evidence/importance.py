@@ -27,7 +27,7 @@ from ppl_vae.guides.prior import Prior
 from ppl_vae.inference.evidence.partial import Partial, fingerprint
 from ppl_vae.inference.evidence.running import Running, summarise
 from ppl_vae.inference.evidence.tolerance import check_tolerance, samples_needed
-from ppl_vae.inference.evidence.weights import CHUNK, LogWeights, block_size, engine_for
+from ppl_vae.inference.evidence.weights import CHUNK, LogWeights, block_size, engine_of_weights
 from ppl_vae.program.defined import require_weights, weighable
 from ppl_vae.program.given_latents import has_log_density
 from ppl_vae.program.layout import Layout
@@ -175,7 +175,7 @@ class _Job:
         self.num_units = problem.num_units
         chunks = problem.chunks(min(asked.num_samples, 1000), CHUNK)
         self.chunks = [chunk.index for chunk in chunks]
-        engine = engine_for(asked.compile, asked.num_samples, self.num_units, problem.layout.event_size)
+        engine = engine_of_weights(asked.compile, problem, asked.num_samples)
         self.strata = _strata(chunks[0], asked, engine)
 
     def run(

@@ -10,14 +10,15 @@ from torch import Tensor
 
 from ppl_vae.base.clock import check_time
 from ppl_vae.base.seeds import keep_generator
+from ppl_vae.engine.choice import engine_for
 from ppl_vae.engine.compiler import Compiled, compile_graph, fall_back
-from ppl_vae.engine.graph import Compile, Graph, Untraceable, check, check_compile, trace
+from ppl_vae.engine.graph import Compile, Graph, Untraceable, check, trace
 from ppl_vae.guides.prior import Prior
 from ppl_vae.inference.evidence.unit_noise import UnitNoise
 from ppl_vae.program.pair import Program
 from ppl_vae.program.problem import Problem
 
-__all__ = ["CHUNK", "LogWeights", "block_size", "engine_for"]
+__all__ = ["CHUNK", "LogWeights", "block_size", "engine_of_weights"]
 
 # Numbers in the largest site of one chunk: small enough to stay in the processor's cache.
 CHUNK = 2**20
@@ -26,12 +27,10 @@ CHUNK = 2**20
 COMPILED = 2**31
 
 
-def engine_for(compile: Compile, num_samples: int, num_units: int, event_size: int) -> str:
-    """How so many weights are computed: "pyro" or "compiled"; a fixed function of its arguments."""
-    word = check_compile(compile)
-    if word == "auto":
-        return "compiled" if num_samples * num_units * event_size >= COMPILED else "pyro"
-    return "compiled" if word == "on" else "pyro"
+def engine_of_weights(compile: Compile, problem: Problem, num_samples: int) -> str:
+    """How the weights of so many draws a unit are computed: by stock Pyro or compiled; see `engine_for`."""
+    numbers = num_samples * problem.num_units * problem.layout.event_size
+    return engine_for(compile, numbers, compiled=COMPILED, traced=COMPILED)
 
 
 def block_size(total: int, problem: Problem) -> int:

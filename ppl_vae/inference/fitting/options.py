@@ -50,7 +50,7 @@ class FitOptions:
             See `Fit.stopping` (Dhaka et al. 2020; Welandawe et al. 2024).
         precision: "bfloat16" runs the programs under autocast; "float32", as None, as they are.
         compile: "on" (or True) traces and compiles the steps, "off" (or False) runs stock Pyro, and "auto"
-            decides by the number of steps; see `steps.engine_for`. The numbers are the same to rounding.
+            decides by the number of steps; see `steps.engine_of_fit`. The numbers are the same to rounding.
         checkpoint_every: steps between checkpoints.
     """
 

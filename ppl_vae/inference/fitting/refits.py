@@ -19,8 +19,9 @@ from torch import Tensor
 from ppl_vae.base.clock import check_time
 from ppl_vae.base.errors import InputError
 from ppl_vae.base.seeds import keep_generator, seeded
+from ppl_vae.engine.choice import engine_for
 from ppl_vae.engine.compiler import Compiled, TooSlow, compile_graph
-from ppl_vae.engine.graph import Compile, Graph, Noise, Outputs, check, check_compile, trace, vmap_graph
+from ppl_vae.engine.graph import Compile, Graph, Noise, Outputs, check, trace, vmap_graph
 from ppl_vae.engine.torch_internals import foreach
 from ppl_vae.inference.fitting.schedule import BETA1, BETA2, EPSILON
 from ppl_vae.program.given_latents import has_log_density
@@ -111,8 +112,7 @@ class Refitter:
         self.data = tuple(t.clone() if isinstance(t, Tensor) else t for t in problem.data)
         self.problem = replace(problem, data=self.data)
         work = size * num_particles * layout.num_units * layout.event_size
-        word = check_compile(compile)
-        compiled = word == "on" or (word == "auto" and work >= WORTH_COMPILING)
+        compiled = engine_for(compile, work, compiled=WORTH_COMPILING) == "compiled"
         self.engine = "compiled" if compiled else "traced"
         self.late = False
         with pyro.validation_enabled(False), keep_generator():

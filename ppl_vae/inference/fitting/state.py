@@ -23,7 +23,7 @@ from ppl_vae.inference.fitting.iwae import IWAE
 from ppl_vae.inference.fitting.objective import Checked, MeanFieldELBO, Objective, PyroLoss, TraceELBO
 from ppl_vae.inference.fitting.options import FitKeywords, FitOptions
 from ppl_vae.inference.fitting.schedule import Schedule
-from ppl_vae.inference.fitting.steps import Stepper, engine_for, stepper
+from ppl_vae.inference.fitting.steps import Stepper, engine_of_fit, stepper
 from ppl_vae.program.batches import Batches
 from ppl_vae.program.layout import Layout
 from ppl_vae.program.memory import refuse_beyond_memory
@@ -131,7 +131,7 @@ class State:
         if not self.leaves:
             raise InputError(f"there is nothing to train: no parameters with train={options.train!r}")
         self.small = _work(self.leaves, self.batches, options.num_particles) < SMALL_WORK
-        self.engine = engine_for(options.compile, options.num_steps, options.stop)
+        self.engine = engine_of_fit(options.compile, options.num_steps, options.stop)
         self.step = 0
         self._start = {name: leaf.detach().clone() for name, leaf in self.leaves.items()}
         self._epoch = -1

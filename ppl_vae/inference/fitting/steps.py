@@ -14,8 +14,9 @@ from pyro.infer import TraceEnum_ELBO
 from torch import Tensor
 
 from ppl_vae.base.clock import OutOfTime, time_left
+from ppl_vae.engine.choice import engine_for
 from ppl_vae.engine.compiler import Compiled, TooSlow, compile_graph, fall_back
-from ppl_vae.engine.graph import Compile, Graph, Untraceable, check, check_compile, trace
+from ppl_vae.engine.graph import Compile, Graph, Untraceable, check, trace
 from ppl_vae.engine.torch_internals import adam
 from ppl_vae.inference.fitting.iwae import IWAE
 from ppl_vae.inference.fitting.objective import LossAndGradients, Objective, PyroLoss
@@ -24,7 +25,7 @@ from ppl_vae.inference.fitting.unrolled import UNROLLED, Unrolled, clipped
 from ppl_vae.program.layout import Layout
 from ppl_vae.program.problem import Problem
 
-__all__ = ["Stepper", "engine_for", "stepper"]
+__all__ = ["Stepper", "engine_of_fit", "stepper"]
 
 # Up to this many parameters, Adam's own arithmetic is part of the graph; beyond, it is PyTorch's fused Adam.
 FEW_PARAMETERS = 2**15
@@ -34,18 +35,14 @@ FEW_PARAMETERS = 2**15
 TRACED, COMPILED = 100, 30_000
 
 
-def engine_for(compile: Compile, num_steps: int, stop: bool = False) -> str:
-    """How a fit of so many steps runs: "pyro", "traced" or "compiled".
+def engine_of_fit(compile: Compile, num_steps: int, stop: bool = False) -> str:
+    """How a fit of so many steps runs; see `engine_for`.
 
-    A fixed function of its arguments, so that the numbers of a fit do not depend on the moment. A fit that
-    is to stop by itself rarely needs a tenth of its cap.
+    One that is to stop by itself rarely needs a tenth of its cap.
     """
     if stop:
         num_steps = max(num_steps // 10, min(num_steps, TRACED))
-    word = check_compile(compile)
-    if word == "auto":
-        return "pyro" if num_steps < TRACED else "traced" if num_steps < COMPILED else "compiled"
-    return "compiled" if word == "on" else "pyro"
+    return engine_for(compile, num_steps, compiled=COMPILED, traced=TRACED)
 
 
 class Stepper(Protocol):

@@ -15,7 +15,7 @@ from ppl_vae.base.clock import check_time
 from ppl_vae.base.seeds import keep_generator
 from ppl_vae.base.threads import one_thread
 from ppl_vae.engine.density import density
-from ppl_vae.engine.gradients import Gradient, engine_for, gradient
+from ppl_vae.engine.gradients import Gradient, engine_of_chains, gradient
 from ppl_vae.engine.graph import Compile, Untraceable
 from ppl_vae.guides.prior import Prior
 from ppl_vae.inference.samplers.chains import ChainSettings
@@ -81,7 +81,7 @@ class ManyData:
             with Feasible():
                 self.layout = Problem.of(self.pair, *self.data).layout
             self.density = density(self.pair, *self.data)
-            engine = engine_for(compile, settings.iterations * num_data_sets)
+            engine = engine_of_chains(compile, settings.iterations * num_data_sets)
             each = settings.iterations * num_data_sets // settings.chains
             self.gradient: Gradient = gradient(
                 self.density, engine, chains=settings.chains, native=True,

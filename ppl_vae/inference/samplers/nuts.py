@@ -26,7 +26,7 @@ from ppl_vae.base.seeds import check_seed, keep_generator
 from ppl_vae.base.threads import one_thread
 from ppl_vae.engine.compiler import fall_back
 from ppl_vae.engine.density import density
-from ppl_vae.engine.gradients import Gradient, begin, engine_for, gradient
+from ppl_vae.engine.gradients import Gradient, begin, engine_of_chains, gradient
 from ppl_vae.engine.graph import Compile, Untraceable, check_compile
 from ppl_vae.guides.prior import Prior
 from ppl_vae.inference.samplers import batched_nuts, many_chains, nutpie_nuts, pyro_nuts
@@ -232,7 +232,7 @@ def _unconstrained(
 ) -> tuple[dict[str, Tensor], xr.Dataset, float]:
     """Draws by site of samplers that work on vectors, statistics, and the seconds that compiling took."""
     sampler, mass = asked.sampler, asked.mass
-    engine = engine_for(asked.compile, settings.iterations)
+    engine = engine_of_chains(asked.compile, settings.iterations)
     target = density(pair, *data)
     refuse_too_many_draws(settings.chains * (settings.num_draws + settings.warmup), target.dim)
     given = None if start is None else given_starts(target, start, settings)

@@ -525,7 +525,7 @@ def funnelled(x):
 
 @pytest.mark.parametrize("model", [without_plate, of_rows])
 def test_same_seed_same_numbers_also_of_fits_and_chains(monkeypatch, model):
-    monkeypatch.setattr(nuts, "engine_for", lambda *_: "traced")
+    monkeypatch.setattr(nuts, "engine_of_chains", lambda *_: "traced")
     monkeypatch.setattr(references, "ROUNDS", (references._Round(60, 150, 0.8, 8, 20.0),))
     monkeypatch.setattr(checking, "SAMPLES", (500, 200, 100))
     monkeypatch.setattr(checking, "DRAWS", (600, 500, 400))

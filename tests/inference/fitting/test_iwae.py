@@ -140,7 +140,7 @@ def test_traced_fits_are_those_of_eager_ones(doubly: bool) -> None:
     for engine in ("pyro", "traced"):
         pair, x = _ppca()
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(fitting_state, "engine_for", lambda *_, engine=engine: engine)
+            patch.setattr(fitting_state, "engine_of_fit", lambda *_, engine=engine: engine)
             found = svi.fit(
                 pair, x, num_steps=40, batch_size=5, num_particles=4, objective="iwae", kl_warmup=10,
                 doubly_reparameterised=doubly, progress=False,

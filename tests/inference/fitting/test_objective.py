@@ -27,7 +27,7 @@ def _fitted(engine: str, *, model: type[PPCA] = PPCA, **options: Any) -> tuple[s
     x = torch.randn(12, 4, dtype=torch.float64)
     pair = Pair(model(4, 2), LinearNormal(4, 2, covariance="diagonal", dtype=torch.float64))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fitting_state, "engine_for", lambda *_: engine)
+        patch.setattr(fitting_state, "engine_of_fit", lambda *_: engine)
         found = svi.fit(pair, x, progress=False, **OPTIONS | options)
     return found, pair, x
 
