@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ppl_vae import Pair
+from ppl_vae.base.precision import default_dtype
 from ppl_vae.engine import gradients
 from ppl_vae.engine.density import density
 from ppl_vae.engine.gradients import gradient, pays
@@ -81,7 +82,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("program", LOOPS)
 def test_all_chains_of_a_long_program_are_one_batch(program: Program) -> None:
     """As many evaluations of the program, one by one, are the oracle."""
-    with nuts.default_dtype(torch.float64), pyro.validation_enabled(False):
+    with default_dtype(torch.float64), pyro.validation_enabled(False):
         target = density(Pair(program, program), Y)
         together = gradient(target, "traced", chains=3)
         positions = torch.linspace(-0.7, 0.8, 3 * target.dim).reshape(3, -1)
@@ -122,7 +123,7 @@ def test_what_a_long_program_waits_for_is_said(program: Program, monkeypatch: py
     looks = SimpleNamespace(perf_counter=lambda: next(clock), process_time=lambda: next(clock))
     monkeypatch.setattr(gradients, "time", looks)
     monkeypatch.setattr(gradients, "compile_graph", lambda *_: pytest.fail("compiled"))
-    with nuts.default_dtype(torch.float64), pyro.validation_enabled(False):
+    with default_dtype(torch.float64), pyro.validation_enabled(False):
         target = density(Pair(program, program), Y)
         gradient(target, "traced", tell=said.append)
         assert said == ["tracing and checking a long program"]
@@ -146,5 +147,5 @@ def test_a_long_graph_is_checked_at_fewer_points(program: Program, monkeypatch: 
         gradient(target, "traced")
         return len(runs)
 
-    with nuts.default_dtype(torch.float64), pyro.validation_enabled(False):
+    with default_dtype(torch.float64), pyro.validation_enabled(False):
         assert count(20) + 2 == count(100_000)

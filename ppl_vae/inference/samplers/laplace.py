@@ -15,6 +15,7 @@ from pyro.ops.hessian import hessian
 from torch import Tensor
 
 from ppl_vae.base.errors import InputError
+from ppl_vae.base.precision import cast_data, default_dtype
 from ppl_vae.base.seeds import seeded
 from ppl_vae.program.pair import Pair, Program
 from ppl_vae.program.terms import check_data
@@ -44,11 +45,11 @@ def approximation(model: Program, *data: Any, max_iterations: int = 1000, seed: 
         InputError: where no mode is found, or the curvature there is not that of a maximum.
     """
     check_data(model, *data)
-    cast = tuple(_cast(values) for values in data)
+    cast = cast_data(data, torch.float64)
     pair = Pair(model, model).cast_model(torch.float64, AutoLaplaceApproximation)
     with pair.scope(), seeded(seed):
         auto: Any = pair.guide
-        with _double():
+        with default_dtype(torch.float64):
             auto(*cast)
             _climb(auto, cast, max_iterations)
             _check_curvature(auto, cast)
@@ -95,18 +96,3 @@ def _check_curvature(auto: Any, data: tuple[Any, ...]) -> None:
             f"Laplace's approximation needs a maximum, and the smallest curvature at the point found is "
             f"{smallest:.2g}"
         )
-
-
-def _cast(values: Any) -> Any:
-    return values.double() if isinstance(values, Tensor) and values.is_floating_point() else values
-
-
-class _double:
-    """float64 for what the programs make, in a block."""
-
-    def __enter__(self) -> None:
-        self.before = torch.get_default_dtype()
-        torch.set_default_dtype(torch.float64)
-
-    def __exit__(self, *_: object) -> None:
-        torch.set_default_dtype(self.before)

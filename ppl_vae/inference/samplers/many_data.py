@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ppl_vae.base.clock import check_time
+from ppl_vae.base.precision import cast_data, default_dtype
 from ppl_vae.base.seeds import keep_generator
 from ppl_vae.base.threads import one_thread
 from ppl_vae.engine.density import density
@@ -19,7 +20,7 @@ from ppl_vae.engine.gradients import Gradient, engine_of_chains, gradient
 from ppl_vae.engine.graph import Compile, Untraceable
 from ppl_vae.guides.prior import Prior
 from ppl_vae.inference.samplers.chains import ChainSettings
-from ppl_vae.inference.samplers.nuts import cast_data, default_dtype, nuts_positions, without_padding
+from ppl_vae.inference.samplers.nuts import nuts_positions, without_padding
 from ppl_vae.inference.samplers.starts import drawn_from, starting_points
 from ppl_vae.program.improper import Feasible
 from ppl_vae.program.pair import Pair

@@ -6,8 +6,7 @@ Source: Hoffman and Gelman, "The No-U-Turn Sampler" (2014).
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
@@ -21,6 +20,7 @@ from ppl_vae.answers.labels import to_dataset
 from ppl_vae.answers.posterior import Posterior
 from ppl_vae.base.clock import check_time
 from ppl_vae.base.errors import InputError
+from ppl_vae.base.precision import cast_data, default_dtype
 from ppl_vae.base.progress import progress_bar, stage
 from ppl_vae.base.seeds import check_seed, keep_generator
 from ppl_vae.base.threads import one_thread
@@ -335,22 +335,3 @@ def without_padding(value: Tensor, name: str, layout: Layout) -> Tensor:
     batch = value.shape[2 : value.dim() - num_event]
     plates = [batch[layout.dims[plate]] for plate in layout.latents[name]]
     return value.reshape((*value.shape[:2], *plates, *event))
-
-
-def cast_data(data: tuple[Any, ...], dtype: torch.dtype) -> tuple[Any, ...]:
-    """Floating-point data in another precision; everything else as it is."""
-    return tuple(
-        values.to(dtype) if isinstance(values, Tensor) and values.is_floating_point() else values
-        for values in data
-    )
-
-
-@contextmanager
-def default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    """Run a block in which new tensors have this precision."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
