@@ -23,8 +23,8 @@ from ppl_vae.diagnostics.calibration.sbc import Calibration
 from ppl_vae.diagnostics.comparison.compare import compare
 from ppl_vae.diagnostics.verdict.check import Check
 from ppl_vae.diagnostics.verdict.rule import Decision, Finding, Measures
-from ppl_vae.inference.fitting.stopping import Check as Look
 from ppl_vae.inference.fitting.stopping import Stopping
+from ppl_vae.inference.fitting.stopping import TailCheck as Look
 from ppl_vae.report import Banner, Part, Picture, Section, Table, check_section, write_check, write_page
 from ppl_vae.report.figures.calibration import calibration_panels
 from ppl_vae.report.figures.common import densities, evidence_gap, forest

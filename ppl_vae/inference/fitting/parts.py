@@ -15,7 +15,7 @@ from ppl_vae.inference.evidence.elbo import elbo
 from ppl_vae.inference.fitting.fixed_data import FixedData
 from ppl_vae.inference.fitting.iwae import IWAE
 from ppl_vae.inference.fitting.observers import next_multiple
-from ppl_vae.inference.fitting.rule import Rule
+from ppl_vae.inference.fitting.rule import GainRule
 from ppl_vae.inference.fitting.settling import Settling
 from ppl_vae.inference.fitting.state import State
 from ppl_vae.inference.fitting.stopping import Stopping
@@ -129,14 +129,14 @@ class StoppingRule:
         return replace(found, reason=f"an observer ended the fit after {state.step} steps")
 
 
-def _rule(state: State, held_out: tuple[Any, ...] | None) -> Rule:
+def _rule(state: State, held_out: tuple[Any, ...] | None) -> GainRule:
     options, batches, seed = state.options, state.batches, state.seed
     judged_by = state.problem if held_out is None else Problem.of(state.pair, *held_out)
     traced, settling = state.engine != "pyro", _settling(state)
     # A guide of one datum's own parameters moves once an epoch: a segment has two of them.
     epoch = batches.num_data / batches.batch_size if batches.batch_size else 1
     width = max(FEWEST_WIDTH, min(MOST_WIDTH, 2 * math.ceil(epoch)))
-    return Rule(
+    return GainRule(
         list(state.leaves.values()),
         FixedData(
             judged_by, seed, state.weighted,

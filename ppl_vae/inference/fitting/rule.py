@@ -12,16 +12,16 @@ from ppl_vae.inference.fitting.fixed_data import FixedData
 from ppl_vae.inference.fitting.schedule import cosine
 from ppl_vae.inference.fitting.stopping import (
     R_HAT_LIMIT,
-    Check,
     Gain,
     Stopping,
+    TailCheck,
     doubling_ratio,
     expected_gain,
 )
 from ppl_vae.inference.fitting.tail import Tail, boundaries
 from ppl_vae.inference.fitting.unrolled import UNROLLED
 
-__all__ = ["Rule"]
+__all__ = ["GainRule"]
 
 # A level's learning rate over that of the level before. The bias of averaged iterates falls at least
 # in proportion to it, so that all further levels together gain less than half of what the last one gained.
@@ -46,7 +46,7 @@ class _Point:
     step: int = 0
 
 
-class Rule:
+class GainRule:
     """Watches a fit's parameters, lowers its learning rate, and ends it.
 
     Args:
@@ -89,7 +89,7 @@ class Rule:
         self.best_at = 0
         self.previous: _Point | None = None
         self.history: list[tuple[int, Gain, Tensor]] = []
-        self.checks: list[Check] = []
+        self.checks: list[TailCheck] = []
         self.left = Gain(0.0, 0.0)
         self.averaging = Gain(math.nan, math.nan)
         self.ess = math.nan
@@ -198,7 +198,7 @@ class Rule:
         drift = max(drift, ahead, key=lambda gain: gain.value)
         total = _total([level] if falling else [level, drift, averaging])
         action = self._action(arrived, falling, total, level)
-        self.checks.append(Check(
+        self.checks.append(TailCheck(
             step, len(self.rates) - 1, self.rates[-1][1], r_hat, _mean(here.elbo).value,
             _mean(here.elbo).error, total.value, total.error, action,
         ))  # fmt: skip
@@ -275,7 +275,7 @@ class Rule:
             judged_on="held-out data" if self.on_held_out else "training data",
         )
 
-    def _reason(self, step: int, last: Check | None, gain: Gain, late: bool) -> str:
+    def _reason(self, step: int, last: TailCheck | None, gain: Gain, late: bool) -> str:
         out = f"the time ran out after {step} steps" if late else f"the {step} steps ran out"
         on = " on held-out data" if self.on_held_out else ""
         if last is None:
@@ -347,7 +347,7 @@ class Rule:
             (at, Gain(value, error), tensors[f"history/{number}"])
             for number, (at, value, error) in enumerate(content["rises"])
         ]
-        self.checks = [Check(**check) for check in content["checks"]]
+        self.checks = [TailCheck(**check) for check in content["checks"]]
         self.left = Gain(*content["left"])
         self.averaging, self.ess = Gain(*content["averaging"]), content["ess"]
         self.done = content["done"]

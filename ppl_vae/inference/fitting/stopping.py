@@ -18,9 +18,9 @@ import numpy as np
 from ppl_vae.base.errors import InputError
 
 __all__ = [
-    "Check",
     "Gain",
     "Stopping",
+    "TailCheck",
     "doubling_ratio",
     "effective_sample_size",
     "expected_gain",
@@ -32,7 +32,7 @@ R_HAT_LIMIT = 1.1
 
 
 @dataclass(frozen=True)
-class Check:
+class TailCheck:
     """One look at the tail of the iterates. ELBOs and gains are in nats a unit.
 
     Attributes:
@@ -78,7 +78,7 @@ class Stopping:
         judged_on: "training data" or "held-out data".
     """
 
-    checks: tuple[Check, ...]
+    checks: tuple[TailCheck, ...]
     step: int
     converged: bool
     reason: str
@@ -103,7 +103,7 @@ class Stopping:
             InputError: if it is something else.
         """
         try:
-            checks = tuple(Check(**_numbers(check)) for check in content["checks"])
+            checks = tuple(TailCheck(**_numbers(check)) for check in content["checks"])
             return cls(**{**_numbers(content), "checks": checks})
         except (KeyError, TypeError) as error:
             raise InputError(f"these are no stopping decision's contents: {error}") from error

@@ -21,9 +21,9 @@ from ppl_vae.inference import restarts as restarting
 from ppl_vae.inference import svi
 from ppl_vae.inference.fitting import rule as ruling
 from ppl_vae.inference.fitting.stopping import (
-    Check,
     Gain,
     Stopping,
+    TailCheck,
     doubling_ratio,
     effective_sample_size,
     expected_gain,
@@ -310,7 +310,7 @@ def test_average_and_stop_exclude_each_other(regression: Regression) -> None:
 
 
 def test_a_decision_survives_json() -> None:
-    check = Check(300, 0, 0.05, 1.3, -10.0, 0.1, 0.02, math.inf, "go on")
+    check = TailCheck(300, 0, 0.05, 1.3, -10.0, 0.1, 0.02, math.inf, "go on")
     whole = Stopping((check,), 400, False, "why", 0.02, 0.01, math.nan, 12.0, 0.05, "training data")
     text = json.dumps(whole.to_json(), allow_nan=False)
     again = Stopping.from_json(json.loads(text))
