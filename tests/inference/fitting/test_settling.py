@@ -109,6 +109,7 @@ def test_a_decoders_moments_are_those_of_its_latents_whatever_the_size_of_a_part
 
 
 def test_layers_that_their_owner_evaluates_keep_their_statistics(pair: Pair, x: Tensor) -> None:
+    pair.initialise(x)
     with pair.scope():
         assert len(pair.open_layers()) == 3
     frozen = pair.guide.encoder[1].eval()
@@ -118,6 +119,7 @@ def test_layers_that_their_owner_evaluates_keep_their_statistics(pair: Pair, x: 
 
 
 def test_settling_changes_buffers_and_nothing_else(pair: Pair, x: Tensor) -> None:
+    pair.initialise(x)
     before = {name: leaf.detach().clone() for name, leaf in pair.parameters().items()}
     generator = torch.get_rng_state()
     settle(pair, x)
