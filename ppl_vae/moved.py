@@ -26,13 +26,12 @@ _PLACES = (
     ("diagnostics", "diagnostics.latents", "best_guides collapse funnels gap_parts gaps"),
     ("diagnostics", "diagnostics.prediction", "predictive profiles replicated statistics"),
     ("diagnostics", "diagnostics.verdict", "advice check check_files checking fitting reference"),
-    ("inference", "answers", "labels"),
+    ("inference", "answers", "labels pareto"),
     ("inference", "engine", "compiler decompositions gradients graph native objectives=density"),
     (
         "inference",
         "inference.evidence",
-        "annealing bounds bridge elbo importance pareto partial running temperatures tempered tolerance "
-        "weights",
+        "annealing bounds bridge elbo importance partial running temperatures tempered tolerance weights",
     ),
     (
         "inference",

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
+import torch
 
+from ppl_vae.answers.pareto import smoothed_weights
 from ppl_vae.base.errors import InputError
 from ppl_vae.base.files import with_slashes, without_slashes, write_netcdf
 from ppl_vae.base.moments import standard_deviation
@@ -264,7 +266,7 @@ def _resampled(answer: Posterior, seed: int) -> Any:
     table = table.reshape(answer.num_draws, -1).astype(float)
     if np.isnan(table).any() or np.isposinf(table).any() or (table.max(0) == -np.inf).any():
         raise InputError(f"some importance weights of {answer.method} are no numbers, or all are zero")
-    smooth = np.stack([_smoothed(column) for column in table.T], axis=1)
+    smooth = smoothed_weights(torch.as_tensor(table)).numpy()
     places = _systematic(smooth, np.random.default_rng(check_seed(seed))).reshape(-1, *sizes)
     found = {}
     for name, variable in answer.draws.data_vars.items():
@@ -284,24 +286,6 @@ def _resampled(answer: Posterior, seed: int) -> Any:
         stats=xr.Dataset(),
         effective_size=xr.DataArray(1 / (smooth**2).sum(0).reshape(sizes), coords=labels, dims=units),
     )
-
-
-def _smoothed(log_weights: np.ndarray) -> np.ndarray:
-    """Normalised weights whose largest are replaced by quantiles of a fitted Pareto distribution."""
-    weights = np.exp(log_weights - log_weights.max())
-    # Nothing is fitted to fewer than five tail weights, or to weights that are all the same.
-    if len(weights) < 25 or np.ptp(weights[weights > 0]) < 1e-10 or (weights > 0).sum() < 25:
-        return weights / weights.sum()
-    from arviz_stats.base import array_stats
-
-    # ArviZ takes negative log weights and gives normalised positive ones.
-    try:
-        with np.errstate(all="ignore"):
-            smooth, _ = array_stats.psislw(-np.maximum(log_weights, log_weights.max() - 700.0))
-    except ValueError:  # a tail of equal weights, as discrete draws have, is fitted by nothing
-        return weights / weights.sum()
-    smooth = np.exp(smooth)
-    return smooth / smooth.sum() if np.isfinite(smooth).all() else weights / weights.sum()
 
 
 def _systematic(weights: np.ndarray, generator: np.random.Generator) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ppl_vae.inference.evidence.pareto import smoothed_tail, tail_length
+from ppl_vae.answers.pareto import smoothed_tail, tail_length
 
 __all__ = ["Running", "summarise"]
 

@@ -7,8 +7,8 @@ from arviz_stats.base import array_stats
 from scipy import special
 from torch import Tensor
 
-from ppl_vae.inference.evidence import pareto
-from ppl_vae.inference.evidence.pareto import pareto_k, smoothed_tail, tail_length
+from ppl_vae.answers import pareto
+from ppl_vae.answers.pareto import pareto_k, smoothed_tail, smoothed_weights, tail_length
 
 NUM_SAMPLES, NUM_UNITS = 4000, 60
 
@@ -114,3 +114,41 @@ def test_units_are_fitted_a_few_at_a_time_to_the_same_numbers(monkeypatch: pytes
     monkeypatch.setattr(pareto, "_TABLE", 7 * len(largest) * 50)
     for a, b in zip(smoothed_tail(largest), whole, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-13, atol=0)
+
+
+def _by_arviz(log_weights: np.ndarray) -> np.ndarray:
+    """Normalised weights of one unit by ArviZ, as they are where it fits nothing."""
+    weights = np.exp(log_weights - log_weights.max())
+    if (weights > 0).sum() >= 25:
+        try:
+            with np.errstate(all="ignore"):
+                found = np.exp(array_stats.psislw(-np.maximum(log_weights, log_weights.max() - 700.0))[0])
+            weights = found if np.isfinite(found).all() else weights
+        except ValueError:  # a tail of equal weights
+            pass
+    return weights / weights.sum()
+
+
+def _columns() -> dict[str, np.ndarray]:
+    generator = np.random.default_rng(3)
+    normal = generator.standard_normal(4000)
+    return {
+        "light": 0.3 * normal,
+        "heavy": 3.0 * normal,
+        "huge": 200.0 * normal,
+        "tiny": -5000.0 + normal,
+        "of two values": np.log(generator.choice([0.2, 0.7], 4000)),
+        "of equal largest": np.minimum(normal, 0.5),
+        "all equal": np.full(4000, -3.0),
+        "mostly none": np.where(np.arange(4000) < 20, normal, -np.inf),
+        "half of them none": np.where(np.arange(4000) < 2000, normal, -np.inf),
+    }
+
+
+@pytest.mark.parametrize("size", [20, 60, 4000])
+def test_whole_columns_of_weights_are_smoothed_as_by_arviz(size: int) -> None:
+    """Also where nothing can be fitted, and whatever the units beside it are."""
+    columns = {name: values[:size] for name, values in _columns().items()}
+    found = smoothed_weights(torch.as_tensor(np.stack(list(columns.values()), axis=1))).numpy()
+    for number, (name, values) in enumerate(columns.items()):
+        np.testing.assert_allclose(found[:, number], _by_arviz(values), rtol=1e-9, err_msg=name)

@@ -1,11 +1,15 @@
-"""The tail index of importance weights, for many units at once and from their largest weights only."""
+"""Pareto-smoothed importance sampling, for many units at once: tail indices and smoothed weights.
+
+Written out here because k̂ and the smoothed sum come from the largest weights alone, which are all that is
+kept of very many draws; ArviZ's routine takes every weight of one unit. Tests hold the numbers to ArviZ's.
+"""
 
 import math
 
 import torch
 from torch import Tensor
 
-__all__ = ["pareto_k", "smoothed_tail", "tail_length"]
+__all__ = ["pareto_k", "smoothed_tail", "smoothed_weights", "tail_length"]
 
 
 # Numbers in one table of likelihoods.
@@ -53,15 +57,50 @@ def smoothed_tail(largest: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     ordered = largest.double().sort(dim=0).values
     raw = ordered[1:].logsumexp(0)
     shape, scale = _fit(largest)
-    size = len(ordered) - 1
-    if size < 5:
+    if len(ordered) < 6:
         return shape, raw, raw
-    chance = (torch.arange(1, size + 1, dtype=torch.float64) - 0.5)[:, None] / size
-    # Relative to the largest weight, and never above it.
-    beyond = scale * torch.expm1(-shape * torch.log1p(-chance)) / torch.where(shape == 0, 1.0, shape)
-    fitted = ((ordered[:1] - ordered[-1:]).exp() + beyond).clamp_max(1.0)
-    smooth = fitted.sum(0).log() + ordered[-1]
+    smooth = _quantiles(ordered, shape, scale).sum(0).log() + ordered[-1]
     return shape, raw, torch.where(shape.isfinite() & (shape > -1), smooth, raw)
+
+
+def smoothed_weights(log_weights: Tensor) -> Tensor:
+    """Normalised weights, the largest of them replaced as in `smoothed_tail`; each unit's sum is 1.
+
+    Fewer than 25 weights that count stay as they are, and so do tails that nothing can be fitted to: of equal
+    weights, as discrete draws have.
+
+    Args:
+        log_weights: of shape (draws, units), finite or −∞, and not all −∞ in a unit.
+    """
+    relative = log_weights.double() - log_weights.double().amax(0)
+    weights = relative.exp()
+    # As many as ArviZ takes.
+    size = int(min(len(weights) / 5, 3 * math.sqrt(len(weights))))
+    if size < 5:
+        return weights / weights.sum(0)
+    # Weights that vanish would make the smallest of a tail −∞.
+    floored = relative.clamp_min(-700.0)
+    order = floored.argsort(dim=0, stable=True)[-size - 1 :]
+    ordered = floored.gather(0, order)
+    shape, scale = _fit(ordered)
+    fitted = _quantiles(ordered, shape, scale)
+    fits = (ordered[int(size / 4 + 0.5)] > ordered[0]) & ((weights > 0).sum(0) >= 25)
+    fits &= fitted.isfinite().all(0) & (scale > 0) & (shape != -1)
+    weights = torch.where(fits, floored.exp().scatter(0, order[1:], fitted), weights)
+    return weights / weights.sum(0)
+
+
+def _quantiles(ordered: Tensor, shape: Tensor, scale: Tensor) -> Tensor:
+    """Weights at (i − ½)/M of the fitted distribution, relative to the largest and at most it: (M, units).
+
+    Args:
+        ordered: the M + 1 largest log weights, ascending.
+        shape, scale: of `_fit`.
+    """
+    size = len(ordered) - 1
+    chance = (torch.arange(1, size + 1, dtype=torch.float64) - 0.5)[:, None] / size
+    beyond = scale * torch.expm1(-shape * torch.log1p(-chance)) / torch.where(shape == 0, 1.0, shape)
+    return ((ordered[:1] - ordered[-1:]).exp() + beyond).clamp_max(1.0)
 
 
 def _fit(largest: Tensor) -> tuple[Tensor, Tensor]:
