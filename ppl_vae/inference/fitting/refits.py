@@ -23,7 +23,7 @@ from ppl_vae.engine.choice import engine_for
 from ppl_vae.engine.compiler import Compiled, TooSlow, compile_graph
 from ppl_vae.engine.graph import Compile, Graph, Noise, Outputs, check, trace, vmap_graph
 from ppl_vae.engine.torch_internals import foreach
-from ppl_vae.inference.fitting.schedule import BETA1, BETA2, EPSILON
+from ppl_vae.inference.fitting.adam import of_each
 from ppl_vae.program.given_latents import has_log_density
 from ppl_vae.program.pair import Pair
 from ppl_vae.program.problem import Problem
@@ -180,7 +180,7 @@ class Refitter:
         return RATES[int(table.mean(1).argmin())]
 
     def _round(self, values: list[Tensor], data: list[Tensor], rates: Tensor, num_steps: int) -> list[Tensor]:
-        """Adam (Kingma and Ba 2015) with a falling learning rate; the last iterates are averaged."""
+        """Adam with a falling learning rate; the last iterates are averaged."""
         mean, square = ([torch.zeros_like(v) for v in values] for _ in range(2))
         shaped = [rates.reshape(-1, *(1,) * (v.dim() - 1)).to(v) for v in values]
         averaged, average = max(1, round(AVERAGED * num_steps)), [torch.zeros_like(v) for v in values]
@@ -189,14 +189,8 @@ class Refitter:
             _, *slopes = self._evaluate(values, data)
             # One wild draw must not end a fit.
             slopes = [slope.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0) for slope in slopes]
-            foreach("lerp_")(mean, slopes, 1 - BETA1)
-            foreach("lerp_")(square, foreach("mul")(slopes, slopes), 1 - BETA2)
             falls = FALL ** (max(0.0, (step + 1) / num_steps - CONSTANT) / (1 - CONSTANT))
-            size = foreach("sqrt")(square)
-            foreach("div_")(size, math.sqrt(1 - BETA2 ** (step + 1)))
-            foreach("add_")(size, EPSILON)
-            moved = foreach("div")(foreach("mul")(mean, shaped), size)
-            values = list(foreach("sub")(values, moved, alpha=falls / (1 - BETA1 ** (step + 1))))
+            values = of_each(values, slopes, mean, square, shaped, step=step, share=falls)
             if step >= num_steps - averaged:
                 foreach("add_")(average, values, alpha=1 / averaged)
         return average

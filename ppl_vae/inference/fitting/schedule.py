@@ -4,12 +4,10 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from ppl_vae.inference.fitting.adam import BETA1, BETA2
 from ppl_vae.program.batches import Batches
 
-__all__ = ["BETA1", "BETA2", "EPSILON", "Schedule", "cosine"]
-
-# Adam's (Kingma and Ba 2015).
-BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
+__all__ = ["Schedule", "cosine"]
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,9 +18,10 @@ from ppl_vae.engine.choice import engine_for
 from ppl_vae.engine.compiler import Compiled, TooSlow, compile_graph, fall_back
 from ppl_vae.engine.graph import Compile, Graph, Untraceable, check, trace
 from ppl_vae.engine.torch_internals import adam
+from ppl_vae.inference.fitting.adam import BETA1, BETA2, EPSILON
 from ppl_vae.inference.fitting.iwae import IWAE
 from ppl_vae.inference.fitting.objective import LossAndGradients, Objective, PyroLoss
-from ppl_vae.inference.fitting.schedule import BETA1, BETA2, EPSILON, Schedule
+from ppl_vae.inference.fitting.schedule import Schedule
 from ppl_vae.inference.fitting.unrolled import UNROLLED, Unrolled, clipped
 from ppl_vae.program.layout import Layout
 from ppl_vae.program.problem import Problem

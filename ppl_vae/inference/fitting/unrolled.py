@@ -11,8 +11,9 @@ from ppl_vae.engine.compiler import compile_graph
 from ppl_vae.engine.graph import Graph, Untraceable, operations
 from ppl_vae.engine.simplify import share
 from ppl_vae.engine.torch_internals import foreach
+from ppl_vae.inference.fitting.adam import in_graph
 from ppl_vae.inference.fitting.objective import LossAndGradients
-from ppl_vae.inference.fitting.schedule import BETA1, BETA2, EPSILON, Schedule
+from ppl_vae.inference.fitting.schedule import Schedule
 
 __all__ = ["UNROLLED", "Unrolled", "clipped"]
 
@@ -115,7 +116,7 @@ class Unrolled:
             )
             if self.schedule.clip_norm is not None:
                 gradients = clipped(gradients, self.schedule.clip_norm)
-            leaves, mean, square = _adam(leaves, gradients, mean, square, rates[step])
+            leaves, mean, square = in_graph(leaves, gradients, mean, square, rates[step])
             losses.append(loss.reshape(()))
         return torch.stack(losses), *leaves, *mean, *square
 
@@ -130,19 +131,6 @@ class Unrolled:
             largest = 1.0 + float(a.abs().max())
             if not torch.allclose(a, b, rtol=tolerance, atol=tolerance * largest, equal_nan=True):
                 raise Untraceable("the compiled steps differ from the program's")
-
-
-def _adam(
-    leaves: list[Tensor], gradients: list[Tensor], mean: list[Tensor], square: list[Tensor], rates: Tensor
-) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-    """One step of Adam (Kingma and Ba 2015, algorithm 1), written as PyTorch computes it."""
-    mean = [m + (1 - BETA1) * (g - m) for m, g in zip(mean, gradients, strict=True)]
-    square = [s * BETA2 + (1 - BETA2) * (g * g) for s, g in zip(square, gradients, strict=True)]
-    moved = [
-        leaf - rates[0].to(leaf.dtype) * m / (s.sqrt() / rates[1].to(leaf.dtype) + EPSILON)
-        for leaf, m, s in zip(leaves, mean, square, strict=True)
-    ]
-    return moved, mean, square
 
 
 def clipped(gradients: list[Tensor], largest: float) -> list[Tensor]:
