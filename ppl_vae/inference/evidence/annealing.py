@@ -139,10 +139,11 @@ def log_evidence(
     settings = AnnealingOptions(**options)
     check_tolerance(tolerance)
     begin = time.perf_counter()
-    job = _Job(Problem.of(pair, *data).rows(index), settings, compile, seed)
-    problem = fingerprint(pair, data, index) if checkpoint else ""
+    problem = Problem.of(pair, *data).rows(index)
+    job = _Job(problem, settings, compile, seed)
     about = {
-        **asdict(settings), "tolerance": tolerance, "seed": seed, "compile": compile, "problem": problem
+        **asdict(settings), "tolerance": tolerance, "seed": seed, "compile": compile,
+        "problem": fingerprint(problem) if checkpoint else "",
     }  # fmt: skip
     partial = Partial(checkpoint, about, resume)
     total = len(job.chunks) * settings.num_temperatures

@@ -132,7 +132,7 @@ def log_evidence(
         )
     about = {
         "samples": num_samples, "defensive": defensive, "tolerance": asked.tolerance, "seed": seed,
-        "compile": asked.compile, "problem": fingerprint(pair, data, index) if checkpoint else "",
+        "compile": asked.compile, "problem": fingerprint(problem) if checkpoint else "",
     }  # fmt: skip
     partial = Partial(checkpoint, about, resume)
     with seeded(seed), progress_bar("log p(x)", num_samples * problem.num_units, show=progress) as advance:

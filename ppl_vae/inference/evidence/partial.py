@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ppl_vae.base.errors import InputError
 from ppl_vae.base.files import write_bytes
-from ppl_vae.program.pair import Pair
+from ppl_vae.program.problem import Problem
 
 __all__ = ["Partial", "fingerprint"]
 
@@ -83,10 +83,10 @@ class Partial:
             )
 
 
-def fingerprint(pair: Pair, data: tuple[Any, ...], index: Tensor | None) -> str:
-    """A hash of the parameters and of the data."""
-    found = hashlib.sha256()
-    held = [*pair.parameters().values(), *pair.buffers().values(), index, *data]
+def fingerprint(problem: Problem) -> str:
+    """A hash of the parameters, of the data and of the units meant."""
+    found, pair = hashlib.sha256(), problem.pair
+    held = [*pair.parameters().values(), *pair.buffers().values(), problem.index, *problem.data]
     for value in held:
         if isinstance(value, Tensor):
             found.update(f"{value.dtype}{tuple(value.shape)}".encode())

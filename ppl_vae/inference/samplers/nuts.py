@@ -172,20 +172,21 @@ def sample(
             model.initialise(*data)
         with default_dtype(dtype):
             pair = source.cast_model(dtype, Prior)
-            layout = _layout(pair, cast, dtype)
-            require_all_data(layout)
+            problem = _read(pair, cast, dtype)
+            require_all_data(problem.layout)
     proposals = [drawn_from(pair.guide, pair, cast)]
     if isinstance(model, Pair):
         proposals.insert(0, drawn_from(model.guide, model, data))
     with default_dtype(dtype), one_thread(), pyro.validation_enabled(False), keep_generator():
         try:
-            found = _unconstrained(pair, cast, settings, asked, start, proposals, progress)
+            found = _unconstrained(problem, settings, asked, start, proposals, progress)
         except Untraceable as reason:
             if asked.sampler != "pyro":
                 fall_back("NUTS", reason)
             settings = asked.settings("pyro", seed)
-            found = _stock(pair, cast, settings, dense=asked.mass != "diagonal", progress=progress)
+            found = _stock(problem, settings, dense=asked.mass != "diagonal", progress=progress)
     # Discrete latents are summed out.
+    layout = problem.layout
     drawn = [name for name in layout.latents if name in found[0]]
     draws = {name: without_padding(found[0][name], name, layout) for name in drawn}
     return Posterior(
@@ -206,24 +207,24 @@ def begin_compiling(pair: Pair, *data: Any) -> None:
     with default_dtype(torch.float64), one_thread(), pyro.validation_enabled(False), keep_generator():
         own = pair.cast_model(torch.float64, Prior)
         with Feasible():
-            _layout(own, cast, torch.float64)
+            _read(own, cast, torch.float64)
         begin(density(own, *cast))
 
 
 def _stock(
-    pair: Pair, data: tuple[Any, ...], settings: ChainSettings, *, dense: bool, progress: bool
+    problem: Problem, settings: ChainSettings, *, dense: bool, progress: bool
 ) -> tuple[dict[str, Tensor], xr.Dataset, float]:
     """Draws of Pyro's own NUTS on the model itself, which sums discrete latents out."""
+    pair = problem.pair
     with pair.scope(), progress_bar("NUTS", settings.iterations, show=progress) as advance:
         draws, stats = pyro_nuts.sample_sites(
-            pair.model, data, settings, dense=dense, jit_compile=False, advance=advance
+            pair.model, problem.data, settings, dense=dense, jit_compile=False, advance=advance
         )
     return draws, stats.assign_attrs(sampler="pyro"), 0.0
 
 
 def _unconstrained(
-    pair: Pair,
-    data: tuple[Any, ...],
+    problem: Problem,
     settings: ChainSettings,
     asked: NutsOptions,
     start: Mapping[str, Any] | None,
@@ -233,7 +234,7 @@ def _unconstrained(
     """Draws by site of samplers that work on vectors, statistics, and the seconds that compiling took."""
     sampler, mass = asked.sampler, asked.mass
     engine = engine_of_chains(asked.compile, settings.iterations)
-    target = density(pair, *data)
+    target = density(problem.pair, *problem.data)
     refuse_too_many_draws(settings.chains * (settings.num_draws + settings.warmup), target.dim)
     given = None if start is None else given_starts(target, start, settings)
 
@@ -317,9 +318,9 @@ def _numbers(slope: Gradient, positions: np.ndarray, which: list[int]) -> tuple[
     return values.double().cpu().numpy(), slopes.double().cpu().numpy()
 
 
-def _layout(pair: Pair, data: tuple[Any, ...], dtype: torch.dtype) -> Layout:
+def _read(pair: Pair, data: tuple[Any, ...], dtype: torch.dtype) -> Problem:
     try:
-        return Problem.of(pair, *data).layout
+        return Problem.of(pair, *data)
     except RuntimeError as error:
         said = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(
