@@ -63,7 +63,7 @@ def _runs(start: str, num_units: int, num_chains: int, temperatures: int, seed: 
     settings = annealing.AnnealingOptions(start, temperatures, num_chains)  # type: ignore[arg-type]
     with torch.no_grad():
         latents, data = simulate(Problem.of(pair, x), seed)
-        job = annealing._Job(pair, data, settings, None, "auto", seed)
+        job = annealing._Job(Problem.of(pair, *data), settings, "auto", seed)
         forward, _, backward, _ = job.both(0, latents, lambda n, text: None)
     return forward.numpy(), backward.numpy(), _log_evidence(data[0])
 
