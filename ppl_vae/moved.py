@@ -25,7 +25,11 @@ _PLACES = (
     ),
     ("diagnostics", "diagnostics.latents", "best_guides collapse funnels gap_parts gaps"),
     ("diagnostics", "diagnostics.prediction", "predictive profiles replicated statistics"),
-    ("diagnostics", "diagnostics.verdict", "advice check check_files checking fitting reference"),
+    (
+        "diagnostics",
+        "diagnostics.verdict",
+        "advice check check_files checking=checks.reference fitting reference",
+    ),
     ("inference", "answers", "labels pareto"),
     ("inference", "engine", "compiler decompositions gradients graph native objectives=density"),
     (

@@ -43,7 +43,7 @@ def measure(name: str, budget: float) -> dict[str, Any]:
     begun, stands = time.perf_counter(), []
     try:
         found = check(
-            model, guide, *data, budget=budget, told=lambda _: stands.append(time.perf_counter() - begun),
+            model, guide, *data, budget=budget, callback=lambda _: stands.append(time.perf_counter() - begun),
             progress=False,
         )  # fmt: skip
     except InputError as error:

@@ -13,6 +13,7 @@ from ppl_vae.base.errors import InputError
 
 __all__ = [
     "PART",
+    "check_files",
     "merge_json",
     "read_json",
     "reading",
@@ -29,20 +30,10 @@ WRONG = (ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, Ty
 # What the names of unfinished files begin with: a process that is killed leaves one behind.
 PART = ".part-"
 
-# The parts of a check that have a file each in its folder (`diagnostics.check_files`).
-ANSWERS = ("svi", "reweighted", "exact", "nuts", "given")
-EVIDENCE = ("exact", "is")
-CALIBRATED = ("guide", "nuts")
-# All files that a check may leave in a folder; answers and evidence of other commands have other names.
-CHECK_FILES = (
-    "check.json",
-    "check-comparison.json",
-    "check-predictive.nc",
-    "check-collapse.nc",
-    *(f"check-posterior-{name}.nc" for name in ANSWERS),
-    *(f"check-evidence-{name}.nc" for name in EVIDENCE),
-    *(f"check-calibration-{name}.nc" for name in CALIBRATED),
-)
+
+def check_files(folder: Path) -> list[Path]:
+    """The files of a check that are in a folder; answers and evidence of other commands have other names."""
+    return [folder / "check.json", *sorted(folder.glob("check-*"))]
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:

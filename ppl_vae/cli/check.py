@@ -48,10 +48,10 @@ def check(
     seed, calibrate, steps, lr = options.seed, options.calibrate, options.steps, options.lr
     seconds = seconds_of(options.budget)
     clock = Clock(seconds, context.obj or time.perf_counter(), min(PAGE, PAGE_SHARE * seconds))
-    told: list[Check] = []
+    stood: list[Check] = []
 
     def tell(stands: Check) -> None:
-        told.append(stands)
+        stood.append(stands)
         say_check(console(), stands, final=False)
 
     write_page: Callable[[], Path]
@@ -64,7 +64,7 @@ def check(
         functions = load_program(identifiable) if identifiable else None
         found = check_jobs.check_programs(
             what, other, data, folder, identifiable=functions, steps=steps, lr=lr, rows=rows_slice(rows),
-            budget=clock, calibrate=calibrate, seed=seed or 0, told=None if json_ else tell, progress=not quiet,
+            budget=clock, calibrate=calibrate, seed=seed or 0, callback=None if json_ else tell, progress=not quiet,
             complaints=complaints,
         )  # fmt: skip
         write_page = partial(
@@ -84,11 +84,11 @@ def check(
         opened = Run.open(folder)
         found = check_jobs.check_run(
             opened, split=options.split, rows=rows_slice(rows), budget=clock, calibrate=calibrate, seed=seed,
-            told=None if json_ else tell, progress=not quiet, complaints=complaints,
+            callback=None if json_ else tell, progress=not quiet, complaints=complaints,
         )  # fmt: skip
         write_page = partial(write_report, [opened], folder / "report.html", title=folder.resolve().name)
     if not json_:
-        say_rest(console(), told[-1], found)
+        say_rest(console(), stood[-1], found)
     result = check_jobs.check_json(found)
     # The page shows what the folder holds.
     with told_later(complaints):

@@ -73,7 +73,7 @@ def compare(
     title = f"{run.name}: SVI against {found.reference}"
     out.print(comparison_table(found, title, width=out.width))
     out.print(answers_table(found, width=out.width))
-    out.print("Verdict:", styled(f"{result['verdict']}."), *sentences(result["reasons"]))
+    out.print("Verdict:", styled(f"{result['verdict']}."), *sentences(found.about("svi")))
     say_complaints(complaints)
 
 

@@ -15,6 +15,7 @@ from ppl_vae.base.wording import chosen_rows, of_rows, told_data, with_error
 
 if TYPE_CHECKING:
     from ppl_vae.diagnostics.comparison.compare import Comparison
+    from ppl_vae.diagnostics.comparison.reasons import Reason
     from ppl_vae.diagnostics.latents.gaps import Gaps
     from ppl_vae.diagnostics.verdict.check import Check
     from ppl_vae.diagnostics.verdict.rule import Finding
@@ -63,10 +64,10 @@ def styled(text: str, style: str = "bold") -> Text:
     return Text(text, style)
 
 
-def sentences(reasons: Iterable[str]) -> list[str]:
+def sentences(reasons: Iterable["Reason"]) -> list[str]:
     """Reasons, each without the name of the answer that it is about, as sentences of their own."""
-    plain = [reason.removeprefix("svi: ") for reason in reasons]
-    return [f"{reason[:1].upper()}{reason[1:]}." for reason in plain]
+    plain = [reason.sentence for reason in reasons]
+    return [f"{text[:1].upper()}{text[1:]}." for text in plain]
 
 
 def fit_table(fits: Sequence[tuple[str, Mapping[str, Any]]], *, width: int = 80) -> Table:
@@ -170,18 +171,18 @@ def say_check(out: Console, found: "Check", *, final: bool = True) -> None:
         out.print(f"{found.spent()}.")
 
 
-def say_rest(out: Console, told: "Check", found: "Check") -> None:
-    """What has been found since a check was told, and its verdict again where the sentence has changed.
+def say_rest(out: Console, stood: "Check", found: "Check") -> None:
+    """What has been found since a verdict stood, and the verdict again where its sentence has changed.
 
     Args:
         out: where to.
-        told: the check as it was when the verdict stood.
+        stood: the check as it was then.
         found: as it is now.
     """
-    rest = found.findings[len(told.findings) :]
+    rest = found.findings[len(stood.findings) :]
     if rest:
         _say_findings(out, rest)
-    if found.reason != told.reason:
+    if found.reason != stood.reason:
         _say_verdict(out, found)
     out.print(f"{found.spent()}.")
 

@@ -18,9 +18,7 @@ __all__ = [
     "colours",
     "keep_inside",
     "panels",
-    "spoken",
     "tidy",
-    "told",
     "wrapped",
 ]
 
@@ -42,14 +40,6 @@ COLOURS = {
 }
 # Lines differ too, so that colour is never alone.
 LINES = {"svi": "-", "nuts": "--", "hmc": "--", "exact": "--", "given": "--", "reweighted": ":"}
-NAMES = {
-    "svi": "SVI",
-    "nuts": "NUTS",
-    "hmc": "HMC",
-    "exact": "exact",
-    "reweighted": "reweighted",
-    "given": "reference",
-}
 _OTHERS = ("#56B4E9", "#CC79A7", "#999999", "#F0E442", "#000000")
 
 
@@ -57,16 +47,6 @@ def colours(names: Iterable[str]) -> dict[str, str]:
     """A colour for each answer: its own if it is a usual one, else the next that is free."""
     others = iter(_OTHERS * 10)
     return {name: COLOURS[name] if name in COLOURS else next(others) for name in names}
-
-
-def spoken(answer: str) -> str:
-    """An answer's name as a legend and a caption say it."""
-    return NAMES.get(answer, answer)
-
-
-def told(answer: str) -> str:
-    """An answer's name as a sentence says it."""
-    return {"exact": "the exact posterior", "given": "the reference"}.get(answer, spoken(answer))
 
 
 def blank(height: float, *, width: float = WIDTH) -> tuple[Figure, Axes]:

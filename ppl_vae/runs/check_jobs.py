@@ -54,7 +54,7 @@ def check_run(
     budget: float | Clock = 120.0,
     calibrate: bool = True,
     seed: int | None = None,
-    told: Callable[[Check], None] | None = None,
+    callback: Callable[[Check], None] | None = None,
     progress: bool = True,
     complaints: list[InputError] | None = None,
 ) -> Check:
@@ -67,7 +67,7 @@ def check_run(
         budget: seconds, or a clock that already runs.
         calibrate: whether to spend what is left on simulation-based calibration.
         seed: the run's by default.
-        told: called once the verdict stands; see `check`.
+        callback: called once the verdict stands; see `check`.
         progress: whether to show progress bars on a terminal.
         complaints: see `files.told_later`: what could not be written.
 
@@ -93,7 +93,7 @@ def check_run(
         budget=budget,
         feature_names=run.source.feature_names if isinstance(run.source, Rows) else (),
         seed=run.settings.seed if seed is None else seed,
-        told=told,
+        callback=callback,
         progress=progress,
     )
     if run.folder is not None:
@@ -161,7 +161,7 @@ def check_programs(
         steps: the most steps of SVI.
         lr: the learning rate that they begin with.
         rows, complaints: as for `check_run`.
-        options: the fields of `diagnostics.check.CheckOptions`.
+        options: the fields of `diagnostics.verdict.options.CheckOptions`.
 
     Raises:
         InputError: for programs or data that cannot be read or do not fit each other, or a folder that

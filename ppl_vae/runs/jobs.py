@@ -18,7 +18,8 @@ from ppl_vae.base.progress import stage
 from ppl_vae.base.seeds import derived
 from ppl_vae.base.wording import chosen_rows as told_rows
 from ppl_vae.diagnostics.comparison.alternatives import alternatives
-from ppl_vae.diagnostics.comparison.compare import Comparison, compare
+from ppl_vae.diagnostics.comparison.compare import Comparison
+from ppl_vae.diagnostics.comparison.quantities import Quantities, beside
 from ppl_vae.diagnostics.latents.gaps import Gaps, gaps
 from ppl_vae.engine.graph import Compile
 from ppl_vae.guides.per_datum import PerDatumNormal
@@ -153,7 +154,8 @@ def compare_run(
         others = alternatives(run.model, *data, guides=guides, seed=derived(seed, 4), progress=progress)
         answers |= {name: other.map(other.draws.assign_coords(coords)) for name, other in others.items()}
     stage("distances", show=progress)
-    found = compare(answers, reference=reference, model=run.model)
+    quantities = Quantities(run.model, None, local=index is not None)
+    found = beside(answers, reference, quantities)
     stage("importance weights", show=progress)
     weights = importance.log_evidence(
         run.pair, *full, num_samples=2000, index=index, seed=seed + 2, progress=False
@@ -333,9 +335,10 @@ def _comparison_json(
         "data": None if index is None else index.tolist(),
         "rows": rows,
         "verdict": found.verdicts["svi"],
-        "reasons": [text for text in found.reasons if text.startswith("svi: ") or not found.reference_ok],
+        "reasons": [str(reason) for reason in found.about("svi")],
         "verdicts": dict(found.verdicts),
         "all_reasons": list(found.reasons),
+        "why": [reason.to_json() for reason in found.why],
         "joint": json_records(found.joint),
         "costs": json_records(found.costs),
         "pareto_k": weights.pareto_k.tolist(),

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ppl_vae.base.errors import InputError
-from ppl_vae.base.files import CHECK_FILES, PART, reading, write_text
+from ppl_vae.base.files import PART, check_files, reading, write_text
 from ppl_vae.base.options import from_shell, shell_names
 from ppl_vae.base.seeds import seeded
 from ppl_vae.data.dataset import Dataset
@@ -46,7 +46,7 @@ METHODS = ("exact", "is", "defensive", "prior", "iwae", "ais", "bridge", "bdmc")
 FILES = (
     "config.json", OWN_DATA, "parameters.safetensors", "checkpoint", "fit.json", "elbo.csv", "held-out.csv",
     "posterior-svi.nc", "posterior-nuts.nc", "posterior-exact.nc", "posterior-foreign.nc", "compare.json",
-    "comparison.json", *CHECK_FILES,
+    "comparison.json",
     *(f"evidence-{method}.nc" for method in METHODS), "evidence-bdmc-lower.nc",
     "evidence.json", "evidence.png", "worst.png",
     "evidence-is.partial", "evidence-defensive.partial", "evidence-prior.partial", "evidence-ais.partial",
@@ -286,8 +286,8 @@ def prepare_folder(folder: Path, settings: Settings, *, resume: bool, overwrite:
         raise InputError(f"{folder} holds files of something else than a run; they will not be overwritten")
     # The config goes last, by being replaced: a kill before that leaves a run that --overwrite takes.
     leftovers = [name for name in held if name.startswith(PART)]
-    for name in [name for name in FILES if name != "config.json"] + leftovers:
-        path = folder / name
+    ours = [folder / name for name in (*FILES, *leftovers) if name != "config.json"]
+    for path in [*ours, *check_files(folder)]:
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     write_text(folder / "config.json", settings.to_json())
 

@@ -12,13 +12,15 @@ from ppl_vae.answers.evidence import Evidence
 from ppl_vae.answers.posterior import Posterior
 from ppl_vae.base.errors import InputError
 from ppl_vae.base.files import read_json, reading
+from ppl_vae.base.names import evidence_in_sentence, in_sentence
 from ppl_vae.base.options import changed
 from ppl_vae.base.wording import rows_in_words, told_data, with_error
 from ppl_vae.data.rows import Rows
+from ppl_vae.diagnostics.comparison.quantities import Quantities
+from ppl_vae.diagnostics.comparison.reasons import reasons_in
 from ppl_vae.diagnostics.latents.gaps import Gaps
 from ppl_vae.diagnostics.verdict.check_files import load_check
 from ppl_vae.inference.fitting.stopping import Stopping
-from ppl_vae.program.pair import HasIdentifiable
 from ppl_vae.report.figures.gap import gap_bars
 from ppl_vae.report.page import Banner, Part, Picture, Section, Table, Tone, write_page
 from ppl_vae.report.parts.check import PARTS, check_banner, check_findings, check_parts, evidence_pictures
@@ -37,8 +39,6 @@ __all__ = [
     "say_other_data",
     "write_report",
 ]
-
-REFERENCES = {"nuts": "NUTS", "hmc": "many chains of HMC", "exact": "the exact posterior"}
 
 
 def write_report(runs: Sequence[Run], path: Path, *, title: str) -> Path:
@@ -77,8 +77,8 @@ def say_comparison(comparison: Mapping[str, Any]) -> str:
         "differs": f"The variational posterior differs from {against}",
         "cannot tell": f"Whether the variational posterior agrees with {against} cannot be told",
     }[comparison["verdict"]]
-    reasons = "; ".join(reason.removeprefix("svi: ") for reason in comparison["reasons"])
-    return f"{verdict}: {reasons}."
+    reasons = [reason.sentence for reason in reasons_in(comparison) if reason.answer in ("", "svi")]
+    return f"{verdict}: {'; '.join(reasons)}."
 
 
 def say_evidence(evidence: Mapping[str, Any]) -> str:
@@ -89,16 +89,8 @@ def say_evidence(evidence: Mapping[str, Any]) -> str:
     # JSON knows no −∞, which is the log of no weight at all.
     value = "−∞" if mean is None else with_error(mean, error, 4)
     data = f"of {told_data(evidence)}"
-    draws, proposal = f"{evidence['num_samples']:,}", evidence["proposal"]
-    how = {
-        "exact": "exact",
-        "is": f"by importance sampling ({draws} samples from the {proposal})",
-        "defensive": f"by importance sampling ({draws} samples from {proposal})",
-        "prior": f"by simple Monte Carlo ({draws} samples from the prior)",
-        "iwae": f"at least, by the IWAE bound of {draws} samples",
-        "ais": f"by annealed importance sampling ({draws} chains, from the {proposal})",
-        "bridge": f"by bridge sampling between NUTS and the guide ({draws} samples)",
-    }[evidence["method"]]
+    draws = f"{evidence['num_samples']:,}"
+    how = evidence_in_sentence(evidence["method"], draws, evidence["proposal"])
     text = f"log p(x) {data} is {value} nats {unit}, {how}"
     if evidence["method"] == "is" and mean is not None and elbo is not None:
         text += f"; the ELBO is {mean - elbo:.3f} nats below it"
@@ -142,7 +134,7 @@ def say_gaps(gaps: Mapping[str, Any]) -> str:
 
 def _reference(method: str) -> str:
     """A reference in a sentence; draws in a file go by the library that wrote them."""
-    return REFERENCES.get(method, f"the draws of {method}")
+    return in_sentence(method, f"the draws of {method}")
 
 
 def _section(run: Run) -> Section:
@@ -169,7 +161,7 @@ def _parts_of(run: Run) -> Section:
         banner = replace(_banner(run, comparison), made=_made(run))
         return Section(_name(run), banner, parts=[*parts.values(), *last])
     found = load_check(run.folder)
-    identifiable = run.model.identifiable if isinstance(run.model, HasIdentifiable) else None
+    identifiable = Quantities(run.model, None, local=found.index is not None).functions
     image_shape = run.source.image_shape if isinstance(run.source, Rows) else None
     checked = check_parts(found, identifiable=identifiable, image_shape=image_shape)
     # What was estimated on its own is more careful than what a check had time for.
@@ -250,7 +242,7 @@ def _comparison_part(run: Run, comparison: Mapping[str, Any]) -> Part:
         return Part("Against the reference")
     rows = pd.DataFrame(comparison["rows"]).rename(columns={"mean_svi": "mean", "sd_svi": "sd"})
     table = rows.assign(answer="svi")
-    answers = _answers(run)
+    answers = _answers(run, Quantities(run.model, None, local=comparison["data"] is not None))
     reference = {"exact": "exact", "nuts": "nuts", "hmc": "nuts"}.get(comparison["reference"], "foreign")
     return comparison_part(
         answers,
@@ -279,14 +271,15 @@ def _evidence_part(run: Run) -> Part:
     return Part("log p(x) and the gap", sentences, (), pictures)
 
 
-def _answers(run: Run) -> dict[str, Posterior]:
-    """Every posterior that the folder holds, in identifiable quantities."""
+def _answers(run: Run, quantities: Quantities) -> dict[str, Posterior]:
+    """Every posterior that the folder holds, in the quantities that were compared."""
     assert run.folder is not None
     paths = {name: run.folder / f"posterior-{name}.nc" for name in ("svi", "nuts", "exact", "foreign")}
     answers = {name: Posterior.load(path) for name, path in paths.items() if path.exists()}
-    if isinstance(run.model, HasIdentifiable):
-        answers = {name: answer.map(run.model.identifiable(answer.draws)) for name, answer in answers.items()}
-    return answers
+    functions = quantities.functions
+    if functions is None:
+        return answers
+    return {name: answer.map(functions(answer.draws)) for name, answer in answers.items()}
 
 
 def _settings_table(run: Run) -> pd.DataFrame:

@@ -21,6 +21,7 @@ from ppl_vae.base import notebook
 from ppl_vae.diagnostics.calibration.sbc import Calibration
 from ppl_vae.diagnostics.comparison.agreement import agreement
 from ppl_vae.diagnostics.comparison.compare import Comparison
+from ppl_vae.diagnostics.comparison.reasons import Reason
 from ppl_vae.diagnostics.latents.gap_parts import Gaps
 from ppl_vae.diagnostics.verdict.check import Check
 from ppl_vae.diagnostics.verdict.rule import Decision, Finding, Measures
@@ -74,13 +75,19 @@ def _evidence() -> Evidence:
 def _comparison() -> Comparison:
     row = {"answer": "svi", "name": NASTY, "mean": 1.25, "mean_reference": 1.0, "mean_error_in_sd": 0.5}
     table = pd.DataFrame([{**row, "sd_ratio": 0.5}])
-    return Comparison(table, "nuts", True, {"svi": "differs"}, (f"svi: the mean of {NASTY} is off",))
+    return Comparison(
+        table,
+        "nuts",
+        True,
+        {"svi": "differs"},
+        (Reason(criterion="said", answer="svi", who=f"the mean of {NASTY} is off"),),
+    )
 
 
 def _check() -> Check:
     finding = Finding("weights", "fail", f"k̂ of {NASTY} is 1.2")
     decision = Decision(verdict="do not trust", reason=f"{NASTY} differs", failing=("weights",))
-    return Check(decision, "use NUTS", (finding,), Measures(), {}, seconds=12.0, budget=60.0)
+    return Check(decision, "use NUTS", (finding,), Measures(), seconds=12.0, budget=60.0)
 
 
 def _fit(**more: Any) -> Fit:

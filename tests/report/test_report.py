@@ -22,6 +22,7 @@ from ppl_vae.answers.posterior import Posterior
 from ppl_vae.diagnostics.calibration.sbc import Calibration
 from ppl_vae.diagnostics.comparison.compare import compare
 from ppl_vae.diagnostics.verdict.check import Check
+from ppl_vae.diagnostics.verdict.results import Results
 from ppl_vae.diagnostics.verdict.rule import Decision, Finding, Measures
 from ppl_vae.inference.fitting.stopping import Stopping
 from ppl_vae.inference.fitting.stopping import TailCheck as Look
@@ -122,10 +123,15 @@ def found() -> Check:
             Finding("calibration", "skipped", "there was no time"),
         ),
         measures=Measures(reference="nuts", reference_ok=True),
-        answers=answers,
-        comparison=compare({name: answers[name] for name in ("svi", "reweighted")}, reference=truth),
-        evidence={"is": evidence(), "exact": evidence("exact")},
-        calibration={"guide": calibration()},
+        results=Results(
+            [
+                *answers.items(),
+                ("", compare({name: answers[name] for name in ("svi", "reweighted")}, reference=truth)),
+                ("is", evidence()),
+                ("exact", evidence("exact")),
+                ("guide", calibration()),
+            ]
+        ),
         seconds=12.0,
         budget=30.0,
     )
@@ -254,7 +260,7 @@ def test_the_same_check_gives_the_same_page(found: Check, page: Page, tmp_path: 
 
 
 def test_what_a_check_lacks_is_left_out() -> None:
-    bare = Check(Decision("trust", (), "all is well"), "use it", (), Measures(), {})
+    bare = Check(Decision("trust", (), "all is well"), "use it", (), Measures())
     section = check_section(bare, "bare")
     assert [part for part in section.parts if part] == []
     assert section.banner == Banner("Trust", "good", "All is well.", "Use it.")
@@ -262,7 +268,7 @@ def test_what_a_check_lacks_is_left_out() -> None:
 
 def test_a_check_without_a_reference_shows_what_reweighting_does(found: Check) -> None:
     answers = {name: found.answers[name] for name in ("svi", "reweighted")}
-    bare = Check(Decision("trust", (), "all is well"), "use it", (), Measures(), answers)
+    bare = Check(Decision("trust", (), "all is well"), "use it", (), Measures(), Results(answers.items()))
     (part,) = check_section(bare, "bare").parts
     assert part.title == "Reweighted, without a reference"
 

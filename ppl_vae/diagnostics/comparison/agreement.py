@@ -10,16 +10,13 @@ from scipy import stats
 
 from ppl_vae.answers.evidence import Evidence
 from ppl_vae.base.errors import InputError
+from ppl_vae.diagnostics.comparison.columns import Column, column_of, difference, elbo_column, shared
 
 __all__ = ["Agreement", "Sandwich", "agreement", "sandwich"]
 
 # How many standard errors are a contradiction of two values; over many, and units, the same total level.
 LIMIT = 3.0
-# Log densities are sums in float32: their relative rounding is no contradiction.
-ROUNDING = 1e-6
 POINTS = ("exact", "estimate")
-# Methods whose bad weights may err to either side: means of weights, as the others take, come out too low.
-EITHER_WAY = ("bridge",)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -79,10 +76,10 @@ def agreement(found: Sequence[Evidence] | Mapping[str, Evidence]) -> Agreement:
     points = {label: e for label, e in values.items() if e.kind in POINTS}
     pairs, apart = [], []
     for (a, one), (b, two) in combinations(points.items(), 2):
-        if (shared := _shared(_column(a, one), _column(b, two))) is None:
+        if (both := shared(column_of(a, one), column_of(b, two))) is None:
             apart.append(f"{a} and {b} have no unit in common and cannot be compared")
         else:
-            pairs.append(shared)
+            pairs.append(both)
     bounds = list(_bounds(values))
     level = float(stats.norm.sf(LIMIT)) / max(1, len(pairs) + len(bounds))
     judged = [*(_conflict(*pair, level) for pair in pairs), *(_crossing(*pair, level) for pair in bounds)]
@@ -233,113 +230,6 @@ def _alarm(label: str, evidence: Evidence) -> str:
     )
 
 
-# Comparing two columns -----------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Column:
-    """Values by unit that are compared: log evidence, or the ELBO beside it.
-
-    ``units`` are their numbers, or None where every unit there is has a value. ``heavy`` marks weights
-    without a third moment (k̂ > ⅓), whose mean is slow to become normal: such a unit alone may be off by
-    twice the limit. ``either`` says that bad weights may err to either side, as a bridge's do.
-    """
-
-    label: str
-    unit: str
-    units: np.ndarray | None
-    value: np.ndarray
-    error: np.ndarray
-    bias: np.ndarray
-    alarm: np.ndarray
-    heavy: np.ndarray
-    either: bool = False
-
-    def take(self, places: np.ndarray) -> "_Column":
-        """Some of the units."""
-        return _Column(
-            self.label, self.unit, self.numbers[places], self.value[places], self.error[places],
-            self.bias[places], self.alarm[places], self.heavy[places], self.either,
-        )  # fmt: skip
-
-    def total(self) -> "_Column":
-        """The data set as the one unit."""
-        error = np.sqrt((self.error**2).sum())
-        sums = (self.value.sum(), error, self.bias.sum(), self.alarm.any(), self.heavy.any())
-        value, error, bias, alarm, heavy = (np.asarray([one]) for one in sums)
-        return _Column(self.label, "dataset", np.zeros(1, int), value, error, bias, alarm, heavy, self.either)
-
-    @property
-    def numbers(self) -> np.ndarray:
-        """The numbers of the units."""
-        return np.arange(len(self.value)) if self.units is None else self.units
-
-
-def _column(label: str, e: Evidence) -> _Column:
-    heavy = e.pareto_k > 1 / 3 if len(e.pareto_k) else np.zeros(e.num_units, dtype=bool)
-    either = e.method in EITHER_WAY
-    return _Column(label, e.unit, e.index, e.log_evidence, e.std_error, e.bias, e.alarming, heavy, either)
-
-
-def _elbo_column(label: str, e: Evidence) -> _Column:
-    """The ELBO has no error of its own here; half the variance of nearly normal log weights is its gap."""
-    gap = np.maximum(e.log_evidence - e.elbo, 0.0)
-    error = np.sqrt(2 * gap / max(1, e.num_samples))
-    no = np.zeros(len(e.elbo), dtype=bool)
-    return _Column(f"the ELBO of {label}", e.unit, e.index, e.elbo, error, no.astype(float), no, no)
-
-
-def _shared(a: _Column, b: _Column) -> tuple[_Column, _Column] | None:
-    """Both for the units that both have; totals where one has data and the other the data set."""
-    if a.unit != b.unit:
-        whole = all(side.unit == "dataset" or side.units is None for side in (a, b))
-        return (a.total(), b.total()) if whole else None
-    _, left, right = np.intersect1d(a.numbers, b.numbers, return_indices=True)
-    return (a.take(left), b.take(right)) if len(left) else None
-
-
-@dataclass(frozen=True)
-class _Difference:
-    """By how much one column exceeds another (negative: falls short), and that in words."""
-
-    gap: float
-    words: str
-
-
-def _difference(a: _Column, b: _Column, level: float, above: bool = False) -> _Difference | None:
-    """How a differs from b beyond errors and biases; None where it does not.
-
-    Args:
-        a, b: the same units.
-        level: how often noise alone may exceed by as much, to one side.
-        above: whether only an excess of a over b counts.
-    """
-    with np.errstate(invalid="ignore"):
-        gaps = a.value - b.value
-        errors = np.hypot(a.error, b.error)
-        rounding = ROUNDING * (1 + np.abs(b.value))
-        gap, error = float(gaps.mean()), float(np.sqrt((errors**2).sum())) / len(gaps)
-        slack = abs(a.bias.mean()) + abs(b.bias.mean()) + rounding.mean()
-        if (gap if above else abs(gap)) > stats.norm.isf(level) * error + slack:
-            over = f" a datum in the mean over {len(gaps)} units" if a.unit == "datum" else ""
-            return _Difference(gap, f"by {gap:+.4g} nats{over}{_in_errors(gap, error)}")
-        excess = (gaps if above else np.abs(gaps)) - np.abs(a.bias) - np.abs(b.bias) - rounding
-        limits = errors * stats.norm.isf(level / len(gaps)) * (1 + (a.heavy | b.heavy))
-        beyond = np.flatnonzero((excess > limits) & ~a.alarm & ~b.alarm)
-    if not len(beyond):
-        return None
-    worst = beyond[np.argmax(excess[beyond] / np.maximum(errors[beyond], 1e-300))]
-    words = (
-        f"in {len(beyond)} of {len(gaps)} units (worst: unit {a.numbers[worst]}, by {gaps[worst]:+.4g} nats"
-        f"{_in_errors(gaps[worst], errors[worst])})"
-    )
-    return _Difference(float(gaps[worst]), words)
-
-
-def _in_errors(gap: float, error: float) -> str:
-    return f", {abs(gap) / error:.1f} standard errors" if error > 0 else ""
-
-
 def _per(unit: str) -> str:
     return "a datum" if unit == "datum" else "a data set"
 
@@ -352,12 +242,12 @@ class _Finding:
     explained: bool
 
 
-def _conflict(a: _Column, b: _Column, level: float) -> _Finding | None:
+def _conflict(a: Column, b: Column, level: float) -> _Finding | None:
     """Two values of the same thing."""
     # The doubtful one comes first.
     a, b = (b, a) if b.alarm.any() and not a.alarm.any() else (a, b)
     # Two alarms are each said for themselves: that they differ adds nothing.
-    if b.alarm.any() or (found := _difference(a, b, level)) is None:
+    if b.alarm.any() or (found := difference(a, b, level)) is None:
         return None
     if not a.alarm.any():
         sentence = f"{a.label} and {b.label} contradict each other: {a.label} differs {found.words}"
@@ -370,7 +260,7 @@ def _conflict(a: _Column, b: _Column, level: float) -> _Finding | None:
     return _Finding(f"{sentence}, but that would make it too low: one of them is wrong", explained=False)
 
 
-def _bounds(values: Mapping[str, Evidence]) -> Iterator[tuple[_Column, _Column]]:
+def _bounds(values: Mapping[str, Evidence]) -> Iterator[tuple[Column, Column]]:
     """Pairs (low, high) of which the first must not exceed the second, on the units that both have."""
     for above, high in values.items():
         elbos = []
@@ -378,20 +268,20 @@ def _bounds(values: Mapping[str, Evidence]) -> Iterator[tuple[_Column, _Column]]
             if low is high:
                 continue
             if len(low.elbo) and high.kind in (*POINTS, "upper bound"):
-                elbos.append(_shared(_elbo_column(below, low), _column(above, high)))
+                elbos.append(shared(elbo_column(below, low), column_of(above, high)))
             is_pair = (low.kind == "lower bound" and high.kind != "lower bound") or (
                 low.kind != "upper bound" and high.kind == "upper bound"
             )
-            if is_pair and (pair := _shared(_column(below, low), _column(above, high))) is not None:
+            if is_pair and (pair := shared(column_of(below, low), column_of(above, high))) is not None:
                 yield pair
         # The largest ELBO says it all.
         if known := [pair for pair in elbos if pair is not None]:
             yield max(known, key=lambda pair: float(pair[0].value.mean()))
 
 
-def _crossing(low: _Column, high: _Column, level: float) -> _Finding | None:
+def _crossing(low: Column, high: Column, level: float) -> _Finding | None:
     """A bound and what it must not exceed."""
-    if (found := _difference(low, high, level, above=True)) is None:
+    if (found := difference(low, high, level, above=True)) is None:
         return None
     sentence = f"a bound is crossed: {low.label} exceeds {high.label} {found.words}"
     if high.alarm.any():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from ppl_vae.base.wording import with_error
+from ppl_vae.diagnostics.comparison.reasons import Reason
 
-__all__ = ["Severity", "Tolerances", "Verdict", "judge", "severity"]
+__all__ = ["Severity", "Tolerances", "Verdict", "how_far", "judge", "severity"]
 
 Verdict = Literal["agrees", "differs", "cannot tell"]
 
@@ -23,8 +23,6 @@ FEWEST_DRAWS = 50
 # The Monte Carlo error that is asked for of tail quantiles, as a fraction of the tolerance: those of a skewed
 # posterior are far less precise than its mean.
 TAIL_PRECISION = 1.0
-# So many times as many draws are still advised.
-MOST_DRAWS = 50
 
 
 @dataclass(frozen=True)
@@ -46,12 +44,15 @@ class Tolerances:
 class _Criterion:
     """One kind of error over several quantities: sizes, Monte Carlo errors, and what is tolerated."""
 
-    what: str
+    key: str
     names: tuple[str, ...]
     errors: np.ndarray
     mcse: np.ndarray
     tolerance: float
-    show: Callable[[int], str]
+    # The numbers that are shown, and their Monte Carlo errors; of correlations also the reference's.
+    values: np.ndarray
+    spread: np.ndarray
+    expected: float = np.nan
     # The Monte Carlo error that is asked for, as a fraction of the tolerance.
     precision: float = 0.5
     # A sturdier measure of the same thing, which settles doubts.
@@ -68,6 +69,17 @@ class _Criterion:
         found = ~self.beyond(factor) & (noisy | (self.errors - spare > self.tolerance))
         return found if self.settled_by is None else found & self.settled_by.doubtful(factor)
 
+    def worst(self, among: np.ndarray) -> int:
+        """The place of the largest error among some."""
+        return int(np.argmax(np.where(among, self.errors, 0.0)))
+
+    def reason(self, at: int, criterion: str = "", **more: Any) -> Reason:
+        """One of them as a reason: of its own criterion, or of another that is about this one."""
+        return Reason(
+            criterion=criterion or self.key, of=self.key if criterion else "", quantity=str(self.names[at]),
+            size=float(self.values[at]), error=float(self.spread[at]), expected=self.expected, **more,
+        )  # fmt: skip
+
     def more_draws(self, at: int, factor: float) -> float:
         """How many times as many draws would settle one of them."""
         precise = (self.mcse[at] / (self.precision * self.tolerance)) ** 2
@@ -79,8 +91,8 @@ class _Criterion:
 
 def judge(
     part: pd.DataFrame, joint: Mapping[str, Any], tolerances: Tolerances, ess: float, short_of_draws: str
-) -> tuple[Verdict, list[str]]:
-    """An answer's verdict, and the sentences behind it.
+) -> tuple[Verdict, list[Reason]]:
+    """An answer's verdict, and the reasons behind it.
 
     Args:
         part: the answer's rows of `Comparison.table`.
@@ -90,27 +102,39 @@ def judge(
         short_of_draws: which draws limit the precision, in words.
     """
     if ess < FEWEST_DRAWS:
-        return "cannot tell", [
-            f"{ess:.0f} effective draws are too few to compare (at least {FEWEST_DRAWS}): draw more from "
-            f"{short_of_draws}"
-        ]
+        return "cannot tell", [Reason(criterion="few", size=ess, limits=(FEWEST_DRAWS,), who=short_of_draws)]
     single = _single(part, tolerances)
     together = _together(joint, tolerances)
     factor = _factor(sum(len(criterion.names) for criterion in (*single.values(), *together)))
-    reasons = _differences(part, joint, single, together, tolerances, factor)
-    if not np.isfinite(part["mean_error_in_sd"]).all():
-        lost = part.loc[~np.isfinite(part["mean_error_in_sd"]), "name"]
-        reasons.insert(0, f"draws of {len(lost)} of {len(part)} quantities are no numbers ({lost.iloc[0]})")
+    reasons = _differences(joint, single, together, factor)
+    lost = part.loc[~np.isfinite(part["mean_error_in_sd"]), "name"]
+    if len(lost):
+        reasons.insert(0, Reason(criterion="finite", count=len(lost), total=len(part), quantity=lost.iloc[0]))
     if reasons:
         return "differs", reasons
     open_questions = _doubts(single, together, factor, short_of_draws)
     if open_questions:
         return "cannot tell", open_questions
-    joined = "; tails and correlations agree too" if len(part) > 1 else "; the tails agree too"
-    return "agrees", [
-        f"all {len(part)} means are within {tolerances.mean:g} reference sd, and all sd ratios within "
-        f"{1 / (1 + tolerances.sd):.2f} to {1 + tolerances.sd:.2f}, up to Monte Carlo error{joined}"
-    ]
+    limits = (tolerances.mean, tolerances.sd)
+    return "agrees", [Reason(criterion="agrees", total=len(part), limits=limits)]
+
+
+def how_far(table: pd.DataFrame, *, tails: bool = True) -> np.ndarray:
+    """By what a table's rows are ranked: the largest of its errors in a mean, in a log sd and in a tail.
+
+    Args:
+        table: rows of `Comparison.table`.
+        tails: whether the tails count.
+
+    Returns:
+        Of shape (rows,), in reference sd; NaN for draws that are no numbers.
+    """
+    spread = np.abs(np.log(np.maximum(table["sd_ratio"].to_numpy(dtype=float), 1e-300)))
+    found = np.maximum(table["mean_error_in_sd"].abs().to_numpy(dtype=float), spread)
+    for tail in ("q5_error_in_sd", "q95_error_in_sd") if tails else ():
+        if tail in table:
+            found = np.maximum(found, table[tail].abs().to_numpy(dtype=float))
+    return found
 
 
 @dataclass(frozen=True)
@@ -120,12 +144,12 @@ class Severity:
     Attributes:
         error: the worst, after what noise alone makes the worst of so many.
         floor: the worst, after all Monte Carlo error that is allowed for.
-        worst: what that is, in words.
+        worst: what that is.
     """
 
     error: float
     floor: float
-    worst: str
+    worst: Reason
 
 
 def severity(part: pd.DataFrame, joint: Mapping[str, Any], tolerances: Tolerances) -> Severity:
@@ -133,16 +157,16 @@ def severity(part: pd.DataFrame, joint: Mapping[str, Any], tolerances: Tolerance
     criteria = [*_single(part, tolerances).values(), *_together(joint, tolerances)]
     factor = _factor(sum(len(criterion.names) for criterion in criteria))
     spare = factor - float(stats.norm.isf(FAMILY_LEVEL / 2))
-    errors, floors, words = [], [], []
+    errors, floors, places = [], [], []
     for criterion in criteria:
         for at in range(len(criterion.names)):
             size, noise = float(criterion.errors[at]), float(criterion.mcse[at])
             known = np.isfinite(size) and np.isfinite(noise)
             errors.append((size - spare * noise) / criterion.tolerance if known else np.inf)
             floors.append((size - factor * noise) / criterion.tolerance if known else np.inf)
-            words.append(f"the {criterion.what} of {criterion.names[at]} is off: {criterion.show(at)}")
-    at = int(np.argmax(floors))
-    return Severity(max(0.0, *errors), max(0.0, *floors), words[at])
+            places.append((criterion, at))
+    criterion, at = places[int(np.argmax(floors))]
+    return Severity(max(0.0, *errors), max(0.0, *floors), criterion.reason(at, "off"))
 
 
 def _factor(comparisons: int) -> float:
@@ -157,29 +181,22 @@ def _single(part: pd.DataFrame, tolerances: Tolerances) -> dict[str, _Criterion]
     scale = np.maximum(part["sd_reference"].to_numpy(), np.finfo(float).tiny)
     apart = _above(part["wasserstein"].to_numpy(), part["wasserstein_null"].to_numpy()) / scale
 
-    def plain(column: str, error: str, what: str, tolerance: float, precision: float) -> _Criterion:
-        values = part[column].to_numpy()
-        spread = part[error].to_numpy()
-        return _Criterion(
-            what, names, np.abs(values), spread, tolerance,
-            lambda at: f"{with_error(values[at], spread[at], 2, sign='+')} sd", precision,
-        )  # fmt: skip
+    def plain(key: str, column: str, error: str, tolerance: float, precision: float) -> _Criterion:
+        values, spread = part[column].to_numpy(), part[error].to_numpy()
+        return _Criterion(key, names, np.abs(values), spread, tolerance, values, spread, precision=precision)
 
-    limit = tolerances.tail
-    return {
-        "mean": plain("mean_error_in_sd", "mean_error_mcse", "mean", tolerances.mean, 0.5),
-        "sd": _Criterion(
-            "standard deviation", names, np.abs(np.log(ratio)),
-            part["sd_ratio_mcse"].to_numpy() / ratio, float(np.log1p(tolerances.sd)),
-            lambda at: f"{with_error(ratio[at], part['sd_ratio_mcse'].iloc[at], 2)} of the reference's",
+    limit, spread = tolerances.tail, part["sd_ratio_mcse"].to_numpy()
+    noise = part["mcse"].to_numpy() / scale
+    found = (
+        plain("mean", "mean_error_in_sd", "mean_error_mcse", tolerances.mean, 0.5),
+        _Criterion(
+            "sd", names, np.abs(np.log(ratio)), spread / ratio, float(np.log1p(tolerances.sd)), ratio, spread
         ),
-        "5 %": plain("q5_error_in_sd", "q5_error_mcse", "5 % quantile", limit, TAIL_PRECISION),
-        "95 %": plain("q95_error_in_sd", "q95_error_mcse", "95 % quantile", limit, TAIL_PRECISION),
-        "shape": _Criterion(
-            "1-Wasserstein distance", names, apart, part["mcse"].to_numpy() / scale,
-            tolerances.mean, lambda at: f"of {apart[at]:.2f} reference sd",
-        ),
-    }  # fmt: skip
+        plain("5 %", "q5_error_in_sd", "q5_error_mcse", limit, TAIL_PRECISION),
+        plain("95 %", "q95_error_in_sd", "q95_error_mcse", limit, TAIL_PRECISION),
+        _Criterion("shape", names, apart, noise, tolerances.mean, apart, noise),
+    )
+    return {criterion.key: criterion for criterion in found}
 
 
 def _together(joint: Mapping[str, Any], tolerances: Tolerances) -> list[_Criterion]:
@@ -194,24 +211,18 @@ def _together(joint: Mapping[str, Any], tolerances: Tolerances) -> list[_Criteri
             (sign * np.log(max(joint[name], 1e-300)), joint[f"{name}_mcse"] / max(joint[name], 1e-300))
             for name in (f"{end}_variance_ratio", f"{end}_width_ratio")
         )
-        shown = with_error(joint[f"{end}_variance_ratio"], joint[f"{end}_variance_ratio_mcse"], 2)
-        name = joint[f"{end}_direction"]
-        sturdy = _one("width", name, 2 * width, 2 * width_mcse, limit, "")
-        found.append(
-            replace(
-                _one("variance", name, size, mcse, limit, f"{shown} of the reference's"), settled_by=sturdy
-            )
-        )
-    found.append(
-        _one("correlation", joint["correlation_pair"], joint["correlation_difference"],
-             joint["correlation_difference_mcse"], tolerances.correlation,
-             f"{joint['correlation']:+.2f} instead of {joint['correlation_reference']:+.2f}")
+        name, ratio = joint[f"{end}_direction"], f"{end}_variance_ratio"
+        shown = joint[ratio], joint[f"{ratio}_mcse"]
+        sturdy = _one("variance", name, 2 * width, 2 * width_mcse, limit, shown)
+        found.append(replace(_one("variance", name, size, mcse, limit, shown), settled_by=sturdy))
+    correlation = _one(
+        "correlation", joint["correlation_pair"], joint["correlation_difference"],
+        joint["correlation_difference_mcse"], tolerances.correlation, (joint["correlation"], np.nan),
     )  # fmt: skip
+    found.append(replace(correlation, expected=float(joint["correlation_reference"])))
     apart = float(_above(joint["sliced_wasserstein"], joint["sliced_wasserstein_null"]))
-    found.append(
-        _one("sliced Wasserstein distance", "all quantities", apart, joint["sliced_wasserstein_mcse"],
-             tolerances.mean, f"of {apart:.2f} reference sd")
-    )  # fmt: skip
+    noise = joint["sliced_wasserstein_mcse"]
+    found.append(_one("joint", "all quantities", apart, noise, tolerances.mean, (apart, noise)))
     return found
 
 
@@ -220,55 +231,40 @@ def _above(distance: Any, null: Any) -> Any:
     return np.sqrt(np.maximum(distance**2 - null**2, 0.0))
 
 
-def _one(what: str, name: str, size: float, mcse: float, tolerance: float, shown: str) -> _Criterion:
-    return _Criterion(what, (name,), np.array([size]), np.array([mcse]), tolerance, lambda at: shown)
+def _one(
+    key: str, name: str, size: float, mcse: float, tolerance: float, shown: tuple[float, float]
+) -> _Criterion:
+    values, spread = (np.array([each]) for each in shown)
+    return _Criterion(key, (name,), np.array([size]), np.array([mcse]), tolerance, values, spread)
 
 
 def _differences(
-    part: pd.DataFrame,
-    joint: Mapping[str, Any],
-    single: Mapping[str, _Criterion],
-    together: list[_Criterion],
-    tolerances: Tolerances,
-    factor: float,
-) -> list[str]:
-    """One sentence for each kind of error; what an earlier sentence says already is not said again."""
-    reasons = []
-    total = len(part)
-    mean, sd = single["mean"], single["sd"]
-    off = mean.beyond(factor)
-    if off.any():
-        worst = int(np.argmax(np.where(off, mean.errors, 0.0)))
-        reasons.append(
-            f"{off.sum()} of {total} means are off by more than {tolerances.mean:g} reference sd "
-            f"(worst: {mean.names[worst]}, {part['mean_error_in_sd'].iloc[worst]:+.2f} sd)"
-        )
-    ratio = part["sd_ratio"].to_numpy()
-    for side, word in ((ratio < 1, "narrow"), (ratio > 1, "wide")):
+    joint: Mapping[str, Any], single: Mapping[str, _Criterion], together: list[_Criterion], factor: float
+) -> list[Reason]:
+    """One reason for each kind of error; what an earlier one says already is not said again."""
+    reasons: list[Reason] = []
+
+    def add(criterion: _Criterion, wrong: np.ndarray) -> None:
+        if wrong.any():
+            reasons.append(
+                criterion.reason(
+                    criterion.worst(wrong), count=int(wrong.sum()), total=len(wrong),
+                    limits=(criterion.tolerance,),
+                )
+            )  # fmt: skip
+
+    off = single["mean"].beyond(factor)
+    add(single["mean"], off)
+    sd = single["sd"]
+    ratio = sd.values
+    for side in (ratio < 1, ratio > 1):
         wrong = sd.beyond(factor) & side
         off = off | wrong
-        if wrong.any():
-            worst = int(np.argmax(np.where(wrong, sd.errors, 0.0)))
-            reasons.append(
-                f"{wrong.sum()} of {total} standard deviations are too {word} "
-                f"(worst: {sd.names[worst]}, {ratio[worst]:.2f} of the reference's)"
-            )
-    for tail in ("5 %", "95 %"):
-        wrong = single[tail].beyond(factor) & ~off
-        if wrong.any():
-            worst = int(np.argmax(np.where(wrong, single[tail].errors, 0.0)))
-            reasons.append(
-                f"{wrong.sum()} of {total} {tail} quantiles are off by more than {tolerances.tail:g} "
-                f"reference sd (worst: {part['name'].iloc[worst]}, {single[tail].show(worst)})"
-            )
+        add(sd, wrong)
+    for kind in ("5 %", "95 %", "shape"):
+        wrong = single[kind].beyond(factor) & ~off
+        add(single[kind], wrong)
         off = off | wrong
-    wrong = single["shape"].beyond(factor) & ~off
-    if wrong.any():
-        worst = int(np.argmax(np.where(wrong, single["shape"].errors, 0.0)))
-        reasons.append(
-            f"{wrong.sum()} of {total} distributions have another shape (worst: {part['name'].iloc[worst]}, "
-            f"a 1-Wasserstein distance {single['shape'].show(worst)})"
-        )
     # What wrong spreads of single quantities explain of a wrong variance along a direction.
     said = ratio[sd.beyond(factor)]
     return reasons + _joint_differences(joint, together, said, bool(reasons), factor)
@@ -276,7 +272,7 @@ def _differences(
 
 def _joint_differences(
     joint: Mapping[str, Any], together: list[_Criterion], said: np.ndarray, any_said: bool, factor: float
-) -> list[str]:
+) -> list[Reason]:
     if not together:
         return []
     explained = {
@@ -286,21 +282,21 @@ def _joint_differences(
     smallest, largest, correlation, sliced = together
     reasons = []
     if correlation.beyond(factor).any():
-        reasons.append(f"the correlation of {correlation.names[0]} is {correlation.show(0)}")
+        reasons.append(correlation.reason(0))
     for end, direction in (("smallest", smallest), ("largest", largest)):
         ratio = joint[f"{end}_variance_ratio"]
         known = explained[end] <= ratio if end == "smallest" else ratio <= explained[end]
         if direction.beyond(factor).any() and not known:
-            reasons.append(f"along {direction.names[0]} the variance is {direction.show(0)}")
+            reasons.append(direction.reason(0))
     if sliced.beyond(factor).any() and not (any_said or reasons):
-        reasons.append(f"jointly the draws are apart: a sliced Wasserstein distance {sliced.show(0)}")
+        reasons.append(sliced.reason(0))
     return reasons
 
 
 def _doubts(
     single: Mapping[str, _Criterion], together: list[_Criterion], factor: float, short_of_draws: str
-) -> list[str]:
-    """A sentence on the question that needs the most draws, or none."""
+) -> list[Reason]:
+    """The question that needs the most draws, or none."""
     doubtful = {name: criterion.doubtful(factor) for name, criterion in single.items()}
     # Heavy tails make standard deviations noisy; where the quantiles are known, the width is.
     doubtful["sd"] = doubtful["sd"] & (doubtful["5 %"] | doubtful["95 %"])
@@ -316,12 +312,4 @@ def _doubts(
         return []
     total = sum(len(criterion.names) for criterion in (*single.values(), *together))
     times, criterion, at = max(questions, key=lambda question: question[0])
-    advice = (
-        f"draw about {np.ceil(times):.0f} times as many from {short_of_draws}"
-        if times <= MOST_DRAWS
-        else "it lies so close to the tolerance that more draws will hardly settle it"
-    )
-    return [
-        f"Monte Carlo error leaves {len(questions)} of {total} numbers open (worst: the {criterion.what} of "
-        f"{criterion.names[at]}, {criterion.show(at)}): {advice}"
-    ]
+    return [criterion.reason(at, "open", count=len(questions), total=total, times=times, who=short_of_draws)]

@@ -6,8 +6,9 @@ from scipy import stats
 
 from ppl_vae.answers.posterior import SUPERCHAINS, Posterior
 from ppl_vae.base.wording import told_apart
+from ppl_vae.diagnostics.comparison.reasons import Reason, told_ess
 
-__all__ = ["ESS_LIMIT", "fewest_effective", "judge_reference", "told_limits", "unmixed"]
+__all__ = ["ESS_LIMIT", "failures", "fewest_effective", "judge_reference", "told_limits", "unmixed"]
 
 R_HAT_LIMIT = 1.01
 R_HAT_EXCUSED = 1.02
@@ -25,20 +26,27 @@ def judge_reference(
     Returns:
         The answer, and a sentence for each check that failed.
     """
-    summary = reference.summary() if summary is None else summary
-    failures = []
+    found = failures(reference, reference.summary() if summary is None else summary)
+    return not found, tuple(map(str, found))
+
+
+def failures(reference: Posterior, summary: pd.DataFrame) -> tuple[Reason, ...]:
+    """A reason for each check of `judge_reference` that failed."""
+    who, found = f"the {reference.method} reference", []
     broken = summary.index[~np.isfinite(summary["sd"])]
     if len(broken):
-        failures.append(f"the {reference.method} reference has draws of {broken[0]} that are no numbers")
-    failures += unmixed(reference, summary, f"the {reference.method} reference")
+        found.append(Reason(criterion="finite", quantity=broken[0], who=who))
+    found += unmixed(reference, summary, who)
     short = summary[~(summary["ess_bulk"] > ESS_LIMIT) & (summary["sd"] != 0)]
     if len(short):
         worst = short["ess_bulk"].idxmin()
-        failures.append(
-            f"the {reference.method} reference fails ESS > {ESS_LIMIT} for {len(short)} of {len(summary)} "
-            f"quantities (worst: {worst}, {_told_ess(short.loc[worst, 'ess_bulk'])}); draw more"
-        )
-    return not failures, tuple(failures)
+        found.append(
+            Reason(
+                criterion="ess", quantity=str(worst), size=float(short.loc[worst, "ess_bulk"]),
+                limits=(ESS_LIMIT,), count=len(short), total=len(summary), who=who,
+            )
+        )  # fmt: skip
+    return tuple(found)
 
 
 def told_limits(reference: Posterior, summary: pd.DataFrame) -> str:
@@ -52,7 +60,7 @@ def told_limits(reference: Posterior, summary: pd.DataFrame) -> str:
     largest, most = told_apart(moving.loc[worst, "r_hat"], limit)
     return (
         f"largest R-hat {largest}, limit {most}{chance}; "
-        f"smallest ESS {_told_ess(fewest_effective(summary))}, limit {ESS_LIMIT}"
+        f"smallest ESS {told_ess(fewest_effective(summary), ESS_LIMIT)}, limit {ESS_LIMIT}"
     )
 
 
@@ -61,30 +69,31 @@ def fewest_effective(summary: pd.DataFrame) -> float:
     return float(summary.loc[summary["sd"] > 0, "ess_bulk"].min()) if (summary["sd"] > 0).any() else np.inf
 
 
-def _told_ess(size: float) -> str:
-    """An effective sample size, in as many digits as tell it from the limit."""
-    text = f"{size:,.0f}"
-    return told_apart(size, ESS_LIMIT)[0] if text == str(ESS_LIMIT) else text
+def unmixed(answer: Posterior, summary: pd.DataFrame, who: str) -> list[Reason]:
+    """R-hat and divergences beyond their limits; none for independent draws.
 
-
-def unmixed(answer: Posterior, summary: pd.DataFrame, who: str) -> list[str]:
-    """Sentences on R-hat and divergences; none for independent draws."""
+    Args:
+        answer: the draws.
+        summary: of them.
+        who: whose they are, in words.
+    """
     if answer.dependence != "chains":
         return []
-    failures = []
+    found = []
     limit = _r_hat_limit(answer, summary)
     failing = summary[~(summary["r_hat"] < limit) & (summary["sd"] > 0)]
     if len(failing):
         worst = failing["r_hat"].fillna(np.inf).idxmax()
-        largest, most = told_apart(failing.loc[worst, "r_hat"], limit[worst])
-        failures.append(
-            f"{who} fails R-hat < {most} for {len(failing)} of {len(summary)} quantities "
-            f"(worst: {worst}, {largest}); draw longer chains"
-        )
+        found.append(
+            Reason(
+                criterion="r_hat", quantity=str(worst), size=float(failing.loc[worst, "r_hat"]),
+                limits=(float(limit[worst]),), count=len(failing), total=len(summary), who=who,
+            )
+        )  # fmt: skip
     diverging = answer.stats.get("diverging")
     if diverging is not None and (count := int(diverging.sum())) > 0.01 * answer.num_draws:
-        failures.append(f"{count} of the {answer.num_draws} draws of {who} diverged")
-    return failures
+        found.append(Reason(criterion="divergences", count=count, total=answer.num_draws, who=who))
+    return found
 
 
 def _r_hat_limit(answer: Posterior, summary: pd.DataFrame) -> pd.Series:

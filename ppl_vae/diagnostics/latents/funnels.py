@@ -38,13 +38,18 @@ class Funnel:
 
     @property
     def sentence(self) -> str:
+        """It in words, and what to do about it."""
+        return f"{self.clause}; a non-centred parametrisation removes it"
+
+    @property
+    def clause(self) -> str:
         """It in words."""
         shown = ", ".join(self.spread[:3]) + (", …" if len(self.spread) > 3 else "")
         verb = "spreads" if len(self.spread) == 1 else "spread"
         size = "larger" if self.correlation > 0 else "smaller"
         return (
             f"the posterior is a funnel: {shown} {verb} more widely the {size} {self.neck} is (rank "
-            f"correlation {abs(self.correlation):.2f}); a non-centred parametrisation removes it"
+            f"correlation {abs(self.correlation):.2f})"
         )
 
 

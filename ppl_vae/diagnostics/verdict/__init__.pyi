@@ -1,3 +1,13 @@
+from .case import (
+    Case as Case,
+)
+from .case import (
+    Found as Found,
+)
+from .case import (
+    Listed as Listed,
+)
+from .listed import CHECKS as CHECKS
 from .rule import (
     Finding as Finding,
 )

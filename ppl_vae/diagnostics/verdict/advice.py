@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ppl_vae.diagnostics.verdict.rule import Decision, Measures, Spoken
+from ppl_vae.diagnostics.verdict.rule import Decision, Measures, QuantityNames
 
 __all__ = ["Facts", "next_step"]
 
@@ -14,7 +14,7 @@ class Facts:
     Attributes:
         local: whether every row has latents of its own.
         mean_field: whether the guide lost a correlation that the reference has.
-        funnel: the funnel that was found, in words, or nothing.
+        funnel: whether one was found.
         missed: whether the guide misses a part of the posterior.
         laplace: whether the guide is a Laplace approximation that has not been made yet.
         identified_right: whether the guide is wrong only in what is shown, and right in what data determine.
@@ -24,7 +24,7 @@ class Facts:
 
     local: bool = False
     mean_field: bool = False
-    funnel: str = ""
+    funnel: bool = False
     missed: bool = False
     laplace: bool = False
     identified_right: bool = False
@@ -32,14 +32,16 @@ class Facts:
     reference_seconds: float = float("nan")
 
 
-def next_step(decision: Decision, measures: Measures, facts: Facts, spoken: Spoken | None = None) -> str:
+def next_step(
+    decision: Decision, measures: Measures, facts: Facts, names: QuantityNames | None = None
+) -> str:
     """What to do now, the cheapest that helps first.
 
     Args:
         decision: the verdict.
         measures: what it rests on.
         facts: what else is known.
-        spoken: names of the quantities that are right.
+        names: of the quantities that are right.
     """
     if decision.verdict == "trust":
         return "use the guide; check again when the data or the model change"
@@ -58,9 +60,9 @@ def next_step(decision: Decision, measures: Measures, facts: Facts, spoken: Spok
         return "write the model in a non-centred form, and fit again"
     if facts.missed:
         return "fit again from several starts, or give the guide as many components as there are modes"
-    if facts.identified_right and spoken is not None:
+    if facts.identified_right and names is not None:
         return (
-            f"use only {spoken.right} of this guide, or fit a full-rank one (AutoMultivariateNormal; --guide "
+            f"use only {names.right} of this guide, or fit a full-rank one (AutoMultivariateNormal; --guide "
             "full-rank)"
         )
     if measures.converged is False:

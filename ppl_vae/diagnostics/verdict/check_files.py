@@ -1,28 +1,82 @@
-"""A check in a folder, and back."""
+"""A check in a folder, and back: its answers go by their types."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
 
 from ppl_vae.answers.evidence import Evidence
 from ppl_vae.answers.posterior import Posterior
 from ppl_vae.base.errors import InputError
-from ppl_vae.base.files import ANSWERS, CALIBRATED, CHECK_FILES, EVIDENCE, read_json, write_json, write_whole
+from ppl_vae.base.files import check_files, read_json, read_netcdf, write_json, write_netcdf, write_whole
 from ppl_vae.diagnostics.calibration.sbc import Calibration
 from ppl_vae.diagnostics.comparison.compare import Comparison
 from ppl_vae.diagnostics.latents.collapse import Collapse
 from ppl_vae.diagnostics.prediction.predictive import Predictive
+from ppl_vae.diagnostics.verdict.results import Results
 from ppl_vae.diagnostics.verdict.rule import Decision, Finding, Measures
 
 if TYPE_CHECKING:
-    from ppl_vae.diagnostics.verdict.check import Check
+    from ppl_vae.diagnostics.verdict.outcome import Check
 
-__all__ = ["load_check", "save_check"]
+__all__ = ["KINDS", "Kind", "load_check", "save_check"]
 
-T = TypeVar("T")
+
+@dataclass(frozen=True)
+class Kind:
+    """A type of answers that a check may have, and how they are kept.
+
+    Attributes:
+        type: of the answers.
+        stem: what its files are called: ``check-STEM-NAME`` or ``check-STEM``, with the suffix.
+        save: writes one, whole or not at all.
+        load: reads one.
+        suffix: of its files.
+        older: the names that they had in checks of 0.1, which kept no list of them.
+    """
+
+    type: type
+    stem: str
+    save: Callable[[Any, Path], None]
+    load: Callable[[Path], Any]
+    suffix: str = ".nc"
+    older: tuple[str, ...] = ("",)
+
+    def path(self, folder: Path, name: str) -> Path:
+        """The file of one of them."""
+        return folder / f"check-{self.stem}{'-' * bool(name)}{name}{self.suffix}"
+
+
+def _whole(answer: Any, path: Path) -> None:
+    write_whole(path, answer.save)
+
+
+def _save_table(table: pd.DataFrame, path: Path) -> None:
+    write_netcdf(path, table.to_xarray())
+
+
+def _load_table(path: Path) -> pd.DataFrame:
+    table: pd.DataFrame = read_netcdf(path).to_dataframe()
+    return table
+
+
+# A check whose answer is of another type adds it here; a table of pandas serves many.
+KINDS = (
+    Kind(
+        Posterior, "posterior", Posterior.save, Posterior.load,
+        older=("svi", "reweighted", "exact", "nuts", "given"),
+    ),
+    Kind(Evidence, "evidence", Evidence.save, Evidence.load, older=("exact", "is")),
+    Kind(Calibration, "calibration", Calibration.save, Calibration.load, older=("guide", "nuts")),
+    Kind(Comparison, "comparison", Comparison.save, Comparison.load, ".json"),
+    Kind(Predictive, "predictive", _whole, Predictive.load),
+    Kind(Collapse, "collapse", _whole, Collapse.load),
+    Kind(pd.DataFrame, "table", _save_table, _load_table, older=()),
+)  # fmt: skip
 
 
 def save_check(found: Check, folder: Path) -> None:
@@ -35,20 +89,12 @@ def save_check(found: Check, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{folder} cannot be made: {error.strerror or error}") from error
-    for name in CHECK_FILES:
-        (folder / name).unlink(missing_ok=True)
-    for name, answer in found.answers.items():
-        answer.save(folder / f"check-posterior-{name}.nc")
-    for name, evidence in found.evidence.items():
-        evidence.save(folder / f"check-evidence-{name}.nc")
-    for name, calibration in found.calibration.items():
-        calibration.save(folder / f"check-calibration-{name}.nc")
-    if found.comparison is not None:
-        found.comparison.save(folder / "check-comparison.json")
-    if found.predictive is not None:
-        write_whole(folder / "check-predictive.nc", found.predictive.save)
-    if found.collapse is not None:
-        write_whole(folder / "check-collapse.nc", found.collapse.save)
+    for path in check_files(folder):
+        path.unlink(missing_ok=True)
+    kept: dict[str, dict[str, Any]] = {kind.stem: dict(found.results.of(kind.type)) for kind in KINDS}
+    for kind in KINDS:
+        for name, answer in kept[kind.stem].items():
+            kind.save(answer, kind.path(folder, name))
     # Last, so that an interrupted check is none.
     write_json(
         folder / "check.json",
@@ -62,6 +108,7 @@ def save_check(found: Check, folder: Path) -> None:
             "rows": None if found.index is None else list(found.index),
             "seconds": found.seconds,
             "budget": found.budget,
+            "answers": {stem: list(named) for stem, named in kept.items() if named},
         },
     )
 
@@ -72,7 +119,7 @@ def load_check(folder: Path) -> Check:
     Raises:
         InputError: if the folder holds no check, or a damaged one.
     """
-    from ppl_vae.diagnostics.verdict.check import Check
+    from ppl_vae.diagnostics.verdict.outcome import Check
 
     content = read_json(folder / "check.json")
     if not content:
@@ -83,24 +130,7 @@ def load_check(folder: Path) -> Check:
             next_step=content["next_step"],
             findings=tuple(Finding(**finding) for finding in content["findings"]),
             measures=Measures.from_json(content["measures"]),
-            answers={
-                name: Posterior.load(path)
-                for name in ANSWERS
-                if (path := folder / f"check-posterior-{name}.nc").exists()
-            },
-            comparison=_optional(Comparison.load, folder / "check-comparison.json"),
-            evidence={
-                name: Evidence.load(path)
-                for name in EVIDENCE
-                if (path := folder / f"check-evidence-{name}.nc").exists()
-            },
-            calibration={
-                name: Calibration.load(path)
-                for name in CALIBRATED
-                if (path := folder / f"check-calibration-{name}.nc").exists()
-            },
-            predictive=_optional(Predictive.load, folder / "check-predictive.nc"),
-            collapse=_optional(Collapse.load, folder / "check-collapse.nc"),
+            results=Results(_loaded(folder, content.get("answers"))),
             index=None if content["rows"] is None else tuple(content["rows"]),
             seconds=content["seconds"],
             budget=content["budget"],
@@ -109,5 +139,10 @@ def load_check(folder: Path) -> Check:
         raise InputError(f"the check in {folder} is damaged: {error}") from error
 
 
-def _optional(load: Callable[[Path], T], path: Path) -> T | None:
-    return load(path) if path.exists() else None
+def _loaded(folder: Path, listed: Mapping[str, list[str]] | None) -> Iterator[tuple[str, object]]:
+    """Names and answers; None for the list where a check of 0.1 has none."""
+    for kind in KINDS:
+        for name in kind.older if listed is None else listed.get(kind.stem, ()):
+            path = kind.path(folder, name)
+            if path.exists():
+                yield name, kind.load(path)

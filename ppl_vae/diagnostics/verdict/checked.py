@@ -17,43 +17,43 @@ __all__ = ["ROWS", "of_rows", "refuse_unchecked", "rows_compared"]
 ROWS = 8
 
 
-def refuse_unchecked(shape: Layout) -> None:
+def refuse_unchecked(layout: Layout) -> None:
     """What has no posterior that can be checked.
 
     Raises:
         InputError: for programs that take a part of their data, guides that draw discrete latents, and models
             without latents.
     """
-    require_all_data(shape)
-    if shape.discrete:
+    require_all_data(layout)
+    if layout.discrete:
         raise InputError(
-            f"the guide draws the discrete site {in_words(shape.discrete)}, whose values that it never draws "
-            "leave no trace in any check: leave it out of the guide, and mark it in the model with "
+            f"the guide draws the discrete site {in_words(layout.discrete)}, whose values that it never "
+            "draws leave no trace in any check: leave it out of the guide, and mark it in the model with "
             "infer={'enumerate': 'parallel'} (pyro.infer.config_enumerate), so that it is summed out"
         )
-    if not shape.latents:
+    if not layout.latents:
         raise InputError("the model has no latent sites: there is no posterior to check")
 
 
-def rows_compared(shape: Layout, data: tuple[Any, ...], rows: Tensor | None) -> Tensor | None:
+def rows_compared(layout: Layout, data: tuple[Any, ...], rows: Tensor | None) -> Tensor | None:
     """The rows whose posteriors are compared; None for everything.
 
     Raises:
         InputError: for rows where the model has none of its own, or that cannot be taken.
     """
-    if shape.unit_plate is None:
+    if layout.unit_plate is None:
         if rows is not None:
             raise InputError("rows belong to models with latents of every row; this one has none")
         return None
-    splits = all(isinstance(v, Tensor) and v.dim() and len(v) == shape.num_units for v in data)
-    if not (shape.can_index and splits):
+    splits = all(isinstance(v, Tensor) and v.dim() and len(v) == layout.num_units for v in data)
+    if not (layout.can_index and splits):
         if rows is not None:
             raise InputError(
                 "rows cannot be taken of these data: not all of them, or the programs, go by rows"
             )
         return None
-    check_index(rows, shape.num_units)
-    return torch.arange(min(ROWS, shape.num_units)) if rows is None else rows
+    check_index(rows, layout.num_units)
+    return torch.arange(min(ROWS, layout.num_units)) if rows is None else rows
 
 
 def of_rows(data: tuple[Any, ...], index: Tensor | None) -> tuple[Any, ...]:

@@ -3,12 +3,14 @@
 import numpy as np
 
 from ppl_vae.answers.evidence import Evidence
+from ppl_vae.base.names import in_sentence
 from ppl_vae.base.wording import with_error
 from ppl_vae.diagnostics.comparison.closeness import Severity, Tolerances
 from ppl_vae.diagnostics.comparison.compare import Comparison
-from ppl_vae.diagnostics.verdict.rule import Rule, Status, told_reference
+from ppl_vae.diagnostics.verdict.rule import OTHERS, Rule, Status
+from ppl_vae.program.layout import Layout
 
-__all__ = ["clause", "differing", "say_gap", "say_score", "say_weights"]
+__all__ = ["clause", "differing", "say_fewer", "say_gap", "say_score", "say_weights"]
 
 # Share of the draws below which a few of them decide; k̂ of weights that are equal to rounding.
 FEW, EQUAL = 0.1, -1.0
@@ -56,6 +58,12 @@ def say_weights(found: Evidence, most: float) -> tuple[Status, str]:
     )
 
 
+def say_fewer(size: int, wanted: int, layout: Layout) -> str:
+    """That there was time for fewer draws than were wanted, and why they take so long."""
+    alone = "" if layout.vectorized else ", one after another: the programs do not take many at once"
+    return f"for lack of time {size:,} draws instead of {wanted:,}{alone}"
+
+
 def say_gap(truth: Evidence, gap: float, of: str, exact: bool, doubtful: bool) -> str:
     """log p(x) − ELBO, with its error and what it is of.
 
@@ -90,26 +98,25 @@ def say_score(
     status, sentence = _say_score(found, own, mended, weights_ok, rule)
     return (
         status,
-        f"{sentence} ({told_reference(found.reference)}: {found.limits})" if found.limits else sentence,
+        f"{sentence} ({in_sentence(found.reference, OTHERS)}: {found.limits})" if found.limits else sentence,
     )
 
 
 def _say_score(
     found: Comparison, own: Severity, mended: Severity, weights_ok: bool, rule: Rule
 ) -> tuple[Status, str]:
-    name = told_reference(found.reference)
+    name = in_sentence(found.reference, OTHERS)
     if own.error <= rule.tolerable and own.floor <= rule.floor:
         if found.verdicts["svi"] == "differs":
             return (
                 "pass",
-                f"in nine rows of ten the guide is near enough to {name}; in the worst, {own.worst}",
+                f"in nine rows of ten the guide is near enough to {name}; in the worst, {own.worst.sentence}",
             )
         return "pass", f"every mean, spread, tail and correlation of the guide is near enough to {name}'s"
-    reasons = [text.removeprefix("svi: ") for text in found.reasons if text.startswith("svi: ")]
-    told = "; ".join(reasons) if found.verdicts["svi"] == "differs" else own.worst
-    sentence = f"against {name}, {told}"
+    reasons = found.about("svi") if found.verdicts["svi"] == "differs" else [own.worst]
+    sentence = f"against {name}, {'; '.join(reason.sentence for reason in reasons)}"
     if mended.error > rule.repaired or mended.floor > rule.floor:
-        return "fail", f"{sentence}. Reweighted, {mended.worst}"
+        return "fail", f"{sentence}. Reweighted, {mended.worst.sentence}"
     if weights_ok:
         return "fail", f"{sentence}. Reweighting mends it"
     return "fail", f"{sentence}. Reweighted draws come near, by weights that cannot be trusted"

@@ -23,7 +23,7 @@ FEW_PARAMETERS = 4096
 def fit_within(
     pair: Pair,
     data: tuple[Any, ...],
-    shape: Layout,
+    layout: Layout,
     num_steps: int,
     lr: float | None,
     train: Literal["both", "guide"],
@@ -36,7 +36,7 @@ def fit_within(
     A fit that comes to rest in time does not depend on the clock. None where the time was over before its
     first step.
     """
-    particles = 8 if shape.vectorized and shape.num_units * shape.event_size <= 10_000 else 1
+    particles = 8 if layout.vectorized and layout.num_units * layout.event_size <= 10_000 else 1
     try:
         with deadline(seconds):
             with watched():

@@ -10,8 +10,10 @@ from ppl_vae.inference.samplers import guide
 from ppl_vae.program.layout import Layout
 from ppl_vae.program.pair import Pair
 
-__all__ = ["affordable"]
+__all__ = ["WEIGHTS_SHARE", "affordable"]
 
+# Share of the time left that draws of the guide may take, and weights.
+WEIGHTS_SHARE = 0.1
 # Numbers, in the largest site of all draws together, that take no time worth measuring.
 SMALL = 2**24
 # Draws that are timed, twice: the first call also pays for what is made only once. Few where each runs the
@@ -22,7 +24,7 @@ TIMED, ONE_BY_ONE = 200, 5
 def affordable(
     pair: Pair,
     data: tuple[Any, ...],
-    shape: Layout,
+    layout: Layout,
     index: Tensor | None,
     sizes: Sequence[int],
     seconds: float,
@@ -36,7 +38,7 @@ def affordable(
     Args:
         pair: whose guide is drawn from, and whose weights are evaluated.
         data: the programs' data.
-        shape: the pair's layout.
+        layout: the pair's.
         index: the rows.
         sizes: in descending order.
         seconds: the time there is.
@@ -45,10 +47,10 @@ def affordable(
     Returns:
         The size, and whether it is smaller than the first.
     """
-    units = shape.num_units if index is None else len(index)
-    if shape.vectorized and sizes[0] * units * shape.event_size <= SMALL:
+    units = layout.num_units if index is None else len(index)
+    if layout.vectorized and sizes[0] * units * layout.event_size <= SMALL:
         return sizes[0], False
-    timed = min(TIMED, shape.particles_per_chunk(units)) if shape.vectorized else ONE_BY_ONE
+    timed = min(TIMED, layout.particles_per_chunk(units)) if layout.vectorized else ONE_BY_ONE
     paces = []
     for _ in range(2):
         start = time.perf_counter()

@@ -6,25 +6,29 @@ read, argued with, and tried again on measurements that were kept.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Self
 
+from ppl_vae.base.names import in_sentence
+
 __all__ = [
+    "OTHERS",
     "Decision",
     "Finding",
     "Measures",
+    "QuantityNames",
     "Rule",
-    "Spoken",
     "Status",
     "Verdict",
     "decide",
     "in_words",
-    "told_reference",
 ]
 
 Verdict = Literal["trust", "reweight", "do not trust", "not a posterior"]
 Status = Literal["pass", "warn", "fail", "cannot tell", "skipped"]
 NAN = math.nan
+# A reference by a method that has no name of its own.
+OTHERS = "the reference given"
 HUGE = 1e12
 
 
@@ -69,6 +73,7 @@ class Measures:
         converged: whether SVI came to rest; None where nothing was fitted, or that was not judged.
         active: fraction of a latent vector's dimensions that depend on the data.
         points: the latent sites whose guide is a point mass.
+        others: numbers of checks of one's own, by name, which `decide` does not read.
     """
 
     reference: str = "none"
@@ -87,13 +92,12 @@ class Measures:
     converged: bool | None = None
     active: float = NAN
     points: tuple[str, ...] = ()
+    others: Mapping[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """As JSON has it: null for what is not known, and a very large number for what is infinite."""
-        return {
-            name: None if value != value else min(value, HUGE) if isinstance(value, float) else value
-            for name, value in asdict(self).items()
-        }
+        plain = {name: _plain(value) for name, value in asdict(self).items()}
+        return {**plain, "others": {name: _plain(value) for name, value in self.others.items()}}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Self:
@@ -145,7 +149,7 @@ class Decision:
 
 
 @dataclass(frozen=True)
-class Spoken:
+class QuantityNames:
     """What a verdict speaks of, in words.
 
     Attributes:
@@ -159,7 +163,7 @@ class Spoken:
     right: str = ""
 
 
-def decide(measures: Measures, rule: Rule | None = None, spoken: Spoken | None = None) -> Decision:
+def decide(measures: Measures, rule: Rule | None = None, names: QuantityNames | None = None) -> Decision:
     """Trust, reweight, do not trust, or say that there is nothing to judge.
 
     1. *Point masses*: a guide that is a point in some latent has no density, and is not a posterior.
@@ -179,10 +183,10 @@ def decide(measures: Measures, rule: Rule | None = None, spoken: Spoken | None =
     Args:
         measures: what the checks measured.
         rule: the thresholds.
-        spoken: names for the sentence.
+        names: of quantities, for the sentence.
     """
     rule = Rule() if rule is None else rule
-    spoken = Spoken() if spoken is None else spoken
+    names = QuantityNames() if names is None else names
     m = measures
     if m.points:
         sites = in_words(m.points)
@@ -202,7 +206,7 @@ def decide(measures: Measures, rule: Rule | None = None, spoken: Spoken | None =
         )
     weights_ok = m.alarming <= rule.alarming
     if m.reference_ok:
-        return _against_reference(m, rule, weights_ok, spoken)
+        return _against_reference(m, rule, weights_ok, names)
     if not weights_ok:
         have = "its importance weights cannot be trusted" if m.alarming == m.alarming else "it has no weights"
         return Decision(
@@ -211,7 +215,7 @@ def decide(measures: Measures, rule: Rule | None = None, spoken: Spoken | None =
             f"nothing vouches for the guide: {have}, and no reference passed its own checks",
         )
     if _tolerable(m.shift, m.shift_floor, rule.tolerable, rule.floor):
-        changed = spoken.compared or "the answer"
+        changed = names.compared or "the answer"
         return Decision(
             "trust", (), f"the importance weights are sound, and reweighting hardly changes {changed}"
         )
@@ -222,13 +226,13 @@ def decide(measures: Measures, rule: Rule | None = None, spoken: Spoken | None =
     )
 
 
-def _against_reference(m: Measures, rule: Rule, weights_ok: bool, spoken: Spoken) -> Decision:
-    name = told_reference(m.reference)
+def _against_reference(m: Measures, rule: Rule, weights_ok: bool, names: QuantityNames) -> Decision:
+    name = in_sentence(m.reference, OTHERS)
     if _tolerable(m.error, m.error_floor, rule.tolerable, rule.floor):
-        where = f" in {spoken.compared}" if spoken.compared else ""
+        where = f" in {names.compared}" if names.compared else ""
         return Decision("trust", (), f"the guide agrees with {name}{where}")
-    where = f" in {spoken.wrong}" if spoken.wrong else ""
-    where += f" (not in {spoken.right})" if spoken.wrong and spoken.right else ""
+    where = f" in {names.wrong}" if names.wrong else ""
+    where += f" (not in {names.right})" if names.wrong and names.right else ""
     if weights_ok and _tolerable(m.reweighted_error, m.reweighted_floor, rule.repaired, rule.floor):
         return Decision(
             "reweight",
@@ -246,9 +250,8 @@ def in_words(names: Sequence[str], most: int = 4) -> str:
     return " and ".join([", ".join(shown[:-1]), shown[-1]]) if len(shown) > 1 else "".join(shown)
 
 
-def told_reference(method: str) -> str:
-    """A reference's name in a sentence."""
-    return {"exact": "the exact posterior", "nuts": "NUTS"}.get(method, "the reference given")
+def _plain(value: Any) -> Any:
+    return None if value != value else min(value, HUGE) if isinstance(value, float) else value
 
 
 def _tolerable(error: float, floor: float, most: float, most_floor: float) -> bool:

@@ -12,7 +12,8 @@ from ppl_vae.answers.evidence import Evidence
 from ppl_vae.answers.posterior import Posterior
 from ppl_vae.base.files import write_whole
 from ppl_vae.base.moments import standard_deviation
-from ppl_vae.report.style import COLOURS, LINES, SMALL, TEXT, WIDTH, blank, colours, panels, spoken, wrapped
+from ppl_vae.base.names import answer_label
+from ppl_vae.report.style import COLOURS, LINES, SMALL, TEXT, WIDTH, blank, colours, panels, wrapped
 
 __all__ = [
     "COLOURS",
@@ -51,7 +52,7 @@ def forest(answers: Mapping[str, Posterior], names: Sequence[str], reference: st
     }
     interval_rows(axes, names, ends)
     scale = "mean and 95 % interval"
-    axes.set_xlabel(f"{scale}, in sd of {spoken(reference)}" if reference else scale)
+    axes.set_xlabel(f"{scale}, in sd of {answer_label(reference)}" if reference else scale)
     legend_above(figure, axes)
     return figure
 
@@ -70,7 +71,9 @@ def interval_rows(axes: Axes, names: Sequence[str], answers: Mapping[str, np.nda
         at = np.arange(len(names)) + offsets[number]
         axes.hlines(at, ends[:, 0], ends[:, 2], color=paint[answer], linewidth=1.8)
         mark = MARKERS[number % len(MARKERS)]
-        axes.plot(ends[:, 1], at, mark, ms=4.5, color=paint[answer], label=wrapped(spoken(answer), 40, 1))
+        axes.plot(
+            ends[:, 1], at, mark, ms=4.5, color=paint[answer], label=wrapped(answer_label(answer), 40, 1)
+        )
     size = SMALL if max(len(str(name)) for name in names) > 20 else TEXT
     axes.set_yticks(range(len(names)), [wrapped(str(name), 24) for name in names], fontsize=size)
     axes.set_ylim(len(names) - 0.4, -0.6)
@@ -137,7 +140,7 @@ def _density_panel(panel: Axes, draws: Mapping[str, np.ndarray], paint: Mapping[
                 LINES.get(answer, "-"),
                 color=paint[answer],
                 linewidth=1.4,
-                label=spoken(answer),
+                label=answer_label(answer),
             )
             panel.fill_between(grid, density, color=paint[answer], alpha=0.15, linewidth=0)
     panel.set_yticks([])

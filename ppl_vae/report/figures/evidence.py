@@ -7,19 +7,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ppl_vae.answers.evidence import Evidence
+from ppl_vae.base.names import evidence_label
 from ppl_vae.report.style import COLOURS, SMALL, WIDTH, blank, keep_inside
 
 __all__ = ["evidence_curves", "worst_images"]
 
-NAMES = {
-    "exact": "exact",
-    "is": "importance sampling",
-    "defensive": "defensive mixture",
-    "prior": "simple Monte Carlo",
-    "iwae": "IWAE bound (of as many)",
-    "ais": "annealed (chains)",
-    "bridge": "bridge",
-}
 METHOD_COLOURS = {
     "exact": COLOURS["exact"],
     "is": COLOURS["svi"],
@@ -41,7 +33,7 @@ def evidence_curves(found: Mapping[str, Evidence]) -> Figure:
     figure, axes = blank(3.4)
     shown = _same_units(found)
     for name, evidence in shown.items():
-        colour, label = METHOD_COLOURS.get(name, "black"), NAMES.get(name, name)
+        colour, label = METHOD_COLOURS.get(name, "black"), evidence_label(name)
         if evidence.kind == "exact":
             axes.axhline(evidence.mean, color=colour, linewidth=1.5, label=label)
             continue

@@ -9,8 +9,9 @@ from matplotlib.lines import Line2D
 from scipy.stats import gaussian_kde
 
 from ppl_vae.answers.posterior import Posterior
+from ppl_vae.base.names import answer_label
 from ppl_vae.diagnostics.comparison.distances import correlations
-from ppl_vae.report.style import SMALL, colours, panels, spoken, wrapped
+from ppl_vae.report.style import SMALL, colours, panels, wrapped
 
 __all__ = ["pair_plot", "pairs_to_show"]
 
@@ -56,8 +57,15 @@ def pair_plot(
             _contours(axes, own[across], own[up], paint[labels[0]])
         _frame(axes, names, row, column)
     handles = [
-        Line2D([], [], color=paint[labels[0]], label=f"{spoken(labels[0])}: 50 % and 90 % contours"),
-        Line2D([], [], color=paint[labels[1]], marker=".", linestyle="", label=f"{spoken(labels[1])}: draws"),
+        Line2D([], [], color=paint[labels[0]], label=f"{answer_label(labels[0])}: 50 % and 90 % contours"),
+        Line2D(
+            [],
+            [],
+            color=paint[labels[1]],
+            marker=".",
+            linestyle="",
+            label=f"{answer_label(labels[1])}: draws",
+        ),
     ]
     if diverged.any():
         handles.append(Line2D([], [], color="black", marker="x", linestyle="", label="divergences"))

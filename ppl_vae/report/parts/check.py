@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from ppl_vae.answers.evidence import Evidence
+from ppl_vae.answers.posterior import Posterior
+from ppl_vae.base.names import answer_label, in_sentence
 from ppl_vae.base.wording import with_error
+from ppl_vae.diagnostics.calibration.sbc import Calibration
+from ppl_vae.diagnostics.comparison.reasons import Reason
+from ppl_vae.diagnostics.latents.collapse import Collapse
+from ppl_vae.diagnostics.prediction.predictive import Predictive
 from ppl_vae.diagnostics.verdict.rule import Finding, Verdict
 from ppl_vae.inference.fitting.svi import Fit
 from ppl_vae.report.figures.calibration import calibration_panels
@@ -25,14 +32,9 @@ from ppl_vae.report.parts.comparison import comparison_part, cost_table, joint_t
 from ppl_vae.report.parts.fit import fit_part
 from ppl_vae.report.parts.numbers import numbers_of
 from ppl_vae.report.parts.views import views_part
-from ppl_vae.report.style import spoken
 
 if TYPE_CHECKING:
-    from ppl_vae.answers.posterior import Posterior
-    from ppl_vae.diagnostics.calibration.sbc import Calibration
     from ppl_vae.diagnostics.comparison.compare import Identifiable
-    from ppl_vae.diagnostics.latents.collapse import Collapse
-    from ppl_vae.diagnostics.prediction.predictive import Predictive
     from ppl_vae.diagnostics.verdict.check import Check
 
 __all__ = [
@@ -51,9 +53,6 @@ TONES: dict[Verdict, Tone] = {
     "do not trust": "bad",
     "not a posterior": "warn",
 }
-CALIBRATED = {"guide": "the guide", "nuts": "NUTS", "exact": "the exact posterior"}
-# The order of a section's parts.
-PARTS = ("fit", "comparison", "calibration", "predictive", "collapse", "evidence")
 URGENCY = {"fail": 0, "cannot tell": 1, "warn": 2, "pass": 3, "skipped": 4}
 PACKAGES = ("ppl-vae", "torch", "pyro-ppl", "nutpie", "arviz-stats", "numpy")
 # Units from which a histogram of gaps says more than their mean.
@@ -130,15 +129,19 @@ def check_parts(
         identifiable: as for `write_check`.
         image_shape: (height, width) or (height, width, 3) where the data are images.
     """
-    parts = {
-        "fit": _fit_part(found.fit),
-        "comparison": _comparison_part(found, identifiable),
-        "calibration": _calibration_part(found.calibration),
-        "predictive": _predictive_part(found.predictive, image_shape),
-        "collapse": _collapse_part(found.collapse),
-        "evidence": _evidence_part(found.evidence),
-    }
-    return {name: parts[name] for name in PARTS if parts.get(name)}
+    shown = Shown(found, identifiable, image_shape)
+    parts = {"fit": _fit_part(found.fit)}
+    parts |= {name: part(found.results.of(kind), shown) for kind, (name, part) in SECTIONS.items()}
+    return {name: part for name, part in parts.items() if part}
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What parts of a section may need beside their answers: `check_parts`'s arguments."""
+
+    found: Check
+    identifiable: Identifiable | None = None
+    image_shape: tuple[int, ...] | None = None
 
 
 def about_check(found: Check, seed: int | None = None) -> list[str]:
@@ -184,15 +187,16 @@ def _fit_part(fit: Fit | None) -> Part:
     return fit_part([sentence], fit.elbo, fit.held_out, units, stopping=getattr(fit, "stopping", None))
 
 
-def _comparison_part(found: Check, identifiable: Identifiable | None) -> Part:
+def _comparison_part(posteriors: Mapping[str, Posterior], shown: Shown) -> Part:
+    found, identifiable = shown.found, shown.identifiable
     answers = {
         name: answer.map(identifiable(answer.draws)) if identifiable else answer
-        for name, answer in found.answers.items()
+        for name, answer in posteriors.items()
     }
     if found.comparison is None:
         return _without_reference(answers)
     reference = found.measures.reference
-    sentences = [_sentence(_renamed(reason, found.answers)) for reason in found.comparison.reasons]
+    sentences = [_sentence(_named(reason)) for reason in found.comparison.why]
     more = [joint_table(found.comparison.joint, reference), cost_table(found.comparison.costs)]
     return comparison_part(
         answers,
@@ -218,9 +222,9 @@ def _without_reference(answers: Mapping[str, Posterior]) -> Part:
     return Part(title, (), (), [Picture(densities(answers, names), caption)])
 
 
-def _calibration_part(found: Mapping[str, Calibration]) -> Part:
+def _calibration_part(found: Mapping[str, Calibration], _: Shown) -> Part:
     """One figure of ranks for each answer that was calibrated."""
-    names = {name: CALIBRATED.get(name, name) for name in found}
+    names = {name: in_sentence(name) for name in found}
     pictures = [
         Picture(
             calibration_panels(each),
@@ -235,9 +239,23 @@ def _calibration_part(found: Mapping[str, Calibration]) -> Part:
     return Part("Calibration on simulated data", sentences, (), pictures)
 
 
-def _predictive_part(found: Predictive | None, image_shape: tuple[int, ...] | None) -> Part:
-    if found is None:
-        return Part("Data replicated from the model")
+def _joined(title: str, parts: Iterable[Part]) -> Part:
+    """Parts under one heading."""
+    every = list(parts)
+    return Part(
+        title,
+        [sentence for part in every for sentence in part.sentences],
+        [table for part in every for table in part.tables],
+        [picture for part in every for picture in part.pictures],
+    )
+
+
+def _predictive_part(each: Mapping[str, Predictive], shown: Shown) -> Part:
+    found = (_predictive(one, shown.image_shape) for one in each.values())
+    return _joined("Data replicated from the model", found)
+
+
+def _predictive(found: Predictive, image_shape: tuple[int, ...] | None) -> Part:
     rows = found.table.head(MOST_STATISTICS)
     frame = pd.DataFrame(
         {
@@ -252,23 +270,39 @@ def _predictive_part(found: Predictive | None, image_shape: tuple[int, ...] | No
     )
     pictures = [Picture(figure, caption) for figure, caption in predictive_figures(found, image_shape)]
     return Part(
-        "Data replicated from the model",
+        "",
         [_sentence(each) for each in (found.sentence(), *found.notes)],
         [Table("Test statistics, the most surprising first.", frame)],
         pictures,
     )
 
 
-def _collapse_part(found: Collapse | None) -> Part:
-    if found is None:
-        return Part("What the latents carry")
-    sentences = [_sentence(each) for each in (found.sentence(), *found.notes)]
-    return Part("What the latents carry", sentences, (), [Picture(collapse_bars(found), COLLAPSE_CAPTION)])
+def _collapse_part(each: Mapping[str, Collapse], _: Shown) -> Part:
+    sentences = [_sentence(text) for found in each.values() for text in (found.sentence(), *found.notes)]
+    pictures = [Picture(collapse_bars(found), COLLAPSE_CAPTION) for found in each.values()]
+    return Part("What the latents carry", sentences, (), pictures)
 
 
-def _evidence_part(found: Mapping[str, Evidence]) -> Part:
+def _evidence_part(found: Mapping[str, Evidence], _: Shown) -> Part:
     sentences = [_say_evidence(name, each) for name, each in found.items()]
     return Part("log p(x) and the gap", sentences, (), evidence_pictures(found) if found else [])
+
+
+def _tables_part(found: Mapping[str, pd.DataFrame], _: Shown) -> Part:
+    """The tables of checks that answer with one, under their names."""
+    return Part("Further checks", (), [Table(_sentence(name), table) for name, table in found.items()])
+
+
+# The parts of a section by the type of the answers that they show, in the page's order after the fit's.
+SECTIONS: Mapping[type, tuple[str, Callable[[Mapping[str, Any], Shown], Part]]] = {
+    Posterior: ("comparison", _comparison_part),
+    Calibration: ("calibration", _calibration_part),
+    Predictive: ("predictive", _predictive_part),
+    Collapse: ("collapse", _collapse_part),
+    Evidence: ("evidence", _evidence_part),
+    pd.DataFrame: ("tables", _tables_part),
+}
+PARTS = ("fit", *(name for name, _ in SECTIONS.values()))
 
 
 def _say_evidence(name: str, found: Evidence) -> str:
@@ -283,10 +317,8 @@ def _say_evidence(name: str, found: Evidence) -> str:
     )
 
 
-def _renamed(reason: str, answers: Mapping[str, Posterior]) -> str:
-    """A reason that begins with an answer's key, with its name instead."""
-    key, colon, rest = reason.partition(": ")
-    return f"{spoken(key)}{colon}{rest}" if key in answers else reason
+def _named(reason: Reason) -> str:
+    return f"{answer_label(reason.answer)}: {reason.sentence}" if reason.answer else reason.sentence
 
 
 def _sentence(text: str) -> str:

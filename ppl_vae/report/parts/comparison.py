@@ -6,12 +6,13 @@ import numpy as np
 import pandas as pd
 
 from ppl_vae.answers.posterior import Posterior
+from ppl_vae.base.names import answer_label, in_sentence
 from ppl_vae.base.wording import with_error
 from ppl_vae.diagnostics.comparison.distances import correlations
+from ppl_vae.diagnostics.comparison.tables import worst_first
 from ppl_vae.report.figures.common import densities, forest
 from ppl_vae.report.figures.pair import pair_plot, pairs_to_show
 from ppl_vae.report.page import Part, Picture, Table
-from ppl_vae.report.style import spoken, told
 
 __all__ = ["comparison_part", "cost_table", "joint_table", "worst_first"]
 
@@ -51,13 +52,13 @@ def comparison_part(
     pictures = [
         Picture(
             densities(shown, names[:NUM_DENSITIES]),
-            f"The quantities on which {told(judged)} and {told(reference)} differ most, worst first: the "
-            f"curves should lie on each other. {_worst_in_words(own.iloc[0], reference)}",
+            f"The quantities on which {in_sentence(judged)} and {in_sentence(reference)} differ most, worst "
+            f"first: the curves should lie on each other. {_worst_in_words(own.iloc[0], reference)}",
         ),
         Picture(
             forest(shown, names[:NUM_ROWS], reference),
-            f"Means and 95 % intervals, with {told(reference)} put at mean 0 and sd 1: bars shorter than "
-            "the grey band are overconfident, and dots away from the line are wrong means.",
+            f"Means and 95 % intervals, with {in_sentence(reference)} put at mean 0 and sd 1: bars shorter "
+            "than the grey band are overconfident, and dots away from the line are wrong means.",
         ),
     ]
     chosen = pairs_to_show(shown[judged], shown[reference], names[:NUM_CANDIDATES])
@@ -73,16 +74,6 @@ def comparison_part(
     return Part("Against the reference", sentences, tables, pictures)
 
 
-def worst_first(table: pd.DataFrame) -> pd.DataFrame:
-    """Rows by the larger of mean error (in reference sd) and log sd ratio, the largest first."""
-    off = np.log(table["sd_ratio"].clip(lower=1e-9)).abs()
-    severity = np.maximum(table["mean_error_in_sd"].abs(), off)
-    for tail in ("q5_error_in_sd", "q95_error_in_sd"):
-        if tail in table:
-            severity = np.maximum(severity, table[tail].abs())
-    return table.loc[severity.fillna(np.inf).sort_values(ascending=False, kind="stable").index]
-
-
 def joint_table(joint: pd.DataFrame, reference: str) -> Table | None:
     """What only shows when quantities are looked at together: one column for each answer."""
     if joint.empty or not (joint["num_quantities"] > 1).any():
@@ -94,12 +85,12 @@ def joint_table(joint: pd.DataFrame, reference: str) -> Table | None:
         "… along ": joint["largest_direction"],
         "correlation most wrong": joint["correlation_pair"],
         "… by the answer": joint["correlation"],
-        f"… by {told(reference)}": joint["correlation_reference"],
+        f"… by {in_sentence(reference)}": joint["correlation_reference"],
         "… error, on other draws": _measured(joint, "correlation_difference"),
         "sliced Wasserstein (sd)": _measured(joint, "sliced_wasserstein"),
     }
     columns = {
-        spoken(str(answer)): [column.iloc[k] for column in rows.values()]
+        answer_label(str(answer)): [column.iloc[k] for column in rows.values()]
         for k, answer in enumerate(joint["answer"])
     }
     frame = pd.DataFrame(columns, index=pd.Index(list(rows), name="jointly"), dtype=object)
@@ -124,7 +115,7 @@ def cost_table(costs: pd.DataFrame) -> Table | None:
     frame = costs[list(names)].rename(columns=names)
     for column in list(names.values())[1:]:
         frame[column] = [_cell_whole(value) for value in frame[column]]
-    frame.index = pd.Index([spoken(str(answer)) for answer in costs["answer"]], name="answer")
+    frame.index = pd.Index([answer_label(str(answer)) for answer in costs["answer"]], name="answer")
     return Table("What each answer cost, and what its draws are worth.", frame)
 
 
@@ -142,7 +133,7 @@ def _worst_table(table: pd.DataFrame, own: pd.DataFrame, judged: str, reference:
     for answer, part in table.groupby("answer", sort=False):
         if answer != judged:
             part = part.set_index("name").reindex(rows.index)
-            own_name = spoken(str(answer))
+            own_name = answer_label(str(answer))
             columns[f"mean error, {own_name}"] = _measured(
                 part, "mean_error_in_sd", "mean_error_mcse", sign="+"
             )
@@ -153,10 +144,10 @@ def _worst_table(table: pd.DataFrame, own: pd.DataFrame, judged: str, reference:
             columns[name] = _measured(rows, f"{tail}_error_in_sd", f"{tail}_error_mcse", sign="+")
     columns |= {
         "Wasserstein": _measured(rows, "wasserstein", "mcse", digits=3),
-        f"mean, {spoken(judged)}": rows["mean"],
-        f"mean, {spoken(reference)}": rows["mean_reference"],
-        f"sd, {spoken(judged)}": rows["sd"],
-        f"sd, {spoken(reference)}": rows["sd_reference"],
+        f"mean, {answer_label(judged)}": rows["mean"],
+        f"mean, {answer_label(reference)}": rows["mean_reference"],
+        f"sd, {answer_label(judged)}": rows["sd"],
+        f"sd, {answer_label(reference)}": rows["sd_reference"],
     }
     frame = pd.DataFrame(columns)
     frame.index.name = "quantity"
@@ -177,15 +168,15 @@ def _measured(
 def _said_of_table(own: pd.DataFrame, judged: str, reference: str) -> str:
     count = len(own)
     shown = f"The {NUM_ROWS} of {count} quantities" if count > NUM_ROWS else "The quantities"
-    return f"{shown} on which {told(judged)} differs most from {told(reference)}, worst first."
+    return f"{shown} on which {in_sentence(judged)} differs most from {in_sentence(reference)}, worst first."
 
 
 def _worst_in_words(row: pd.Series, reference: str) -> str:
     error, ratio = row["mean_error_in_sd"], row["sd_ratio"]
     side = "above" if error > 0 else "below"
     return (
-        f"The worst is {row['name']}: its mean is {abs(error):.2f} sd {side} that of {told(reference)}, "
-        f"and its sd is {ratio:.2f} times as large."
+        f"The worst is {row['name']}: its mean is {abs(error):.2f} sd {side} that of "
+        f"{in_sentence(reference)}, and its sd is {ratio:.2f} times as large."
     )
 
 
@@ -202,5 +193,5 @@ def _correlation_in_words(
     by_reference, by_answer = (f"{found[k][i, j]:+.2f}".replace("-", "−") for k in (1, 0))
     return (
         f"Of the quantities drawn here, {names[i]} and {names[j]} have the correlation that is most wrong: "
-        f"{by_reference} by {told(against)} and {by_answer} by {told(judged)}."
+        f"{by_reference} by {in_sentence(against)} and {by_answer} by {in_sentence(judged)}."
     )

@@ -16,6 +16,7 @@ from ppl_vae.answers.posterior import Posterior
 from ppl_vae.base.errors import InputError
 from ppl_vae.diagnostics import compare, judge_reference
 from ppl_vae.diagnostics.comparison.closeness import Severity
+from ppl_vae.diagnostics.comparison.reasons import Reason
 from ppl_vae.diagnostics.verdict.findings import differing, say_score
 from ppl_vae.diagnostics.verdict.rule import Rule
 
@@ -140,7 +141,7 @@ def test_compare_and_check_judge_a_reference_by_one_limit_and_say_which(shift: f
                     reference=chains)  # fmt: skip
     passed, reasons = judge_reference(chains)
     assert found.reference_ok is passed
-    fine = Severity(0.1, 0.0, "")
+    fine = Severity(0.1, 0.0, Reason(criterion="said"))
     said = say_score(found, fine, fine, True, Rule())[1] if passed else " ".join(reasons)
     told = found.limits if passed else " ".join(found.reasons)
     limit = re.search(r"limit ([\d.]+)|R-hat < ([\d.]+)", told)

@@ -11,7 +11,9 @@ from pyro.infer.autoguide import AutoMultivariateNormal
 
 from ppl_vae import PPCA, InputError, Pair, Posterior
 from ppl_vae.diagnostics import Check, Rule, check, check_pair
-from ppl_vae.diagnostics.verdict import checking
+from ppl_vae.diagnostics.verdict.checks import draws as drawing
+from ppl_vae.diagnostics.verdict.checks import reference as beside
+from ppl_vae.diagnostics.verdict.checks import weights as weighing
 from ppl_vae.diagnostics.verdict.reference import Sampled
 from ppl_vae.guides import LinearNormal
 
@@ -126,9 +128,9 @@ def test_draws_outside_a_support_have_no_weight(monkeypatch, width, validated, k
     draws = torch.distributions.Gamma(2.0, 1.0).sample((12_000,))
     draws = draws[draws > 1][:8000].reshape(1, -1).numpy()
     exact = Posterior(xr.Dataset({"z": (("chain", "draw"), draws)}), "exact", "independent")
-    monkeypatch.setattr(checking, "SAMPLES", (1000,))
-    monkeypatch.setattr(checking, "DRAWS", (500,))
-    monkeypatch.setattr(checking, "within", lambda *_, **__: Sampled(None, False, ("left out",)))
+    monkeypatch.setattr(weighing, "SAMPLES", (1000,))
+    monkeypatch.setattr(drawing, "DRAWS", (500,))
+    monkeypatch.setattr(beside, "within", lambda *_, **__: Sampled(None, False, ("left out",)))
     found = checked(guide, model=model, data=(torch.tensor(1.0),), reference=exact if known else None)
     assert found.verdict == "do not trust"
     (weights,) = [finding for finding in found.findings if finding.name == "weights"]

@@ -20,8 +20,15 @@ from ppl_vae.base.progress import progress_bar
 from ppl_vae.base.watch import watched
 from ppl_vae.diagnostics import Check, check, check_pair, collapse, predictive_check
 from ppl_vae.diagnostics.latents.funnels import Funnel
-from ppl_vae.diagnostics.verdict import checking
 from ppl_vae.diagnostics.verdict import reference as references
+from ppl_vae.diagnostics.verdict.case import NO_TIME, Case, Listed, examine
+from ppl_vae.diagnostics.verdict.checks import calibration as calibrating
+from ppl_vae.diagnostics.verdict.checks import draws as drawing
+from ppl_vae.diagnostics.verdict.checks import prediction as predicting
+from ppl_vae.diagnostics.verdict.checks import reference as beside
+from ppl_vae.diagnostics.verdict.checks import reweighted as reweighting
+from ppl_vae.diagnostics.verdict.checks import weights as weighing
+from ppl_vae.diagnostics.verdict.options import CheckOptions
 from ppl_vae.diagnostics.verdict.reference import Sampled
 from ppl_vae.diagnostics.verdict.rule import Decision, Finding, Measures
 from ppl_vae.engine import graph as tracing
@@ -220,16 +227,17 @@ def test_chains_that_stick_are_not_run_longer(monkeypatch, apart, begun):
 
 def test_a_part_that_is_one_long_run_ends_at_its_time():
     """A differential equation in a loop of Python's took a predictive check 12 % beyond the budget."""
-    said = []
 
-    def one_run():
+    def one_run(case):
         state = torch.zeros(())
         for _ in range(10**6):
             state = state + 1.0
 
-    job = SimpleNamespace(clock=Clock(0.2), add=lambda *finding, cut: said.append((*finding, cut)))
-    checking.Checks.in_time(job, "prediction", one_run)
-    assert said == [("prediction", "skipped", checking.NO_TIME, True)]
+    pair = Pair(regression, AutoNormal(regression))
+    case = Case(pair, (X,), Clock(0.2), CheckOptions())
+    assert examine(case, Listed("prediction", one_run))
+    (said,) = case.findings
+    assert (said.name, said.status, said.sentence, said.cut) == ("prediction", "skipped", NO_TIME, True)
 
 
 def test_simulating_data_ends_within_a_run_of_the_program():
@@ -290,7 +298,7 @@ def test_same_seed_same_numbers():
 def test_the_verdict_is_told_before_data_are_simulated():
     pair, x = _ppca()
     told = []
-    found = check_pair(pair, x, budget=600.0, calibrate=False, told=told.append, progress=False)
+    found = check_pair(pair, x, budget=600.0, calibrate=False, callback=told.append, progress=False)
     (stands,) = told
     names = [finding.name for finding in stands.findings]
     assert "reference" in names
@@ -316,13 +324,13 @@ def test_no_data_are_simulated_before_the_verdict_is_told(monkeypatch, model):
         events.append("data simulated")
         raise Simulated
 
-    monkeypatch.setattr(checking, "within", lambda *_, **__: Sampled(None, False, ("left out",)))
-    monkeypatch.setattr(checking, "predictive_check", simulate)
-    monkeypatch.setattr(checking, "sbc", simulate)
+    monkeypatch.setattr(beside, "within", lambda *_, **__: Sampled(None, False, ("left out",)))
+    monkeypatch.setattr(predicting, "predictive_check", simulate)
+    monkeypatch.setattr(calibrating, "sbc", simulate)
     with pytest.raises(Simulated):
         check_pair(
             Pair(model, AutoNormal(model)), X, budget=600.0, progress=False,
-            told=lambda stands: events.append(stands.verdict),
+            callback=lambda stands: events.append(stands.verdict),
         )  # fmt: skip
     assert len(events) == 2
     assert events[0] in ("trust", "reweight", "do not trust", "cannot tell")
@@ -469,13 +477,13 @@ def test_a_fit_keeps_the_steps_that_it_made_before_the_deadline(monkeypatch, com
     assert np.isfinite(found.elbo).all()
 
 
-@pytest.mark.parametrize("part", ["elbo", "Rule.finish", "held_out_mean"])
+@pytest.mark.parametrize("part", ["elbo", "GainRule.finish", "held_out_mean"])
 def test_a_fit_whose_time_ends_while_it_is_finished_is_kept(monkeypatch, part):
     pair = Pair(regression, AutoNormal(regression))
     now = [0.0]
     monkeypatch.setattr(clock, "time", SimpleNamespace(perf_counter=lambda: now[0]))
-    places = {"Rule.finish": parts.Rule, "held_out_mean": parts, "elbo": svi}
-    place, name = places[part], part.removeprefix("Rule.")
+    places = {"GainRule.finish": parts.GainRule, "held_out_mean": parts, "elbo": svi}
+    place, name = places[part], part.removeprefix("GainRule.")
     plain = getattr(place, name)
 
     def slow(*given, **options):
@@ -510,7 +518,7 @@ def test_what_cannot_be_begun_ahead_is_left_for_later(monkeypatch, error):
 
     monkeypatch.setattr(nuts, "begin_compiling", fails)
     pair = Pair(regression, AutoNormal(regression))
-    checking.begin_reference(pair, (X,), terms.layout(pair, X), None, Clock(60.0))
+    beside.begin_reference(pair, (X,), terms.layout(pair, X), None, Clock(60.0))
 
 
 # The same seed -----------------------------------------------------------------------------------
@@ -527,8 +535,8 @@ def funnelled(x):
 def test_same_seed_same_numbers_also_of_fits_and_chains(monkeypatch, model):
     monkeypatch.setattr(nuts, "engine_of_chains", lambda *_: "traced")
     monkeypatch.setattr(references, "ROUNDS", (references._Round(60, 150, 0.8, 8, 20.0),))
-    monkeypatch.setattr(checking, "SAMPLES", (500, 200, 100))
-    monkeypatch.setattr(checking, "DRAWS", (600, 500, 400))
+    monkeypatch.setattr(weighing, "SAMPLES", (500, 200, 100))
+    monkeypatch.setattr(drawing, "DRAWS", (600, 500, 400))
     monkeypatch.setattr(
         import_module("ppl_vae.diagnostics.verdict.check"), "begin_reference", lambda *_: None
     )
@@ -560,7 +568,7 @@ def test_same_seed_same_numbers_also_of_fits_and_chains(monkeypatch, model):
 def test_a_fit_that_the_time_ended_makes_every_number_depend_on_it(cut, told):
     names = ("convergence", "weights", "reference", "prediction", "calibration")
     findings = tuple(Finding(name, "pass", "", cut=name in cut) for name in names)
-    found = Check(Decision("trust", (), ""), "", findings, Measures(), {}, seconds=1.0, budget=2.0)
+    found = Check(Decision("trust", (), ""), "", findings, Measures(), seconds=1.0, budget=2.0)
     assert found.cut == told
     assert ("every number with it" in found.spent()) == ("convergence" in cut)
     assert ("depends on the time" in found.spent()) == bool(cut)
@@ -576,7 +584,8 @@ def test_a_fit_that_the_time_ended_makes_every_number_depend_on_it(cut, told):
 )
 def test_a_funnel_that_was_found_stays_whatever_becomes_of_the_reference(monkeypatch, outcome):
     seen = Funnel("tau", ("theta",), 0.5)
-    monkeypatch.setattr(checking, "funnel", lambda posterior: seen if posterior.method != "nuts" else None)
+    for place in (reweighting, beside):
+        monkeypatch.setattr(place, "funnel", lambda posterior: seen if posterior.method != "nuts" else None)
     drawn = {
         "no time": Sampled(None, False, ("late",), cut=True),
         "no run": Sampled(None, False, ("NUTS does not run on this model",)),
@@ -590,7 +599,7 @@ def test_a_funnel_that_was_found_stays_whatever_becomes_of_the_reference(monkeyp
         moved = own.draws.assign(theta=own.draws["theta"] + far)
         return Sampled(Posterior(moved, "nuts", "independent"), False, ("R-hat",))
 
-    monkeypatch.setattr(checking, "within", within)
+    monkeypatch.setattr(beside, "within", within)
 
     def guide(x):
         pyro.sample("tau", dist.LogNormal(-3.0, 0.05))

@@ -17,10 +17,10 @@ from pyro.infer.autoguide import (
 
 from ppl_vae import InputError, Pair, Posterior, TrueSkill
 from ppl_vae.diagnostics import Measures, Rule, check, check_pair, decide
-from ppl_vae.diagnostics.verdict import checking
+from ppl_vae.diagnostics.verdict.checks import reference as beside
 from ppl_vae.diagnostics.verdict.explained import explained
 from ppl_vae.diagnostics.verdict.reference import Sampled
-from ppl_vae.diagnostics.verdict.rule import Finding, Spoken, in_words
+from ppl_vae.diagnostics.verdict.rule import Finding, QuantityNames, in_words
 from ppl_vae.program.problem import Problem
 
 COUNTS = torch.tensor([3.0, 5.0, 2.0, 0.0, 4.0])
@@ -183,14 +183,14 @@ def test_what_points_elsewhere_is_explained_in_the_verdicts_sentence(measures, f
 
 
 @pytest.mark.parametrize(
-    ("spoken", "said"),
+    ("names", "said"),
     [
-        (Spoken("mu and tau"), "the guide agrees with NUTS in mu and tau"),
-        (Spoken(), "the guide agrees with NUTS"),
+        (QuantityNames("mu and tau"), "the guide agrees with NUTS in mu and tau"),
+        (QuantityNames(), "the guide agrees with NUTS"),
     ],
 )
-def test_a_verdict_names_what_it_speaks_of(spoken, said):
-    assert decide(Measures("nuts", True, 0.4, 0.1, **SOUND), spoken=spoken).reason == said
+def test_a_verdict_names_what_it_speaks_of(names, said):
+    assert decide(Measures("nuts", True, 0.4, 0.1, **SOUND), names=names).reason == said
 
 
 def of_discrete(x):
@@ -282,8 +282,8 @@ def test_rows_that_cannot_be_chosen_are_all_sampled_where_they_fit(monkeypatch, 
         seen.append(len(data[0]))
         return Sampled(None, False, ("left out",))
 
-    monkeypatch.setattr(checking, "within", within)
-    monkeypatch.setattr(checking, "MOST_KEPT", most)
+    monkeypatch.setattr(beside, "within", within)
+    monkeypatch.setattr(beside, "MOST_KEPT", most)
     x = torch.randn(20)
     found = check_pair(Pair(model, AutoNormal(model)), x, calibrate=False, budget=600.0, progress=False)
     (reference,) = (f for f in found.findings if f.name == "reference")

@@ -74,14 +74,14 @@ def test_measures_survive_json():
     [
         (Facts(), Measures("nuts", True, converged=False), "more steps"),
         (Facts(missed=True), Measures("nuts", False), "several starts"),
-        (Facts(funnel="the posterior is a funnel"), Measures("nuts", False), "non-centred"),
+        (Facts(funnel=True), Measures("nuts", False), "non-centred"),
         (Facts(mean_field=True), Measures("nuts", True), "full-rank"),
         (Facts(mean_field=True, local=True), Measures("nuts", True), "full covariance"),
         (Facts(), Measures("nuts", True), "draws of the nuts reference"),
         (Facts(cut=True), Measures("none", False), "budget"),
         (Facts(), Measures("nuts", False), "other coordinates"),
         # A funnel is what chains that miss its neck look like.
-        (Facts(missed=True, funnel="the posterior is a funnel"), Measures("nuts", False), "non-centred"),
+        (Facts(missed=True, funnel=True), Measures("nuts", False), "non-centred"),
     ],
 )
 def test_next_step_is_the_cheapest_that_helps(facts, measures, word):

@@ -1,19 +1,19 @@
-"""The quantities that a verdict speaks of: what data can determine, and what the model's pictures show."""
+"""The quantities in which answers are set beside a reference: what data determine, and what a model shows."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ppl_vae.answers.posterior import Posterior
-from ppl_vae.diagnostics.comparison.compare import Identifiable
+from ppl_vae.diagnostics.comparison.compare import Comparison, Identifiable, compare
 from ppl_vae.diagnostics.comparison.symmetries import sampled_entries
 from ppl_vae.program.pair import HasIdentifiable, HasReported, Program
 
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["Quantities"]
+__all__ = ["Quantities", "beside"]
 
 # Quantities that are compared, of models with more.
 MOST = 500
@@ -59,3 +59,14 @@ class Quantities:
         return {*names} <= {
             str(name) for name in self.shown(answer.draws.isel(chain=[0], draw=[0])).data_vars
         }
+
+
+def beside(answers: Mapping[str, Posterior], reference: Posterior, quantities: Quantities) -> Comparison:
+    """Answers beside a reference, and the reference judged: the one way in which `compare` and `check` do it.
+
+    Args:
+        answers: by name.
+        reference: exact, given, or chains; `Comparison.reference_ok` says whether it may serve as one.
+        quantities: of the model.
+    """
+    return compare(answers, reference=reference, identifiable=quantities.functions)

@@ -1,0 +1,1 @@
+"""The checks, one a file: functions of a case to what was found."""
