@@ -64,7 +64,7 @@ class Known:
     Attributes:
         initialised: whether all its parameters exist.
         cast: whether its model is one of `Pair.cast_model`'s, in float64.
-        layouts: of some data, beside them; see `inference.terms.layout`.
+        layouts: of some data, beside them; see `problem.Problem.of`.
         called: the modules that each program calls, in the order of their first calls.
     """
 

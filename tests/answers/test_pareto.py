@@ -139,6 +139,7 @@ def _columns() -> dict[str, np.ndarray]:
         "tiny": -5000.0 + normal,
         "of two values": np.log(generator.choice([0.2, 0.7], 4000)),
         "of equal largest": np.minimum(normal, 0.5),
+        "few above the rest": np.where(np.arange(4000) % 40 == 7, np.abs(normal), 0.0),
         "all equal": np.full(4000, -3.0),
         "mostly none": np.where(np.arange(4000) < 20, normal, -np.inf),
         "half of them none": np.where(np.arange(4000) < 2000, normal, -np.inf),
