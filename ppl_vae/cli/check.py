@@ -2,15 +2,21 @@
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ppl_vae.base.errors import InputError
 from ppl_vae.cli.common import JSON, Quiet, print_json, rows_slice, say_complaints
 from ppl_vae.cli.generated import with_options
+
+if TYPE_CHECKING:
+    from ppl_vae.base.clock import Clock
+    from ppl_vae.diagnostics.verdict.check import Check
+    from ppl_vae.runs.check_jobs import CheckedOptions
 
 __all__ = ["check"]
 
@@ -37,56 +43,25 @@ def check(
     from ppl_vae.base.files import told_later
     from ppl_vae.base.options import from_shell
     from ppl_vae.cli.tables import console, say_check, say_path, say_rest
-    from ppl_vae.diagnostics.verdict.check import Check
-    from ppl_vae.program.user_program import is_class, is_program, load_program
-    from ppl_vae.report.parts.check import write_check
+    from ppl_vae.program.user_program import is_class, is_program
     from ppl_vae.runs import check_jobs
-    from ppl_vae.runs.run import Run
-    from ppl_vae.runs.summary import write_report
 
     options, complaints = from_shell(check_jobs.CheckedOptions, asked), list[InputError]()
-    seed, calibrate, steps, lr = options.seed, options.calibrate, options.steps, options.lr
     seconds = seconds_of(options.budget)
     clock = Clock(seconds, context.obj or time.perf_counter(), min(PAGE, PAGE_SHARE * seconds))
     stood: list[Check] = []
 
-    def tell(stands: Check) -> None:
+    def callback(stands: "Check") -> None:
         stood.append(stands)
         say_check(console(), stands, final=False)
 
-    write_page: Callable[[], Path]
+    shared = _Shared(options, clock, rows_slice(rows), None if json_ else callback, complaints, not quiet)
     if is_program(what) and not is_class(what):
-        if other is None or not data:
-            raise InputError(
-                "a model of your own needs a guide and --data: FILE.py:MODEL FILE.py:GUIDE --data x.csv"
-            )
-        folder = out or Path("check")
-        functions = load_program(identifiable) if identifiable else None
-        found = check_jobs.check_programs(
-            what, other, data, folder, identifiable=functions, steps=steps, lr=lr, rows=rows_slice(rows),
-            budget=clock, calibrate=calibrate, seed=seed or 0, callback=None if json_ else tell, progress=not quiet,
-            complaints=complaints,
-        )  # fmt: skip
-        write_page = partial(
-            write_check, found, folder / "report.html", title=what.rpartition(":")[2],
-            identifiable=functions, seed=seed or 0,
-        )  # fmt: skip
+        found, write_page = _own_programs(what, other, data, identifiable, out, shared)
+    elif data or identifiable:
+        raise InputError("--data and --identifiable belong to models of your own (FILE.py:MODEL)")
     else:
-        if data or identifiable:
-            raise InputError("--data and --identifiable belong to models of your own (FILE.py:MODEL)")
-        folder = Path(what)
-        if other is not None:
-            folder = out or Path("check")
-            check_jobs.fit_for_check(
-                what, other, folder, steps=steps, lr=lr, budget=clock, seed=seed or 0,
-                progress=not quiet,
-            )  # fmt: skip
-        opened = Run.open(folder)
-        found = check_jobs.check_run(
-            opened, split=options.split, rows=rows_slice(rows), budget=clock, calibrate=calibrate, seed=seed,
-            callback=None if json_ else tell, progress=not quiet, complaints=complaints,
-        )  # fmt: skip
-        write_page = partial(write_report, [opened], folder / "report.html", title=folder.resolve().name)
+        found, write_page = _of_the_suite(what, other, out, shared)
     if not json_:
         say_rest(console(), stood[-1], found)
     result = check_jobs.check_json(found)
@@ -99,3 +74,69 @@ def check(
     say_complaints(complaints)
     if not json_:
         say_path(console(), "Report", result["report"])
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """What a check is asked for, whatever it is of."""
+
+    options: "CheckedOptions"
+    budget: "Clock"
+    rows: slice | None
+    callback: "Callable[[Check], None] | None"
+    complaints: list[InputError]
+    progress: bool
+
+
+def _own_programs(
+    model: str,
+    guide: str | None,
+    data: list[str] | None,
+    identifiable: str | None,
+    out: Path | None,
+    shared: _Shared,
+) -> "tuple[Check, Callable[[], Path]]":
+    """A user's own pair, checked, and what writes its page."""
+    from ppl_vae.program.user_program import load_program
+    from ppl_vae.report.parts.check import write_check
+    from ppl_vae.runs.check_jobs import check_programs
+
+    if guide is None or not data:
+        raise InputError(
+            "a model of your own needs a guide and --data: FILE.py:MODEL FILE.py:GUIDE --data x.csv"
+        )
+    folder, options = out or Path("check"), shared.options
+    functions = load_program(identifiable) if identifiable else None
+    found = check_programs(
+        model, guide, data, folder, identifiable=functions, steps=options.steps, lr=options.lr,
+        rows=shared.rows, budget=shared.budget, calibrate=options.calibrate, seed=options.seed or 0,
+        callback=shared.callback, progress=shared.progress, complaints=shared.complaints,
+    )  # fmt: skip
+    title = model.rpartition(":")[2]
+    page = folder / "report.html"
+    return found, partial(
+        write_check, found, page, title=title, identifiable=functions, seed=options.seed or 0
+    )
+
+
+def _of_the_suite(
+    what: str, data: str | None, out: Path | None, shared: _Shared
+) -> "tuple[Check, Callable[[], Path]]":
+    """A run, or a model of the suite that is fitted first, checked, and what writes its page."""
+    from ppl_vae.runs.check_jobs import check_run, fit_for_check
+    from ppl_vae.runs.run import Run
+    from ppl_vae.runs.summary import write_report
+
+    folder, options = Path(what), shared.options
+    if data is not None:
+        folder = out or Path("check")
+        fit_for_check(
+            what, data, folder, steps=options.steps, lr=options.lr, budget=shared.budget,
+            seed=options.seed or 0, progress=shared.progress,
+        )  # fmt: skip
+    run = Run.open(folder)
+    found = check_run(
+        run, split=options.split, rows=shared.rows, budget=shared.budget, calibrate=options.calibrate,
+        seed=options.seed, callback=shared.callback, progress=shared.progress, complaints=shared.complaints,
+    )  # fmt: skip
+    return found, partial(write_report, [run], folder / "report.html", title=folder.resolve().name)

@@ -19,7 +19,7 @@ from ppl_vae.base.notebook import Tone, banner, items, panel, table
 from ppl_vae.base.seeds import check_seed
 from ppl_vae.diagnostics.comparison.closeness import Tolerances, Verdict, judge
 from ppl_vae.diagnostics.comparison.distances import Sample
-from ppl_vae.diagnostics.comparison.mixing import failures, judge_reference, told_limits, unmixed
+from ppl_vae.diagnostics.comparison.mixing import failures, judge_reference, limits_in_words, unmixed
 from ppl_vae.diagnostics.comparison.reasons import Reason, reasons_in
 from ppl_vae.diagnostics.comparison.tables import JOINT_WORDS, joint_row, quantities_table, worst_first
 from ppl_vae.program.pair import HasIdentifiable, Program
@@ -196,38 +196,69 @@ def compare(
     tolerances = Tolerances(
         mean_tolerance, sd_tolerance, tail_tolerance, correlation_tolerance, variance_tolerance
     )
-    summary = reference.summary()
-    why = list(failures(reference, summary))
-    reference_ok = not why
-    tables, joint, costs = [], [], []
-    verdicts: dict[str, Verdict] = {}
-    limits = _cost(reference, summary)
-    for name, answer in answers.items():
-        check_time()
-        own_summary = answer.summary()
-        names = _common(name, own_summary, summary)
-        own, truth = Sample.of(answer, names), Sample.of(reference, names)
-        part = quantities_table(own, truth, own_summary.loc[names], summary.loc[names])
-        cost = _cost(answer, own_summary.loc[names])
-        together = joint_row(own, truth, part, np.random.default_rng(check_seed(seed)))
-        ess = min(cost["ess"], limits["ess"])
-        short = _short(name, cost, reference.method, limits)
-        verdict, reasons = judge(part, together, tolerances, ess, short)
-        if verdict == "agrees" and (doubts := unmixed(answer, own_summary, name)):
-            verdict, reasons = "cannot tell", doubts
-        verdicts[name] = verdict if reference_ok else "cannot tell"
-        if reference_ok:
-            why += [replace(reason, answer=name) for reason in reasons]
-        part.insert(0, "answer", name)
-        tables.append(part)
-        costs.append({"answer": name, **cost})
-        joint.append({"answer": name, **together, **cost})
-    costs.append({"answer": reference.method, **limits})
+    truth = _Side(reference.method, reference, reference.summary())
+    failed = failures(reference, truth.summary)
+    every = [_judged(_Side(name, answer, answer.summary()), truth, tolerances, seed)
+             for name, answer in answers.items()]  # fmt: skip
     return Comparison(
-        pd.concat(tables, ignore_index=True), reference.method, reference_ok, verdicts, tuple(why),
-        pd.DataFrame(joint).drop(columns="draws"), pd.DataFrame(costs),
-        told_limits(reference, summary) if reference_ok else "",
-    )  # fmt: skip
+        table=pd.concat([each.table for each in every], ignore_index=True),
+        reference=reference.method,
+        reference_ok=not failed,
+        verdicts={each.answer: "cannot tell" if failed else each.verdict for each in every},
+        why=failed or tuple(reason for each in every for reason in each.why),
+        joint=pd.DataFrame([each.joint for each in every]).drop(columns="draws"),
+        costs=pd.DataFrame([*(each.cost for each in every), {"answer": truth.name, **truth.cost()}]),
+        limits="" if failed else limits_in_words(reference, truth.summary),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Side:
+    """An answer or the reference, with its summary."""
+
+    name: str
+    posterior: Posterior
+    summary: pd.DataFrame
+
+    def cost(self, names: list[str] | None = None) -> dict[str, float]:
+        """What it cost, by the quantities of these names."""
+        summary = self.summary if names is None else self.summary.loc[names]
+        ess, seconds = float(summary.loc[summary["sd"] != 0, "ess_bulk"].min()), self.posterior.seconds
+        return {
+            "seconds": seconds,
+            "draws": self.posterior.num_draws,
+            "ess": ess,
+            "ess_per_second": ess / seconds if seconds > 0 else np.nan,
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class _Judged:
+    """One answer beside the reference: its rows of the tables, its verdict and the reasons."""
+
+    answer: str
+    table: pd.DataFrame
+    joint: dict[str, Any]
+    cost: dict[str, Any]
+    verdict: Verdict
+    why: tuple[Reason, ...]
+
+
+def _judged(one: _Side, truth: _Side, tolerances: Tolerances, seed: int) -> _Judged:
+    check_time()
+    names = _common(one.name, one.summary, truth.summary)
+    own, true = Sample.of(one.posterior, names), Sample.of(truth.posterior, names)
+    table = quantities_table(own, true, one.summary.loc[names], truth.summary.loc[names])
+    joint = joint_row(own, true, table, np.random.default_rng(check_seed(seed)))
+    cost, limits = one.cost(names), truth.cost()
+    short = _short(one.name, cost, truth.name, limits)
+    verdict, reasons = judge(table, joint, tolerances, min(cost["ess"], limits["ess"]), short)
+    if verdict == "agrees" and (doubts := unmixed(one.posterior, one.summary, one.name)):
+        verdict, reasons = "cannot tell", doubts
+    table.insert(0, "answer", one.name)
+    named: dict[str, Any] = {"answer": one.name, **cost}
+    why = tuple(replace(reason, answer=one.name) for reason in reasons)
+    return _Judged(one.name, table, {"answer": one.name, **joint, **cost}, named, verdict, why)
 
 
 def _common(answer: str, own: pd.DataFrame, truth: pd.DataFrame) -> list[str]:
@@ -238,16 +269,6 @@ def _common(answer: str, own: pd.DataFrame, truth: pd.DataFrame) -> list[str]:
             f"{', '.join(list(own.index)[:5])}, … against {', '.join(list(truth.index)[:5])}, …"
         )
     return common
-
-
-def _cost(answer: Posterior, summary: pd.DataFrame) -> dict[str, float]:
-    ess = float(summary.loc[summary["sd"] != 0, "ess_bulk"].min())
-    return {
-        "seconds": answer.seconds,
-        "draws": answer.num_draws,
-        "ess": ess,
-        "ess_per_second": ess / answer.seconds if answer.seconds > 0 else np.nan,
-    }
 
 
 def _short(answer: str, own: Mapping[str, float], reference: str, truth: Mapping[str, float]) -> str:

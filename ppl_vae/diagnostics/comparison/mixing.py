@@ -6,9 +6,9 @@ from scipy import stats
 
 from ppl_vae.answers.posterior import SUPERCHAINS, Posterior
 from ppl_vae.base.wording import told_apart
-from ppl_vae.diagnostics.comparison.reasons import Reason, told_ess
+from ppl_vae.diagnostics.comparison.reasons import Reason, ess_in_words
 
-__all__ = ["ESS_LIMIT", "failures", "fewest_effective", "judge_reference", "told_limits", "unmixed"]
+__all__ = ["ESS_LIMIT", "failures", "fewest_effective", "judge_reference", "limits_in_words", "unmixed"]
 
 R_HAT_LIMIT = 1.01
 R_HAT_EXCUSED = 1.02
@@ -49,7 +49,7 @@ def failures(reference: Posterior, summary: pd.DataFrame) -> tuple[Reason, ...]:
     return tuple(found)
 
 
-def told_limits(reference: Posterior, summary: pd.DataFrame) -> str:
+def limits_in_words(reference: Posterior, summary: pd.DataFrame) -> str:
     """By what limits chains passed `judge_reference`, and how closely; nothing for independent draws."""
     moving = summary[summary["sd"] > 0]
     if reference.dependence != "chains" or not len(moving):
@@ -60,7 +60,7 @@ def told_limits(reference: Posterior, summary: pd.DataFrame) -> str:
     largest, most = told_apart(moving.loc[worst, "r_hat"], limit)
     return (
         f"largest R-hat {largest}, limit {most}{chance}; "
-        f"smallest ESS {told_ess(fewest_effective(summary), ESS_LIMIT)}, limit {ESS_LIMIT}"
+        f"smallest ESS {ess_in_words(fewest_effective(summary), ESS_LIMIT)}, limit {ESS_LIMIT}"
     )
 
 

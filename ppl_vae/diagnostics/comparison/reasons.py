@@ -11,7 +11,7 @@ import numpy as np
 
 from ppl_vae.base.wording import told_apart, with_error
 
-__all__ = ["Reason", "reasons_in", "told_ess"]
+__all__ = ["Reason", "ess_in_words", "reasons_in"]
 
 NAN = math.nan
 # So many times as many draws are still advised.
@@ -91,7 +91,7 @@ def reasons_in(content: Mapping[str, Any]) -> tuple[Reason, ...]:
     return tuple(found)
 
 
-def told_ess(size: float, limit: float) -> str:
+def ess_in_words(size: float, limit: float) -> str:
     """An effective sample size, in as many digits as tell it from the limit."""
     text = f"{size:,.0f}"
     return told_apart(size, limit)[0] if text == f"{limit:.0f}" else text
@@ -200,7 +200,7 @@ def _ess(reason: Reason) -> str:
     (limit,) = reason.limits
     return (
         f"{reason.who} fails ESS > {limit:.0f} for {_of(reason)} quantities (worst: {reason.quantity}, "
-        f"{told_ess(reason.size, limit)}); draw more"
+        f"{ess_in_words(reason.size, limit)}); draw more"
     )
 
 
