@@ -21,7 +21,7 @@ from ppl_vae.diagnostics.verdict.findings import clause
 from ppl_vae.diagnostics.verdict.results import Results
 from ppl_vae.diagnostics.verdict.rule import Finding, Measures, QuantityNames, Rule
 from ppl_vae.program.pair import Pair
-from ppl_vae.program.terms import layout
+from ppl_vae.program.problem import Problem
 
 if TYPE_CHECKING:
     from ppl_vae.diagnostics.verdict.options import CheckOptions
@@ -109,6 +109,7 @@ class Case:
         cut: whether the budget ended SVI.
 
     Attributes:
+        problem: the pair with the rows that are compared.
         layout: of the programs.
         index: the numbers of the rows that are compared; None for everything.
         quantities: what is compared.
@@ -126,11 +127,12 @@ class Case:
         rested: tuple[bool | None, str] | None = None,
         cut: bool = False,
     ) -> None:
-        self.pair, self.data, self.clock, self.options = pair, data, clock, options
+        self.clock, self.options = clock, options
+        self.problem = rows_compared(Problem.of(pair, *data), rows)
+        self.pair, self.data = pair, data
+        self.layout, self.index = self.problem.layout, self.problem.index
         self.feature_names, self.rested, self.cut = feature_names, rested, cut
         self.rule = Rule() if options.rule is None else options.rule
-        self.layout = layout(pair, *data)
-        self.index = rows_compared(self.layout, data, rows)
         self.quantities = Quantities(pair.model, options.identifiable, local=self.local)
         self.findings: list[Finding] = []
         self.measures = Measures()

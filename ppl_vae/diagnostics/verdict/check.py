@@ -26,10 +26,9 @@ from ppl_vae.diagnostics.verdict.results import Results
 from ppl_vae.diagnostics.verdict.rule import decide
 from ppl_vae.engine.compile_apart import ahead
 from ppl_vae.inference.fitting.svi import Fit
-from ppl_vae.program.layout import Layout
 from ppl_vae.program.pair import Pair, Program
+from ppl_vae.program.problem import Problem
 from ppl_vae.program.shown import ViewContext, views_of
-from ppl_vae.program.terms import layout
 
 __all__ = ["Check", "CheckKeywords", "CheckOptions", "check", "check_pair"]
 
@@ -73,9 +72,9 @@ def check(
             seen = _first_look(pair, data, clock)
             stage("check: fitting by SVI", show=asked.progress)
             if asked.reference is None:
-                begin_reference(pair, data, seen, rows, clock)
+                begin_reference(seen, rows, clock)
             fitted = fit_within(
-                pair, data, seen, num_steps, lr, train, FIT_SHARE * clock.left, asked.seed, asked.progress
+                seen, num_steps, lr, train, FIT_SHARE * clock.left, asked.seed, asked.progress
             )
             cut = fitted is None or was_cut(fitted, num_steps)
             rested = (False, "the time was over before the first step of SVI") if fitted is None else None
@@ -132,7 +131,7 @@ def _examined(case: Case, fitted: Fit | None) -> Check:
     return _conclude(case, fitted)
 
 
-def _first_look(pair: Pair, data: tuple[Any, ...], clock: Clock) -> Layout:
+def _first_look(pair: Pair, data: tuple[Any, ...], clock: Clock) -> Problem:
     """What the programs look like, within the budget.
 
     Raises:
@@ -140,10 +139,10 @@ def _first_look(pair: Pair, data: tuple[Any, ...], clock: Clock) -> Layout:
     """
     try:
         with deadline(clock.left), watched():
-            seen = layout(pair, *data)
+            seen = Problem.of(pair, *data)
     except OutOfTime:
         raise clock.too_short() from None
-    refuse_unchecked(seen)
+    refuse_unchecked(seen.layout)
     if clock.left <= 0:
         raise clock.too_short()
     return seen

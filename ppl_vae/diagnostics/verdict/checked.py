@@ -1,7 +1,5 @@
 """What of a pair is checked: which rows, and which programs have no posterior that can be."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -9,9 +7,9 @@ from ppl_vae.base.errors import InputError
 from ppl_vae.diagnostics.verdict.rule import in_words
 from ppl_vae.program.defined import require_all_data
 from ppl_vae.program.layout import Layout
-from ppl_vae.program.problem import check_index
+from ppl_vae.program.problem import Problem, check_index
 
-__all__ = ["ROWS", "of_rows", "refuse_unchecked", "rows_compared"]
+__all__ = ["ROWS", "refuse_unchecked", "rows_compared"]
 
 # Rows whose posterior is compared with a reference, where every row has its own.
 ROWS = 8
@@ -35,27 +33,23 @@ def refuse_unchecked(layout: Layout) -> None:
         raise InputError("the model has no latent sites: there is no posterior to check")
 
 
-def rows_compared(layout: Layout, data: tuple[Any, ...], rows: Tensor | None) -> Tensor | None:
-    """The rows whose posteriors are compared; None for everything.
+def rows_compared(problem: Problem, rows: Tensor | None) -> Problem:
+    """The rows whose posteriors are compared, or everything.
 
     Raises:
         InputError: for rows where the model has none of its own, or that cannot be taken.
     """
+    layout = problem.layout
     if layout.unit_plate is None:
         if rows is not None:
             raise InputError("rows belong to models with latents of every row; this one has none")
-        return None
-    splits = all(isinstance(v, Tensor) and v.dim() and len(v) == layout.num_units for v in data)
+        return problem
+    splits = all(isinstance(v, Tensor) and v.dim() and len(v) == layout.num_units for v in problem.data)
     if not (layout.can_index and splits):
         if rows is not None:
             raise InputError(
                 "rows cannot be taken of these data: not all of them, or the programs, go by rows"
             )
-        return None
+        return problem
     check_index(rows, layout.num_units)
-    return torch.arange(min(ROWS, layout.num_units)) if rows is None else rows
-
-
-def of_rows(data: tuple[Any, ...], index: Tensor | None) -> tuple[Any, ...]:
-    """The data of some rows, or all of them."""
-    return data if index is None else tuple(values[index] for values in data)
+    return problem.rows(torch.arange(min(ROWS, layout.num_units)) if rows is None else rows)

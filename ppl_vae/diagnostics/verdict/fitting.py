@@ -1,13 +1,12 @@
 """SVI within a share of a time budget."""
 
-from typing import Any, Literal
+from typing import Literal
 
 from ppl_vae.base.clock import OutOfTime, deadline
 from ppl_vae.base.watch import watched
 from ppl_vae.inference.fitting import svi
 from ppl_vae.inference.fitting.svi import Fit
-from ppl_vae.program.layout import Layout
-from ppl_vae.program.pair import Pair
+from ppl_vae.program.problem import Problem
 
 __all__ = ["FIT_SHARE", "LEARNING_RATE", "fit_within", "was_cut"]
 
@@ -21,9 +20,7 @@ FEW_PARAMETERS = 4096
 
 
 def fit_within(
-    pair: Pair,
-    data: tuple[Any, ...],
-    layout: Layout,
+    problem: Problem,
     num_steps: int,
     lr: float | None,
     train: Literal["both", "guide"],
@@ -36,6 +33,7 @@ def fit_within(
     A fit that comes to rest in time does not depend on the clock. None where the time was over before its
     first step.
     """
+    pair, data, layout = problem.pair, problem.data, problem.layout
     particles = 8 if layout.vectorized and layout.num_units * layout.event_size <= 10_000 else 1
     try:
         with deadline(seconds):

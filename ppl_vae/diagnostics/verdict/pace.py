@@ -2,13 +2,9 @@
 
 import time
 from collections.abc import Sequence
-from typing import Any
-
-from torch import Tensor
 
 from ppl_vae.inference.samplers import guide
-from ppl_vae.program.layout import Layout
-from ppl_vae.program.pair import Pair
+from ppl_vae.program.problem import Problem
 
 __all__ = ["WEIGHTS_SHARE", "affordable"]
 
@@ -21,25 +17,14 @@ SMALL = 2**24
 TIMED, ONE_BY_ONE = 200, 5
 
 
-def affordable(
-    pair: Pair,
-    data: tuple[Any, ...],
-    layout: Layout,
-    index: Tensor | None,
-    sizes: Sequence[int],
-    seconds: float,
-    seed: int,
-) -> tuple[int, bool]:
+def affordable(problem: Problem, sizes: Sequence[int], seconds: float, seed: int) -> tuple[int, bool]:
     """The largest of some sizes whose draws fit into so many seconds, else the smallest.
 
     Small work is not timed at all. The sizes are far apart, so that a clock that runs a little otherwise
     hardly ever changes the choice among the others.
 
     Args:
-        pair: whose guide is drawn from, and whose weights are evaluated.
-        data: the programs' data.
-        layout: the pair's.
-        index: the rows.
+        problem: the pair whose guide is drawn from and whose weights are evaluated, with the rows meant.
         sizes: in descending order.
         seconds: the time there is.
         seed: of the draws that are timed.
@@ -47,14 +32,14 @@ def affordable(
     Returns:
         The size, and whether it is smaller than the first.
     """
-    units = layout.num_units if index is None else len(index)
+    pair, layout, units = problem.pair, problem.layout, problem.num_units
     if layout.vectorized and sizes[0] * units * layout.event_size <= SMALL:
         return sizes[0], False
     timed = min(TIMED, layout.particles_per_chunk(units)) if layout.vectorized else ONE_BY_ONE
     paces = []
     for _ in range(2):
         start = time.perf_counter()
-        guide.draws(pair, *data, num_draws=timed, index=index, seed=seed)
+        guide.draws(pair, *problem.data, num_draws=timed, index=problem.index, seed=seed)
         paces.append((time.perf_counter() - start) / timed)
     size = next((size for size in sizes if size * min(paces) <= seconds), sizes[-1])
     return size, size < sizes[0]

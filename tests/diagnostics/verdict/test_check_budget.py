@@ -518,7 +518,7 @@ def test_what_cannot_be_begun_ahead_is_left_for_later(monkeypatch, error):
 
     monkeypatch.setattr(nuts, "begin_compiling", fails)
     pair = Pair(regression, AutoNormal(regression))
-    beside.begin_reference(pair, (X,), terms.layout(pair, X), None, Clock(60.0))
+    beside.begin_reference(Problem.of(pair, X), None, Clock(60.0))
 
 
 # The same seed -----------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ def draws(case: Case) -> Found:
     units = layout.num_units if case.local else 1
     units = units if index is None else len(index)
     allowed = WEIGHTS_SHARE * case.clock.left
-    size, cut = affordable(case.pair, case.data, layout, index, DRAWS, allowed, case.options.seed)
+    size, cut = affordable(case.problem, DRAWS, allowed, case.options.seed)
     size = int(min(size, max(DRAWS[-1], MOST_NUMBERS / (layout.event_size * units))))
     own = guide.draws(case.pair, *case.data, num_draws=size, index=index, seed=case.seed(SEED))
     own = case.few_rows(own)

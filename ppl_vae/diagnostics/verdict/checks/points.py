@@ -5,7 +5,6 @@ from ppl_vae.base.watch import watched
 from ppl_vae.diagnostics.verdict.case import Case, Found
 from ppl_vae.diagnostics.verdict.rule import Finding, in_words
 from ppl_vae.program.point_mass import point_masses
-from ppl_vae.program.problem import Problem
 
 __all__ = ["points"]
 
@@ -18,7 +17,7 @@ def points(case: Case) -> Found | None:
     """
     try:
         with deadline(case.clock.left), watched():
-            found = point_masses(Problem(case.pair, case.data, case.layout))
+            found = point_masses(case.problem)
     except OutOfTime:
         raise case.clock.too_short() from None
     if not found:

@@ -15,15 +15,15 @@ from ppl_vae.base.watch import watched
 from ppl_vae.diagnostics.comparison.quantities import beside
 from ppl_vae.diagnostics.latents.funnels import funnel
 from ppl_vae.diagnostics.verdict.case import NO_TIME, Case, Found, skipped
-from ppl_vae.diagnostics.verdict.checked import of_rows, rows_compared
+from ppl_vae.diagnostics.verdict.checked import rows_compared
 from ppl_vae.diagnostics.verdict.checks.draws import DRAWS
 from ppl_vae.diagnostics.verdict.findings import differing, say_score
 from ppl_vae.diagnostics.verdict.reference import Sampled, within
 from ppl_vae.diagnostics.verdict.rule import Finding, in_words
 from ppl_vae.diagnostics.verdict.scored import scored
 from ppl_vae.inference.samplers import exact, nuts
-from ppl_vae.program.layout import Layout
-from ppl_vae.program.pair import ExactPosterior, Pair
+from ppl_vae.program.pair import ExactPosterior
+from ppl_vae.program.problem import Problem
 
 __all__ = ["begin_reference", "reference"]
 
@@ -96,7 +96,7 @@ def _drawn(case: Case) -> tuple[Sampled, str]:
     if (given := case.options.reference) is not None:
         return Sampled(given, True, ()), "given"
     coords = {} if case.index is None else {case.layout.unit_plate or "": case.index.tolist()}
-    data = of_rows(case.data, case.index)
+    data = case.problem.cut()
     if isinstance(case.pair.model, ExactPosterior):
         return _exactly(case, case.pair.model, data, coords)
     units = case.layout.num_units if case.local and case.index is None else 1
@@ -127,14 +127,12 @@ def _exactly(
     return Sampled(case.few_rows(drawn), True, ()), "exact"
 
 
-def begin_reference(
-    pair: Pair, data: tuple[Any, ...], layout: Layout, rows: Tensor | None, clock: Clock
-) -> None:
+def begin_reference(problem: Problem, rows: Tensor | None, clock: Clock) -> None:
     """Begin to compile what NUTS will want, beside the fit; see `compile_apart.ahead`."""
-    index = rows_compared(layout, data, rows)
-    known = isinstance(pair.model, ExactPosterior)
-    if known or (index is None and layout.num_units * layout.event_size * DRAWS[0] > MOST_KEPT):
+    problem, layout = rows_compared(problem, rows), problem.layout
+    known = isinstance(problem.pair.model, ExactPosterior)
+    if known or (problem.index is None and layout.num_units * layout.event_size * DRAWS[0] > MOST_KEPT):
         return
     # Whatever it raises comes up again where NUTS is wanted, and is said there.
     with suppress(Exception, OutOfTime), deadline(BEGINNING * clock.left):
-        nuts.begin_compiling(pair, *of_rows(data, index))
+        nuts.begin_compiling(problem.pair, *problem.cut())

@@ -29,7 +29,7 @@ def weights(case: Case) -> Found:
     sizes = SAMPLES if units == 1 else SAMPLES_A_ROW
     try:
         allowed = WEIGHTS_SHARE * case.clock.left
-        size, cut = affordable(case.pair, case.data, layout, index, sizes, allowed, case.options.seed)
+        size, cut = affordable(case.problem.rows(index), sizes, allowed, case.options.seed)
         size = int(min(size, max(sizes[-1], MOST_EVALUATED / (layout.event_size * units))))
         found = importance.log_evidence(
             case.pair, *case.data, num_samples=size, improper=bool(layout.improper), index=index,
