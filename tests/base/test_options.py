@@ -106,7 +106,7 @@ DECLARED = {
     "ppl_vae.inference.evidence.annealing": ("AnnealingOptions", "AnnealingKeywords"),
     "ppl_vae.inference.samplers.nuts": ("NutsOptions", "NutsKeywords"),
     "ppl_vae.diagnostics.calibration.options": ("CalibrationOptions", "CalibrationKeywords"),
-    "ppl_vae.diagnostics.latents.best_guides": ("Search", "SearchKeywords"),
+    "ppl_vae.diagnostics.latents.best_guides": ("SearchOptions", "SearchKeywords"),
     "ppl_vae.diagnostics.verdict.options": ("CheckOptions", "CheckKeywords"),
     "ppl_vae.runs.jobs": ("ReferenceOptions", "ReferenceKeywords"),
 }

@@ -48,7 +48,7 @@ class Best:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Search:
+class SearchOptions:
     """The options of the search for the best guides.
 
     Attributes:
@@ -68,7 +68,7 @@ class Search:
 
 
 class SearchKeywords(TypedDict):
-    """The fields of `Search` as keywords; a test holds the two equal."""
+    """The fields of `SearchOptions` as keywords; a test holds the two equal."""
 
     num_steps: int
     num_particles: int
@@ -98,9 +98,9 @@ def optimise(
         guide: parameters for every datum.
         data: the programs' data.
         seed, progress: as in `svi.fit`.
-        search: the fields of `Search`.
+        search: the fields of `SearchOptions`.
     """
-    asked = Search(**search)
+    asked = SearchOptions(**search)
     lr, num_steps, tolerance = asked.lr, asked.num_steps, asked.tolerance
     dtype = guide.raw.dtype
     held = pair.cast_model(dtype, lambda model: guide)

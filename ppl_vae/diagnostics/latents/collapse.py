@@ -22,8 +22,8 @@ from ppl_vae.base.errors import InputError
 from ppl_vae.base.files import read_netcdf, write_netcdf
 from ppl_vae.base.seeds import seeded
 from ppl_vae.diagnostics.latents.collapse_parts import (
-    Case,
     Drawn,
+    LatentCase,
     Moments,
     Programs,
     by_parents,
@@ -213,7 +213,7 @@ def collapse(
         )
     if index is not None and not layout.can_index:
         raise InputError("part of the data was asked for, but the programs do not index their units")
-    case = Case(problem, names, num_draws)
+    case = LatentCase(problem, names, num_draws)
     with seeded(seed):
         found = read_programs(case)
         # Two runs that drew the same discrete values would not show that a prior depends on them.
@@ -238,7 +238,9 @@ def collapse(
     )
 
 
-def _whole(case: Case, site_kl: Mapping[str, tuple[float, float]], *, exact: bool) -> tuple[float, float]:
+def _whole(
+    case: LatentCase, site_kl: Mapping[str, tuple[float, float]], *, exact: bool
+) -> tuple[float, float]:
     """KL of a unit's whole vector: the sites' together where all have a formula, else from draws."""
     known = [kl for kl, _ in site_kl.values()]
     whole = len(case.names) == len(case.layout.latents)
@@ -248,7 +250,7 @@ def _whole(case: Case, site_kl: Mapping[str, tuple[float, float]], *, exact: boo
 
 
 def _table(
-    case: Case,
+    case: LatentCase,
     found: Programs,
     moments: Moments,
     drawn: Drawn | None,
@@ -298,7 +300,7 @@ def _normal_kl(moments: Moments) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _notes(
-    case: Case, found: Programs, moments: Moments, drawn: Drawn | None, kl_error: float
+    case: LatentCase, found: Programs, moments: Moments, drawn: Drawn | None, kl_error: float
 ) -> tuple[str, ...]:
     notes = [*_left_out(case)]
     if any(isinstance(fn, MultivariateNormal) for fn in found.guides.values()):
@@ -335,7 +337,7 @@ def _notes(
     return tuple(notes)
 
 
-def _left_out(case: Case) -> list[str]:
+def _left_out(case: LatentCase) -> list[str]:
     """Sentences on latents that are no part of the table."""
     kinds = case.layout.sites.values()
     shared = [site.name for site in kinds if site.scope == "global"]

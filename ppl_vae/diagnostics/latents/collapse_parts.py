@@ -30,8 +30,8 @@ from ppl_vae.program.pair import Labelled, Pair
 from ppl_vae.program.problem import Problem
 
 __all__ = [
-    "Case",
     "Drawn",
+    "LatentCase",
     "Moments",
     "Programs",
     "by_parents",
@@ -50,7 +50,7 @@ NUM_MUTUAL, BLOCK = 500, 2**22
 
 
 @dataclass(frozen=True, eq=False)
-class Case:
+class LatentCase:
     """A pair, its data, and which of its latents are looked at.
 
     Attributes:
@@ -104,7 +104,7 @@ class Moments:
     num_draws: int | None
 
 
-def read_programs(case: Case) -> Programs:
+def read_programs(case: LatentCase) -> Programs:
     """Guide's and prior's distribution of every site; two runs on other draws tell what depends on draws.
 
     Raises:
@@ -156,7 +156,7 @@ def _same(one: Any, two: Any) -> bool:
 # Priors that are independent of each other -------------------------------------------------------------
 
 
-def _moments_of(fns: Mapping[str, Any], case: Case) -> tuple[Tensor, Tensor]:
+def _moments_of(fns: Mapping[str, Any], case: LatentCase) -> tuple[Tensor, Tensor]:
     means, variances = [], []
     for name, fn in fns.items():
         full = fn.shape()
@@ -171,7 +171,7 @@ def _checked(mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
     return mean, variance.sqrt()
 
 
-def independent_moments(case: Case, found: Programs) -> Moments:
+def independent_moments(case: LatentCase, found: Programs) -> Moments:
     """Means and variances of every dimension where no prior depends on other latents.
 
     Raises:
@@ -194,7 +194,7 @@ def independent_moments(case: Case, found: Programs) -> Moments:
     return Moments((mean - centre) / scale, variance / scale.square(), case.num_draws)
 
 
-def formula_kls(case: Case, found: Programs) -> Tensor | None:
+def formula_kls(case: LatentCase, found: Programs) -> Tensor | None:
     """KL of every dimension where guide and prior have one by formula but are not Normal; (dimensions,)."""
     parts = []
     for name in case.names:
@@ -206,7 +206,7 @@ def formula_kls(case: Case, found: Programs) -> Tensor | None:
     return torch.cat(parts)
 
 
-def site_kls(case: Case, found: Programs) -> dict[str, float]:
+def site_kls(case: LatentCase, found: Programs) -> dict[str, float]:
     """Mean KL of a datum's values of each site by formula; NaN without one."""
     totals = {}
     for name, fn in found.guides.items():
@@ -252,7 +252,7 @@ class Drawn:
     normal: bool
 
 
-def by_parents(case: Case) -> Drawn:
+def by_parents(case: LatentCase) -> Drawn:
     """Draw every latent, and compare each with its prior given its parents.
 
     Raises:
@@ -287,7 +287,7 @@ class _Chunk:
     normal: bool
 
 
-def _chunk(case: Case, problem: Problem) -> _Chunk:
+def _chunk(case: LatentCase, problem: Problem) -> _Chunk:
     most = case.num_draws if case.layout.vectorized else 1
     parts = [_block(case, problem, block) for block in sizes(case.num_draws, most)]
     kls = [part.kl for part in parts if part.kl is not None]
@@ -302,7 +302,7 @@ def _chunk(case: Case, problem: Problem) -> _Chunk:
     )
 
 
-def _block(case: Case, problem: Problem, num_draws: int) -> _Chunk:
+def _block(case: LatentCase, problem: Problem, num_draws: int) -> _Chunk:
     model, guide = problem.traces(num_draws)
     conditional = analytic_kls(model, guide, case.layout)
     standard, kls = {}, {}
@@ -323,7 +323,7 @@ def _block(case: Case, problem: Problem, num_draws: int) -> _Chunk:
     )
 
 
-def _canonical(case: Case, name: str, site: Any, value: Tensor) -> Tensor:
+def _canonical(case: LatentCase, name: str, site: Any, value: Tensor) -> Tensor:
     return canonical_value(name, {**site, "value": value.double()}, case.layout)
 
 
@@ -334,7 +334,7 @@ def _prior(fn: Any, shape: torch.Size) -> tuple[Tensor, Tensor]:
         raise InputError(f"the prior's mean and variance are not known: {error}") from error
 
 
-def _refuse_summed(case: Case, name: str, fn: Any, value: Tensor) -> None:
+def _refuse_summed(case: LatentCase, name: str, fn: Any, value: Tensor) -> None:
     """Under enumeration a distribution that depends on a summed latent has a dimension for its values."""
     if case.layout.summed and len(fn.shape()) > value.dim():
         raise InputError(
@@ -353,7 +353,7 @@ def _errors(values: Tensor) -> Tensor:
     return (values.var(0).sum(0) / draws).sqrt() / data
 
 
-def total_kl(case: Case) -> tuple[float, float]:
+def total_kl(case: LatentCase) -> tuple[float, float]:
     """Mean KL of a datum's latents from draws, E[log q(z) − log p(z)], and its Monte Carlo error.
 
     NaN where the guide's density is not available, or the data set is the one unit.
@@ -375,7 +375,7 @@ def total_kl(case: Case) -> tuple[float, float]:
 # The rest ------------------------------------------------------------------------------------------------
 
 
-def mutual_information(case: Case, guides: Mapping[str, Any], num_units: int) -> tuple[float, float]:
+def mutual_information(case: LatentCase, guides: Mapping[str, Any], num_units: int) -> tuple[float, float]:
     """E_n E_q(z|x_n)[log q(z | x_n) − log 1/N Σ_m q(z | x_m)] and its standard error.
 
     The aggregated posterior is that of the N data themselves: no value can exceed log N. It is the same of
@@ -405,12 +405,12 @@ def mutual_information(case: Case, guides: Mapping[str, Any], num_units: int) ->
     return float(found.mean()), float(found.std()) / number**0.5
 
 
-def _depth(case: Case) -> int:
+def _depth(case: LatentCase) -> int:
     """Batch dimensions from that of the data on."""
     return -case.layout.dims[str(case.layout.local_plate)]
 
 
-def component_names(case: Case, found: Programs, size: int) -> tuple[list[str], list[str]]:
+def component_names(case: LatentCase, found: Programs, size: int) -> tuple[list[str], list[str]]:
     """Names like ``z[1]`` or ``z[2, 1]``, with the model's own labels where they fit, and the sites'."""
     names, sites = [], []
     for name in case.names:
@@ -422,12 +422,12 @@ def component_names(case: Case, found: Programs, size: int) -> tuple[list[str], 
     return names, sites
 
 
-def _data_size(case: Case, name: str, fn: Any) -> int:
+def _data_size(case: LatentCase, name: str, fn: Any) -> int:
     """How many data a distribution is of."""
     return int(fn.shape()[case.layout.dims[str(case.layout.local_plate)] - case.layout.event_dims[name]])
 
 
-def _labels(case: Case, name: str, size: int, fn: Any) -> list[str]:
+def _labels(case: LatentCase, name: str, size: int, fn: Any) -> list[str]:
     model = case.pair.model
     if isinstance(model, Labelled):
         own = [list(model.coords().get(dim, ())) for dim in model.event_dims().get(name, ())]

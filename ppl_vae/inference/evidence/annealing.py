@@ -34,7 +34,7 @@ from ppl_vae.inference.evidence.partial import Partial, fingerprint
 from ppl_vae.inference.evidence.temperatures import LENGTH, Plan, by_row, pilot, tempered
 from ppl_vae.inference.evidence.tempered import TemperedPath
 from ppl_vae.inference.evidence.tolerance import check_tolerance, samples_needed
-from ppl_vae.inference.samplers.hmc import State, jittered_length, transition
+from ppl_vae.inference.samplers.hmc import ChainState, jittered_length, transition
 from ppl_vae.program.defined import weighable
 from ppl_vae.program.given_latents import has_log_density
 from ppl_vae.program.pair import Pair
@@ -317,7 +317,7 @@ def _engine(compile: Compile, settings: AnnealingOptions, problem: Problem) -> s
 def _anneal(
     path: TemperedPath,
     plan: Plan,
-    state: State,
+    state: ChainState,
     generator: torch.Generator,
     advance: Callable[[int, str], None],
     backwards: bool = False,

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ppl_vae.inference.evidence.tempered import NOTHING, TemperedPath
-from ppl_vae.inference.samplers.hmc import State, jittered_length, transition
+from ppl_vae.inference.samplers.hmc import ChainState, jittered_length, transition
 
 __all__ = ["LENGTH", "Plan", "by_row", "pilot", "tempered"]
 
@@ -66,7 +66,7 @@ class Plan:
         return self.factors[lower].lerp(self.factors[lower + 1], float(self.places[inner] - lower))
 
 
-def tempered(state: State, before: float, after: float) -> State:
+def tempered(state: ChainState, before: float, after: float) -> ChainState:
     """The same positions under another temperature: no new gradient is needed."""
     difference, slope = state.more
     change = after - before
@@ -125,7 +125,7 @@ class _Tuner:
         self._unit = position.new_ones(path.dim)
         self._recent: list[Tensor] = []
 
-    def move(self, state: State, beta: float, move: int, generator: torch.Generator) -> State:
+    def move(self, state: ChainState, beta: float, move: int, generator: torch.Generator) -> ChainState:
         """One transition of all chains, and what it teaches."""
         step_size = self.log_step.exp()
         scale, count = jittered_length(LENGTH, float(step_size.median()), move)
@@ -169,7 +169,7 @@ class _Tuner:
         return variances.sqrt().diag() if failed else factor
 
 
-def _speed(state: State, path: TemperedPath) -> float:
+def _speed(state: ChainState, path: TemperedPath) -> float:
     """sd of log p − log q between a unit's chains, root mean square over units: d(length)/dβ.
 
     Chains where p is zero have lost their weight whatever the temperatures, and say nothing about them.

@@ -23,7 +23,7 @@ from ppl_vae.engine.density import Constrain
 from ppl_vae.engine.graph import Outputs, Untraceable, check, trace
 from ppl_vae.engine.leapfrog import Leapfrog
 from ppl_vae.guides.prior import Prior
-from ppl_vae.inference.samplers.hmc import State
+from ppl_vae.inference.samplers.hmc import ChainState
 from ppl_vae.program.given_latents import guide_values
 from ppl_vae.program.layout import (
     Substitute,
@@ -138,12 +138,12 @@ class TemperedPath:
         self._shapes = {name: value.shape[2:] for name, value in values.items()}
         return torch.cat([value.reshape(*value.shape[:2], -1) for value in values.values()], dim=-1)
 
-    def state(self, position: Tensor, beta: float) -> State:
+    def state(self, position: Tensor, beta: float) -> ChainState:
         """The chains' state at positions (rows, dim), under temperature β."""
         with pyro.validation_enabled(False):
             log_q, log_p, slope_q, slope_p = self._both(position)
         difference, slope = log_p - log_q, slope_p - slope_q
-        return State(position, log_q + beta * difference, slope_q + beta * slope, (difference, slope))
+        return ChainState(position, log_q + beta * difference, slope_q + beta * slope, (difference, slope))
 
     def leapfrog(self, beta: float, factor: Tensor) -> Leapfrog:
         """One leapfrog step under temperature β, for momenta of unit mass.

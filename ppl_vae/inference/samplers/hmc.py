@@ -25,10 +25,10 @@ from ppl_vae.engine.leapfrog import Leapfrog, LogDensity, leapfrog_of
 from ppl_vae.inference.samplers.hmc_tuning import Learner
 
 __all__ = [
+    "ChainState",
     "Chains",
     "Leapfrog",
     "LogDensity",
-    "State",
     "Transition",
     "jittered",
     "jittered_length",
@@ -47,7 +47,7 @@ _JITTER = 0.5
 _SEARCH, _SETTLE = 0.25, 0.2
 
 
-class State(NamedTuple):
+class ChainState(NamedTuple):
     """Where the chains are: position (chains, dim), log density (chains,) and gradient (chains, dim), and
     whatever else the leapfrog gives at a position."""
 
@@ -67,7 +67,7 @@ class Transition(NamedTuple):
         diverging: whether the energy rose by more than 1000 nats or was not finite, (chains,).
     """
 
-    state: State
+    state: ChainState
     acceptance: Tensor
     accepted: Tensor
     diverging: Tensor
@@ -102,7 +102,7 @@ class Chains:
     principal_sd: float
 
 
-def start_at(log_density: LogDensity, position: Tensor) -> State:
+def start_at(log_density: LogDensity, position: Tensor) -> ChainState:
     """The state of chains at given positions (chains, dim).
 
     Raises:
@@ -122,12 +122,12 @@ def start_at(log_density: LogDensity, position: Tensor) -> State:
             f"the log density or its gradient is not finite at the start of chains {bad[:8]}; "
             "every chain must start where both are finite"
         )
-    return State(position.contiguous(), value, gradient.contiguous())
+    return ChainState(position.contiguous(), value, gradient.contiguous())
 
 
 def transition(
     leapfrog: Leapfrog,
-    state: State,
+    state: ChainState,
     *,
     step_size: Tensor,
     num_leapfrogs: int,
@@ -159,7 +159,7 @@ def transition(
     acceptance = gain.clamp(max=0.0).exp_()
     accepted = torch.empty_like(gain).uniform_(generator=generator) < acceptance
     moved = accepted.unsqueeze(1)
-    after = State(
+    after = ChainState(
         torch.where(moved, position, state.position),
         torch.where(accepted, log_density, state.log_density),
         torch.where(moved, gradient, state.gradient),
@@ -244,12 +244,12 @@ def run(
 
 def _warm_up(
     move: "partial[Transition]",
-    state: State,
+    state: ChainState,
     learner: Learner,
     warmup: int,
     max_leapfrogs: int,
     tell: Callable[[int, str], None],
-) -> tuple[State, int]:
+) -> tuple[ChainState, int]:
     """Let the chains find the typical set and the learner its tuning; also the number of gradients."""
     search, settle = round(_SEARCH * warmup), round((1 - _SETTLE) * warmup)
     spent = 0
@@ -273,7 +273,7 @@ def _warm_up(
 
 def _draw(
     move: "partial[Transition]",
-    state: State,
+    state: ChainState,
     learner: Learner,
     num_draws: int,
     max_leapfrogs: int,
@@ -307,7 +307,7 @@ def _draw(
     )
 
 
-def _first_step_sizes(move: "partial[Transition]", state: State) -> tuple[Tensor, int]:
+def _first_step_sizes(move: "partial[Transition]", state: ChainState) -> tuple[Tensor, int]:
     """Double or halve each chain's step size until the acceptance of a single step crosses 1/2.
 
     Hoffman and Gelman (2014), Algorithm 4, for every chain at once.

@@ -217,7 +217,7 @@ def _stock(
     """Draws of Pyro's own NUTS on the model itself, which sums discrete latents out."""
     pair = problem.pair
     with pair.scope(), progress_bar("NUTS", settings.iterations, show=progress) as advance:
-        draws, stats = pyro_nuts.sample_sites(
+        draws, stats = pyro_nuts.sample_model(
             pair.model, problem.data, settings, dense=dense, jit_compile=False, advance=advance
         )
     return draws, stats.assign_attrs(sampler="pyro"), 0.0

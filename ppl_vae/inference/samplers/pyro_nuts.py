@@ -20,7 +20,7 @@ from ppl_vae.program.pair import Program
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["sample_positions", "sample_sites"]
+__all__ = ["sample_model", "sample_positions"]
 
 
 def sample_positions(
@@ -73,7 +73,7 @@ def sample_positions(
     return torch.stack([run[0]["position"] for run in runs]), _statistics([run[1] for run in runs])
 
 
-def sample_sites(
+def sample_model(
     model: Program,
     data: tuple[Any, ...],
     settings: ChainSettings,

@@ -288,7 +288,7 @@ def _poisoned(log_density: hmc.LogDensity, chain: int, poison: float, where: str
 @pytest.mark.parametrize("where", ["value", "gradient"])
 @pytest.mark.parametrize("poison", [math.nan, math.inf, -math.inf])
 def test_a_chain_whose_density_is_not_finite_is_rejected_alone(poison: float, where: str) -> None:
-    def step(log_density: hmc.LogDensity) -> tuple[hmc.State, hmc.Transition]:
+    def step(log_density: hmc.LogDensity) -> tuple[hmc.ChainState, hmc.Transition]:
         state = hmc.start_at(log_density, _start(6, 4))
         return state, hmc.transition(
             hmc.leapfrog_of(log_density),
