@@ -107,7 +107,7 @@ def test_chains_without_density_do_not_set_the_temperatures(oracles: ModuleType)
         num_chains, units = 4, 3
 
     difference = torch.tensor([[1.0, -1e10, 5.0], [3.0, 2.0, -1e10], [-1e10, 4.0, -1e10], [5.0, 0.0, -1e10]])
-    state = temperatures.State(
+    state = temperatures.ChainState(
         torch.zeros(12, 1), torch.zeros(12), torch.zeros(12, 1), (difference.flatten(),)
     )
     # Variances 4 of {1, 3, 5} and of {2, 4, 0}; a unit with one chain left has none.
