@@ -31,7 +31,7 @@ def terms(
     return Problem(pair, data, layout, index).terms(num_particles, latents=latents)
 
 
-def is_density(pair: Pair, *data: Any, layout: Layout) -> bool:
+def is_density(problem: Problem) -> bool:
     """Whether any observed site has a density of real numbers, so that log p(x) is that of no probability."""
-    trace = look(pair, *data).model_trace
-    return any(not trace.nodes[name]["fn"].support.is_discrete for name in layout.observed)
+    trace = look(problem.pair, *problem.data).model_trace
+    return any(not trace.nodes[name]["fn"].support.is_discrete for name in problem.layout.observed)

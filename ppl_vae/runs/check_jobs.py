@@ -16,7 +16,7 @@ from ppl_vae.data.rows import Rows
 from ppl_vae.data.user_data import read_arguments
 from ppl_vae.diagnostics.verdict.check import Check, CheckKeywords, check, check_pair
 from ppl_vae.diagnostics.verdict.fitting import FIT_SHARE
-from ppl_vae.program.terms import layout
+from ppl_vae.program.problem import Problem
 from ppl_vae.program.user_program import load_guide, load_program
 from ppl_vae.runs.fit_job import converged_of, fit_run
 from ppl_vae.runs.jobs import check_guide, part_of, row_numbers
@@ -77,7 +77,7 @@ def check_run(
     part = part_of(run, split)
     data = run.tensors(part)
     check_guide(run, data)
-    shape = layout(run.pair, *data)
+    layout = Problem.of(run.pair, *data).layout
     fit = read_json(run.folder / "fit.json") if run.folder else {}
     if fit and not {"converged", "reason"} <= {*fit}:
         raise InputError(f"{run.folder}/fit.json is damaged: it says nothing of convergence")
@@ -88,7 +88,7 @@ def check_run(
         cut=bool(fit)
         and converged_of(fit) is False
         and int(fit.get("steps", run.settings.fit.num_steps)) < run.settings.fit.num_steps,
-        rows=row_numbers(run, shape, rows, part) if rows is not None else None,
+        rows=row_numbers(run, layout, rows, part) if rows is not None else None,
         calibrate=calibrate,
         budget=budget,
         feature_names=run.source.feature_names if isinstance(run.source, Rows) else (),

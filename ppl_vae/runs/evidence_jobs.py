@@ -19,7 +19,8 @@ from ppl_vae.inference.evidence import annealing, bounds, bridge, importance
 from ppl_vae.inference.samplers import exact, nuts
 from ppl_vae.program.layout import Layout
 from ppl_vae.program.pair import ExactEvidence, Pair, Simulator
-from ppl_vae.program.terms import has_log_density, layout
+from ppl_vae.program.problem import Problem
+from ppl_vae.program.terms import has_log_density
 from ppl_vae.report.figures.common import write_figure
 from ppl_vae.report.figures.evidence import evidence_curves
 from ppl_vae.runs.evidence_results import dimensions, evidence_json, together, worst_rows
@@ -135,16 +136,16 @@ def evidence_of_run(
     tensors = run.tensors(part) if data is None else run.other_tensors(data)
     if set(asked.methods) != {"exact"}:
         check_guide(run, tensors)
-    shape = layout(run.pair, *tensors)
-    fewer = rows is None and "all" in asked.methods and shape.num_units > COMPARED
+    layout = Problem.of(run.pair, *tensors).layout
+    fewer = rows is None and "all" in asked.methods and layout.num_units > COMPARED
     rows = slice(0, COMPARED) if fewer else rows
-    index = row_numbers(run, shape, rows, part)
+    index = row_numbers(run, layout, rows, part)
     seed = run.settings.seed if seed is None else seed
-    job = _Job(run, asked, tensors, shape, index, seed, resume, progress, complaints)
+    job = _Job(run, asked, tensors, layout, index, seed, resume, progress, complaints)
     if worst and job.methods == ("bdmc",):
         raise InputError("--worst needs an estimate on the data themselves, such as --method is")
-    source, local = part if data is None else data, shape.unit_plate is not None
-    dims = dimensions(run, shape, tensors)
+    source, local = part if data is None else data, layout.unit_plate is not None
+    dims = dimensions(run, layout, tensors)
     values: dict[str, Evidence] = {}
     each: dict[str, dict[str, Any]] = {}
     bracket, bounding = None, dict[str, Any]()
@@ -162,7 +163,7 @@ def evidence_of_run(
                 raise
             left_out.append(f"{method} was left out: {reason}")
             continue
-        each[method] = evidence_json(values[method], source, dims, shape.num_units if local else None)
+        each[method] = evidence_json(values[method], source, dims, layout.num_units if local else None)
         if run.folder is not None:
             # As they come: a later method may take hours, or be interrupted.
             with told_later(complaints):
@@ -174,8 +175,8 @@ def evidence_of_run(
         result["left_out"] = left_out
         if fewer:
             result["rows_note"] = (
-                f"the methods are compared on the first {COMPARED} of {shape.num_units:,} rows, since "
-                f"annealing costs so much: --rows 0:{shape.num_units} takes all of them"
+                f"the methods are compared on the first {COMPARED} of {layout.num_units:,} rows, since "
+                f"annealing costs so much: --rows 0:{layout.num_units} takes all of them"
             )
     if worst:
         best = (judged.best if judged else None) or next(iter(values))
@@ -199,14 +200,14 @@ class _Job:
         run: Run,
         asked: EvidenceOptions,
         data: tuple[Tensor, ...],
-        shape: Layout,
+        layout: Layout,
         index: Tensor | None,
         seed: int,
         resume: bool,
         progress: bool,
         complaints: list[InputError] | None,
     ) -> None:
-        self.run, self.asked, self.data, self.shape, self.index = run, asked, data, shape, index
+        self.run, self.asked, self.data, self.layout, self.index = run, asked, data, layout, index
         self.seed, self.resume, self.progress, self.complaints = seed, resume, progress, complaints
         self.density = has_log_density(run.pair, *data)
         self.everything = "all" in asked.methods
@@ -215,7 +216,7 @@ class _Job:
     def _methods(self) -> tuple[str, ...]:
         if not self.everything:
             return tuple(name for name in METHODS if name in self.asked.methods)
-        local = self.shape.unit_plate is not None
+        local = self.layout.unit_plate is not None
         applies = {
             "exact": isinstance(self.run.model, ExactEvidence),
             "defensive": self.density,
@@ -332,7 +333,7 @@ class _Job:
         )
 
     def _bridge(self) -> Evidence:
-        if self.shape.unit_plate is not None:
+        if self.layout.unit_plate is not None:
             raise InputError(
                 f"--method bridge needs draws of NUTS from one posterior, and {self.run.settings.model} has "
                 "one for each row; use --method is or ais"

@@ -16,6 +16,7 @@ from ppl_vae.data.preprocess import grid_step
 from ppl_vae.data.rows import Rows
 from ppl_vae.diagnostics.comparison.agreement import Agreement
 from ppl_vae.program.layout import Layout
+from ppl_vae.program.problem import Problem
 from ppl_vae.program.terms import is_density
 from ppl_vae.report.figures.common import write_figure
 from ppl_vae.report.figures.evidence import worst_images
@@ -88,15 +89,15 @@ class Dimensions:
     notes: list[str]
 
 
-def dimensions(run: Run, shape: Layout, data: tuple[Tensor, ...]) -> Dimensions | None:
+def dimensions(run: Run, layout: Layout, data: tuple[Tensor, ...]) -> Dimensions | None:
     """For bits per dimension: discrete values as they are, densities on a grid by their cells' volume.
 
     None where there is no such number: for games, and for densities of values on no grid.
     """
-    if not isinstance(run.source, Rows) or shape.unit_plate is None:
+    if not isinstance(run.source, Rows) or layout.unit_plate is None:
         return None
     count = run.source.num_features
-    if not is_density(run.pair, *data, layout=shape):
+    if not is_density(Problem(run.pair, data, layout)):
         return Dimensions(count, 0.0, [])
     preparation = run.settings.preparation
     raw = Rows.of(run.raw())

@@ -24,7 +24,6 @@ from ppl_vae.program.layout import Layout, sample_sites
 from ppl_vae.program.pair import ExactEvidence
 from ppl_vae.program.problem import Problem
 from ppl_vae.program.simulate import simulate
-from ppl_vae.program.terms import layout
 from ppl_vae.runs.jobs import check_guide, part_of, row_numbers
 from ppl_vae.runs.run import Run
 
@@ -71,10 +70,10 @@ def export(
         raise InputError(f"--what is {what!r}; it is {', '.join(KINDS[:-1])} or {KINDS[-1]}")
     part = part_of(run, split)
     full = run.tensors(part)
-    shape = layout(run.pair, *full)
+    layout = Problem.of(run.pair, *full).layout
     check_guide(run, full)
-    index = row_numbers(run, shape, rows, part)
-    asked = _Asked(run, part, full, shape, index, num_draws, run.settings.seed if seed is None else seed)
+    index = row_numbers(run, layout, rows, part)
+    asked = _Asked(run, part, full, layout, index, num_draws, run.settings.seed if seed is None else seed)
     return {
         "codes": asked.codes,
         "draws": asked.draws,
@@ -92,12 +91,12 @@ class _Asked:
         run: Run,
         part: str,
         data: tuple[Tensor, ...],
-        shape: Layout,
+        layout: Layout,
         index: Tensor | None,
         num_draws: int,
         seed: int,
     ) -> None:
-        self.run, self.part, self.data, self.shape = run, part, data, shape
+        self.run, self.part, self.data, self.layout = run, part, data, layout
         self.index, self.num_draws, self.seed = index, num_draws, seed
 
     @property
@@ -106,12 +105,12 @@ class _Asked:
         if self.index is not None:
             return self.index.numpy()
         return np.arange(
-            self.shape.num_units if self.shape.unit_plate else self.run.data.part(self.part).num_units
+            self.layout.num_units if self.layout.unit_plate else self.run.data.part(self.part).num_units
         )
 
     def _numbered(self, found: xr.Dataset, *lead: str) -> xr.Dataset:
         """With the rows' positions in the data set, and the dimensions that a table's rows run over."""
-        plate = self.shape.unit_plate
+        plate = self.layout.unit_plate
         if plate is None or plate not in found.sizes:
             return found.assign_attrs(rows=",".join(lead or ("dataset",)))
         numbers = self.run.parts[self.part][self.chosen]
@@ -123,12 +122,12 @@ class _Asked:
         Raises:
             InputError: if latents are shared by all data.
         """
-        if self.shape.unit_plate is None:
+        if self.layout.unit_plate is None:
             raise InputError(
                 f"{what} belong to models with a latent per row; the latents of {self.run.settings.model} "
                 "are shared by all its data: export draws"
             )
-        return self.shape.unit_plate
+        return self.layout.unit_plate
 
     def draws(self) -> xr.Dataset:
         """Draws of the guide, and their weights."""
@@ -155,7 +154,7 @@ class _Asked:
 
     def _needed(self, moments: Collection[str]) -> int:
         """How many draws: only their labels, where every latent's moments are known."""
-        return 2 if {*self.shape.latents} <= {*moments} else self.num_draws
+        return 2 if {*self.layout.latents} <= {*moments} else self.num_draws
 
     def _moments(self) -> Mapping[str, tuple[NDArray[Any], NDArray[Any]]]:
         """Means and sds of the guide's own distributions, for the sites that have them."""
@@ -163,7 +162,7 @@ class _Asked:
             trace = poutine.trace(self.run.pair.guide).get_trace(*self.data)
         found = {}
         for name, site in sample_sites(trace):
-            if name not in self.shape.latents or len(self.shape.latents[name]) != 1:
+            if name not in self.layout.latents or len(self.layout.latents[name]) != 1:
                 continue
             try:
                 mean, variance = site["fn"].mean, site["fn"].variance
@@ -179,7 +178,7 @@ class _Asked:
         self._local("reconstructions")
         moments = self._moments()
         draws = self._drawn(self._needed(moments), None).draws
-        means = {name: draws[name].mean(("chain", "draw")).to_numpy() for name in self.shape.latents}
+        means = {name: draws[name].mean(("chain", "draw")).to_numpy() for name in self.layout.latents}
         means |= {name: mean for name, (mean, _) in moments.items()}
         like = next(tensor for tensor in self.data if tensor.is_floating_point())
         at = {name: torch.as_tensor(mean).to(like) for name, mean in means.items()}
@@ -190,7 +189,7 @@ class _Asked:
 
     def samples(self) -> xr.Dataset:
         """Data drawn from the model: what is observed anew, what is conditioned on as it is."""
-        _, drawn = simulate(Problem(self.run.pair, self.data, self.shape), self.seed)
+        _, drawn = simulate(Problem(self.run.pair, self.data, self.layout), self.seed)
         names = list(type(self.run.model).inputs)
         values = {name: tensor.cpu().numpy() for name, tensor in zip(names, drawn, strict=True)}
         return self._as_data({name: found[self.chosen] for name, found in values.items()})
@@ -229,7 +228,7 @@ class _Asked:
             found = exact.log_evidence(run.model, *self.data)
             values = {
                 "log_evidence": found.log_evidence[self.chosen]
-                if self.shape.unit_plate
+                if self.layout.unit_plate
                 else found.log_evidence
             }
         else:
@@ -245,7 +244,7 @@ class _Asked:
                 "log_evidence": found.log_evidence, "std_error": found.std_error, "elbo": found.elbo,
                 "ess": found.ess, "pareto_k": found.pareto_k,
             }  # fmt: skip
-        plate = self.shape.unit_plate or "dataset"
+        plate = self.layout.unit_plate or "dataset"
         filled = {name: (plate, value) for name, value in values.items() if len(value)}
         return self._numbered(xr.Dataset(filled, attrs={"method": found.method, "unit": found.unit}))
 

@@ -28,7 +28,7 @@ from ppl_vae.inference.samplers import exact, guide, nuts
 from ppl_vae.inference.samplers.nuts import Mass, Sampler
 from ppl_vae.program.layout import Layout
 from ppl_vae.program.pair import ChecksData, ExactEvidence, ExactPosterior, HasIdentifiable
-from ppl_vae.program.terms import layout
+from ppl_vae.program.problem import Problem
 from ppl_vae.report.figures.common import write_figure
 from ppl_vae.report.figures.gap import gap_bars
 from ppl_vae.runs.run import Run
@@ -203,8 +203,8 @@ def gaps_of_run(
     part = part_of(run, split)
     tensors = run.tensors(part)
     check_guide(run, tensors)
-    shape = layout(run.pair, *tensors)
-    index = row_numbers(run, shape, rows, part, default=slice(0, GAP_ROWS))
+    layout = Problem.of(run.pair, *tensors).layout
+    index = row_numbers(run, layout, rows, part, default=slice(0, GAP_ROWS))
     if method not in ("ais", "is"):
         raise InputError(f"--method is {method!r}; it is ais or is")
     if samples < 2:
@@ -230,8 +230,8 @@ def gaps_of_run(
     result = {
         "split": part,
         "num_units": found.num_units,
-        "chosen_rows": told_rows(found.index.tolist(), shape.num_units),
-        "num_rows": shape.num_units,
+        "chosen_rows": told_rows(found.index.tolist(), layout.num_units),
+        "num_rows": layout.num_units,
         "family": found.family,
         "amortised": found.amortised,
         "evidence_method": found.evidence_method,
@@ -248,23 +248,23 @@ def gaps_of_run(
 
 
 def row_numbers(
-    run: Run, shape: Layout, rows: slice | None, part: str, *, default: slice | None = None
+    run: Run, layout: Layout, rows: slice | None, part: str, *, default: slice | None = None
 ) -> Tensor | None:
     """The numbers of the rows that were asked for; None for all of them, and where there are no rows.
 
     Raises:
         InputError: if there are none of these numbers, or no rows.
     """
-    if shape.unit_plate is None:
+    if layout.unit_plate is None:
         if rows is not None:
             raise InputError(f"--rows belongs to models with a latent per row; {run.settings.model} has none")
         return None
     rows = default if rows is None else rows
     if rows is None:
         return None
-    chosen = torch.arange(shape.num_units)[rows]
+    chosen = torch.arange(layout.num_units)[rows]
     if not len(chosen):
-        raise InputError(f"--rows chooses none of the {shape.num_units} {part} rows")
+        raise InputError(f"--rows chooses none of the {layout.num_units} {part} rows")
     return chosen
 
 
@@ -274,8 +274,8 @@ def chosen_rows(
     """The part, the rows of it, and the model's data for these rows alone."""
     part = part_of(run, split)
     full = run.tensors(part)
-    shape = layout(run.pair, *full)
-    index = row_numbers(run, shape, rows, part, default=slice(0, MAX_ROWS))
+    layout = Problem.of(run.pair, *full).layout
+    index = row_numbers(run, layout, rows, part, default=slice(0, MAX_ROWS))
     if index is None:
         return part, None, full
     check_guide(run, full)

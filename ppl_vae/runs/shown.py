@@ -9,8 +9,8 @@ import torch
 
 from ppl_vae.answers.posterior import Posterior
 from ppl_vae.inference.samplers import guide
+from ppl_vae.program.problem import Problem
 from ppl_vae.program.shown import ViewContext, views_of
-from ppl_vae.program.terms import layout
 from ppl_vae.runs.jobs import MAX_ROWS
 from ppl_vae.runs.run import Run
 from ppl_vae.views import View
@@ -54,8 +54,8 @@ class _Draws(Mapping[str, "xr.Dataset"]):
     def _made(self) -> xr.Dataset:
         """Where latents belong to single units, those of the first units shown."""
         data = self.run.tensors(self.part)
-        shape = layout(self.run.pair, *data)
-        some = None if shape.unit_plate is None else torch.arange(min(MAX_ROWS, shape.num_units))
+        layout = Problem.of(self.run.pair, *data).layout
+        some = None if layout.unit_plate is None else torch.arange(min(MAX_ROWS, layout.num_units))
         seed = self.run.settings.seed
         return guide.draws(self.run.pair, *data, num_draws=NUM_DRAWS, index=some, seed=seed).draws
 
