@@ -242,7 +242,7 @@ def _comparison_part(run: Run, comparison: Mapping[str, Any]) -> Part:
         return Part("Against the reference")
     rows = pd.DataFrame(comparison["rows"]).rename(columns={"mean_svi": "mean", "sd_svi": "sd"})
     table = rows.assign(answer="svi")
-    answers = _answers(run, Quantities(run.model, None, local=comparison["data"] is not None))
+    answers = _answers(run, Quantities(run.model, None, local=comparison.get("data") is not None))
     reference = {"exact": "exact", "nuts": "nuts", "hmc": "nuts"}.get(comparison["reference"], "foreign")
     return comparison_part(
         answers,

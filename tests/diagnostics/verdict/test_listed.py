@@ -105,7 +105,7 @@ def test_the_keys_of_seeds_are_their_own() -> None:
 
 def test_a_check_of_an_earlier_version_opens(tmp_path: Path) -> None:
     """Its JSON has no list of answers, and its comparison only sentences."""
-    found = checked(tuple(each for each in CHECKS if not each.simulates))
+    found = checked((*QUICK, *(each for each in CHECKS if each.name == "reference")))
     assert found.comparison is not None
     found.save(tmp_path)
     for name, key in (("check.json", "answers"), ("check-comparison.json", "why")):
