@@ -28,6 +28,7 @@ from ppl_vae.report.parts.comparison import comparison_part
 from ppl_vae.report.parts.fit import fit_part
 from ppl_vae.report.parts.views import views_part
 from ppl_vae.runs.fit_job import converged_of
+from ppl_vae.runs.next_command import next_command
 from ppl_vae.runs.run import METHODS, Run
 from ppl_vae.runs.shown import views_of_run
 
@@ -177,7 +178,7 @@ def _parts_of(run: Run) -> Section:
     parts = checked | {name: part for name, part in parts.items() if part and name != "comparison"}
     ordered = [parts[name] for name in PARTS if name in parts]
     banner = check_banner(found)
-    banner = replace(banner, made=f"{_made(run)} {banner.made}")
+    banner = replace(banner, made=f"{_made(run)} {banner.made}", command=next_command(run, found))
     return Section(_name(run), banner, findings=check_findings(found), parts=[*ordered, *last])
 
 

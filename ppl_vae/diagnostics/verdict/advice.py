@@ -1,10 +1,39 @@
 """The cheapest next step after a verdict."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from ppl_vae.diagnostics.verdict.rule import Decision, Measures, QuantityNames
 
-__all__ = ["Facts", "next_step"]
+__all__ = ["Advice", "AdviceKey", "Facts", "advise", "next_step"]
+
+AdviceKey = Literal[
+    "use",
+    "laplace",
+    "spread",
+    "reweight",
+    "use the latents",
+    "reparametrise",
+    "restart",
+    "use what is right",
+    "more steps",
+    "use the reference",
+    "richer guide",
+    "larger budget",
+]
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What to do now.
+
+    Attributes:
+        key: of the kind, by which a command is chosen.
+        sentence: for a reader, without its full stop.
+    """
+
+    key: AdviceKey
+    sentence: str
 
 
 @dataclass(frozen=True)
@@ -35,6 +64,13 @@ class Facts:
 def next_step(
     decision: Decision, measures: Measures, facts: Facts, names: QuantityNames | None = None
 ) -> str:
+    """The sentence of `advise`."""
+    return advise(decision, measures, facts, names).sentence
+
+
+def advise(
+    decision: Decision, measures: Measures, facts: Facts, names: QuantityNames | None = None
+) -> Advice:
     """What to do now, the cheapest that helps first.
 
     Args:
@@ -44,37 +80,57 @@ def next_step(
         names: of the quantities that are right.
     """
     if decision.verdict == "trust":
-        return "use the guide; check again when the data or the model change"
-    if decision.verdict == "not a posterior":
-        if facts.laplace:
-            return "check the Laplace approximation instead: guide.laplace_approximation(*data)"
-        return (
-            "take a guide with a spread, such as AutoNormal, or a Laplace approximation "
-            "(AutoLaplaceApproximation, then its laplace_approximation)"
-        )
+        return Advice("use", "use the guide; check again when the data or the model change")
     if decision.verdict == "reweight":
-        return "use the reweighted draws (answers['reweighted']), or the guide with its importance weights"
+        return Advice("reweight", "use the reweighted draws, or the guide with its importance weights")
+    if decision.verdict == "not a posterior":
+        return _of_points(facts)
     if "collapse" in decision.failing:
-        return "fit again with a longer KL warm-up or a weaker decoder, so that the latents are used"
+        sentence = "fit again with a longer KL warm-up or a weaker decoder, so that the latents are used"
+        return Advice("use the latents", sentence)
     if facts.funnel:
-        return "write the model in a non-centred form, and fit again"
+        return Advice("reparametrise", "write the model in a non-centred form, and fit again")
     if facts.missed:
-        return "fit again from several starts, or give the guide as many components as there are modes"
+        sentence = "fit again from several starts, or give the guide as many components as there are modes"
+        return Advice("restart", sentence)
     if facts.identified_right and names is not None:
-        return (
+        sentence = (
             f"use only {names.right} of this guide, or fit a full-rank one (AutoMultivariateNormal; --guide "
             "full-rank)"
         )
+        return Advice("use what is right", sentence)
     if measures.converged is False:
-        return "take more steps: SVI has not come to rest"
+        return Advice("more steps", "take more steps: SVI has not come to rest")
+    return _by_reference(measures, facts)
+
+
+def _of_points(facts: Facts) -> Advice:
+    """For a guide that has no spread."""
+    if facts.laplace:
+        return Advice(
+            "laplace", "check the Laplace approximation instead: guide.laplace_approximation(*data)"
+        )
+    return Advice(
+        "spread",
+        "take a guide with a spread, such as AutoNormal, or a Laplace approximation "
+        "(AutoLaplaceApproximation, then its laplace_approximation)",
+    )
+
+
+def _by_reference(measures: Measures, facts: Facts) -> Advice:
+    """For a guide that came to rest and is not right, by what is known of the posterior."""
+    richer = Advice("richer guide", "try a guide with a full covariance or a flow")
     if measures.reference_ok and not facts.local:
         taken = f" (they took {facts.reference_seconds:.0f} s)" if facts.reference_seconds > 1 else ""
         also = ", or try a full-rank guide (AutoMultivariateNormal)" if facts.mean_field else ""
-        return f"use the draws of the {measures.reference} reference{taken}{also}"
+        return Advice(
+            "use the reference", f"use the draws of the {measures.reference} reference{taken}{also}"
+        )
     if facts.mean_field or measures.reference_ok:
-        return "try a guide with a full covariance or a flow"
+        return richer
     if not facts.cut and measures.reference == "nuts":
-        return "write the model in other coordinates, in which NUTS mixes, and fit again"
+        sentence = "write the model in other coordinates, in which NUTS mixes, and fit again"
+        return Advice("reparametrise", sentence)
     if not facts.cut:
-        return "try a guide with a full covariance or a flow"
-    return "give a larger budget, so that NUTS can be run long enough to tell"
+        return richer
+    return Advice("larger budget", "give a larger budget, so that NUTS can be run long enough to tell")

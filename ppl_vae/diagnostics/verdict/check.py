@@ -14,7 +14,7 @@ from ppl_vae.base.clock import Clock, OutOfTime, deadline
 from ppl_vae.base.progress import stage
 from ppl_vae.base.watch import watched
 from ppl_vae.diagnostics.comparison.compare import Comparison
-from ppl_vae.diagnostics.verdict.advice import Facts, next_step
+from ppl_vae.diagnostics.verdict.advice import Facts, advise
 from ppl_vae.diagnostics.verdict.case import Case, examine
 from ppl_vae.diagnostics.verdict.checked import refuse_unchecked
 from ppl_vae.diagnostics.verdict.checks.reference import begin_reference
@@ -170,9 +170,11 @@ def _conclude(case: Case, fitted: Fit | None) -> Check:
     decision = replace(decision, reason="; ".join(reasons))
     draws = {name: answer.draws for name, answer in case.posteriors.items()}
     context = ViewContext(case.pair, case.data, case.data, draws, "observed")
+    advice = advise(decision, case.measures, facts, notes.names)
     return Check(
         decision=decision,
-        next_step=next_step(decision, case.measures, facts, notes.names),
+        next_step=advice.sentence,
+        advice=advice.key,
         findings=tuple(case.findings),
         measures=case.measures,
         results=Results(case.results),

@@ -103,6 +103,7 @@ def save_check(found: Check, folder: Path) -> None:
             "reason": found.reason,
             "failing": list(found.decision.failing),
             "next_step": found.next_step,
+            "advice": found.advice,
             "findings": [asdict(finding) for finding in found.findings],
             "measures": found.measures.to_json(),
             "rows": None if found.index is None else list(found.index),
@@ -128,6 +129,7 @@ def load_check(folder: Path) -> Check:
         return Check(
             decision=Decision(content["verdict"], tuple(content["failing"]), content["reason"]),
             next_step=content["next_step"],
+            advice=content.get("advice", ""),
             findings=tuple(Finding(**finding) for finding in content["findings"]),
             measures=Measures.from_json(content["measures"]),
             results=Results(_loaded(folder, content.get("answers"))),

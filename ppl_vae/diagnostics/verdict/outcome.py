@@ -37,6 +37,7 @@ class Check:
     Attributes:
         decision: the verdict, its reason, and the names of the failing checks.
         next_step: the cheapest thing to do now, in a sentence.
+        advice: its kind, an `AdviceKey`; "" in checks that were saved before 0.2.
         findings: one for each check, in the order in which they were made.
         measures: the numbers that the rule read; ``decide(check.measures, rule)`` tries another rule.
         results: what the checks answered, by type and name; the properties below are its usual parts.
@@ -56,6 +57,7 @@ class Check:
     index: tuple[int, ...] | None = None
     seconds: float = float("nan")
     budget: float = float("nan")
+    advice: str = ""
     views: Callable[[], tuple[View, ...]] = tuple
 
     @property

@@ -1,0 +1,75 @@
+"""The next step after a run's check, as a command that can be typed."""
+
+import shlex
+
+from ppl_vae.base.options import shell_names
+from ppl_vae.diagnostics.verdict.outcome import Check
+from ppl_vae.runs.run import Run, settings_for
+
+__all__ = ["next_command"]
+
+
+def next_command(run: Run, found: Check) -> str:
+    """The command that follows a check's advice; "" where the advice is to change the model itself.
+
+    Args:
+        run: a saved run.
+        found: its check.
+    """
+    folder = str(run.folder)
+    local = found.index is not None
+    if found.advice == "use":
+        what = "codes" if local else "draws"
+        return _typed("ppl-vae", "export", folder, "--what", what, "--out", f"{what}.csv")
+    if found.advice in ("reweight", "use the reference"):
+        name = "reweighted" if found.advice == "reweight" else found.measures.reference
+        code = f"import ppl_vae; print(ppl_vae.load({folder!r}).check.answers[{name!r}].summary())"
+        return _typed("python", "-c", code)
+    if found.advice == "larger budget":
+        return _typed("ppl-vae", "check", folder, "--budget", f"{max(120, round(4 * found.budget))}s")
+    if found.advice == "more steps":
+        return _fit_again(run, steps=10 * run.settings.fit.num_steps)
+    if found.advice in ("richer guide", "use what is right") and (guide := _richer(run)):
+        return _fit_again(run, guide=guide)
+    return ""
+
+
+def _richer(run: Run) -> str | None:
+    """The model's other guide of full covariance, by its name."""
+    return next((name for name in run.model.guides if "full" in name and name != run.settings.guide), None)
+
+
+def _fit_again(run: Run, **other: int | str) -> str:
+    """The fit of the run, with other steps or another guide, into a folder beside it."""
+    settings = run.settings
+    words = ["ppl-vae", "fit", settings.model, settings.data, "--out", f"{run.folder}-again"]
+    words += ["--seed", str(settings.seed), "--device", settings.device]
+    asked = {"guide": settings.guide, **other}
+    usual = settings_for(settings.model, settings.data, {"stop": settings.fit.stop, **asked}, {})
+    for name, value in asked.items():
+        words += [f"--{name}", str(value)]
+    words += _option("--stop/--no-stop", settings.fit.stop)
+    for part, plain in (
+        (settings.options, usual.options),
+        (settings.preparation, usual.preparation),
+        (settings.fit, usual.fit),
+    ):
+        names = shell_names(type(part))
+        for field, value in vars(part).items():
+            left_out = field == "num_steps" and "steps" in other
+            if field in names and value != getattr(plain, field) and not left_out:
+                words += _option(names[field], value)
+    return _typed(*words)
+
+
+def _option(name: str, value: object) -> list[str]:
+    """An option as the shell takes it; a switch has a name for yes and, after a slash, one for no."""
+    if isinstance(value, bool):
+        return [word] if (word := name.split("/")[0 if value else -1]) else []
+    if isinstance(value, tuple | list):
+        return [name, ",".join(map(str, value))]
+    return [name, str(value)]
+
+
+def _typed(*words: str) -> str:
+    return shlex.join(words)

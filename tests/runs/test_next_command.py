@@ -1,0 +1,66 @@
+"""The next step as a command: what the page says can be typed."""
+
+import shlex
+import shutil
+from dataclasses import replace
+
+import pytest
+
+from ppl_vae.base.options import changed
+from ppl_vae.diagnostics.verdict.check import Check
+from ppl_vae.diagnostics.verdict.rule import Decision, Measures
+from ppl_vae.runs.fit_job import fit_run
+from ppl_vae.runs.next_command import next_command
+from ppl_vae.runs.run import Run, settings_for
+
+FOUND = Check(Decision("do not trust", (), "so"), "do so", (), Measures("nuts", True), budget=30.0)
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory) -> Run:
+    folder = tmp_path_factory.mktemp("a run's folder") / "wine & more"
+    given = {"steps": 2, "seed": 3, "stop": False, "standardize": True, "lr": 0.02, "split": (0.8, 0.1, 0.1)}
+    fit_run(settings_for("bayesian-ppca", "wine", given, {"latent_dim": 3}), folder, progress=False)
+    return Run.open(folder)
+
+
+@pytest.mark.parametrize(
+    ("advice", "guide", "steps"), [("more steps", "mean-field", 20), ("richer guide", "full-rank", 2)]
+)
+def test_another_fit_is_the_same_but_for_what_is_advised(run, fitted, advice, guide, steps):
+    words = shlex.split(next_command(fitted, replace(FOUND, advice=advice)))
+    assert words[:2] == ["ppl-vae", "fit"]
+    code, _, err = run(*words[1:], "--quiet")
+    assert code == 0, err
+    again = Run.open(type(fitted.folder)(f"{fitted.folder}-again")).settings
+    fit = replace(fitted.settings.fit, num_steps=steps)
+    assert again == replace(fitted.settings, guide=guide, fit=fit)
+    assert changed(again.options) == {"latent_dim": 3}
+    shutil.rmtree(f"{fitted.folder}-again")
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        (replace(FOUND, advice="use"), ["export", "--what", "draws", "--out", "draws.csv"]),
+        (replace(FOUND, advice="use", index=(0, 1)), ["export", "--what", "codes", "--out", "codes.csv"]),
+        (replace(FOUND, advice="larger budget"), ["check", "--budget", "120s"]),
+        (replace(FOUND, advice="larger budget", budget=100.0), ["check", "--budget", "400s"]),
+    ],
+)
+def test_other_steps_are_commands_about_the_run(fitted, found, expected):
+    words = shlex.split(next_command(fitted, found))
+    assert words == ["ppl-vae", expected[0], str(fitted.folder), *expected[1:]]
+
+
+def test_draws_are_shown_by_python(run, fitted):
+    for advice, name in (("reweight", "reweighted"), ("use the reference", "nuts")):
+        python, option, code = shlex.split(next_command(fitted, replace(FOUND, advice=advice)))
+        assert (python, option) == ("python", "-c")
+        compile(code, "typed", "exec")
+        assert f"answers['{name}']" in code
+
+
+@pytest.mark.parametrize("advice", ["", "reparametrise", "restart", "spread"])
+def test_where_the_model_itself_must_change_there_is_no_command(fitted, advice):
+    assert next_command(fitted, replace(FOUND, advice=advice)) == ""
