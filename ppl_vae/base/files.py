@@ -13,7 +13,6 @@ from ppl_vae.base.errors import InputError
 
 __all__ = [
     "PART",
-    "check_files",
     "merge_json",
     "read_json",
     "reading",
@@ -29,11 +28,6 @@ __all__ = [
 WRONG = (ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError)
 # What the names of unfinished files begin with: a process that is killed leaves one behind.
 PART = ".part-"
-
-
-def check_files(folder: Path) -> list[Path]:
-    """The files of a check that are in a folder; answers and evidence of other commands have other names."""
-    return [folder / "check.json", *sorted(folder.glob("check-*"))]
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:

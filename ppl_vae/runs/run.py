@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ppl_vae.base.errors import InputError
-from ppl_vae.base.files import PART, check_files, reading, write_text
+from ppl_vae.base.files import PART, reading, write_text
 from ppl_vae.base.options import from_shell, shell_names
 from ppl_vae.base.seeds import seeded
 from ppl_vae.data.dataset import Dataset
@@ -287,7 +287,11 @@ def prepare_folder(folder: Path, settings: Settings, *, resume: bool, overwrite:
     # The config goes last, by being replaced: a kill before that leaves a run that --overwrite takes.
     leftovers = [name for name in held if name.startswith(PART)]
     ours = [folder / name for name in (*FILES, *leftovers) if name != "config.json"]
-    for path in [*ours, *check_files(folder)]:
+    if any(name.startswith(("check.", "check-")) for name in held):
+        from ppl_vae.diagnostics.verdict.check_files import check_files
+
+        ours += check_files(folder)
+    for path in ours:
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     write_text(folder / "config.json", settings.to_json())
 

@@ -12,7 +12,7 @@ import pandas as pd
 from ppl_vae.answers.evidence import Evidence
 from ppl_vae.answers.posterior import Posterior
 from ppl_vae.base.errors import InputError
-from ppl_vae.base.files import check_files, read_json, read_netcdf, write_json, write_netcdf, write_whole
+from ppl_vae.base.files import read_json, read_netcdf, write_json, write_netcdf, write_whole
 from ppl_vae.diagnostics.calibration.sbc import Calibration
 from ppl_vae.diagnostics.comparison.compare import Comparison
 from ppl_vae.diagnostics.latents.collapse import Collapse
@@ -23,7 +23,7 @@ from ppl_vae.diagnostics.verdict.rule import Decision, Finding, Measures
 if TYPE_CHECKING:
     from ppl_vae.diagnostics.verdict.outcome import Check
 
-__all__ = ["KINDS", "Kind", "load_check", "save_check"]
+__all__ = ["KINDS", "Kind", "check_files", "load_check", "save_check"]
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,12 @@ KINDS = (
     Kind(Collapse, "collapse", _whole, Collapse.load),
     Kind(pd.DataFrame, "table", _save_table, _load_table, older=()),
 )  # fmt: skip
+
+
+def check_files(folder: Path) -> list[Path]:
+    """The files of a check that are in a folder; what else has a name like theirs is somebody's own."""
+    patterns = [f"check-{kind.stem}{end}{kind.suffix}" for kind in KINDS for end in ("", "-*")]
+    return [folder / "check.json", *(path for pattern in patterns for path in sorted(folder.glob(pattern)))]
 
 
 def save_check(found: Check, folder: Path) -> None:

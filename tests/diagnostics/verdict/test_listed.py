@@ -65,7 +65,11 @@ def test_a_check_of_ones_own_is_said_saved_loaded_and_shown(
     assert (own.name, own.status) == ("spreads", status)
     assert (own in found.failing) == (status == "fail")
     assert "the widest latent has an sd of" in str(found)
+    (tmp_path / "check-notes.txt").write_text("a user's own", encoding="utf-8")
+    (tmp_path / "check-posterior-exact.nc").write_text("an earlier check's", encoding="utf-8")
     found.save(tmp_path)
+    assert (tmp_path / "check-notes.txt").exists()
+    assert not (tmp_path / "check-posterior-exact.nc").exists()
     again = Check.load(tmp_path)
     assert again.findings == found.findings
     assert again.measures.others == found.measures.others != {}
