@@ -23,6 +23,7 @@ from ppl_vae.cli.tables import (
     sentences,
     worst_table,
 )
+from ppl_vae.diagnostics.comparison.reasons import Reason
 
 NAMES = ["[/ann]", "/bob", "[red]", "[bold]cy", ":smile:", "ann, bob", "a[/y]", "\\[x"]
 
@@ -118,13 +119,13 @@ def test_a_reader_that_leaves_is_no_error():
 
 
 @pytest.mark.parametrize(
-    ("reason", "sentence"),
+    ("answer", "words", "sentence"),
     [
-        ("the nuts reference fails R-hat < 1.01", "The nuts reference fails R-hat < 1.01."),
-        ("svi: all 4 means are within 0.3 sd", "All 4 means are within 0.3 sd."),
-        ("7 of 9 sd ratios are off", "7 of 9 sd ratios are off."),
-        ("étendue", "Étendue."),
+        ("", "the nuts reference fails R-hat < 1.01", "The nuts reference fails R-hat < 1.01."),
+        ("svi", "all 4 means are within 0.3 sd", "All 4 means are within 0.3 sd."),
+        ("svi", "7 of 9 sd ratios are off", "7 of 9 sd ratios are off."),
+        ("svi", "étendue", "Étendue."),
     ],
 )
-def test_reasons_are_sentences(reason, sentence):
-    assert sentences([reason]) == [sentence]
+def test_reasons_are_sentences(answer, words, sentence):
+    assert sentences([Reason("said", answer, who=words)]) == [sentence]
