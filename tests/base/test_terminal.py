@@ -128,4 +128,4 @@ def test_a_reader_that_leaves_is_no_error():
     ],
 )
 def test_reasons_are_sentences(answer, words, sentence):
-    assert sentences([Reason("said", answer, who=words)]) == [sentence]
+    assert sentences([Reason(criterion="said", answer=answer, who=words)]) == [sentence]
