@@ -7,12 +7,16 @@ import importlib.util
 import json
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
+import lazy_loader
 import numpy as np
 import pytest
+
+from ppl_vae.cli import cataloguing
+from ppl_vae.models.suite import SUITE
+from ppl_vae.runs import registry
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
@@ -26,8 +30,7 @@ CHECK = "ppl_vae/diagnostics/verdict/checks/conflict.py"
 def copy(tmp_path_factory):
     """A checkout with what the page adds; counts that the recipe's model can have made."""
     folder = tmp_path_factory.mktemp("recipes")
-    # With what Python has compiled of it, which is half of the time to import a copy.
-    shutil.copytree(ROOT / "ppl_vae", folder / "ppl_vae")
+    shutil.copytree(ROOT / "ppl_vae", folder / "ppl_vae", ignore=shutil.ignore_patterns("__pycache__"))
     for name, code in BLOCKS.items():
         if name.startswith("ppl_vae/"):
             with (folder / name).open("a", encoding="utf-8") as file:
@@ -103,22 +106,22 @@ def test_the_recipes_model_goes_through_every_command(copy, monkeypatch, run, or
     assert (copy / "run" / "report.html").stat().st_size > 10_000
 
 
-def test_in_the_package_they_are_known_by_their_names(copy):
-    code = (
-        "import sys\n"
-        "from ppl_vae.cli import cataloguing, main\n"
-        "sys.argv = ['cataloguing']\n"
-        "cataloguing.main()\n"
-        "from ppl_vae.inference.evidence import cumulants\n"
-        "from ppl_vae.models import SUITE, PoissonGamma\n"
-        "assert PoissonGamma in SUITE and cumulants.log_evidence\n"
-        "sys.argv = ['ppl-vae', 'models', 'poisson-gamma']\n"
-        "main()\n"
-    )
-    environment = {"PATH": "", "PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1", "HOME": str(copy)}
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=copy, env=environment, capture_output=True, encoding="utf-8"
-    )
-    assert done.returncode == 0, done.stderr
-    assert "--shape" in done.stdout
-    assert "poisson-gamma" in (copy / "ppl_vae" / "cli" / "catalogue.json").read_text()
+@pytest.mark.usefixtures("recipes")
+def test_the_one_line_makes_them_known_by_their_names(copy, monkeypatch):
+    """The copy's faces, loaded as the package loads its own."""
+
+    def face(name):
+        path = copy.joinpath(*name.split("."), "__init__.py")
+        return lazy_loader.attach_stub(name, str(path))
+
+    load, _, names = face("ppl_vae.models")
+    monkeypatch.setattr(registry, "SUITE", tuple(load(name) for name in names if name != "SUITE"))
+    assert registry.find_model("poisson-gamma") is load("PoissonGamma")
+    assert [cls.name for cls in registry.SUITE if cls not in SUITE] == ["poisson-gamma"]
+    # What the command line knows of it without loading it.
+    entries = json.loads(cataloguing.made_catalogue().to_json())["models"]
+    assert "shape" in json.dumps(entries["poisson-gamma"])
+
+    load, _, names = face("ppl_vae.inference.evidence")
+    assert "cumulants" in names
+    assert load("cumulants").log_evidence.__doc__
