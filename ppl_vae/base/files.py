@@ -13,10 +13,10 @@ from ppl_vae.base.errors import InputError
 
 __all__ = [
     "PART",
+    "collected_errors",
     "merge_json",
     "read_json",
     "reading",
-    "told_later",
     "write_bytes",
     "write_json",
     "write_netcdf",
@@ -126,7 +126,7 @@ def _onto_disk(path: Path, data: Any) -> None:
 
 
 @contextmanager
-def told_later(complaints: list[InputError] | None) -> Iterator[None]:
+def collected_errors(complaints: list[InputError] | None) -> Iterator[None]:
     """Write files in a block whose failure must not lose what was found.
 
     Args:

@@ -5,7 +5,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["chosen_rows", "of_rows", "rows_in_words", "shown_error", "told_apart", "told_data", "with_error"]
+__all__ = [
+    "chosen_rows",
+    "data_in_words",
+    "distinct_texts",
+    "of_rows",
+    "rows_in_words",
+    "shown_error",
+    "with_error",
+]
 
 
 def shown_error(error: float, digits: int = 3) -> str:
@@ -13,7 +21,7 @@ def shown_error(error: float, digits: int = 3) -> str:
     return f"{error:.1g}" if 0 < error < 0.5 * 10**-digits else f"{error:.{digits}f}"
 
 
-def told_apart(value: float, limit: float) -> tuple[str, str]:
+def distinct_texts(value: float, limit: float) -> tuple[str, str]:
     """A number and the limit that it was compared with, in as many digits as tell one from the other."""
     for digits in range(4, 17):
         texts = f"{value:.{digits}g}", f"{limit:.{digits}g}"
@@ -71,7 +79,7 @@ def rows_in_words(part: str, found: Mapping[str, Any]) -> str:
     return of_rows(part, found["num_units"], found.get("chosen_rows"), found.get("num_rows"))
 
 
-def told_data(evidence: Mapping[str, Any]) -> str:
+def data_in_words(evidence: Mapping[str, Any]) -> str:
     """Which data one method's log p(x) is of, as its JSON has it."""
     name = Path(evidence["data"]).name
     return rows_in_words(name, evidence) if evidence["unit"] == "datum" else f"the {name} data"

@@ -40,7 +40,7 @@ def check(
 ) -> None:  # fmt: skip
     """Can this fit be trusted? Fit or load, make every check that the budget allows, and say."""
     from ppl_vae.base.clock import Clock, seconds_of
-    from ppl_vae.base.files import told_later
+    from ppl_vae.base.files import collected_errors
     from ppl_vae.base.options import from_shell
     from ppl_vae.cli.tables import console, say_check, say_path, say_rest
     from ppl_vae.program.user_program import is_class, is_program
@@ -66,7 +66,7 @@ def check(
         say_rest(console(), stood[-1], found)
     result = check_jobs.check_json(found)
     # The page shows what the folder holds.
-    with told_later(complaints):
+    with collected_errors(complaints):
         if not complaints:
             result["report"] = str(write_page())
     if json_:

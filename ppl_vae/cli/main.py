@@ -118,9 +118,9 @@ def _users_fault(error: BaseException) -> object:
     if isinstance(error, OSError):
         return error
     if isinstance(error, MemoryError | RuntimeError):
-        from ppl_vae.program.memory import told_shortage
+        from ppl_vae.program.memory import shortage_in_words
 
-        if (line := told_shortage(error)) is not None:
+        if (line := shortage_in_words(error)) is not None:
             return line
     raise error
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ppl_vae.base.wording import chosen_rows, of_rows, told_data, with_error
+from ppl_vae.base.wording import chosen_rows, data_in_words, of_rows, with_error
 
 if TYPE_CHECKING:
     from ppl_vae.diagnostics.comparison.compare import Comparison
@@ -285,7 +285,7 @@ def say_evidence_found(out: Console, name: str, found: "Found") -> None:
     if each:
         one = next(iter(each.values()))
         unit = "a row" if one["unit"] == "datum" else "in all"
-        title = f"{name}: log p(x) of {told_data(one)} (nats {unit})"
+        title = f"{name}: log p(x) of {data_in_words(one)} (nats {unit})"
         out.print(evidence_table(list(each.items()), title, width=out.width))
     if (
         bits := next((one["bits_per_dim"] for one in each.values() if one.get("bits_per_dim")), None)

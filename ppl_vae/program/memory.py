@@ -5,7 +5,7 @@ import re
 
 from ppl_vae.base.errors import InputError
 
-__all__ = ["physical_memory", "refuse_beyond_memory", "refuse_too_many_draws", "told_shortage"]
+__all__ = ["physical_memory", "refuse_beyond_memory", "refuse_too_many_draws", "shortage_in_words"]
 
 # Tensors like a step's largest site that are alive at once, the backward pass included.
 ALIVE = 6
@@ -52,7 +52,7 @@ def refuse_too_many_draws(num_draws: int, numbers: int, itemsize: int = 8) -> No
     refuse_beyond_memory(num_draws * numbers, itemsize, what, "draw fewer", KEPT)
 
 
-def told_shortage(error: BaseException) -> str | None:
+def shortage_in_words(error: BaseException) -> str | None:
     """What a failed allocation asked for, in a sentence; None for any other exception.
 
     NumPy raises a MemoryError; PyTorch a RuntimeError whose text tells it from others.

@@ -9,7 +9,7 @@ import torch
 
 from ppl_vae.base.clock import Clock, OutOfTime, deadline
 from ppl_vae.base.errors import InputError
-from ppl_vae.base.files import read_json, told_later
+from ppl_vae.base.files import collected_errors, read_json
 from ppl_vae.base.progress import stage
 from ppl_vae.base.seeds import seeded
 from ppl_vae.data.rows import Rows
@@ -69,7 +69,7 @@ def check_run(
         seed: the run's by default.
         callback: called once the verdict stands; see `check`.
         progress: whether to show progress bars on a terminal.
-        complaints: see `files.told_later`: what could not be written.
+        complaints: see `files.collected_errors`: what could not be written.
 
     Raises:
         InputError: for rows or parts that the run does not have.
@@ -97,7 +97,7 @@ def check_run(
         progress=progress,
     )
     if run.folder is not None:
-        with told_later(complaints):
+        with collected_errors(complaints):
             found.save(run.folder)
     return found
 
@@ -182,7 +182,7 @@ def check_programs(
         rows=None if rows is None else torch.arange(_most(arguments))[rows],
         **options,
     )
-    with told_later(complaints):
+    with collected_errors(complaints):
         found.save(out)
     return found
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ppl_vae.answers.evidence import Evidence
 from ppl_vae.base.errors import InputError
-from ppl_vae.base.files import merge_json, told_later
+from ppl_vae.base.files import collected_errors, merge_json
 from ppl_vae.base.progress import stage
 from ppl_vae.data.rows import Rows
 from ppl_vae.diagnostics.comparison.agreement import Agreement, Sandwich, agreement, sandwich
@@ -125,7 +125,7 @@ def evidence_of_run(
         seed: the run's by default.
         resume: go on from an interrupted estimate of the same.
         progress: whether to show a progress bar on a terminal.
-        complaints: see `files.told_later`: what could not be written.
+        complaints: see `files.collected_errors`: what could not be written.
 
     Raises:
         InputError: for a method that does not apply, or data that the pair cannot take.
@@ -166,7 +166,7 @@ def evidence_of_run(
         each[method] = evidence_json(values[method], source, dims, layout.num_units if local else None)
         if run.folder is not None:
             # As they come: a later method may take hours, or be interrupted.
-            with told_later(complaints):
+            with collected_errors(complaints):
                 values[method].save(run.folder / f"evidence-{method}.nc")
                 merge_json(run.folder / "evidence.json", method, each[method])
     judged = agreement(values) if values else None
@@ -183,7 +183,7 @@ def evidence_of_run(
         result["worst"] = worst_rows(run, values[best], worst, part if data is None else None, complaints)
     if run.folder is not None:
         if len(values) > 1:
-            with told_later(complaints):
+            with collected_errors(complaints):
                 write_figure(run.folder / "evidence.png", evidence_curves(values))
         pictures = [
             name for name, new in (("evidence.png", len(values) > 1), ("worst.png", bool(worst))) if new
@@ -279,7 +279,7 @@ class _Job:
         )
         found = sandwich(lower, upper)
         if self.run.folder is not None:
-            with told_later(self.complaints):
+            with collected_errors(self.complaints):
                 lower.save(self.run.folder / "evidence-bdmc-lower.nc")
                 upper.save(self.run.folder / "evidence-bdmc.nc")
         return found, {

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ppl_vae.answers.evidence import Evidence
 from ppl_vae.base.errors import InputError
-from ppl_vae.base.files import told_later
+from ppl_vae.base.files import collected_errors
 from ppl_vae.base.wording import chosen_rows
 from ppl_vae.data.preprocess import grid_step
 from ppl_vae.data.rows import Rows
@@ -154,7 +154,7 @@ def worst_rows(
     if run.source.image_shape is not None and run.folder is not None:
         chosen = [int(row["row"]) for row in rows]
         captions = [f"{row['row']}: {row['log_evidence']:.1f}" for row in rows]
-        with told_later(complaints):
+        with collected_errors(complaints):
             write_figure(
                 run.folder / "worst.png", worst_images(values[chosen], captions, run.source.image_shape)
             )

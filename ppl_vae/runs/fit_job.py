@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ppl_vae.base.errors import InputError
-from ppl_vae.base.files import told_later, write_json, write_text
+from ppl_vae.base.files import collected_errors, write_json, write_text
 from ppl_vae.base.progress import stage
 from ppl_vae.data.dataset import Dataset
 from ppl_vae.guides.per_datum import PerDatumNormal
@@ -39,7 +39,7 @@ def fit_run(
         resume: go on from its checkpoint.
         overwrite: replace the run that it holds.
         progress: whether to show a progress bar on a terminal.
-        complaints: see `files.told_later`: what could not be written at the end.
+        complaints: see `files.collected_errors`: what could not be written at the end.
         given: the data set, where it has no name; the folder keeps it.
 
     Returns:
@@ -91,7 +91,7 @@ def fit_run(
         "warnings": list(run.warnings),
         "out": str(out),
     }
-    with told_later(complaints):
+    with collected_errors(complaints):
         write_text(out / "elbo.csv", _csv(("step", "elbo"), enumerate(fitted.elbo.tolist(), start=1)))
         write_text(out / "held-out.csv", _csv(("step", "elbo_mean"), fitted.held_out.tolist()))
         write_json(out / "fit.json", result)

@@ -13,7 +13,7 @@ from torch import Tensor
 from ppl_vae.answers.evidence import Evidence
 from ppl_vae.answers.foreign import foreign_draws
 from ppl_vae.base.errors import InputError
-from ppl_vae.base.files import told_later, write_json
+from ppl_vae.base.files import collected_errors, write_json
 from ppl_vae.base.progress import stage
 from ppl_vae.base.seeds import derived
 from ppl_vae.base.wording import chosen_rows as told_rows
@@ -110,7 +110,7 @@ def compare_run(
         rows: which rows of that part, the first eight by default.
         seed: the run's by default.
         progress: whether to show a progress bar on a terminal.
-        complaints: see `files.told_later`: what could not be written.
+        complaints: see `files.collected_errors`: what could not be written.
         options: the fields of `ReferenceOptions`.
 
     Raises:
@@ -163,7 +163,7 @@ def compare_run(
     result = _comparison_json(found, weights, part if index is not None else None, index)
     if run.folder is not None:
         kept = "foreign" if file is not None else against
-        with told_later(complaints):
+        with collected_errors(complaints):
             for name, posterior in (("svi", answer), (kept, reference)):
                 posterior.save(run.folder / f"posterior-{name}.nc")
             write_json(run.folder / "compare.json", result)
@@ -195,7 +195,7 @@ def gaps_of_run(
         compile: "auto", "on" or "off".
         seed: the run's by default.
         progress: whether to show a progress bar on a terminal.
-        complaints: see `files.told_later`: what could not be written.
+        complaints: see `files.collected_errors`: what could not be written.
 
     Raises:
         InputError: where log p(x) is not defined.
@@ -240,7 +240,7 @@ def gaps_of_run(
         "seconds": found.seconds,
     }
     if run.folder is not None:
-        with told_later(complaints):
+        with collected_errors(complaints):
             found.save(run.folder / "gaps.nc")
             write_json(run.folder / "gaps.json", result)
             write_figure(run.folder / "gaps.png", gap_bars(found))

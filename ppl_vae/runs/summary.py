@@ -14,7 +14,7 @@ from ppl_vae.base.errors import InputError
 from ppl_vae.base.files import read_json, reading
 from ppl_vae.base.names import evidence_in_sentence, in_sentence
 from ppl_vae.base.options import changed
-from ppl_vae.base.wording import rows_in_words, told_data, with_error
+from ppl_vae.base.wording import data_in_words, rows_in_words, with_error
 from ppl_vae.data.rows import Rows
 from ppl_vae.diagnostics.comparison.quantities import Quantities
 from ppl_vae.diagnostics.comparison.reasons import reasons_in
@@ -89,7 +89,7 @@ def say_evidence(evidence: Mapping[str, Any]) -> str:
     mean, elbo = evidence["log_evidence_mean"], evidence.get("elbo_mean")
     # JSON knows no −∞, which is the log of no weight at all.
     value = "−∞" if mean is None else with_error(mean, error, 4)
-    data = f"of {told_data(evidence)}"
+    data = f"of {data_in_words(evidence)}"
     draws = f"{evidence['num_samples']:,}"
     how = evidence_in_sentence(evidence["method"], draws, evidence["proposal"])
     text = f"log p(x) {data} is {value} nats {unit}, {how}"
@@ -106,7 +106,7 @@ def say_evidence(evidence: Mapping[str, Any]) -> str:
 
 def say_other_data(evidence: Mapping[str, Mapping[str, Any]]) -> str | None:
     """A sentence where the fit's ELBO and log p(x) are of other data, so that the first may be the larger."""
-    other = [told_data(each) for each in evidence.values()
+    other = [data_in_words(each) for each in evidence.values()
              if each["unit"] == "datum" and (each["data"] != "train" or each.get("chosen_rows"))]  # fmt: skip
     if not other:
         return None

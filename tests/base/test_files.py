@@ -13,7 +13,7 @@ from pyro.infer.autoguide import AutoNormal
 
 from ppl_vae import Pair, Posterior, guide, predictive_check
 from ppl_vae.base.errors import InputError
-from ppl_vae.base.files import PART, reading, told_later, write_bytes, write_netcdf, write_text
+from ppl_vae.base.files import PART, collected_errors, reading, write_bytes, write_netcdf, write_text
 from ppl_vae.data import Dataset, as_dataset
 from ppl_vae.runs.run import prepare_folder, settings_for
 from ppl_vae.runs.settings import Settings
@@ -45,10 +45,10 @@ def test_files_have_the_mode_of_the_umask_and_leave_nothing_on_a_full_disk(tmp_p
 
 def test_a_complaint_waits_for_whoever_keeps_it():
     complaints: list[InputError] = []
-    with told_later(complaints):
+    with collected_errors(complaints):
         raise InputError("no room")
     assert [str(one) for one in complaints] == ["no room"]
-    with pytest.raises(InputError, match="no room"), told_later(None):
+    with pytest.raises(InputError, match="no room"), collected_errors(None):
         raise InputError("no room")
 
 

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from ppl_vae.base.wording import chosen_rows, of_rows, shown_error, told_apart, with_error
+from ppl_vae.base.wording import chosen_rows, distinct_texts, of_rows, shown_error, with_error
 from ppl_vae.cli.tables import console, evidence_table, fit_table, gaps_table, worst_table
 from ppl_vae.report.page import _is_number
 from ppl_vae.runs.fit_job import converged_of
@@ -186,4 +186,4 @@ def test_what_weights_say_fits_their_numbers(k_hat, ess):
      (np.inf, 1.01, ("inf", "1.01"))],
 )  # fmt: skip
 def test_a_number_and_its_limit_are_told_apart(value, limit, texts):
-    assert told_apart(value, limit) == texts
+    assert distinct_texts(value, limit) == texts

@@ -5,7 +5,7 @@ import pandas as pd
 from scipy import stats
 
 from ppl_vae.answers.posterior import SUPERCHAINS, Posterior
-from ppl_vae.base.wording import told_apart
+from ppl_vae.base.wording import distinct_texts
 from ppl_vae.diagnostics.comparison.reasons import Reason, ess_in_words
 
 __all__ = ["ESS_LIMIT", "failures", "fewest_effective", "judge_reference", "limits_in_words", "unmixed"]
@@ -57,7 +57,7 @@ def limits_in_words(reference: Posterior, summary: pd.DataFrame) -> str:
     worst = moving["r_hat"].fillna(np.inf).idxmax()
     limit = _r_hat_limit(reference, summary)[worst]
     chance = f" ({R_HAT_LIMIT} and what chance adds)" if limit > R_HAT_LIMIT else ""
-    largest, most = told_apart(moving.loc[worst, "r_hat"], limit)
+    largest, most = distinct_texts(moving.loc[worst, "r_hat"], limit)
     return (
         f"largest R-hat {largest}, limit {most}{chance}; "
         f"smallest ESS {ess_in_words(fewest_effective(summary), ESS_LIMIT)}, limit {ESS_LIMIT}"

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from ppl_vae.base.wording import told_apart, with_error
+from ppl_vae.base.wording import distinct_texts, with_error
 
 __all__ = ["Reason", "ess_in_words", "reasons_in"]
 
@@ -94,7 +94,7 @@ def reasons_in(content: Mapping[str, Any]) -> tuple[Reason, ...]:
 def ess_in_words(size: float, limit: float) -> str:
     """An effective sample size, in as many digits as tell it from the limit."""
     text = f"{size:,.0f}"
-    return told_apart(size, limit)[0] if text == f"{limit:.0f}" else text
+    return distinct_texts(size, limit)[0] if text == f"{limit:.0f}" else text
 
 
 # What each criterion measures, and how its size is shown.
@@ -189,7 +189,7 @@ def _few(reason: Reason) -> str:
 
 
 def _r_hat(reason: Reason) -> str:
-    largest, most = told_apart(reason.size, reason.limits[0])
+    largest, most = distinct_texts(reason.size, reason.limits[0])
     return (
         f"{reason.who} fails R-hat < {most} for {_of(reason)} quantities (worst: {reason.quantity}, "
         f"{largest}); draw longer chains"

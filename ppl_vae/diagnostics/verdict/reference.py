@@ -12,7 +12,7 @@ from ppl_vae.inference.samplers import nuts
 from ppl_vae.inference.samplers.nuts import Mass
 from ppl_vae.program.pair import Pair
 
-__all__ = ["Sampled", "within"]
+__all__ = ["Sampled", "nuts_within_budget"]
 
 # Starts far apart find modes that fewer chains would miss: of two equal modes, eight chains miss one in one
 # run of 128.
@@ -64,7 +64,7 @@ class Sampled:
     note: str = ""
 
 
-def within(
+def nuts_within_budget(
     seconds: float,
     pair: Pair,
     *data: Any,

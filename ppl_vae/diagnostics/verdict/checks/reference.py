@@ -18,7 +18,7 @@ from ppl_vae.diagnostics.verdict.case import NO_TIME, Case, Found, skipped
 from ppl_vae.diagnostics.verdict.checked import rows_compared
 from ppl_vae.diagnostics.verdict.checks.draws import DRAWS
 from ppl_vae.diagnostics.verdict.findings import differing, say_score
-from ppl_vae.diagnostics.verdict.reference import Sampled, within
+from ppl_vae.diagnostics.verdict.reference import Sampled, nuts_within_budget
 from ppl_vae.diagnostics.verdict.rule import Finding, in_words
 from ppl_vae.diagnostics.verdict.scored import scored
 from ppl_vae.inference.samplers import exact, nuts
@@ -107,7 +107,7 @@ def _drawn(case: Case) -> tuple[Sampled, str]:
         )), "none"  # fmt: skip
     stage("check: NUTS", show=case.options.progress)
     share = REFERENCE_SHARE if case.options.calibrate else WHOLE_SHARE
-    sampled = within(
+    sampled = nuts_within_budget(
         share * case.clock.left, case.pair, *data, local=case.local, coords=coords,
         identifiable=case.quantities.functions, seed=case.seed(SEED_NUTS), progress=case.options.progress,
     )  # fmt: skip
