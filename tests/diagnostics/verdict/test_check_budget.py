@@ -190,7 +190,7 @@ def test_nuts_begins_what_fits_and_keeps_what_was_finished(monkeypatch, cost, sl
 
     monkeypatch.setattr(references.nuts, "sample", sample)
     monkeypatch.setattr(references, "judge_reference", lambda *_: (len(finished) == 3, ("short",)))
-    found = references.within(
+    found = references.nuts_within_budget(
         100.0, Pair(regression, AutoNormal(regression)), X, local=False, coords={}, identifiable=None, seed=0,
         progress=False,
     )  # fmt: skip
@@ -215,7 +215,7 @@ def test_chains_that_stick_are_not_run_longer(monkeypatch, apart, begun):
         return Posterior(draws, "nuts", "chains", stats=none, seconds=0.01)
 
     monkeypatch.setattr(references.nuts, "sample", sample)
-    found = references.within(
+    found = references.nuts_within_budget(
         1e6, Pair(regression, AutoNormal(regression)), X, local=False, coords={}, identifiable=None, seed=0,
         progress=False,
     )  # fmt: skip
@@ -267,7 +267,7 @@ def test_nuts_that_never_finishes_is_said_to_be_cut(monkeypatch):
             check_time()
 
     monkeypatch.setattr(references.nuts, "sample", sample)
-    found = references.within(
+    found = references.nuts_within_budget(
         0.1, Pair(regression, AutoNormal(regression)), X, local=False, coords={}, identifiable=None, seed=0,
         progress=False,
     )  # fmt: skip
