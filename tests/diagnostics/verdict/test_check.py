@@ -130,7 +130,7 @@ def test_draws_outside_a_support_have_no_weight(monkeypatch, width, validated, k
     exact = Posterior(xr.Dataset({"z": (("chain", "draw"), draws)}), "exact", "independent")
     monkeypatch.setattr(weighing, "SAMPLES", (1000,))
     monkeypatch.setattr(drawing, "DRAWS", (500,))
-    monkeypatch.setattr(beside, "within", lambda *_, **__: Sampled(None, False, ("left out",)))
+    monkeypatch.setattr(beside, "nuts_within_budget", lambda *_, **__: Sampled(None, False, ("left out",)))
     found = checked(guide, model=model, data=(torch.tensor(1.0),), reference=exact if known else None)
     assert found.verdict == "do not trust"
     (weights,) = [finding for finding in found.findings if finding.name == "weights"]

@@ -324,7 +324,7 @@ def test_no_data_are_simulated_before_the_verdict_is_told(monkeypatch, model):
         events.append("data simulated")
         raise Simulated
 
-    monkeypatch.setattr(beside, "within", lambda *_, **__: Sampled(None, False, ("left out",)))
+    monkeypatch.setattr(beside, "nuts_within_budget", lambda *_, **__: Sampled(None, False, ("left out",)))
     monkeypatch.setattr(predicting, "predictive_check", simulate)
     monkeypatch.setattr(calibrating, "sbc", simulate)
     with pytest.raises(Simulated):
@@ -599,7 +599,7 @@ def test_a_funnel_that_was_found_stays_whatever_becomes_of_the_reference(monkeyp
         moved = own.draws.assign(theta=own.draws["theta"] + far)
         return Sampled(Posterior(moved, "nuts", "independent"), False, ("R-hat",))
 
-    monkeypatch.setattr(beside, "within", within)
+    monkeypatch.setattr(beside, "nuts_within_budget", within)
 
     def guide(x):
         pyro.sample("tau", dist.LogNormal(-3.0, 0.05))

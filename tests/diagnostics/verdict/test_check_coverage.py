@@ -282,7 +282,7 @@ def test_rows_that_cannot_be_chosen_are_all_sampled_where_they_fit(monkeypatch, 
         seen.append(len(data[0]))
         return Sampled(None, False, ("left out",))
 
-    monkeypatch.setattr(beside, "within", within)
+    monkeypatch.setattr(beside, "nuts_within_budget", within)
     monkeypatch.setattr(beside, "MOST_KEPT", most)
     x = torch.randn(20)
     found = check_pair(Pair(model, AutoNormal(model)), x, calibrate=False, budget=600.0, progress=False)
