@@ -43,12 +43,14 @@ def _fit_again(run: Run, **other: int | str) -> str:
     """The fit of the run, with other steps or another guide, into a folder beside it."""
     settings = run.settings
     words = ["ppl-vae", "fit", settings.model, settings.data, "--out", f"{run.folder}-again"]
-    words += ["--seed", str(settings.seed), "--device", settings.device]
+    # What the command line takes by itself is left out.
+    words += ["--seed", str(settings.seed)] if settings.seed else []
+    words += ["--device", settings.device] if settings.device != "cpu" else []
     asked = {"guide": settings.guide, **other}
     usual = settings_for(settings.model, settings.data, {"stop": settings.fit.stop, **asked}, {})
     for name, value in asked.items():
         words += [f"--{name}", str(value)]
-    words += _option("--stop/--no-stop", settings.fit.stop)
+    words += [] if settings.fit.stop else ["--no-stop"]
     for part, plain in (
         (settings.options, usual.options),
         (settings.preparation, usual.preparation),
