@@ -4,13 +4,14 @@ import shlex
 
 from ppl_vae.base.options import shell_names
 from ppl_vae.diagnostics.verdict.outcome import Check
-from ppl_vae.runs.run import Run, settings_for
+from ppl_vae.runs.run import OWN_DATA, Run, settings_for
 
 __all__ = ["next_command"]
 
 
 def next_command(run: Run, found: Check) -> str:
-    """The command that follows a check's advice; "" where the advice is to change the model itself.
+    """The command that follows a check's advice; "" where the advice is to change the model itself, or the
+    fit has options that only Python takes.
 
     Args:
         run: a saved run.
@@ -42,7 +43,11 @@ def _richer(run: Run) -> str | None:
 def _fit_again(run: Run, **other: int | str) -> str:
     """The fit of the run, with other steps or another guide, into a folder beside it."""
     settings = run.settings
-    words = ["ppl-vae", "fit", settings.model, settings.data, "--out", f"{run.folder}-again"]
+    assert run.folder is not None
+    # Data that were given in Python lie in the folder.
+    own = run.folder / OWN_DATA
+    data = str(own) if own.exists() else settings.data
+    words = ["ppl-vae", "fit", settings.model, data, "--out", f"{run.folder}-again"]
     # What the command line takes by itself is left out.
     words += ["--seed", str(settings.seed)] if settings.seed else []
     words += ["--device", settings.device] if settings.device != "cpu" else []
@@ -58,9 +63,11 @@ def _fit_again(run: Run, **other: int | str) -> str:
     ):
         names = shell_names(type(part))
         for field, value in vars(part).items():
-            left_out = field == "num_steps" and "steps" in other
-            if field in names and value != getattr(plain, field) and not left_out:
-                words += _option(names[field], value)
+            if value == getattr(plain, field) or (field == "num_steps" and "steps" in other):
+                continue
+            if field not in names or value is None:
+                return ""
+            words += _option(names[field], value)
     return _typed(*words)
 
 

@@ -192,7 +192,7 @@ def test_everything_but_the_verdict_and_the_checks_is_folded(page: Page) -> None
     [
         (Measures(), []),
         (Measures(points=("z",)), []),
-        (Measures("nuts", True, error=1.84, shift=9.0), [("guide's largest error", "1.8 × tolerable")]),
+        (Measures("nuts", True, error=1.84, shift=9.0), [("guide's largest error", "1.84 × tolerable")]),
         (Measures(shift=250.0), [("guide's largest shift by its weights", "250 × tolerable")]),
         (Measures(shift=math.inf), [("guide's largest shift by its weights", "∞ × tolerable")]),
         (Measures(pareto_k=-0.123), [("k̂ of its weights, at worst", "−0.12")]),

@@ -4,11 +4,17 @@ import shlex
 import shutil
 from dataclasses import replace
 
+import numpy as np
+import pandas as pd
 import pytest
+import torch
 
+import ppl_vae
 from ppl_vae.base.options import changed
 from ppl_vae.diagnostics.verdict.check import Check
 from ppl_vae.diagnostics.verdict.rule import Decision, Measures
+from ppl_vae.inference.fitting.options import FitOptions
+from ppl_vae.models.vae import VAE
 from ppl_vae.runs.fit_job import fit_run
 from ppl_vae.runs.next_command import next_command
 from ppl_vae.runs.run import Run, settings_for
@@ -37,6 +43,28 @@ def test_another_fit_is_the_same_but_for_what_is_advised(run, fitted, advice, gu
     assert again == replace(fitted.settings, guide=guide, fit=fit)
     assert changed(again.options) == {"latent_dim": 3}
     shutil.rmtree(f"{fitted.folder}-again")
+
+
+def test_data_given_in_python_are_fitted_again_from_the_run_s_folder(run, tmp_path):
+    table = pd.DataFrame(np.random.default_rng(0).normal(size=(30, 3)), columns=list("abc"))
+    ppl_vae.fit("ppca", table, out=tmp_path / "run", num_steps=2, stop=False, progress=False)
+    words = shlex.split(next_command(Run.open(tmp_path / "run"), replace(FOUND, advice="more steps")))
+    code, _, err = run(*words[1:], "--quiet")
+    assert code == 0, err
+    ours, again = (Run.open(tmp_path / name).tensors()[0] for name in ("run", "run-again"))
+    assert torch.equal(ours, again)
+
+
+@pytest.mark.parametrize("only_python", [{"batch_size": None}, {"columns": {"x": "ash"}}])
+def test_what_only_python_can_ask_for_is_no_command(fitted, only_python):
+    part = "fit" if "batch_size" in only_python else "preparation"
+    own = replace(
+        fitted.settings, model="vae", data="digits", guide="amortised", options=VAE.Options(),
+        fit=FitOptions(batch_size=64),
+    )  # fmt: skip
+    assert next_command(replace(fitted, settings=own), replace(FOUND, advice="more steps"))
+    asked = replace(own, **{part: replace(getattr(own, part), **only_python)})
+    assert next_command(replace(fitted, settings=asked), replace(FOUND, advice="more steps")) == ""
 
 
 @pytest.mark.parametrize(

@@ -26,4 +26,4 @@ def numbers_of(measures: Measures) -> tuple[tuple[str, str], ...]:
 
 
 def _short(value: float) -> str:
-    return "∞" if math.isinf(value) else f"{value:.2g}" if value < 100 else f"{value:,.0f}"
+    return "∞" if math.isinf(value) else f"{value:.2f}" if value < 10 else f"{value:,.0f}"
