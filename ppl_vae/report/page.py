@@ -201,7 +201,7 @@ def write_page(
         title: of the page.
         sections: one a fit; the page begins with all their verdicts where there are several.
         path: of the file.
-        about: what stands at the foot: versions, seeds, budgets. No date of the page: one check gives one page.
+        about: what stands at the foot: versions, seeds, budgets; never the date of the page.
         lead: sentences under the title.
 
     Raises:

@@ -13,8 +13,6 @@ import ppl_vae
 from ppl_vae.base.options import changed
 from ppl_vae.diagnostics.verdict.check import Check
 from ppl_vae.diagnostics.verdict.rule import Decision, Measures
-from ppl_vae.inference.fitting.options import FitOptions
-from ppl_vae.models.vae import VAE
 from ppl_vae.runs.fit_job import fit_run
 from ppl_vae.runs.next_command import next_command
 from ppl_vae.runs.run import Run, settings_for
@@ -58,11 +56,9 @@ def test_data_given_in_python_are_fitted_again_from_the_run_s_folder(run, tmp_pa
 @pytest.mark.parametrize("only_python", [{"batch_size": None}, {"columns": {"x": "ash"}}])
 def test_what_only_python_can_ask_for_is_no_command(fitted, only_python):
     part = "fit" if "batch_size" in only_python else "preparation"
-    own = replace(
-        fitted.settings, model="vae", data="digits", guide="amortised", options=VAE.Options(),
-        fit=FitOptions(batch_size=64),
-    )  # fmt: skip
-    assert next_command(replace(fitted, settings=own), replace(FOUND, advice="more steps"))
+    own = settings_for("vae", "digits", {"batch_size": 64}, {"hidden": (50, 20)})
+    words = next_command(replace(fitted, settings=own), replace(FOUND, advice="more steps"))
+    assert words.endswith("--guide amortised --steps 200000 --hidden 50,20 --batch-size 64")
     asked = replace(own, **{part: replace(getattr(own, part), **only_python)})
     assert next_command(replace(fitted, settings=asked), replace(FOUND, advice="more steps")) == ""
 
