@@ -41,7 +41,8 @@ def with_error(value: float | None, error: float | None, digits: int = 3, *, sig
     """
     if value is None or math.isnan(value):
         return "–"
-    text = f"{value:{sign}.{digits}f}"
+    # "z" keeps zero from being written with a minus.
+    text = f"{value:{sign}z.{digits}f}"
     return (
         text if error is None or math.isnan(error) or error == 0 else f"{text} ± {shown_error(error, digits)}"
     )

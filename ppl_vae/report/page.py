@@ -214,6 +214,7 @@ def write_page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["minus"] = _minus
     page = environment.get_template("page.html").render(
         title=title,
         lead=lead,
@@ -235,6 +236,11 @@ def _anchored(section: Section, number: int) -> dict[str, Any]:
         "id": f"s{number}",
         "parts": [{"part": part, "id": f"s{number}-{name}"} for part, name in zip(parts, names, strict=True)],
     }
+
+
+def _minus(text: str) -> str:
+    """A sentence whose negative numbers have a minus instead of a hyphen."""
+    return re.sub(r"(?<![\w.,−-])-(?=\d)|(?<=\de)-(?=\d)", "−", text)
 
 
 def _is_number(text: str) -> bool:

@@ -64,9 +64,9 @@ def say_fit(fit: Mapping[str, Any]) -> str:
     }[converged_of(fit)]
     elbo = with_error(fit["elbo_mean"], fit["elbo_std_error"] / units)
     return (
-        f"SVI took {fit['steps']} steps and {fit['seconds']:.0f} s{ended}: {fit['reason']}. The ELBO of the "
-        f"training data is {elbo} nats a unit, a reconstruction of {fit['reconstruction'] / units:.3f} less "
-        f"a KL of {fit['kl'] / units:.3f}."
+        f"SVI took {fit['steps']:,} steps and {fit['seconds']:.0f} s{ended}: {fit['reason']}. "
+        f"The ELBO of the training data is {elbo} nats a unit, a reconstruction of "
+        f"{fit['reconstruction'] / units:.3f} less a KL of {fit['kl'] / units:.3f}."
     )
 
 
@@ -292,7 +292,7 @@ def _settings_table(run: Run) -> pd.DataFrame:
         "options": ", ".join(f"{name}={value}" for name, value in changed(settings.options).items())
         or "defaults",
         "preprocessing": "; ".join(run.source.history) if isinstance(run.source, Rows) else "none",
-        "steps, at most" if settings.fit.stop else "steps": settings.fit.num_steps,
+        "steps, at most" if settings.fit.stop else "steps": f"{settings.fit.num_steps:,}",
         "batch size": settings.fit.batch_size or "all",
         "learning rate": settings.fit.lr,
         "seed": settings.seed,

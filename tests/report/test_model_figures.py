@@ -1,5 +1,6 @@
 """Figures of predictive checks, collapse, skills and loadings, read back from the axes."""
 
+from dataclasses import replace
 from types import ModuleType
 
 import numpy as np
@@ -58,16 +59,32 @@ def test_the_datas_statistic_stands_among_the_replicated_ones(images: tuple[Pred
     _legible(figure)
 
 
+@pytest.mark.parametrize("observed", [0.0, 0.25, -7.0])
+def test_one_value_in_every_replicate_is_a_thin_bar(
+    images: tuple[Predictive, np.ndarray], observed: float
+) -> None:
+    found = replace(images[0], table=images[0].table.head(1).assign(observed=observed))
+    site, statistic = found.table[["site", "statistic"]].iloc[0]
+    constant = found.replicates.copy(deep=True)
+    constant[site].loc[{f"{site}_statistic": statistic}] = 0.0
+    (panel,) = statistic_histograms(replace(found, replicates=constant)).axes
+    (bar,), (low, high) = panel.patches, panel.get_xlim()
+    assert bar.get_x() < 0 < bar.get_x() + bar.get_width() < 0.1 * (high - low)
+    assert low < min(observed, 0) <= max(observed, 0) < high
+
+
 def test_images_are_shown_beside_their_replicates(images: tuple[Predictive, np.ndarray]) -> None:
     found, x = images
-    figure = predictive_profile(found, "x", (8, 8))
+    _, (figure, kind), (ones, _) = ((each.figure, each.kind) for each in predictive_figures(found, (8, 8)))
+    assert kind == "images"
     shown = [axes.images[0].get_array() for axes in figure.axes if axes.images]
     np.testing.assert_allclose(shown[0], x.mean(0).reshape(8, 8), atol=1e-6)
     np.testing.assert_allclose(shown[1], found.profiles["x"]["replicated"].to_numpy().reshape(8, 8))
     # The untrained decoder lights half of all pixels: margins are far too bright in its replicates.
     assert shown[2][0, 0] < -3
     _legible(figure)
-    assert not any(axes.images for axes in predictive_profile(found, "x").axes)
+    assert not any(axes.images for axes in ones.axes)
+    assert [each.kind for each in predictive_figures(found)] == ["chart", "chart"]
 
 
 def test_counts_hang_from_what_the_model_expects() -> None:
@@ -78,8 +95,9 @@ def test_counts_hang_from_what_the_model_expects() -> None:
 
     x = torch.tensor([0.0] * 20 + [1] * 30 + [2] * 25 + [4] * 9 + [7])
     found = predictive_check(Pair(model, Prior(model)), x)
-    ((figure, caption), (rootogram, _)) = predictive_figures(found)
-    assert "line outside the bars" in caption
+    statistics, profile = predictive_figures(found)
+    assert "line outside the bars" in statistics.caption
+    figure, rootogram = statistics.figure, profile.figure
     (axes,) = rootogram.axes
     heights = [bar.get_height() for bar in axes.containers[0].patches]
     np.testing.assert_allclose(heights[:5], np.sqrt([20, 30, 25, 0, 9]))

@@ -460,3 +460,12 @@ def test_long_names_are_parted_at_their_bracket() -> None:
     assert wrapped("z[0, 1]", 20) == "z[0, 1]"
     assert wrapped("a$b$", 20) == r"a\$b\$"
     assert wrapped("x" * 50, 10, 2) == "x" * 10 + "\n" + "x" * 9 + "…"
+
+
+def test_negative_numbers_of_sentences_have_a_minus(tmp_path: Path) -> None:
+    text = "from -3.5 to -1e-05 ± 3e-06, run 2026-11-26, rows 10-20 by `--seed -1`"
+    source = write_page("title", [Section("one", sentences=[text])], tmp_path / "page.html").read_text(
+        "utf-8"
+    )
+    shown = "from −3.5 to −1e−05 ± 3e−06, run 2026-11-26, rows 10-20 by <code>--seed -1</code>"
+    assert shown in source

@@ -24,6 +24,7 @@ from ppl_vae.answers.posterior import Posterior
 from ppl_vae.base.clock import OutOfTime, TooLittleTime, deadline
 from ppl_vae.base.errors import InputError
 from ppl_vae.base.files import read_netcdf, write_netcdf
+from ppl_vae.base.names import in_sentence
 from ppl_vae.base.progress import progress_bar
 from ppl_vae.base.seeds import derived
 from ppl_vae.base.threads import one_thread
@@ -160,15 +161,16 @@ class Calibration:
         head = f"{self.num_simulations} simulations, {size} {'quantity' if size == 1 else 'quantities'}: "
         if self.passed:
             return (
-                f"{head}the ranks of the truth among the draws ({self.method}) are uniform as far as these "
-                f"can see (smallest p-value, corrected for their number, {table['adjusted'].iloc[0]:.2g})"
+                f"{head}the ranks of the truth among draws of {in_sentence(self.method)} are uniform as far "
+                "as these can see (smallest p-value, corrected for their number, "
+                f"{table['adjusted'].iloc[0]:.2g})"
             )
         worst = str(table.index[0])
         row = table.loc[worst]
         others = len(self.failing) - 1
         return (
-            f"{head}{worst} is {WORDS[str(row['shape'])]}; its central 90 % of draws ({self.method}) held "
-            f"the truth in {row['coverage_90'] * 100:.0f} % of them"
+            f"{head}{worst} is {WORDS[str(row['shape'])]}; the central 90 % of draws of "
+            f"{in_sentence(self.method)} held the truth in {row['coverage_90'] * 100:.0f} % of them"
             + (f"; {others} more {'quantity fails' if others == 1 else 'quantities fail'}" if others else "")
         )
 

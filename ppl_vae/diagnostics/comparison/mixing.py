@@ -5,6 +5,7 @@ import pandas as pd
 from scipy import stats
 
 from ppl_vae.answers.posterior import SUPERCHAINS, Posterior
+from ppl_vae.base.names import answer_label
 from ppl_vae.base.wording import distinct_texts
 from ppl_vae.diagnostics.comparison.reasons import Reason, ess_in_words
 
@@ -32,7 +33,7 @@ def judge_reference(
 
 def failures(reference: Posterior, summary: pd.DataFrame) -> tuple[Reason, ...]:
     """A reason for each check of `judge_reference` that failed."""
-    who, found = f"the {reference.method} reference", []
+    who, found = f"the {answer_label(reference.method)} reference", []
     broken = summary.index[~np.isfinite(summary["sd"])]
     if len(broken):
         found.append(Reason(criterion="finite", quantity=broken[0], who=who))

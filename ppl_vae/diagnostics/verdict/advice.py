@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from ppl_vae.base.names import answer_label
 from ppl_vae.diagnostics.verdict.rule import Decision, Measures, QuantityNames
 
 __all__ = ["Advice", "AdviceKey", "Facts", "advise", "next_step"]
@@ -124,7 +125,8 @@ def _by_reference(measures: Measures, facts: Facts) -> Advice:
         taken = f" (they took {facts.reference_seconds:.0f} s)" if facts.reference_seconds > 1 else ""
         also = ", or try a full-rank guide (AutoMultivariateNormal)" if facts.mean_field else ""
         return Advice(
-            "use the reference", f"use the draws of the {measures.reference} reference{taken}{also}"
+            "use the reference",
+            f"use the draws of the {answer_label(measures.reference)} reference{taken}{also}",
         )
     if facts.mean_field or measures.reference_ok:
         return richer

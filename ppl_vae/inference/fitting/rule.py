@@ -276,23 +276,23 @@ class GainRule:
         )
 
     def _reason(self, step: int, last: TailCheck | None, gain: Gain, late: bool) -> str:
-        out = f"the time ran out after {step} steps" if late else f"the {step} steps ran out"
+        out = f"the time ran out after {step:,} steps" if late else f"the {step:,} steps ran out"
         on = " on held-out data" if self.on_held_out else ""
         if last is None:
             needed = self.start + 3 * self.width
             if late:
-                return f"{out}, too few to judge convergence; the first check is after {needed}"
-            return f"{step} steps are too few to judge convergence; the first check is after {needed}"
+                return f"{out}, too few to judge convergence; the first check is after {needed:,}"
+            return f"{step:,} steps are too few to judge convergence; the first check is after {needed:,}"
         expected = f"{gain.value:.2g} ± {gain.error:.1g} nats a unit{on} (tolerance {self.tolerance:g})"
         if self.done and self.on_held_out and self.best is not None and step > self.best.step:
             # What was gained and not kept is counted as nothing at all, without an error.
             gained = expected if gain.value or gain.error else f"nothing{on}"
             return (
-                f"stopped after {step} steps: the ELBO of the held-out data was best around step "
-                f"{self.best.step}, whose average is kept; a lower learning rate gained {gained}"
+                f"stopped after {step:,} steps: the ELBO of the held-out data was best around step "
+                f"{self.best.step:,}, whose average is kept; a lower learning rate gained {gained}"
             )
         if self.done:
-            return f"stopped after {step} steps: ten times as many are expected to gain {expected}"
+            return f"stopped after {step:,} steps: ten times as many are expected to gain {expected}"
         if not math.isfinite(gain.error):
             return (
                 f"{out} at the first learning rate, before the iterates were stationary "

@@ -9,19 +9,22 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ppl_vae.diagnostics.prediction.predictive import Predictive
+from ppl_vae.report.page import Picture
 from ppl_vae.report.style import COLOURS, SMALL, TEXT, WIDTH, blank, panels, wrapped
 
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["predictive_figures", "predictive_profile", "statistic_histograms"]
+__all__ = ["mean_images", "predictive_figures", "predictive_profile", "statistic_histograms"]
 
 DATA, REPLICATED = COLOURS["svi"], COLOURS["nuts"]
+IMAGES = (
+    "Mean image of the data, of replicated data, and their difference in standard deviations of the "
+    "replicates: a pattern in the third picture is something that the model misses."
+)
 
 
-def predictive_figures(
-    predictive: Predictive, image_shape: tuple[int, ...] | None = None
-) -> list[tuple[Figure, str]]:
+def predictive_figures(predictive: Predictive, image_shape: tuple[int, ...] | None = None) -> list[Picture]:
     """Every figure of a check with the sentence that belongs under it.
 
     Args:
@@ -32,10 +35,16 @@ def predictive_figures(
         "Test statistics of the data (line) among those of data replicated from the model (bars), the most "
         "surprising first: a line outside the bars is something that the model cannot reproduce."
     )
-    found = [(statistic_histograms(predictive), caption)]
-    for site in predictive.kinds:
-        figure = predictive_profile(predictive, site, image_shape)
-        found.append((figure, _caption(predictive, site, image_shape)))
+    found = [Picture(statistic_histograms(predictive), caption)]
+    for site, kind in predictive.kinds.items():
+        pixels = 0 if image_shape is None else int(np.prod(image_shape))
+        if (
+            image_shape is not None
+            and kind == "binary"
+            and predictive.profiles[site].sizes["feature"] == pixels
+        ):
+            found.append(Picture(mean_images(predictive.profiles[site], image_shape), IMAGES, "images"))
+        found.append(Picture(predictive_profile(predictive, site), _caption(predictive, site)))
     return found
 
 
@@ -45,8 +54,16 @@ def statistic_histograms(predictive: Predictive, max_panels: int = 6) -> Figure:
     figure, grid = _grid(len(rows), 1.5)
     for panel, (_, row) in zip(grid, rows.iterrows(), strict=False):
         values = predictive.values(row)
-        panel.hist(values, bins=_bins(values).tolist(), color=REPLICATED, alpha=0.75, label="replicated")
-        panel.axvline(row["observed"], color=DATA, linewidth=2.5, label="data")
+        low, high, own = float(values.min()), float(values.max()), float(row["observed"])
+        if high - low <= 1e-9 * max(abs(low), abs(high)):
+            # One value in all replicates is a thin bar, with room for the data's beside it.
+            room = abs(own - low) or abs(low) or 1.0
+            bins = [low - 0.02 * room, high + 0.02 * room]
+            panel.set_xlim(min(low, own) - 0.3 * room, max(high, own) + 0.3 * room)
+        else:
+            bins = _bins(values, low, high)
+        panel.hist(values, bins=bins, color=REPLICATED, alpha=0.75, label="replicated")
+        panel.axvline(own, color=DATA, linewidth=2.5, label="data")
         site = f", {row['site']}" if len(predictive.kinds) > 1 else ""
         panel.set_title(wrapped(f"{row['statistic']}{site}", 24), fontsize=TEXT)
         panel.set_xlabel(f"p = {_p(row['p_value'])} (adjusted {_p(row['p_adjusted'])})", fontsize=SMALL)
@@ -57,14 +74,11 @@ def statistic_histograms(predictive: Predictive, max_panels: int = 6) -> Figure:
     return figure
 
 
-def predictive_profile(
-    predictive: Predictive, site: str, image_shape: tuple[int, ...] | None = None, max_panels: int = 4
-) -> Figure:
+def predictive_profile(predictive: Predictive, site: str, max_panels: int = 4) -> Figure:
     """The data of one site beside its replicates, in the form that suits its kind.
 
     Real data: histograms of the features that fit worst. Counts: a hanging rootogram (Kleiber and Zeileis
-    2016). Images: the pixels' means in data and replicates, and their difference. Other binary data: ones a
-    row. Games: wins by player. Categories: their shares.
+    2016). Binary data: ones a row. Games: wins by player. Categories: their shares.
     """
     profile = predictive.profiles[site]
     kind = predictive.kinds[site]
@@ -74,14 +88,12 @@ def predictive_profile(
         return _rootogram(profile)
     if kind in ("games", "categories"):
         return _intervals(profile, "wins" if kind == "games" else "share")
-    if image_shape is not None and profile.sizes["feature"] == int(np.prod(image_shape)):
-        return _images(profile, image_shape)
     if profile.sizes["feature"] > 1:
-        return _bars(profile)
+        return _ones(profile)
     return _intervals(profile, "share of ones")
 
 
-def _caption(predictive: Predictive, site: str, image_shape: tuple[int, ...] | None) -> str:
+def _caption(predictive: Predictive, site: str) -> str:
     kind, profile = predictive.kinds[site], predictive.profiles[site]
     if kind == "real":
         return (
@@ -97,11 +109,6 @@ def _caption(predictive: Predictive, site: str, image_shape: tuple[int, ...] | N
         return "Wins of each player (diamonds) and central 95 % of the wins in replicated seasons."
     if kind == "categories":
         return "Share of each category (diamonds) and central 95 % of the shares in replicated data."
-    if image_shape is not None and profile.sizes["feature"] == int(np.prod(image_shape)):
-        return (
-            "Mean image of the data, of replicated data, and their difference in standard deviations of the "
-            "replicates: a pattern in the third picture is something that the model misses."
-        )
     if profile.sizes["feature"] > 1:
         return "How many ones a row has: the data's line should run inside the band of the replicates."
     return "Share of ones in the data (diamond) and central 95 % of the shares in replicated data."
@@ -159,38 +166,31 @@ def _rootogram(profile: xr.Dataset) -> Figure:
     return figure
 
 
-def _images(profile: xr.Dataset, image_shape: tuple[int, ...]) -> Figure:
-    figure, grid = panels(2, 2, WIDTH)
+def mean_images(profile: xr.Dataset, image_shape: tuple[int, ...]) -> Figure:
+    """The pixels' means in data and replicates, and their difference."""
+    figure, grid = panels(1, 3, 0.9 + WIDTH / 3 * image_shape[0] / image_shape[1])
     own, other = profile["observed"].to_numpy(), profile["replicated"].to_numpy()
-    for panel, title, values in zip(
-        grid, ("mean of the data", "mean of replicates"), (own, other), strict=False
-    ):
+    for panel, title, values in zip(grid, ("data", "replicates"), (own, other), strict=False):
         panel.imshow(values.reshape(image_shape), cmap="gray_r", vmin=0, vmax=1)
-        panel.set_title(title, fontsize=TEXT)
+        panel.set_title(f"mean of\n{title}", fontsize=TEXT)
     # A pixel that no replicate lights has no spread; one row more or less is its resolution.
     spread = np.maximum(profile["replicated_sd"].to_numpy(), 1 / int(profile.attrs["rows"]))
     away = ((own - other) / spread).reshape(image_shape)
     away = away.mean(-1) if len(image_shape) == 3 else away
     limit = max(3.0, float(np.abs(away).max()))
     shown = grid[2].imshow(away, cmap="PuOr", vmin=-limit, vmax=limit)
-    grid[2].set_title("difference, in sd", fontsize=TEXT)
-    bar = figure.colorbar(shown, ax=grid[2], location="bottom", shrink=0.8)
+    grid[2].set_title("difference,\nin sd", fontsize=TEXT)
+    bar = figure.colorbar(shown, ax=grid, location="bottom", shrink=0.5, aspect=30)
     bar.ax.tick_params(labelsize=TEXT)
-    for panel in grid[:3]:
+    for panel in grid:
         panel.set(xticks=[], yticks=[])
         panel.set_frame_on(False)
-    _ones(grid[3], profile)
     return figure
 
 
-def _bars(profile: xr.Dataset) -> Figure:
-    figure, axes = blank(2.4)
-    _ones(axes, profile)
-    return figure
-
-
-def _ones(axes: Axes, profile: xr.Dataset) -> None:
+def _ones(profile: xr.Dataset) -> Figure:
     """Rows by their number of ones, with the band of the replicates."""
+    figure, axes = blank(2.4)
     one = profile.isel(panel=0)
     edges = np.append(one["lower"].to_numpy(), one["upper"].to_numpy()[-1])
     own = one["frequency"].to_numpy()
@@ -201,6 +201,7 @@ def _ones(axes: Axes, profile: xr.Dataset) -> None:
     axes.set_ylim(0, 1.5 * max(high.max(), own.max()))
     axes.locator_params(nbins=5)
     axes.legend(frameon=False, fontsize=SMALL, loc="upper right", borderaxespad=0)
+    return figure
 
 
 def _intervals(profile: xr.Dataset, what: str, max_rows: int = 25) -> Figure:
@@ -234,14 +235,10 @@ def _grid(number: int, height: float) -> tuple[Figure, list[Axes]]:
     return figure, grid
 
 
-def _bins(values: np.ndarray) -> np.ndarray:
+def _bins(values: np.ndarray, low: float, high: float) -> list[float]:
     """Whole numbers have bins of their own as long as there are few."""
-    low, high = float(values.min()), float(values.max())
-    if np.array_equal(values, values.round()) and high - low <= 40:
-        return np.arange(low - 0.5, high + 1)
-    if high <= low:
-        return np.array([low - 0.5, low + 0.5])
-    return np.linspace(low, high, 25)
+    whole = np.array_equal(values, values.round()) and high - low <= 40
+    return (np.arange(low - 0.5, high + 1) if whole else np.linspace(low, high, 25)).tolist()
 
 
 def _p(value: float) -> str:

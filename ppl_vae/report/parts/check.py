@@ -268,12 +268,11 @@ def _predictive(found: Predictive, image_shape: tuple[int, ...] | None) -> Part:
         },
         index=pd.Index(rows["statistic"], name="statistic"),
     )
-    pictures = [Picture(figure, caption) for figure, caption in predictive_figures(found, image_shape)]
     return Part(
         "",
         [_sentence(each) for each in (found.sentence(), *found.notes)],
         [Table("Test statistics, the most surprising first.", frame)],
-        pictures,
+        predictive_figures(found, image_shape),
     )
 
 

@@ -77,7 +77,7 @@ def test_measures_survive_json():
         (Facts(funnel=True), Measures("nuts", False), "non-centred"),
         (Facts(mean_field=True), Measures("nuts", True), "full-rank"),
         (Facts(mean_field=True, local=True), Measures("nuts", True), "full covariance"),
-        (Facts(), Measures("nuts", True), "draws of the nuts reference"),
+        (Facts(), Measures("nuts", True), "draws of the NUTS reference"),
         (Facts(cut=True), Measures("none", False), "budget"),
         (Facts(), Measures("nuts", False), "other coordinates"),
         # A funnel is what chains that miss its neck look like.
