@@ -58,8 +58,8 @@ CHUNK = 2**17
 # Below this many pairs times nodes, threads cost more than they bring; a fixed function of the problem's
 # size, so that the numbers do not depend on the number of cores.
 SMALL_WORK = 2**24
-# The mean's system is solved to this fraction (in the preconditioner's norm): any error is mended by the
-# next iteration, whose quadrature costs more than a few multiplications by a sparse matrix.
+# The mean's scaled system is solved to this fraction: any error is mended by the next iteration, whose
+# quadrature costs more than a few multiplications by a sparse matrix.
 SOLVER_TOLERANCE = 0.05
 SOLVER_ITERATIONS = 200
 # A precision falls at most to this fraction in one step, which keeps it positive where ℓ is not concave.
@@ -283,38 +283,25 @@ def _ascend(quadrature: _Quadrature, state: _State) -> tuple[_State, float]:
 
 def _mean_step(quadrature: _Quadrature, state: _State) -> Tensor:
     """The Newton step of the mean, roughly; where ℓ is not concave, curvature that would turn it round is
-    left out."""
-    stiffness = (-state.curvature).clamp(min=0)
-    pull = quadrature.prior_precision * (quadrature.prior_mean - state.mean)
+    left out.
 
-    def multiply(x: Tensor) -> Tensor:
-        return quadrature.prior_precision * x + quadrature.gather(stiffness * quadrature.difference(x), -1)
-
-    diagonal = quadrature.prior_precision + quadrature.gather(stiffness, 1)
-    return _conjugate_gradients(multiply, quadrature.gather(state.slope, -1) + pull, diagonal)
-
-
-def _conjugate_gradients(multiply: Callable[[Tensor], Tensor], b: Tensor, diagonal: Tensor) -> Tensor:
-    """Solve H x = b for positive definite H, preconditioned by its diagonal.
-
-    Started at zero, every iterate has bᵀx > 0: stopped anywhere, it is a direction of ascent.
-
-    Source: Nocedal and Wright, "Numerical Optimization" (2006), algorithm 5.3.
+    The system is scaled to a diagonal of ones. Started at zero, every iterate of conjugate gradients has a
+    positive product with the right-hand side: stopped anywhere, it is a direction of ascent.
     """
-    x, residual = torch.zeros_like(b), b
-    direction = residual / diagonal
-    size = first = residual @ direction
-    for _ in range(SOLVER_ITERATIONS):
-        if size <= SOLVER_TOLERANCE**2 * first:
-            break
-        product = multiply(direction)
-        step = size / (direction @ product)
-        x = x + step * direction
-        residual = residual - step * product
-        scaled = residual / diagonal
-        before, size = size, residual @ scaled
-        direction = scaled + size / before * direction
-    return x
+    from scipy.sparse import coo_array, eye_array
+    from scipy.sparse.linalg import cg
+
+    stiffness = (-state.curvature).clamp(min=0)
+    scale = (quadrature.prior_precision + quadrature.gather(stiffness, 1)).rsqrt()
+    pull = quadrature.prior_precision * (quadrature.prior_mean - state.mean)
+    rising = scale * (quadrature.gather(state.slope, -1) + pull)
+    pairs = quadrature.first, quadrature.second
+    values = stiffness * quadrature.take(scale, pairs[0]) * quadrature.take(scale, pairs[1])
+    size = (len(scale), len(scale))
+    half = coo_array((values.numpy(force=True), [index.numpy(force=True) for index in pairs]), size).tocsr()
+    system = eye_array(*size, format="csr") - half - half.T
+    solution, _ = cg(system, rising.numpy(force=True), rtol=SOLVER_TOLERANCE, maxiter=SOLVER_ITERATIONS)
+    return scale * torch.from_numpy(solution).to(scale)
 
 
 def _quadrature(pair: Pair, *data: Any, num_nodes: int) -> _Quadrature:
