@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ppl_vae.base.errors import InputError
 
-__all__ = ["Bars", "Contours", "ImageGrid", "Intervals", "Matrix", "Scatter", "Score", "Table", "View"]
+__all__ = ["Bars", "Contours", "ImageGrid", "Intervals", "Matrix", "Scatter", "Score", "TableView", "View"]
 
 Array = NDArray[np.floating[Any]]
 
@@ -245,7 +245,7 @@ class Score(View):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Table(View):
+class TableView(View):
     """Cells of text and numbers, a row for each name.
 
     Attributes:

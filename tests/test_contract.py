@@ -30,7 +30,7 @@ from ppl_vae.program.pair import ExactEvidence, ExactPosterior, HasIdentifiable,
 from ppl_vae.program.shown import ViewContext, views_of
 from ppl_vae.program.terms import layout
 from ppl_vae.report.figures.views import draw
-from ppl_vae.views import Score, Table
+from ppl_vae.views import Score, TableView
 
 NUM_ROWS, NUM_FEATURES = 16, 6
 FAMILIES = {cls.__name__: cls for cls in models.SUITE}
@@ -361,7 +361,7 @@ def test_what_a_pair_has_to_show_is_drawn(name: str, guide_name: str) -> None:
     for context in (ViewContext(pair, tiny.data, tiny.data, draws), ViewContext(pair, tiny.data, tiny.data)):
         for view in views_of(context):
             assert view.caption.endswith(".")
-            assert draw(view) is not None or isinstance(view, Score | Table)
+            assert draw(view) is not None or isinstance(view, Score | TableView)
     assert all(torch.equal(value, before[key]) for key, value in pair.state_dict().items())
 
 

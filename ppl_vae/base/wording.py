@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 __all__ = [
-    "chosen_rows",
     "data_in_words",
     "distinct_texts",
     "of_rows",
     "rows_in_words",
+    "rows_option",
     "shown_error",
     "with_error",
 ]
@@ -48,7 +48,7 @@ def with_error(value: float | None, error: float | None, digits: int = 3, *, sig
     )
 
 
-def chosen_rows(units: Sequence[int], num_rows: int) -> str | None:
+def rows_option(units: Sequence[int], num_rows: int) -> str | None:
     """The rows that a number is of, as ``--rows`` takes them; None where it is of all of them.
 
     Args:
@@ -64,7 +64,7 @@ def of_rows(part: str, num_units: int, rows: str | None, num_rows: int | None) -
     Args:
         part: their name: "train", "validation", "test", or a data set.
         num_units: how many of them.
-        rows: as `chosen_rows` gives them.
+        rows: as `rows_option` gives them.
         num_rows: how many rows the part has; None where that was not kept.
     """
     if num_rows is None:

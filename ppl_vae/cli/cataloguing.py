@@ -23,7 +23,7 @@ from ppl_vae.runs.jobs import ReferenceOptions
 from ppl_vae.runs.registry import suite_models
 from ppl_vae.runs.settings import Preparation, Settings
 
-__all__ = ["declared", "entry_of", "in_words", "made_catalogue"]
+__all__ = ["declared", "default_in_words", "entry_of", "made_catalogue"]
 
 
 def entry_of(cls: type[SuiteModel], name: str | None = None) -> Entry:
@@ -102,7 +102,7 @@ def _option(field: Field[Any], hint: Any, line: str, names: Mapping[str, str]) -
     )
     usual_value = None if field.default is MISSING else field.default
     help_text = f"{text[:1].upper()}{text[1:]}." if text else f"The model's {usual}."
-    return Option(field.name, flag, kind, help_text, default or in_words(usual_value))
+    return Option(field.name, flag, kind, help_text, default or default_in_words(usual_value))
 
 
 def _kind(hint: Any) -> Kind:
@@ -119,14 +119,14 @@ def _kind(hint: Any) -> Kind:
     return kinds.get(hint, "str")
 
 
-def in_words(value: object) -> str:
+def default_in_words(value: object) -> str:
     """A default as a help text shows it."""
     if value is None:
         return "none"
     if isinstance(value, bool):
         return "on" if value else "off"
     if isinstance(value, tuple):
-        return ",".join(map(in_words, value))
+        return ",".join(map(default_in_words, value))
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -140,15 +140,15 @@ def _defaults_in_words(cls: type[SuiteModel]) -> dict[str, str]:
     return {
         "guide": next(iter(cls.guides)),
         "num_steps": f"{usual.max_steps}; {usual.num_steps} with --no-stop",
-        "batch_size": in_words(usual.batch_size or "all"),
-        "lr": in_words(usual.lr),
-        "num_particles": in_words(usual.num_particles),
+        "batch_size": default_in_words(usual.batch_size or "all"),
+        "lr": default_in_words(usual.lr),
+        "num_particles": default_in_words(usual.num_particles),
         "kl_warmup": warmup,
         "stop": "on, off with --average",
         "precision": "float32",
-        "standardize": in_words(usual.standardize),
+        "standardize": default_in_words(usual.standardize),
         "binarize": usual.binarize,
-        "split": in_words(usual.split),
+        "split": default_in_words(usual.split),
     }
 
 

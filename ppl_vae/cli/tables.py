@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ppl_vae.base.wording import chosen_rows, data_in_words, of_rows, with_error
+from ppl_vae.base.wording import data_in_words, of_rows, rows_option, with_error
 
 if TYPE_CHECKING:
     from ppl_vae.diagnostics.comparison.compare import Comparison
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ppl_vae.diagnostics.latents.gaps import Gaps
     from ppl_vae.diagnostics.verdict.check import Check
     from ppl_vae.diagnostics.verdict.rule import Finding
-    from ppl_vae.runs.evidence_jobs import Found
+    from ppl_vae.runs.evidence_jobs import EvidenceFound
 
 __all__ = [
     "answers_table",
@@ -278,7 +278,7 @@ def _tail(value: float | None) -> str:
     return "–" if value is None or value <= -1 else _number(value)
 
 
-def say_evidence_found(out: Console, name: str, found: "Found") -> None:
+def say_evidence_found(out: Console, name: str, found: "EvidenceFound") -> None:
     """Print everything that `evidence` found: table, notes, contradictions, bounds, the worst rows."""
     result = found.result
     each = result["methods"] if "methods" in result else {result["method"]: result}
@@ -334,7 +334,7 @@ def gaps_table(found: "Gaps", title: str, *, part: str = "data", num_rows: int |
         num_rows: how many rows it has.
     """
     columns = ("quantity", "mean", "least", "median", "most")
-    rows = None if num_rows is None else chosen_rows(found.index.tolist(), num_rows)
+    rows = None if num_rows is None else rows_option(found.index.tolist(), num_rows)
     of = of_rows(part, found.num_units, rows, num_rows)
     table = _table(f"{title} over {of} (nats a row)", columns)
     for row in found.table.to_dict("records"):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-__all__ = ["Table", "read"]
+__all__ = ["LabelledTable", "read"]
 
 _MEASURED = (
     "radius", "texture", "perimeter", "area", "smoothness", "compactness", "concavity", "concave points",
@@ -42,7 +42,7 @@ _FILES: dict[str, tuple[str, int, tuple[str, ...]]] = {
 
 
 @dataclass(frozen=True, eq=False)
-class Table:
+class LabelledTable:
     """Features, float64 of shape (rows, features), their names, and labels, int64 of shape (rows,)."""
 
     values: np.ndarray
@@ -50,12 +50,12 @@ class Table:
     labels: np.ndarray
 
 
-def read(name: str) -> Table:
+def read(name: str) -> LabelledTable:
     """One of scikit-learn's tables: "iris", "wine", "breast-cancer" or "digits"."""
     return _from_file(name) or _from_loader(name)
 
 
-def _from_file(name: str) -> Table | None:
+def _from_file(name: str) -> LabelledTable | None:
     """The table from scikit-learn's own file; None where there is no such file or it holds something else."""
     file, rows, names = _FILES[name]
     found = find_spec("sklearn")
@@ -68,11 +68,11 @@ def _from_file(name: str) -> Table | None:
         except (OSError, ValueError):
             continue
         if content.shape == (rows, len(names) + 1) and np.isfinite(content).all():
-            return Table(content[:, :-1], names, content[:, -1].astype(np.int64))
+            return LabelledTable(content[:, :-1], names, content[:, -1].astype(np.int64))
     return None
 
 
-def _from_loader(name: str) -> Table:
+def _from_loader(name: str) -> LabelledTable:
     from sklearn import datasets
 
     loaders = {
@@ -83,4 +83,4 @@ def _from_loader(name: str) -> Table:
     }
     bunch = loaders[name]()
     names = tuple(str(feature) for feature in bunch.feature_names)
-    return Table(bunch.data.astype(np.float64), names, bunch.target.astype(np.int64))
+    return LabelledTable(bunch.data.astype(np.float64), names, bunch.target.astype(np.int64))

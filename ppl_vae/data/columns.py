@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ppl_vae.base.errors import InputError, brief
 from ppl_vae.data.dataset import Variable, VariableKind, listed
 
-__all__ = ["MASK", "as_number", "as_variable", "encode", "judged", "missing", "with_masks"]
+__all__ = ["MASK", "as_number", "as_variable", "category_codes", "judged", "missing", "with_masks"]
 
 # What the name of a variable that says which values of another are there ends with.
 MASK = "_observed"
@@ -45,7 +45,7 @@ def as_variable(
     if values.dtype.kind == "O":
         values = _plain(values, name)
     if values.dtype.kind in "UT" or values.dtype.kind == "O":
-        codes, levels = encode(values)
+        codes, levels = category_codes(values)
         return Variable(codes, "category", levels=levels, fault=fault, labels=labels, dims=dims)
     if values.dtype.kind not in "biufM":
         raise InputError(
@@ -106,7 +106,9 @@ def _nothing(value: object) -> bool:
     return value is None or type(value).__name__ in ("NAType", "NaTType") or bool(value != value)
 
 
-def encode(values: NDArray[Any], levels: Sequence[str] = ()) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+def category_codes(
+    values: NDArray[Any], levels: Sequence[str] = ()
+) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     """Text or whole numbers as positions in their levels, −1 where one is missing.
 
     Args:

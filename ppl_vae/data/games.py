@@ -64,7 +64,7 @@ class Games:
         from ppl_vae.data import inputs
         from ppl_vae.data.matching import resolve
 
-        ready = resolve(dataset, {"games": inputs.Games()}, columns)
+        ready = resolve(dataset, {"games": inputs.Duels()}, columns)
         games = ready["games"]
         winners, losers = (np.ascontiguousarray(side) for side in games.values.T)
         return cls(dataset.name, winners, losers, games.levels, ready.warnings)

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ppl_vae.base.errors import InputError
-from ppl_vae.data.columns import MASK, encode, missing
+from ppl_vae.data.columns import MASK, category_codes, missing
 from ppl_vae.data.dataset import Variable, VariableKind, listed
 from ppl_vae.data.games import games_between
 from ppl_vae.data.matching import NUMERIC, also, stacked
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 __all__ = [
     "Category",
     "Count",
+    "Duels",
     "Features",
-    "Games",
     "Group",
     "Index",
     "Input",
@@ -184,7 +184,7 @@ class Category(Input):
 
     def _encoded(self, name: str, found: Variable, search: Search) -> Variable:
         try:
-            codes, levels = encode(found.names() if found.levels else found.values, self.levels)
+            codes, levels = category_codes(found.names() if found.levels else found.values, self.levels)
         except InputError as error:
             raise InputError(f"{search.dataset.name}, {name!r}: {error}") from None
         return Variable(codes, "category", levels=levels)
@@ -400,7 +400,7 @@ def _dates(found: Variable, where: str) -> NDArray[Any]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Games(Input):
+class Duels(Input):
     """Games of two players, columns winner and loser: int64 of shape (games, 2), positions in the players."""
 
     def prepare(self, name: str, search: Search) -> Variable:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from ppl_vae.base.errors import InputError
-from ppl_vae.data.columns import encode, judged
+from ppl_vae.data.columns import category_codes, judged
 from ppl_vae.data.dataset import Dataset, Variable, listed
 
 __all__ = ["grouped", "joined", "padded"]
@@ -27,7 +27,7 @@ def grouped(dataset: Dataset, by: str) -> Dataset:
         InputError: for a column that is not there, or variables that are ragged already.
     """
     key = dataset[by]
-    codes = key.values if key.levels else encode(key.values)[0]
+    codes = key.values if key.levels else category_codes(key.values)[0]
     _, first, units = np.unique(codes, return_index=True, return_inverse=True)
     rank = np.argsort(np.argsort(first))
     units = rank[units]

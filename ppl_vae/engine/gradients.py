@@ -13,7 +13,7 @@ from ppl_vae.base.watch import watched
 from ppl_vae.engine.choice import engine_for
 from ppl_vae.engine.compiler import Compiled, TooSlow, begin_compiling, compile_graph, fall_back
 from ppl_vae.engine.density import Density
-from ppl_vae.engine.graph import Compile, Graph, Outputs, Untraceable, check, trace, vmap_graph
+from ppl_vae.engine.graph import Compile, Graph, Outputs, Untraceable, check_graph, trace, vmap_graph
 from ppl_vae.engine.leapfrog import Leapfrog, leapfrog_of
 from ppl_vae.engine.torch_internals import operator_name
 
@@ -190,7 +190,9 @@ def leapfrog(slope: Gradient, chains: int, *, compiled: bool) -> Leapfrog:
     if not compiled:
         return lambda *given: graph(*given, *held)
     runner = compile_graph(graph, *inputs)
-    check(graph, graph, *inputs, run=runner, tolerance=1e-6, points=1, vary=[(state[0], torch.randn_like)])
+    check_graph(
+        graph, graph, *inputs, run=runner, tolerance=1e-6, points=1, vary=[(state[0], torch.randn_like)]
+    )
     return lambda *given: runner.run([*given, *held, *runner.graph.constants])
 
 
@@ -206,7 +208,7 @@ def traced(density: Density) -> tuple[Graph, Tensor]:
     if graph.noise:
         raise Untraceable("the model draws random numbers beside its latents")
     points = 1 if graph.size > LONG else 3
-    check(graph, function, position, *held, vary=[(position, torch.randn_like)], points=points)
+    check_graph(graph, function, position, *held, vary=[(position, torch.randn_like)], points=points)
     return graph, position
 
 
@@ -290,7 +292,7 @@ def _compiled(density: Density, graph: Graph, position: Tensor, chains: int | No
     if chains is not None:
         graph, position = _side_by_side(density, graph, position, chains)
     compiled = compile_graph(graph, position, *held)
-    check(graph, graph, position, *held, run=compiled, tolerance=1e-6,
+    check_graph(graph, graph, position, *held, run=compiled, tolerance=1e-6,
           vary=[(position, torch.randn_like)])  # fmt: skip
 
     def run(at: Tensor) -> Outputs:

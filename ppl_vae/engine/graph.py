@@ -7,7 +7,7 @@ are its inputs, every random number that the program draws becomes an input too,
 tensors that the program closes over. Pyro is not involved in running it.
 
 A graph freezes shapes and control flow. Reading a number out of a tensor while tracing is refused, and
-`check` compares the graph with the program at random points; what cannot be traced raises
+`check_graph` compares the graph with the program at random points; what cannot be traced raises
 `Untraceable`, and the caller runs the program itself.
 """
 
@@ -34,8 +34,8 @@ __all__ = [
     "Graph",
     "Noise",
     "Untraceable",
-    "check",
     "check_compile",
+    "check_graph",
     "operations",
     "trace",
     "vmap_graph",
@@ -180,7 +180,7 @@ def operations(function: Callable[..., Outputs], inputs: Sequence[Tensor]) -> Gr
         return make_fx(lambda *given: function(*given), DECOMPOSITIONS)(*inputs)
 
 
-def check(
+def check_graph(
     graph: Graph,
     function: Callable[..., Outputs],
     *inputs: Tensor,

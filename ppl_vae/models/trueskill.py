@@ -18,8 +18,7 @@ from torch import Tensor, nn
 from ppl_vae.answers.posterior import Posterior
 from ppl_vae.base.errors import InputError
 from ppl_vae.data.games import Games
-from ppl_vae.data.inputs import Games as GamesInput
-from ppl_vae.data.inputs import Input
+from ppl_vae.data.inputs import Duels, Input
 from ppl_vae.models.base import DataType, FitDefaults, Unit, one_of
 from ppl_vae.models.likelihoods import BernoulliProbit
 from ppl_vae.program.shown import ViewContext
@@ -95,7 +94,7 @@ class TrueSkill(PyroModule):  # type: ignore[misc]
     """
 
     data_type: ClassVar[type[DataType]] = Games
-    inputs: ClassVar[Mapping[str, Input]] = {"games": GamesInput()}
+    inputs: ClassVar[Mapping[str, Input]] = {"games": Duels()}
     name: ClassVar[str] = "trueskill"
     Options: ClassVar[type[TrueSkillOptions]] = TrueSkillOptions
     unit: ClassVar[Unit] = "data set"

@@ -27,7 +27,7 @@ from ppl_vae.runs.evidence_results import dimensions, evidence_json, together, w
 from ppl_vae.runs.jobs import check_guide, part_of, row_numbers
 from ppl_vae.runs.run import METHODS, Run
 
-__all__ = ["EvidenceOptions", "Found", "evidence_of_run"]
+__all__ = ["EvidenceFound", "EvidenceOptions", "evidence_of_run"]
 
 # With ``--method all``, the methods are compared on the first of the rows: annealing costs a thousand times
 # as much as importance sampling.
@@ -84,7 +84,7 @@ class EvidenceOptions:
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class EvidenceFound:
     """What was found.
 
     Attributes:
@@ -112,7 +112,7 @@ def evidence_of_run(
     resume: bool = False,
     progress: bool = True,
     complaints: list[InputError] | None = None,
-) -> Found:
+) -> EvidenceFound:
     """log p(x) of a run's data by one method or by several, compared.
 
     Args:
@@ -189,7 +189,7 @@ def evidence_of_run(
             name for name, new in (("evidence.png", len(values) > 1), ("worst.png", bool(worst))) if new
         ]
         result["pictures"] = [str(path) for name in pictures if (path := run.folder / name).exists()]
-    return Found(values, judged, bracket, result)
+    return EvidenceFound(values, judged, bracket, result)
 
 
 class _Job:

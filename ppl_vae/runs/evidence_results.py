@@ -11,7 +11,7 @@ from torch import Tensor
 from ppl_vae.answers.evidence import Evidence
 from ppl_vae.base.errors import InputError
 from ppl_vae.base.files import collected_errors
-from ppl_vae.base.wording import chosen_rows
+from ppl_vae.base.wording import rows_option
 from ppl_vae.data.preprocess import grid_step
 from ppl_vae.data.rows import Rows
 from ppl_vae.diagnostics.comparison.agreement import Agreement
@@ -53,7 +53,7 @@ def evidence_json(
         **(
             {}
             if num_rows is None
-            else {"chosen_rows": chosen_rows(found.units.tolist(), num_rows), "num_rows": num_rows}
+            else {"chosen_rows": rows_option(found.units.tolist(), num_rows), "num_rows": num_rows}
         ),
         "log_evidence": _finite(found.total),
         "std_error": _finite(found.total_std_error),

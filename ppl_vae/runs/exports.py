@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
-__all__ = ["KINDS", "SUFFIXES", "check_ending", "export", "table", "write"]
+__all__ = ["KINDS", "SUFFIXES", "check_ending", "export", "export_table", "write"]
 
 KINDS = ("codes", "draws", "samples", "reconstructions", "log-evidence")
 SUFFIXES = (".csv", ".npz", ".nc")
@@ -255,7 +255,7 @@ def _kind(before: VariableKind, values: NDArray[Any]) -> VariableKind:
     return before if whole or before in ("real", "grey") else "real"
 
 
-def table(found: xr.Dataset) -> pd.DataFrame:
+def export_table(found: xr.Dataset) -> pd.DataFrame:
     """An export as a table: a row for every unit or draw, a column for every component."""
     import pandas as pd
 
@@ -308,7 +308,7 @@ def write(found: xr.Dataset, path: Path) -> Path:
     """
     suffix = check_ending(path)
     if suffix == ".csv":
-        write_text(path, table(found).to_csv())
+        write_text(path, export_table(found).to_csv())
     elif suffix == ".nc":
         write_netcdf(path, found)
     else:

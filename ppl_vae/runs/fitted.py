@@ -185,9 +185,9 @@ class FittedRun:
 
     def table(self, what: str, **options: Any) -> pd.DataFrame:
         """The same as a DataFrame: a row for every unit or draw."""
-        from ppl_vae.runs.exports import table
+        from ppl_vae.runs.exports import export_table
 
-        return table(self.export(what, **options))
+        return export_table(self.export(what, **options))
 
 
 def load(folder: str | Path) -> FittedRun:

@@ -16,7 +16,7 @@ from ppl_vae.base.errors import InputError
 from ppl_vae.base.files import collected_errors, write_json
 from ppl_vae.base.progress import stage
 from ppl_vae.base.seeds import derived
-from ppl_vae.base.wording import chosen_rows as told_rows
+from ppl_vae.base.wording import rows_option
 from ppl_vae.diagnostics.comparison.alternatives import alternatives
 from ppl_vae.diagnostics.comparison.compare import Comparison
 from ppl_vae.diagnostics.comparison.quantities import Quantities, beside
@@ -230,7 +230,7 @@ def gaps_of_run(
     result = {
         "split": part,
         "num_units": found.num_units,
-        "chosen_rows": told_rows(found.index.tolist(), layout.num_units),
+        "chosen_rows": rows_option(found.index.tolist(), layout.num_units),
         "num_rows": layout.num_units,
         "family": found.family,
         "amortised": found.amortised,

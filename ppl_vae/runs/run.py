@@ -27,7 +27,7 @@ from ppl_vae.models.base import FitDefaults, SuiteModel, defaults_of
 from ppl_vae.program.pair import Pair
 from ppl_vae.program.user_program import is_program
 from ppl_vae.runs.registry import find_model
-from ppl_vae.runs.settings import Preparation, Settings, check_guide, device_of, options_of
+from ppl_vae.runs.settings import Preparation, Settings, check_guide_name, device_of, options_of
 
 __all__ = ["METHODS", "OWN_DATA", "Run", "only_begun", "prepare_folder", "settings_for"]
 
@@ -84,7 +84,7 @@ class Run:
         """
         device = device_of(settings.device)
         chosen = find_model(settings.model)
-        check_guide(chosen, settings.guide)
+        check_guide_name(chosen, settings.guide)
         raw = _loaded(settings, settings.data) if given is None else given
         data = prepare(raw, chosen.inputs, **_preparation(settings))
         with seeded(settings.seed):
@@ -199,7 +199,7 @@ def settings_for(model: str, data: str, given: Mapping[str, Any], options: Mappi
         raise InputError("--steps and --epochs exclude each other")
     usual = defaults_of(cls, chosen)
     guide = given.pop("guide", next(iter(cls.guides)))
-    check_guide(cls, guide)
+    check_guide_name(cls, guide)
     seed, device = given.pop("seed", 0), given.pop("device", "cpu")
     if seed < 0:
         raise InputError(f"--seed is {seed}; it must be at least 0")

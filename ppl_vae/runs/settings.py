@@ -19,7 +19,7 @@ from ppl_vae.models.base import SuiteModel
 from ppl_vae.program.user_program import digest_of
 from ppl_vae.runs.registry import find_model
 
-__all__ = ["Preparation", "Settings", "check_guide", "device_of", "options_of"]
+__all__ = ["Preparation", "Settings", "check_guide_name", "device_of", "options_of"]
 
 PACKAGES = ("ppl-vae", "torch", "pyro-ppl", "numpy", "arviz-stats", "xarray")
 # How ``config.json`` is laid out; that of 0.1.0 had no number and no parts.
@@ -170,7 +170,7 @@ def _model_of(content: Mapping[str, Any], folder: Path) -> type[SuiteModel]:
         raise InputError(f"{folder} cannot be opened: {error}") from error
 
 
-def check_guide(model: type[SuiteModel], guide: str) -> None:
+def check_guide_name(model: type[SuiteModel], guide: str) -> None:
     """Refuse a guide that a model does not have.
 
     Raises:

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from ppl_vae.base.wording import chosen_rows, distinct_texts, of_rows, shown_error, with_error
+from ppl_vae.base.wording import distinct_texts, of_rows, rows_option, shown_error, with_error
 from ppl_vae.cli.tables import console, evidence_table, fit_table, gaps_table, worst_table
 from ppl_vae.report.page import _is_number
 from ppl_vae.runs.fit_job import converged_of
@@ -71,7 +71,7 @@ def test_no_table_or_sentence_shows_an_error_of_zero(capsys, monkeypatch):
     ],
 )
 def test_rows_are_named(units, num_rows, words):
-    rows = chosen_rows(np.array(units), num_rows)
+    rows = rows_option(np.array(units), num_rows)
     assert of_rows("test", len(units), rows, num_rows) == words
     found = EVIDENCE | {"num_units": len(units), "chosen_rows": rows, "num_rows": num_rows}
     assert words in say_evidence(found)

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from ppl_vae.base.errors import InputError
 from ppl_vae.engine.density import density
-from ppl_vae.engine.graph import Untraceable, check, check_compile, trace
+from ppl_vae.engine.graph import Untraceable, check_compile, check_graph, trace
 from ppl_vae.inference import svi
 from ppl_vae.inference.fitting import state as fitting_state
 from ppl_vae.program.pair import Pair
@@ -168,10 +168,10 @@ def test_check_finds_a_branch_on_a_tensor_that_is_no_input() -> None:
     with pytest.raises(Untraceable, match="control flow"):
         trace(lambda x: ((x * 2 if switch > 0 else x * 3),), x)
     graph = trace(program, x)
-    check(graph, program, x, vary=[(x, torch.randn_like)])
+    check_graph(graph, program, x, vary=[(x, torch.randn_like)])
     before = x.clone()
     with pytest.raises(Untraceable, match="something else at other values"):
-        check(graph, program, x, vary=[(switch, torch.neg), (x, torch.randn_like)])
+        check_graph(graph, program, x, vary=[(switch, torch.neg), (x, torch.randn_like)])
     # What varies is put back even then.
     assert switch == 1
     assert torch.equal(x, before)
@@ -186,7 +186,7 @@ def test_check_finds_a_program_that_counts_its_calls() -> None:
 
     graph = trace(program, x)
     with pytest.raises(Untraceable, match="something else at other values"):
-        check(graph, program, x, vary=[(x, torch.randn_like)])
+        check_graph(graph, program, x, vary=[(x, torch.randn_like)])
 
 
 def test_check_finds_a_runner_that_differs(objective: Any) -> None:
@@ -194,8 +194,8 @@ def test_check_finds_a_runner_that_differs(objective: Any) -> None:
     graph = trace(task, *task.tensors)
     vary = [(leaf, torch.randn_like) for leaf in task.leaves]
     state, before = torch.get_rng_state(), [leaf.detach().clone() for leaf in task.leaves]
-    check(graph, task, *task.tensors, vary=vary)
-    check(graph, task, *task.tensors, vary=vary, run=lambda *given: graph(*given))
+    check_graph(graph, task, *task.tensors, vary=vary)
+    check_graph(graph, task, *task.tensors, vary=vary, run=lambda *given: graph(*given))
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(a, b) for a, b in zip(before, task.leaves, strict=True))
     for wrong in (
@@ -208,7 +208,7 @@ def test_check_finds_a_runner_that_differs(objective: Any) -> None:
         lambda *given: graph(*given, noise=[noise + 1 for noise in graph.draw()]),
     ):
         with pytest.raises(Untraceable):
-            check(graph, task, *task.tensors, vary=vary, run=wrong)
+            check_graph(graph, task, *task.tensors, vary=vary, run=wrong)
 
 
 def test_a_program_that_fails_at_a_random_point_is_compared_where_it_runs() -> None:
@@ -221,7 +221,7 @@ def test_a_program_that_fails_at_a_random_point_is_compared_where_it_runs() -> N
     graph = trace(program, x, covariance)
     far = torch.tensor([[1.0, 2.0], [2.0, 1.0]], **DOUBLE)
     vary = [(covariance, lambda _: far)]
-    check(graph, program, x, covariance, vary=vary)
+    check_graph(graph, program, x, covariance, vary=vary)
     assert covariance[0, 1] == 0.98
     with pytest.raises(Untraceable):
-        check(graph, program, x, covariance, vary=vary, run=lambda *given: (graph(*given)[0] + 1e-3,))
+        check_graph(graph, program, x, covariance, vary=vary, run=lambda *given: (graph(*given)[0] + 1e-3,))

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ppl_vae.base.errors import InputError
 from ppl_vae.base.seeds import seeded
-from ppl_vae.engine.graph import Compile, check, trace
+from ppl_vae.engine.graph import Compile, check_graph, trace
 from ppl_vae.guides import PerDatumFlow, PerDatumNormal
 from ppl_vae.inference import svi
 from ppl_vae.program.pair import Pair
@@ -131,7 +131,7 @@ def test_the_traced_density_is_the_eager_one(x: Tensor) -> None:
 
     with pyro.validation_enabled(False):
         graph = trace(function, *leaves, z)
-        check(graph, function, *leaves, z, vary=[(leaf, other) for leaf in (*leaves, z)])
+        check_graph(graph, function, *leaves, z, vary=[(leaf, other) for leaf in (*leaves, z)])
 
 
 def test_a_traced_fit_is_the_stock_fit(x: Tensor) -> None:

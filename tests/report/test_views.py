@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from ppl_vae.base.errors import InputError
 from ppl_vae.report.figures.views import DRAWERS, MOST_NAMES, draw
 from ppl_vae.report.parts.views import views_part
-from ppl_vae.views import Bars, Contours, ImageGrid, Intervals, Matrix, Scatter, Score, Table, View
+from ppl_vae.views import Bars, Contours, ImageGrid, Intervals, Matrix, Scatter, Score, TableView, View
 
 LONG = 'a name that is much too long for any axis or legend, with <b>, $x$ and "quotes" in it'
 CAPTION = "What there is to see."
@@ -99,7 +99,7 @@ WRONG = {
     "layer": (Contours, {**PLANE, "layers": {"a": np.zeros((2, 3))}}, "heights 'a' of shape (2, 3)"),
     "unknown layer": (Contours, {**PLANE, "filled": "b"}, "names 'b'"),
     "no title": (Score, {"value": 1.0}, "no title"),
-    "cells": (Table, {"names": ["a"], "columns": {"c": [1, 2]}}, "2 cells under 'c' for 1 rows"),
+    "cells": (TableView, {"names": ["a"], "columns": {"c": [1, 2]}}, "2 cells under 'c' for 1 rows"),
 }
 
 
@@ -200,7 +200,7 @@ def test_scores_stand_in_one_table_and_captions_under_their_pictures() -> None:
     found = views_part(
         [
             Score(caption="Low is good.", title="Brier score", value=0.12345, std_error=0.0021),
-            Table(caption=CAPTION, title="Counts", names=["a"], columns={"n": [3]}, row_label="group"),
+            TableView(caption=CAPTION, title="Counts", names=["a"], columns={"n": [3]}, row_label="group"),
             Bars(caption=CAPTION, title="Sizes", names=["a"], panels={"": [1.0]}, label="m"),
             Score(caption="High is good.", title="IoU", value=math.nan, unit="%"),
         ]

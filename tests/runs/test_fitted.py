@@ -16,7 +16,7 @@ from ppl_vae.base.options import differences
 from ppl_vae.inference.fitting.options import FitKeywords
 from ppl_vae.models.keywords import ModelKeywords
 from ppl_vae.models.suite import SUITE
-from ppl_vae.runs.exports import KINDS, SUFFIXES, export, table, write
+from ppl_vae.runs.exports import KINDS, SUFFIXES, export, export_table, write
 from ppl_vae.runs.fitted import PreparationKeywords, RunKeywords
 from ppl_vae.runs.settings import Preparation
 
@@ -167,7 +167,7 @@ def test_draws_come_with_their_weights(ppca: ppl_vae.FittedRun) -> None:
     found = ppca.export("draws", num_draws=7, rows=slice(0, 3))
     assert found["z"].sizes == {"chain": 1, "draw": 7, "data": 3, "component": 2}
     assert found["log_weight"].sizes == {"chain": 1, "draw": 7, "data": 3}
-    rows = table(found)
+    rows = export_table(found)
     assert rows.index.names == ["chain", "draw", "data"]
     assert list(rows.columns) == ["z[1]", "z[2]", "log_weight"]
     np.testing.assert_array_equal(rows["z[2]"], found["z"].isel(component=1).to_numpy().ravel())
@@ -210,7 +210,9 @@ def test_the_shell_writes_what_python_gives(
     first = next(iter(found.data_vars))
     if suffix == ".csv":
         lead = str(found.attrs["rows"]).split(",")
-        pd.testing.assert_frame_equal(pd.read_csv(path, index_col=lead), table(found), check_dtype=False)
+        pd.testing.assert_frame_equal(
+            pd.read_csv(path, index_col=lead), export_table(found), check_dtype=False
+        )
     elif suffix == ".npz":
         with np.load(path) as arrays:
             np.testing.assert_array_equal(arrays[first], found[first])

@@ -20,7 +20,7 @@ from ppl_vae.base.errors import InputError
 from ppl_vae.base.seeds import keep_generator, seeded
 from ppl_vae.engine.compiler import compile_graph, fall_back
 from ppl_vae.engine.density import Constrain
-from ppl_vae.engine.graph import Outputs, Untraceable, check, trace
+from ppl_vae.engine.graph import Outputs, Untraceable, check_graph, trace
 from ppl_vae.engine.leapfrog import Leapfrog
 from ppl_vae.guides.prior import Prior
 from ppl_vae.inference.samplers.hmc import ChainState
@@ -277,10 +277,10 @@ class TemperedPath:
                 others = self.layout.num_units
                 vary.append((self.index, lambda index: torch.randint(0, others, index.shape)))
             detached = [tensor.detach() for tensor in inputs]
-            check(graph, self._leapfrog, *detached, vary=vary, points=2)
+            check_graph(graph, self._leapfrog, *detached, vary=vary, points=2)
         if not compiled:
             return graph
         runner = compile_graph(graph, *detached)
-        check(graph, graph, *detached, vary=vary, points=1, run=runner, tolerance=1e-4)
+        check_graph(graph, graph, *detached, vary=vary, points=1, run=runner, tolerance=1e-4)
         self.compile_seconds = time.perf_counter() - begin
         return runner

@@ -12,7 +12,7 @@ from ppl_vae.base.clock import check_time
 from ppl_vae.base.seeds import keep_generator
 from ppl_vae.engine.choice import engine_for
 from ppl_vae.engine.compiler import Compiled, compile_graph, fall_back
-from ppl_vae.engine.graph import Compile, Graph, Untraceable, check, trace
+from ppl_vae.engine.graph import Compile, Graph, Untraceable, check_graph, trace
 from ppl_vae.guides.prior import Prior
 from ppl_vae.inference.evidence.unit_noise import UnitNoise
 from ppl_vae.program.pair import Program
@@ -120,14 +120,14 @@ class LogWeights:
         if not self.problem.layout.vectorized:
             raise Untraceable("the programs cannot be run under a plate of particles")
         graph = trace(self._weights, *self._inputs())
-        check(graph, self._weights, *self._detached(), vary=self._varied(), points=2)
+        check_graph(graph, self._weights, *self._detached(), vary=self._varied(), points=2)
         self.compile_seconds = time.perf_counter() - start
         return graph
 
     def _compile(self, graph: Graph) -> Compiled:
         start = time.perf_counter()
         compiled = compile_graph(graph, *self._detached())
-        check(
+        check_graph(
             graph, graph, *self._detached(), vary=self._varied(), points=1, run=compiled, tolerance=1e-4
         )  # fmt: skip
         self.compile_seconds += time.perf_counter() - start

@@ -21,7 +21,7 @@ from ppl_vae.base.errors import InputError
 from ppl_vae.base.seeds import keep_generator, seeded
 from ppl_vae.engine.choice import engine_for
 from ppl_vae.engine.compiler import Compiled, TooSlow, compile_graph
-from ppl_vae.engine.graph import Compile, Graph, Noise, Outputs, check, trace, vmap_graph
+from ppl_vae.engine.graph import Compile, Graph, Noise, Outputs, check_graph, trace, vmap_graph
 from ppl_vae.engine.torch_internals import foreach
 from ppl_vae.inference.fitting.adam import of_each
 from ppl_vae.program.given_latents import has_log_density
@@ -223,7 +223,7 @@ class Refitter:
         for at, values in enumerate(self.data):
             if isinstance(values, Tensor):
                 vary.append((values, lambda _, at=at: other[at]))  # type: ignore[misc]
-        check(graph, self._step, *leaves, *tensors, vary=vary, points=2)
+        check_graph(graph, self._step, *leaves, *tensors, vary=vary, points=2)
         example = [leaf.expand(self.size, *leaf.shape).contiguous() for leaf in self.start]
         example += self._stacked([self.data])
         batch = vmap_graph(graph, [True] * len(example), example)

@@ -16,7 +16,7 @@ from torch import Tensor
 from ppl_vae.base.clock import OutOfTime, time_left
 from ppl_vae.engine.choice import engine_for
 from ppl_vae.engine.compiler import Compiled, TooSlow, compile_graph, fall_back
-from ppl_vae.engine.graph import Compile, Graph, Untraceable, check, trace
+from ppl_vae.engine.graph import Compile, Graph, Untraceable, check_graph, trace
 from ppl_vae.engine.torch_internals import adam
 from ppl_vae.inference.fitting.adam import BETA1, BETA2, EPSILON
 from ppl_vae.inference.fitting.iwae import IWAE
@@ -193,7 +193,7 @@ class _Traced:
         self.counts = [torch.zeros((), device=leaf.device) for leaf in self.leaves]
         with _kept(list(task.pair.buffers().values())):
             self.graph = trace(task, *task.tensors)
-            check(self.graph, task, *task.tensors, vary=_varied(task))
+            check_graph(self.graph, task, *task.tensors, vary=_varied(task))
         self.one: Graph | Compiled = self.graph
         self.many: Unrolled | None = None
         self.compile_seconds = 0.0
@@ -203,7 +203,7 @@ class _Traced:
         elif compiled:
             self.one = compile_graph(self.graph, *task.tensors)
             self.compile_seconds = self.one.seconds
-            check(self.graph, task, *task.tensors, vary=_varied(task), run=self.one,
+            check_graph(self.graph, task, *task.tensors, vary=_varied(task), run=self.one,
                   points=1, tolerance=1e-2 if task.precision else 1e-3)  # fmt: skip
 
     @torch.no_grad()

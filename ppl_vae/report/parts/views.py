@@ -9,7 +9,7 @@ from ppl_vae.base.wording import with_error
 from ppl_vae.report import page
 from ppl_vae.report.figures.views import draw
 from ppl_vae.report.page import Part, Picture
-from ppl_vae.views import ImageGrid, Score, Table, View
+from ppl_vae.views import ImageGrid, Score, TableView, View
 
 __all__ = ["views_part"]
 
@@ -22,7 +22,7 @@ def views_part(views: Sequence[View], title: str = "The model") -> Part:
         if (figure := draw(view)) is not None
     ]
     scores = [view for view in views if isinstance(view, Score)]
-    tables = [_table(view) for view in views if isinstance(view, Table)]
+    tables = [_table(view) for view in views if isinstance(view, TableView)]
     return Part(title, (), [*([_scores(scores)] if scores else []), *tables], pictures)
 
 
@@ -30,7 +30,7 @@ def _said(view: View) -> str:
     return f"{view.title}: {view.caption}" if view.title else view.caption
 
 
-def _table(view: Table) -> page.Table:
+def _table(view: TableView) -> page.Table:
     index = pd.Index([str(name) for name in view.names], name=view.row_label)
     columns = {str(name): list(cells) for name, cells in view.columns.items()}
     return page.Table(_said(view), pd.DataFrame(columns, index=index, dtype=object))
