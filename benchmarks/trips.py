@@ -36,7 +36,10 @@ TRIPS = ("fit", "check", "log_evidence")
 CASE = ("ppca", "iris")
 BUDGET = "60s"
 # Of 0.1.0, and neither moved nor kept: the rooms of what took their place.
-GONE = {"ppl_vae.diagnostics.budget": "ppl_vae.base", "ppl_vae.inference.stops": "ppl_vae.inference.fitting"}
+GONE = {
+    "ppl_vae.diagnostics.checking": "ppl_vae.diagnostics.verdict",
+    "ppl_vae.inference.stops": "ppl_vae.inference.fitting",
+}
 
 
 @dataclass(frozen=True)

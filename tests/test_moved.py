@@ -3,10 +3,10 @@
 import subprocess
 import sys
 
-CODE = """
-import importlib, warnings
+CODE = r"""
+import importlib, re, warnings
 import ppl_vae
-from ppl_vae.moved import MOVED
+from ppl_vae.moved import GONE, MOVED, RENAMED
 
 for old, new in MOVED.items():
     with warnings.catch_warnings(record=True) as said:
@@ -18,6 +18,22 @@ for old, new in MOVED.items():
     there = importlib.import_module(new)
     for name in there.__all__:
         assert getattr(module, name) is getattr(there, name), (old, name)
+for old, new in RENAMED.items():
+    places = [place.rpartition(".") for place in (old, new)]
+    one, other = (getattr(importlib.import_module(module), name) for module, _, name in places)
+    assert one is other, old
+for old, what in GONE.items():
+    module, _, name = old.rpartition(".")
+    for line in (f"from {module} import {name}", f"import {old}"):
+        try:
+            exec(line)
+        except ImportError as error:
+            assert f"{old} is gone; in its place: {what}" in str(error), error
+        else:
+            raise AssertionError(line)
+    for place in re.findall(r"ppl_vae(?:\.\w+)+", what):
+        module, _, name = place.rpartition(".")
+        assert hasattr(importlib.import_module(module), name), place
 # Where a face has a function of a module's old name, both go on working.
 import ppl_vae.diagnostics.compare, ppl_vae.inference.elbo
 from ppl_vae.diagnostics.compare import compare

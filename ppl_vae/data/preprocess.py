@@ -16,7 +16,7 @@ from ppl_vae.base.errors import InputError
 from ppl_vae.base.seeds import check_seed
 from ppl_vae.data.dataset import Dataset, Variable
 from ppl_vae.data.matching import features_of
-from ppl_vae.data.rows import Floats, Integers, Rows, kind_of_values, split_variable
+from ppl_vae.data.rows import Floats, Integers, Rows, kind_of, split_variable
 
 __all__ = ["assign_split", "binarise", "dequantise", "dynamic_binarise", "grid_step", "split", "standardise"]
 
@@ -137,7 +137,7 @@ def dequantise(data: Data, seed: int) -> Data:
     return replace(
         rows,
         values=values,
-        kind=kind_of_values(values),
+        kind=kind_of(values),
         history=(*rows.history, f"dequantised (step {step:.4g}, seed {seed})"),
     )
 
@@ -188,7 +188,7 @@ def _changed(dataset: Dataset, change: Callable[[Rows], Rows]) -> Dataset:
     used, x = features_of(dataset)
     narrow = x.image_shape is not None and x.values.dtype == np.float32
     values = x.values if narrow else x.values.astype(np.float64, copy=False)
-    kind = x.kind if x.kind in ("grey", "binary") else kind_of_values(values)
+    kind = x.kind if x.kind in ("grey", "binary") else kind_of(values)
     names = next(iter(x.labels.values()))
     before = Rows(
         dataset.name, values, names, kind, x.image_shape, None, {}, dataset.history, dataset.warnings

@@ -19,7 +19,7 @@ from ppl_vae.data.convert import from_netcdf, from_pandas
 from ppl_vae.data.dataset import Dataset, Variable, listed
 from ppl_vae.data.games import Games
 from ppl_vae.data.matching import also
-from ppl_vae.data.rows import Floats, Rows, kind_of_values
+from ppl_vae.data.rows import Floats, Rows, kind_of
 from ppl_vae.data.tables import read_csv, read_table
 
 __all__ = ["DAMAGED", "SUFFIXES", "listed_suffixes", "load_array", "load_arrays", "read_dataset", "read_file"]
@@ -259,7 +259,7 @@ def _features(path: Path, array: NDArray[Any]) -> Floats:
 
 def _rows(path: Path, values: Floats, labels: NDArray[np.int64] | None) -> Rows:
     names = tuple(f"x{i}" for i in range(1, values.shape[1] + 1))
-    return Rows(path.name, values, names, kind_of_values(values), labels=labels)
+    return Rows(path.name, values, names, kind_of(values), labels=labels)
 
 
 def listed_suffixes() -> str:

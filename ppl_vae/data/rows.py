@@ -19,7 +19,7 @@ from ppl_vae.data.precision import merged_columns
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["PARTS", "Floats", "Integers", "Kind", "Rows", "kind_of_values", "labels_of", "split_variable"]
+__all__ = ["PARTS", "Floats", "Integers", "Kind", "Rows", "kind_of", "labels_of", "split_variable"]
 
 Floats = NDArray[np.floating[Any]]
 Integers = NDArray[np.integer[Any]]
@@ -92,7 +92,7 @@ class Rows:
             dataset.name,
             values,
             next(iter(x.labels.values())),
-            x.kind if x.kind in ("real", "grey", "binary") else kind_of_values(values),
+            x.kind if x.kind in ("real", "grey", "binary") else kind_of(values),
             image_shape=x.image_shape,
             labels=labels_of(dataset),
             splits={name: units for name, units in dataset.parts().items() if len(units)},
@@ -172,7 +172,7 @@ def labels_of(dataset: Dataset) -> Integers | None:
         return found.values
 
 
-def kind_of_values(values: Floats) -> Kind:
+def kind_of(values: Floats) -> Kind:
     """Judge what rows hold: "binary" if all are 0 or 1, "grey" if all lie in [0, 1], else "real"."""
     if values.size == 0 or values.min() < 0 or values.max() > 1:
         return "real"

@@ -24,7 +24,7 @@ from ppl_vae.data.columns import as_variable, with_masks
 from ppl_vae.data.dataset import Dataset, Variable
 from ppl_vae.data.games import Games, games_between
 from ppl_vae.data.precision import held_exactly
-from ppl_vae.data.rows import Floats, Rows, kind_of_values
+from ppl_vae.data.rows import Floats, Rows, kind_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -260,7 +260,7 @@ def _read_rows(path: Path, header: list[str] | None, width: int) -> Rows:
     values = _fast_numbers(path, names, named=header is not None)
     if values is None or not np.isfinite(values).all():
         values = _careful_numbers(path, names, skip=header is not None)
-    return Rows(path.name, values, names, kind_of_values(values))
+    return Rows(path.name, values, names, kind_of(values))
 
 
 def _read_games(path: Path, header: list[str]) -> Games:

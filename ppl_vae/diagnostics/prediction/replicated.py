@@ -14,7 +14,7 @@ from ppl_vae.answers.posterior import Posterior
 from ppl_vae.base.clock import check_time
 from ppl_vae.base.errors import InputError
 from ppl_vae.base.seeds import keep_generator
-from ppl_vae.diagnostics.prediction.statistics import Kind, kind_of_distribution
+from ppl_vae.diagnostics.prediction.statistics import Kind, distribution_kind
 from ppl_vae.program.layout import (
     Layout,
     Substitute,
@@ -76,7 +76,7 @@ def observed_sites(problem: Problem) -> tuple[list[Observed], list[str]]:
             notes.append(f"the values observed at {name} depend on the latents: they cannot be replicated")
             continue
         values = as_rows(given.expand(value.shape[1:])[None].double(), fn.event_dim)[0]
-        site_found = Observed(name, kind_of_distribution(fn), values, fn.event_dim)
+        site_found = Observed(name, distribution_kind(fn), values, fn.event_dim)
         constant = site_found.kind == "binary" and values.shape[1] == 1 and len(values.unique()) == 1
         if constant and (games := _as_games(site_found, data)) is not None:
             site_found = games

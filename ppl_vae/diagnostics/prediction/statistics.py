@@ -11,7 +11,7 @@ from pyro.distributions import Categorical
 from torch import Tensor
 from torch.distributions import Independent, constraints
 
-__all__ = ["MAX_FEATURES", "Kind", "binary", "categories", "counts", "games", "kind_of_distribution", "real"]
+__all__ = ["MAX_FEATURES", "Kind", "binary", "categories", "counts", "distribution_kind", "games", "real"]
 
 Kind = Literal["real", "counts", "binary", "categories", "games"]
 
@@ -21,7 +21,7 @@ MAX_FEATURES = 128
 MAX_PAIRS = 8
 
 
-def kind_of_distribution(fn: Any) -> Kind:
+def distribution_kind(fn: Any) -> Kind:
     """The kind of data that a distribution draws, read off its support."""
     while isinstance(fn, Independent) or (hasattr(fn, "base_dist") and not hasattr(fn, "transforms")):
         fn = fn.base_dist

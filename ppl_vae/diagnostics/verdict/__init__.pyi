@@ -9,6 +9,9 @@ from .case import (
 )
 from .listed import CHECKS as CHECKS
 from .rule import (
+    Decision as Decision,
+)
+from .rule import (
     Finding as Finding,
 )
 from .rule import (
@@ -16,6 +19,12 @@ from .rule import (
 )
 from .rule import (
     Rule as Rule,
+)
+from .rule import (
+    Status as Status,
+)
+from .rule import (
+    Verdict as Verdict,
 )
 from .rule import (
     decide as decide,

@@ -1,4 +1,10 @@
 from .common import (
+    COLOURS as COLOURS,
+)
+from .common import (
+    WIDTH as WIDTH,
+)
+from .common import (
     densities as densities,
 )
 from .common import (

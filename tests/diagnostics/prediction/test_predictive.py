@@ -20,8 +20,8 @@ from ppl_vae.answers.posterior import Posterior
 from ppl_vae.base.errors import InputError
 from ppl_vae.diagnostics.prediction.predictive import Predictive, predictive_check
 from ppl_vae.diagnostics.prediction.replicated import as_rows, observed_sites
+from ppl_vae.diagnostics.prediction.statistics import distribution_kind
 from ppl_vae.diagnostics.prediction.statistics import games as game_statistics
-from ppl_vae.diagnostics.prediction.statistics import kind_of_distribution
 from ppl_vae.guides import LinearNormal, Prior
 from ppl_vae.inference import exact
 from ppl_vae.models import PPCA, VAE, TrueSkill
@@ -323,7 +323,7 @@ def test_kinds_are_read_off_the_support() -> None:
         "categories": [dist.Categorical(one), dist.Categorical(one).mask(torch.tensor(True))],
     }
     for kind, distributions in kinds.items():
-        assert [kind_of_distribution(fn) for fn in distributions] == [kind] * len(distributions)
+        assert [distribution_kind(fn) for fn in distributions] == [kind] * len(distributions)
 
 
 def test_the_outermost_plate_is_the_rows() -> None:
