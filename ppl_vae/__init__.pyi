@@ -79,6 +79,9 @@ from .inference.samplers import (
 from .inference.samplers import (
     nuts as nuts,
 )
+from .inference.samplers import (
+    pathfinder as pathfinder,
+)
 from .models import (
     PPCA as PPCA,
 )

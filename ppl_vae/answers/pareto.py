@@ -6,10 +6,11 @@ kept of very many draws; ArviZ's routine takes every weight of one unit. Tests h
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["pareto_k", "smoothed_tail", "smoothed_weights", "tail_length"]
+__all__ = ["pareto_k", "smoothed_tail", "smoothed_weights", "systematic", "tail_length"]
 
 
 # Numbers in one table of likelihoods.
@@ -88,6 +89,25 @@ def smoothed_weights(log_weights: Tensor) -> Tensor:
     fits &= fitted.isfinite().all(0) & (scale > 0) & (shape != -1)
     weights = torch.where(fits, floored.exp().scatter(0, order[1:], fitted), weights)
     return weights / weights.sum(0)
+
+
+def systematic(weights: np.ndarray, generator: np.random.Generator, size: int | None = None) -> np.ndarray:
+    """Places of draws by their weights, in order: one at every (u + i)/S of the weights' sums.
+
+    Args:
+        weights: normalised, of shape (draws, units).
+        generator: of one u for each unit.
+        size: S, how many places; as many as draws if None.
+
+    Returns:
+        Of shape (S, units).
+    """
+    size = len(weights) if size is None else size
+    found = np.empty((size, weights.shape[1]), dtype=int)
+    for unit, column in enumerate(weights.T):
+        steps = (generator.random() + np.arange(size)) / size
+        found[:, unit] = np.minimum(np.searchsorted(np.cumsum(column), steps, side="right"), len(column) - 1)
+    return found
 
 
 def _quantiles(ordered: Tensor, shape: Tensor, scale: Tensor) -> Tensor:

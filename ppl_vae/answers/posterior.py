@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 import torch
 
-from ppl_vae.answers.pareto import smoothed_weights
+from ppl_vae.answers.pareto import smoothed_weights, systematic
 from ppl_vae.base.errors import InputError
 from ppl_vae.base.files import with_slashes, without_slashes, write_netcdf
 from ppl_vae.base.moments import standard_deviation
@@ -267,7 +267,7 @@ def _resampled(answer: Posterior, seed: int) -> Any:
     if np.isnan(table).any() or np.isposinf(table).any() or (table.max(0) == -np.inf).any():
         raise InputError(f"some importance weights of {answer.method} are no numbers, or all are zero")
     smooth = smoothed_weights(torch.as_tensor(table)).numpy()
-    places = _systematic(smooth, np.random.default_rng(check_seed(seed))).reshape(-1, *sizes)
+    places = systematic(smooth, np.random.default_rng(check_seed(seed))).reshape(-1, *sizes)
     found = {}
     for name, variable in answer.draws.data_vars.items():
         rest = [dim for dim in variable.dims if dim not in ("chain", "draw", *units)]
@@ -286,16 +286,6 @@ def _resampled(answer: Posterior, seed: int) -> Any:
         stats=xr.Dataset(),
         effective_size=xr.DataArray(1 / (smooth**2).sum(0).reshape(sizes), coords=labels, dims=units),
     )
-
-
-def _systematic(weights: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Places of as many draws as there are weights, in order: one at every (u + i)/S of their sums."""
-    size = len(weights)
-    found = np.empty(weights.shape, dtype=int)
-    for unit, column in enumerate(weights.T):
-        steps = (generator.random() + np.arange(size)) / size
-        found[:, unit] = np.minimum(np.searchsorted(np.cumsum(column), steps, side="right"), size - 1)
-    return found
 
 
 def _labels(variable: xr.DataArray, dim: Hashable) -> list[str]:

@@ -17,7 +17,7 @@ from ppl_vae.engine.graph import Compile, Graph, Outputs, Untraceable, check_gra
 from ppl_vae.engine.leapfrog import Leapfrog, leapfrog_of
 from ppl_vae.engine.torch_internals import operator_name
 
-__all__ = ["Gradient", "begin", "engine_of_chains", "gradient", "leapfrog"]
+__all__ = ["Gradient", "begin", "engine_of_chains", "gradient", "leapfrog", "side_by_side"]
 
 # Raised where a factorisation fails; PyTorch's annotations hide it.
 LinAlgError: type[RuntimeError] = getattr(torch.linalg, "LinAlgError", RuntimeError)
@@ -62,6 +62,7 @@ class Gradient:
         batched: the graph of many chains, if it is one.
         chains: how many positions it takes at once; None for one, without a leading dimension.
         late: whether it was to be compiled, and a deadline left no time for it.
+        traced: the graph of one position, if it is one.
     """
 
     density: Density
@@ -72,6 +73,7 @@ class Gradient:
     batched: Graph | None = None
     chains: int | None = None
     late: bool = False
+    traced: Graph | None = None
 
     def __call__(self, position: Tensor) -> tuple[Tensor, Tensor]:
         """The log density, of shape () or (chains,), and its gradient, of the position's shape."""
@@ -155,6 +157,21 @@ def gradient(
         return torch.stack(values), torch.stack(gradients)
 
     return Gradient(density, "pyro", 0.0, one_by_one, chains=chains)
+
+
+def side_by_side(slope: Gradient, chains: int) -> Gradient:
+    """The gradient of so many positions at once, in one uncompiled graph, where that of one is a graph.
+
+    Elsewhere it is the gradient of one position itself, whose `of_each` takes many one by one.
+    """
+    if slope.traced is None:
+        return slope
+    density, held = slope.density, slope.density.tensors
+    try:
+        graph, _ = _side_by_side(density, slope.traced, density.like.new_zeros(density.dim), chains)
+    except Untraceable:
+        return slope
+    return Gradient(density, "traced", 0.0, lambda at: graph(at.contiguous(), *held), None, graph, chains)
 
 
 def _runs(density: Density) -> bool:
@@ -270,6 +287,7 @@ def _graph(
         except TooSlow as reason:
             tell(f"not compiled: {reason}")
             late = True
+    one = graph if chains is None else None
     if chains is not None:
         graph, position = _side_by_side(density, graph, position, chains)
     held, seconds = density.tensors, time.perf_counter() - start
@@ -278,7 +296,7 @@ def _graph(
         return graph(at.contiguous(), *held)
 
     return Gradient(
-        density, "traced", seconds, run, None, None if chains is None else graph, chains, late=late
+        density, "traced", seconds, run, None, None if chains is None else graph, chains, late, one
     )
 
 
@@ -298,8 +316,9 @@ def _compiled(density: Density, graph: Graph, position: Tensor, chains: int | No
     def run(at: Tensor) -> Outputs:
         return compiled(at.contiguous(), *held)
 
-    seconds = time.perf_counter() - start
-    return Gradient(density, "compiled", seconds, run, compiled, None if chains is None else graph, chains)
+    seconds, one = time.perf_counter() - start, graph if chains is None else None
+    batched = None if chains is None else graph
+    return Gradient(density, "compiled", seconds, run, compiled, batched, chains, traced=one)
 
 
 def _side_by_side(density: Density, graph: Graph, position: Tensor, chains: int) -> tuple[Graph, Tensor]:

@@ -37,3 +37,6 @@ from .samplers import (
 from .samplers import (
     nuts as nuts,
 )
+from .samplers import (
+    pathfinder as pathfinder,
+)

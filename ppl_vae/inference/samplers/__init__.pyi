@@ -10,3 +10,6 @@ from . import (
 from . import (
     nuts as nuts,
 )
+from . import (
+    pathfinder as pathfinder,
+)

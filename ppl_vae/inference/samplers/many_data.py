@@ -20,8 +20,9 @@ from ppl_vae.engine.gradients import Gradient, engine_of_chains, gradient
 from ppl_vae.engine.graph import Compile, Untraceable
 from ppl_vae.guides.prior import Prior
 from ppl_vae.inference.samplers.chains import ChainSettings
-from ppl_vae.inference.samplers.nuts import nuts_positions, without_padding
+from ppl_vae.inference.samplers.nuts import nuts_positions
 from ppl_vae.inference.samplers.starts import drawn_from, starting_points
+from ppl_vae.inference.samplers.unconstrained import without_padding
 from ppl_vae.program.improper import Feasible
 from ppl_vae.program.pair import Pair
 from ppl_vae.program.problem import Problem
@@ -107,7 +108,9 @@ class ManyData:
         with default_dtype(torch.float64), one_thread(), pyro.validation_enabled(False), keep_generator():
             self._take(tuple(data))
             prior = drawn_from(self.pair.guide, self.pair, self.data)
-            starts = starting_points(self.density, self.gradient.of_each, settings, proposals=[prior])
+            starts = starting_points(
+                self.density, self.gradient.of_each, settings.chains, settings.seed, proposals=[prior]
+            )
             positions, stats = nuts_positions(
                 self.gradient, starts, settings, correlated=False, advance=lambda n, text: check_time()
             )

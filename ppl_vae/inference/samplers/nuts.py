@@ -16,7 +16,6 @@ import pyro
 import torch
 from torch import Tensor
 
-from ppl_vae.answers.labels import to_dataset
 from ppl_vae.answers.posterior import Posterior
 from ppl_vae.base.clock import check_time
 from ppl_vae.base.errors import InputError
@@ -25,19 +24,17 @@ from ppl_vae.base.progress import progress_bar, stage
 from ppl_vae.base.seeds import check_seed, keep_generator
 from ppl_vae.base.threads import one_thread
 from ppl_vae.engine.compiler import fall_back
-from ppl_vae.engine.density import density
+from ppl_vae.engine.density import Density, density
 from ppl_vae.engine.gradients import Gradient, begin, engine_of_chains, gradient
 from ppl_vae.engine.graph import Compile, Untraceable, check_compile
 from ppl_vae.guides.prior import Prior
-from ppl_vae.inference.samplers import batched_nuts, many_chains, nutpie_nuts, pyro_nuts
+from ppl_vae.inference.samplers import batched_nuts, many_chains, nutpie_nuts, pathfinder, pyro_nuts
 from ppl_vae.inference.samplers.chains import ChainSettings
-from ppl_vae.inference.samplers.starts import Proposal, drawn_from, given_starts, starting_points
-from ppl_vae.program.defined import require_all_data
+from ppl_vae.inference.samplers.starts import Proposal, given_starts, starting_points
+from ppl_vae.inference.samplers.unconstrained import labelled, prepare, read
 from ppl_vae.program.improper import Feasible
-from ppl_vae.program.layout import Layout
 from ppl_vae.program.memory import refuse_too_many_draws
 from ppl_vae.program.pair import Pair, Program
-from ppl_vae.program.probe import check_data
 from ppl_vae.program.problem import Problem
 
 if TYPE_CHECKING:
@@ -55,6 +52,7 @@ __all__ = [
 
 Sampler = Literal["nutpie", "pyro", "hmc"]
 Mass = Literal["diagonal", "low-rank", "dense"]
+Start = Mapping[str, Any] | Literal["pathfinder"] | None
 MASSES = {"nutpie": ("diagonal", "low-rank"), "pyro": ("diagonal", "dense"), "hmc": ("diagonal",)}
 
 
@@ -130,7 +128,7 @@ class NutsKeywords(TypedDict, total=False):
 def sample(
     model: Program | Pair,
     *data: Any,
-    start: Mapping[str, Any] | None = None,
+    start: Start = None,
     coords: dict[str, Any] | None = None,
     seed: int = 0,
     progress: bool = True,
@@ -147,7 +145,8 @@ def sample(
         model: a Pyro model, or a pair whose model (with its ``pyro.param`` values) is meant.
         data: the model's data, all of it: NUTS takes no minibatches.
         start: where chains start, values of latent sites by name: one for all chains, or one a chain along a
-            leading dimension. Sites left out start in [−2, 2] of their unconstrained space.
+            leading dimension. Sites left out start in [−2, 2] of their unconstrained space. "pathfinder"
+            starts every chain at a draw of its own of `pathfinder`, by importance weights.
         coords: labels of dimensions, such as the indices of the data given.
         seed: of the chains.
         progress: whether to show a progress bar on a terminal.
@@ -164,19 +163,7 @@ def sample(
     asked = NutsOptions(**options)
     settings, dtype = asked.settings(asked.sampler, seed), asked.dtype
     begun = time.perf_counter()
-    source = model if isinstance(model, Pair) else Pair(model, model)
-    check_data(source.model, *data)
-    cast = cast_data(data, dtype)
-    with one_thread(), pyro.validation_enabled(False), Feasible():
-        if isinstance(model, Pair):  # in its own precision
-            model.initialise(*data)
-        with default_dtype(dtype):
-            pair = source.cast_model(dtype, Prior)
-            problem = _read(pair, cast, dtype)
-            require_all_data(problem.layout)
-    proposals = [drawn_from(pair.guide, pair, cast)]
-    if isinstance(model, Pair):
-        proposals.insert(0, drawn_from(model.guide, model, data))
+    problem, proposals = prepare(model, data, dtype)
     with default_dtype(dtype), one_thread(), pyro.validation_enabled(False), keep_generator():
         try:
             found = _unconstrained(problem, settings, asked, start, proposals, progress)
@@ -185,12 +172,8 @@ def sample(
                 fall_back("NUTS", reason)
             settings = asked.settings("pyro", seed)
             found = _stock(problem, settings, dense=asked.mass != "diagonal", progress=progress)
-    # Discrete latents are summed out.
-    layout = problem.layout
-    drawn = [name for name in layout.latents if name in found[0]]
-    draws = {name: without_padding(found[0][name], name, layout) for name in drawn}
     return Posterior(
-        draws=to_dataset(draws, layout.latents, pair.model, coords),
+        draws=labelled(found[0], problem, coords),
         method="hmc" if found[1].attrs["sampler"] == "hmc" else "nuts",
         dependence="chains",
         stats=found[1].assign_attrs(compile_seconds=found[2]),
@@ -207,7 +190,7 @@ def begin_compiling(pair: Pair, *data: Any) -> None:
     with default_dtype(torch.float64), one_thread(), pyro.validation_enabled(False), keep_generator():
         own = pair.cast_model(torch.float64, Prior)
         with Feasible():
-            _read(own, cast, torch.float64)
+            read(own, cast, torch.float64)
         begin(density(own, *cast))
 
 
@@ -227,7 +210,7 @@ def _unconstrained(
     problem: Problem,
     settings: ChainSettings,
     asked: NutsOptions,
-    start: Mapping[str, Any] | None,
+    start: Start,
     proposals: list[Proposal],
     progress: bool,
 ) -> tuple[dict[str, Tensor], xr.Dataset, float]:
@@ -236,10 +219,10 @@ def _unconstrained(
     engine = engine_of_chains(asked.compile, settings.iterations)
     target = density(problem.pair, *problem.data)
     refuse_too_many_draws(settings.chains * (settings.num_draws + settings.warmup), target.dim)
-    given = None if start is None else given_starts(target, start, settings)
+    given = _given(problem, target, start, settings, proposals, progress)
 
     def starts(slope: Gradient) -> Tensor:
-        return starting_points(target, slope.of_each, settings, given, proposals)
+        return starting_points(target, slope.of_each, settings.chains, settings.seed, given, proposals)
 
     if sampler == "hmc":
         positions, stats, seconds = many_chains.sample_positions(target, settings, engine, starts, progress)
@@ -269,6 +252,26 @@ def _unconstrained(
         stats = stats.assign_attrs(late=int(slope.late))
     with torch.no_grad():
         return target.constrain(positions), stats, seconds
+
+
+def _given(
+    problem: Problem,
+    target: Density,
+    start: Start,
+    settings: ChainSettings,
+    proposals: list[Proposal],
+    progress: bool,
+) -> Tensor | None:
+    """Positions (chains, dim) that were asked for."""
+    if start is None or isinstance(start, Mapping):
+        return None if start is None else given_starts(target, start, settings.chains, settings.seed)
+    if start != "pathfinder":
+        raise InputError(
+            f'start={start!r} is not known; it is values of latent sites by name, or "pathfinder"'
+        )
+    asked = pathfinder.PathfinderOptions(num_draws=max(100, settings.chains))
+    found = pathfinder.paths_of(problem, asked, proposals, seed=settings.seed, progress=progress)
+    return found.starts(settings.chains, settings.seed)
 
 
 def nuts_positions(
@@ -316,23 +319,3 @@ def _numbers(slope: Gradient, positions: np.ndarray, which: list[int]) -> tuple[
     like = slope.density.like
     values, slopes = slope.of_each(torch.from_numpy(positions).to(like), which)
     return values.double().cpu().numpy(), slopes.double().cpu().numpy()
-
-
-def _read(pair: Pair, data: tuple[Any, ...], dtype: torch.dtype) -> Problem:
-    try:
-        return Problem.of(pair, *data)
-    except RuntimeError as error:
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InputError(
-            f"the model does not run in {dtype}, the sampler's precision: {said}; let it make its tensors in "
-            "the precision of its data (torch.zeros(3, dtype=x.dtype))"
-        ) from error
-
-
-def without_padding(value: Tensor, name: str, layout: Layout) -> Tensor:
-    """Pyro keeps plate dimensions of size one to the right of a site's own; drop them."""
-    num_event = layout.event_dims[name]
-    event = value.shape[value.dim() - num_event :]
-    batch = value.shape[2 : value.dim() - num_event]
-    plates = [batch[layout.dims[plate]] for plate in layout.latents[name]]
-    return value.reshape((*value.shape[:2], *plates, *event))

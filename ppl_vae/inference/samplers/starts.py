@@ -12,7 +12,6 @@ from torch import Tensor
 from ppl_vae.base.errors import InputError
 from ppl_vae.base.seeds import derived, seeded
 from ppl_vae.engine.density import Density
-from ppl_vae.inference.samplers.chains import ChainSettings
 from ppl_vae.program.improper import Feasible
 from ppl_vae.program.layout import sample_sites
 from ppl_vae.program.pair import Pair, Program
@@ -32,7 +31,8 @@ TRIES = 20
 def starting_points(
     density: Density,
     evaluate: Evaluate,
-    settings: ChainSettings,
+    chains: int,
+    seed: int,
     given: Tensor | None = None,
     proposals: Sequence[Proposal] = (),
 ) -> Tensor:
@@ -44,17 +44,18 @@ def starting_points(
     Args:
         density: of the model.
         evaluate: its value and gradient.
-        settings: number of chains, and the seed.
+        chains: their number.
+        seed: of the starts.
         given: positions (chains, dim) to start from instead.
         proposals: where to look next, such as a guide and the prior.
 
     Raises:
         InputError: if no source has a start for every chain, or a given one has no finite density.
     """
-    shape, like = (settings.chains, density.dim), density.like
+    shape, like = (chains, density.dim), density.like
     found = torch.zeros(shape, dtype=like.dtype, device=like.device)
-    left = torch.ones(settings.chains, dtype=torch.bool)
-    for candidates in _candidates(density, settings, given, proposals):
+    left = torch.ones(chains, dtype=torch.bool)
+    for candidates in _candidates(density, chains, seed, given, proposals):
         candidates = candidates.to(like)
         value, slope = _nudged(evaluate, candidates)
         good = (value.isfinite() & slope.isfinite().all(1)).cpu() & left
@@ -75,20 +76,20 @@ def starting_points(
 
 
 def _candidates(
-    density: Density, settings: ChainSettings, given: Tensor | None, proposals: Sequence[Proposal]
+    density: Density, chains: int, seed: int, given: Tensor | None, proposals: Sequence[Proposal]
 ) -> Iterator[Tensor]:
     if given is not None:
         yield given
         return
-    generator = torch.Generator().manual_seed(settings.seed)
-    shape = (settings.chains, density.dim)
+    generator = torch.Generator().manual_seed(seed)
+    shape = (chains, density.dim)
     for _ in range(TRIES):
         yield torch.empty(shape, dtype=density.like.dtype).uniform_(-2.0, 2.0, generator=generator)
     for number, proposal in enumerate(proposals):
         for attempt in range(TRIES):
-            seeds = [derived(settings.seed, number, attempt, chain) for chain in range(settings.chains)]
+            seeds = [derived(seed, number, attempt, chain) for chain in range(chains)]
             try:
-                rows = [density.unconstrained(proposal(seed)) for seed in seeds]
+                rows = [density.unconstrained(proposal(own)) for own in seeds]
             except (RuntimeError, ValueError, NotImplementedError):  # this source has nothing to offer
                 break
             yield torch.stack(rows)
@@ -115,13 +116,14 @@ def drawn_from(program: Program, pair: Pair, data: tuple[Any, ...]) -> Proposal:
     return draw
 
 
-def given_starts(density: Density, start: Mapping[str, Any], settings: ChainSettings) -> Tensor:
+def given_starts(density: Density, start: Mapping[str, Any], chains: int, seed: int) -> Tensor:
     """Positions (chains, dim) from values of latent sites; sites left out start in [−2, 2].
 
     Args:
         density: of the model.
         start: by site, of the site's own shape, or with a leading dimension of the chains.
-        settings: number of chains, and the seed.
+        chains: their number.
+        seed: of the sites left out.
 
     Raises:
         InputError: for names or shapes that are not the model's, or values outside a support.
@@ -135,14 +137,14 @@ def given_starts(density: Density, start: Mapping[str, Any], settings: ChainSett
     values = {name: torch.as_tensor(value).detach().to(like) for name, value in start.items()}
     sizes = {name: density.shape_of(name).numel() for name in values}
     for name, value in values.items():
-        if value.numel() not in (sizes[name], settings.chains * sizes[name]):
+        if value.numel() not in (sizes[name], chains * sizes[name]):
             raise InputError(
                 f"start has {name} of shape {tuple(value.shape)}; it must be "
-                f"{tuple(density.shape_of(name))}, or with {settings.chains} in front for one start a chain"
+                f"{tuple(density.shape_of(name))}, or with {chains} in front for one start a chain"
             )
-    generator = torch.Generator().manual_seed(settings.seed)
+    generator = torch.Generator().manual_seed(seed)
     rows = []
-    for chain in range(settings.chains):
+    for chain in range(chains):
         one = {
             name: (value if value.numel() == sizes[name] else value[chain]).reshape(density.shape_of(name))
             for name, value in values.items()
