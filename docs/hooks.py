@@ -34,12 +34,17 @@ FACES = {
     "ppl_vae.diagnostics": "Diagnostics",
     "ppl_vae.data": "Data",
     "ppl_vae.program": "Programs",
+    "ppl_vae.views": "Views",
     "ppl_vae.report": "Reports",
 }
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)#\s]+)(#[^)]*)?\)")
 MATH = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.DOTALL)
 # Browsers know alphabets by their letters alone.
 LETTER = re.compile(r'<mi mathvariant="(script|double-struck)">([A-Z])</mi>')
+# "x, y: their heights" is one line for two attributes, which is read as x of type y.
+JOINED = re.compile(
+    r"<b><code><span[^>]*>(\w+),</span></code></b>\s*\(<code><span[^>]*>(\w+)</span></code>\)"
+)
 LOADS = re.compile(r"<(?:script|img|iframe|link)\b[^>]*?(?:src|href)=[\"']?https?:[^>]*>")
 
 
@@ -73,8 +78,16 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def names(face: str) -> list[str]:
-    """The full names of what a face's stub exports, in its order."""
-    stub = ROOT.joinpath(*face.split("."), "__init__.pyi")
+    """The full names of what a face's stub exports, or a module's ``__all__``, in its order."""
+    place = ROOT.joinpath(*face.split("."))
+    stub = place / "__init__.pyi"
+    if not stub.exists():
+        assigned = {
+            ast.unparse(node.targets[0]): node.value
+            for node in ast.parse(place.with_suffix(".py").read_text(encoding="utf-8")).body
+            if isinstance(node, ast.Assign)
+        }
+        return [f"{face}.{name}" for name in ast.literal_eval(assigned["__all__"])]
     found = []
     for node in ast.parse(stub.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.ImportFrom):
@@ -108,7 +121,8 @@ def on_page_content(content: str, **_: Any) -> str:
 
     def drawn(match: re.Match[str]) -> str:
         display = "block" if match.group(2) == "[" else "inline"
-        return LETTER.sub(_letter, convert(html.unescape(match.group(3)), display=display))
+        formula = LETTER.sub(_letter, convert(html.unescape(match.group(3)), display=display))
+        return f'<div class="formula">{formula}</div>' if display == "block" else formula
 
     return MATH.sub(drawn, content)
 
@@ -125,7 +139,7 @@ def _letter(match: re.Match[str]) -> str:
 
 
 def on_post_page(output: str, page: Any, **_: Any) -> str:
-    """Refuse a page that would load something from elsewhere."""
+    """Join names that share a line, and refuse a page that would load something from elsewhere."""
     if found := [tag for tag in LOADS.findall(output) if 'rel="canonical"' not in tag]:
         raise PluginError(f"{page.file.src_uri} loads {found[0]}")
-    return output
+    return JOINED.sub(r"<b><code>\1, \2</code></b>", output)
