@@ -1,6 +1,6 @@
-"""Which rooms data pass through: ``python -m benchmarks.trips [CHECKOUT …] [--at REF …]``.
+"""Which rooms data pass through: ``python -m benchmarks.trips [CHECKOUT …] [--at REF …] [--lines]``.
 
-Two counts for each checkout, by default this one, and for each revision (``--at ea19372`` is 0.1.0), all on
+Three counts for each checkout, by default this one, and for each revision (``--at ea19372`` is 0.1.0), all on
 the floors of this checkout's import law; modules that have moved since count for the room they are in now.
 
 - **imports**, read off the source: arrows between rooms, those that point to a higher floor or to a neighbour
@@ -9,7 +9,8 @@ the floors of this checkout's import law; modules that have moved since count fo
   `importance.log_evidence` on that run: how many rooms and files they enter, how many different calls cross
   from room to room, and how many of those go to a higher floor or to a neighbour. They *climb* where the
   caller's file imports what it calls; else the caller was *handed* it: a model or guide, a function to trace,
-  a handler that PyTorch or Pyro calls. A call belongs to the nearest function of the package on the stack.
+  a handler that PyTorch or Pyro calls. A call belongs to the nearest function of the package on the stack;
+- **lines** of Python by room, side by side: what grew, and what became smaller (``--lines``: nothing else).
 
 Only the main thread is profiled. ``--list`` names every arrow up and every climb.
 """
@@ -339,6 +340,24 @@ def report(name: str, checkout: Path, law: Law, *, list_all: bool) -> list[str]:
     return lines
 
 
+def lines_by_room(root: Path, law: Law) -> dict[str, int]:
+    """Lines of Python, comments and blank ones too, by room; of faces and what else has none under ""."""
+    found: dict[str, int] = {}
+    for path in sorted(root.rglob("*.py")):
+        room = law.room(_module(path, root)) or ""
+        found[room] = found.get(room, 0) + len(path.read_text().splitlines())
+    return found
+
+
+def lines_table(counts: Mapping[str, Mapping[str, int]], law: Law) -> list[str]:
+    """A row for each room from the top floor down, a column for each checkout."""
+    rooms = [*(room for floor in law.floors for room in floor), ""]
+    rows = {room or "faces and the rest": [found.get(room, 0) for found in counts.values()] for room in rooms}
+    rows["all"] = [sum(found.values()) for found in counts.values()]
+    head = f"  {'lines':34}" + "".join(f"{name[-14:]:>16}" for name in counts)
+    return [head, *(f"  {name:34}" + "".join(f"{n:16,}" for n in row) for name, row in rows.items())]
+
+
 def _spelt(call: Call) -> str:
     return f"{call.from_module}.{call.from_function} → {call.to_module}.{call.to_function}"
 
@@ -351,21 +370,30 @@ def main() -> None:
         "--at", action="append", default=[], metavar="REF", help="a revision of this repository"
     )
     parser.add_argument("--list", action="store_true", help="name every arrow up and every climb")
+    parser.add_argument("--lines", action="store_true", help="count lines alone")
     parser.add_argument("--record", type=Path, nargs=2, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.record:
         _record(*given.record)
         return
-    law = law_of(HERE)
-    for checkout in given.checkouts or [HERE]:
-        print(*report(str(checkout), checkout.resolve(), law, list_all=given.list), sep="\n", flush=True)
-    for ref in given.at:
+    law, counts = law_of(HERE), dict[str, Mapping[str, int]]()
+    for name, checkout in _checkouts(given.checkouts or [HERE], given.at):
+        counts[name] = lines_by_room(checkout / "ppl_vae", law)
+        if not given.lines:
+            print(*report(name, checkout, law, list_all=given.list), sep="\n", flush=True)
+    print(*lines_table(counts, law), sep="\n")
+
+
+def _checkouts(folders: Iterable[Path], refs: Iterable[str]) -> Iterator[tuple[str, Path]]:
+    """Each checkout by its name; a revision's stays while it is looked at."""
+    yield from ((str(folder), folder.resolve()) for folder in folders)
+    for ref in refs:
         with tempfile.TemporaryDirectory() as folder:
             tree = f"{folder}/tree"
             git = ["git", "-C", str(HERE), "worktree"]
             subprocess.run([*git, "add", "--quiet", "--detach", tree, ref], check=True)
             try:
-                print(*report(ref, Path(tree), law, list_all=given.list), sep="\n", flush=True)
+                yield ref, Path(tree)
             finally:
                 subprocess.run([*git, "remove", "--force", tree], check=True)
 

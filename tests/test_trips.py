@@ -5,7 +5,20 @@ import sys
 
 import pytest
 
-from benchmarks.trips import HERE, Call, Law, Profile, arrows, circles, imports, law_of, trip, upwards
+from benchmarks.trips import (
+    HERE,
+    Call,
+    Law,
+    Profile,
+    arrows,
+    circles,
+    imports,
+    law_of,
+    lines_by_room,
+    lines_table,
+    trip,
+    upwards,
+)
 
 FILES = {
     "__init__.py": "from house.top.face import run\n",
@@ -89,3 +102,17 @@ def test_the_house_points_one_way():
     assert len(between) > 20
     assert upwards(between, law) == []
     assert circles(between) == []
+
+
+def test_lines_count_for_the_room_that_a_module_is_in_now(house):
+    counts = {"now": lines_by_room(house, LAW), "before": {"house.low": 1200}}
+    assert counts["now"] == {"": 1, "house.top": 10, "house.middle": 5, "house.low": 4}
+    table = [line.split() for line in lines_table(counts, LAW)]
+    assert table == [
+        ["lines", "now", "before"],
+        ["house.top", "10", "0"],
+        ["house.middle", "5", "0"],
+        ["house.low", "4", "1,200"],
+        ["faces", "and", "the", "rest", "1", "0"],
+        ["all", "20", "1,200"],
+    ]
