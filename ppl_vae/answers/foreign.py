@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ppl_vae.answers.posterior import Posterior
-from ppl_vae.base.errors import InputError
+from ppl_vae.base.errors import InputError, listed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -166,15 +166,15 @@ def _matched(draws: xr.Dataset, like: xr.Dataset, path: Path, whole: bool) -> xr
     common = [name for name in like.data_vars if name in draws]
     if not common:
         raise InputError(
-            f"{path} is a posterior of other parameters: it has {_listed(draws.data_vars)}; the model has "
-            f"{_listed(like.data_vars)}"
+            f"{path} is a posterior of other parameters: it has {listed(draws.data_vars)}; the model has "
+            f"{listed(like.data_vars)}"
         )
     missing = [name for name in like.data_vars if name not in draws]
     left = [name for name in draws.data_vars if name not in like]
     if missing and whole:
         raise InputError(f"{path} {_told(missing, left)}; all variables of the model are needed")
     if missing or left:
-        warnings.warn(f"{path} {_told(missing, left)}; compared: {_listed(common)}", stacklevel=3)
+        warnings.warn(f"{path} {_told(missing, left)}; compared: {listed(common)}", stacklevel=3)
     import xarray as xr
 
     return xr.Dataset({name: _as_in(draws[name], like[name], path) for name in common})
@@ -182,8 +182,8 @@ def _matched(draws: xr.Dataset, like: xr.Dataset, path: Path, whole: bool) -> xr
 
 def _told(missing: Sequence[object], left: Sequence[object]) -> str:
     """What a file lacks, and what of it is of no use; variables go by their names."""
-    lacks = [f"lacks the model's {_listed(missing)}"] if missing else []
-    holds = [f"holds {_listed(left)}, which the model does not have"] if left else []
+    lacks = [f"lacks the model's {listed(missing)}"] if missing else []
+    holds = [f"holds {listed(left)}, which the model does not have"] if left else []
     return " and ".join([*lacks, *holds])
 
 
@@ -224,10 +224,5 @@ def _in_order(
         return variable
     raise InputError(
         f"{path} is a posterior of other parameters: {theirs} of its {variable.name} has the labels "
-        f"{_listed(here)}, the model's {_listed(there)}"
+        f"{listed(here)}, the model's {listed(there)}"
     )
-
-
-def _listed(names: Mapping[Hashable, object] | Sequence[object], most: int = 8) -> str:
-    shown = [str(name) for name in names]
-    return ", ".join(shown[:most]) + (", …" if len(shown) > most else "")

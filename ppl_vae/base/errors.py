@@ -1,6 +1,8 @@
 """The one error that a user's own input can cause."""
 
-__all__ = ["InputError", "brief"]
+from collections.abc import Iterable
+
+__all__ = ["InputError", "brief", "listed"]
 
 
 class InputError(ValueError):
@@ -15,3 +17,9 @@ def brief(text: str, most: int = 60) -> str:
     """A text from a file as a sentence may quote it: in one line, and not longer than ``most`` letters."""
     line = " ".join(text.split())
     return line if len(line) <= most else line[:most] + "…"
+
+
+def listed(names: Iterable[object], most: int = 8) -> str:
+    """Names as a sentence lists them, the first few."""
+    every = [brief(str(name)) for name in names]
+    return ", ".join(every[:most]) + (", …" if len(every) > most else "")

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ppl_vae.base.errors import InputError, brief
-from ppl_vae.data.dataset import Variable, VariableKind, listed
+from ppl_vae.base.errors import InputError, brief, listed
+from ppl_vae.data.dataset import Variable, VariableKind
 
 __all__ = ["MASK", "as_number", "as_variable", "category_codes", "judged", "missing", "with_masks"]
 

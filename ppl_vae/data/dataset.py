@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, final, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from ppl_vae.base.errors import InputError, brief
+from ppl_vae.base.errors import InputError, brief, listed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from ppl_vae.data.inputs import Input
 
-__all__ = ["Columns", "Dataset", "Units", "Variable", "VariableKind", "listed"]
+__all__ = ["Columns", "Dataset", "Units", "Variable", "VariableKind"]
 
 VariableKind = Literal["real", "grey", "binary", "count", "category", "index", "image", "mask", "time"]
 Units = NDArray[np.integer[Any]] | NDArray[np.bool_] | slice
@@ -319,12 +319,6 @@ class Dataset:
         from ppl_vae.data.convert import from_netcdf
 
         return from_netcdf(Path(path))
-
-
-def listed(names: Iterator[str] | Mapping[str, Any] | Sequence[str], most: int = 8) -> str:
-    """Names as a sentence lists them, the first few."""
-    every = [brief(str(name)) for name in names]
-    return ", ".join(every[:most]) + (", …" if len(every) > most else "")
 
 
 def _shown(variable: Variable) -> str:

@@ -11,7 +11,6 @@ and `Dataset.arguments(inputs)` finds the variables by these names, or by a mapp
 from __future__ import annotations
 
 import re
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -19,12 +18,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ppl_vae.base.errors import InputError
+from ppl_vae.base.errors import InputError, listed
 from ppl_vae.data.columns import MASK, category_codes, missing
-from ppl_vae.data.dataset import Variable, VariableKind, listed
+from ppl_vae.data.dataset import Variable, VariableKind
 from ppl_vae.data.games import games_between
+from ppl_vae.data.input import Input, as_reals, as_whole, writable
 from ppl_vae.data.matching import NUMERIC, also, stacked
-from ppl_vae.data.precision import held_exactly, merged_columns
+from ppl_vae.data.precision import held_exactly
 from ppl_vae.data.ragged import joined, padded
 
 if TYPE_CHECKING:
@@ -45,45 +45,6 @@ __all__ = [
     "Sequence",
     "Time",
 ]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Input(ABC):
-    """One input of a program.
-
-    Attributes:
-        observed: whether the program observes it, or is conditioned on it.
-    """
-
-    # Features take what other inputs leave, and masks are of what was found.
-    turn: ClassVar[int] = 0
-    observed: bool = True
-
-    @abstractmethod
-    def prepare(self, name: str, search: Search) -> Variable:
-        """The variable that this input is, of the kind that it takes.
-
-        Args:
-            name: the input's.
-            search: the data set, and which of its variables are spoken for.
-
-        Raises:
-            InputError: where there is none, or none that will do.
-        """
-
-    def covers(self, name: str, inputs: Mapping[str, Input]) -> str:
-        """The name of the other input whose missing values this one of that name tells; "" for none."""
-        return ""
-
-    def tensor(self, variable: Variable, where: str, dtype: torch.dtype) -> torch.Tensor:
-        """A prepared variable as the program receives it.
-
-        Args:
-            variable: from `prepare`.
-            where: what to call it in a sentence.
-            dtype: of the program's reals.
-        """
-        return _reals(variable, where, dtype)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,7 +152,7 @@ class Category(Input):
 
     def tensor(self, variable: Variable, where: str, dtype: torch.dtype) -> torch.Tensor:
         """See `Input.tensor`: int64."""
-        return _whole(variable)
+        return as_whole(variable)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,7 +182,7 @@ class Index(Input):
 
     def tensor(self, variable: Variable, where: str, dtype: torch.dtype) -> torch.Tensor:
         """See `Input.tensor`: int64."""
-        return _whole(variable)
+        return as_whole(variable)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,7 +214,7 @@ class Count(Input):
 
     def tensor(self, variable: Variable, where: str, dtype: torch.dtype) -> torch.Tensor:
         """See `Input.tensor`: int64 or the program's reals."""
-        return _whole(variable) if self.integers else _reals(variable, where, dtype)
+        return as_whole(variable) if self.integers else as_reals(variable, where, dtype)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -356,7 +317,7 @@ class Mask(Input):
         """See `Input.tensor`: booleans."""
         import torch
 
-        return torch.as_tensor(_writable(variable.values))
+        return torch.as_tensor(writable(variable.values))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -386,7 +347,7 @@ class Time(Input):
         """See `Input.tensor`: float64."""
         import torch
 
-        return torch.as_tensor(_writable(variable.values), dtype=torch.float64)
+        return torch.as_tensor(writable(variable.values), dtype=torch.float64)
 
 
 def _dates(found: Variable, where: str) -> NDArray[Any]:
@@ -428,40 +389,4 @@ class Duels(Input):
 
     def tensor(self, variable: Variable, where: str, dtype: torch.dtype) -> torch.Tensor:
         """See `Input.tensor`: int64, the winner's column first."""
-        return _whole(variable)
-
-
-def _whole(variable: Variable) -> torch.Tensor:
-    import torch
-
-    return torch.as_tensor(_writable(variable.values), dtype=torch.int64)
-
-
-def _reals(variable: Variable, where: str, dtype: torch.dtype) -> torch.Tensor:
-    """Reals in the program's type, in memory that is shared where that is possible.
-
-    Raises:
-        InputError: for float32 that could not hold a column's values apart.
-    """
-    import torch
-
-    values = variable.values
-    if dtype == torch.float32 and len(merged := merged_columns(values.reshape(-1, _width(values)))):
-        name = next(
-            (names[merged[0]] for names in variable.labels.values() if len(names) > merged[0]), "its values"
-        )
-        raise InputError(
-            f"{where}, feature {name}: its values differ by less than float32, in which this model "
-            "computes, can hold; "
-            "standardise the features (--standardize)."
-        )
-    return torch.as_tensor(_writable(values), dtype=dtype)
-
-
-def _width(values: NDArray[Any]) -> int:
-    return int(values.shape[-1]) if values.ndim > 1 else 1
-
-
-def _writable(values: NDArray[Any]) -> NDArray[Any]:
-    """PyTorch warns about read-only arrays and refuses negative strides."""
-    return np.require(values, requirements=["C", "W"])
+        return as_whole(variable)

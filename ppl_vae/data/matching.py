@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ppl_vae.base.errors import InputError, brief
+from ppl_vae.base.errors import InputError, brief, listed
 from ppl_vae.data.columns import as_number, judged, missing
-from ppl_vae.data.dataset import Columns, Dataset, Variable, listed
+from ppl_vae.data.dataset import Columns, Dataset, Variable
 from ppl_vae.data.precision import held_exactly
 from ppl_vae.data.ragged import grouped
 

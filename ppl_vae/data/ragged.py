@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from ppl_vae.base.errors import InputError
+from ppl_vae.base.errors import InputError, listed
 from ppl_vae.data.columns import category_codes, judged
-from ppl_vae.data.dataset import Dataset, Variable, listed
+from ppl_vae.data.dataset import Dataset, Variable
 
 __all__ = ["grouped", "joined", "padded"]
 

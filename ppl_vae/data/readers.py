@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ppl_vae.base.errors import InputError
+from ppl_vae.base.errors import InputError, listed
 from ppl_vae.data.columns import as_variable, with_masks
 from ppl_vae.data.convert import from_netcdf, from_pandas
-from ppl_vae.data.dataset import Dataset, Variable, listed
+from ppl_vae.data.dataset import Dataset, Variable
 from ppl_vae.data.games import Games
 from ppl_vae.data.matching import also
 from ppl_vae.data.rows import Floats, Rows, kind_of

@@ -6,7 +6,6 @@ through it again, record by record, and names the first cell at fault.
 
 from __future__ import annotations
 
-import csv
 import math
 import unicodedata
 from collections.abc import Iterator
@@ -14,16 +13,25 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ppl_vae.base.errors import InputError, brief
+from ppl_vae.base.errors import InputError, brief, listed
 from ppl_vae.data.columns import as_variable, with_masks
 from ppl_vae.data.dataset import Dataset, Variable
 from ppl_vae.data.games import Games, games_between
 from ppl_vae.data.precision import held_exactly
+from ppl_vae.data.records import (
+    check_header,
+    check_names,
+    check_width,
+    number_in,
+    records,
+    refuse_cell,
+    skip_header,
+)
 from ppl_vae.data.rows import Floats, Rows, kind_of
 
 if TYPE_CHECKING:
@@ -66,10 +74,10 @@ def read_csv(path: Path, *, games: bool = False) -> Rows | Games:
         line, first, named = _head(path)
         header = first if named else None
         if header is not None:
-            _check_header(path, line, header)
+            check_header(path, line, header)
             if games or _speaks_of_games(header):
                 return _read_games(path, header)
-            _check_names(path, line, header)
+            check_names(path, line, header)
         return _read_rows(path, header, width=len(first))
 
 
@@ -86,10 +94,10 @@ def read_table(path: Path) -> Dataset:
     with _reading(path):
         line, header, named = _head(path)
         if named:
-            _check_header(path, line, header)
+            check_header(path, line, header)
             if _speaks_of_games(header):
                 return _read_games(path, header).dataset
-            _check_names(path, line, header)
+            check_names(path, line, header)
     cells = read_cells(path)
     found = {name: cells.variable(place) for place, name in enumerate(cells.names)}
     variables = with_masks(found)
@@ -104,11 +112,11 @@ def _head(path: Path) -> tuple[int, list[str], bool]:
     Raises:
         InputError: for a file without rows.
     """
-    head = list(islice(_records(path), 2))
+    head = list(islice(records(path), 2))
     if not head:
         raise InputError(f"{path} is empty: a header and at least one row are needed.")
     line, first = head[0]
-    named = any(_number(cell) is None for cell in first)
+    named = any(number_in(cell) is None for cell in first)
     if named and len(head) < 2:
         raise InputError(f"{path} has a header but no rows: at least one is needed.")
     return line, first, named
@@ -145,7 +153,7 @@ def _parsed(path: Path, *, named: bool, text: bool = False) -> pd.DataFrame | No
         options["float_precision"] = "round_trip"
     with path.open(encoding="utf-8-sig", newline="") as handle:
         if named:
-            _skip_header(handle)
+            skip_header(handle)
         try:
             return pd.read_csv(handle, header=None, skipinitialspace=True, low_memory=False, **options)
         except UnicodeDecodeError:
@@ -203,7 +211,7 @@ class Cells:
         fault = ""
         if not numeric:
             values = np.array([None if cell != cell else str(cell).strip() for cell in values], dtype=object)
-            words = [row for row, cell in enumerate(values) if cell is not None and _number(cell) is None]
+            words = [row for row, cell in enumerate(values) if cell is not None and number_in(cell) is None]
             if words:
                 fault = f"{self._at(words[0], place)}: {brief(values[words[0]])!r} is not a number."
         elif (empty := self.empty(place)) is not None:
@@ -219,7 +227,7 @@ class Cells:
 
     def _at(self, row: int, place: int) -> str:
         """Where a cell is, by its line in the file as every reader of tables counts."""
-        line = next(islice(_records(self.path), int(row) + self.named, None), (int(row) + 1, []))[0]
+        line = next(islice(records(self.path), int(row) + self.named, None), (int(row) + 1, []))[0]
         return f"{self.path}, row {line}, column '{brief(self.names[place])}'"
 
     def check_widths(self) -> None:
@@ -228,8 +236,8 @@ class Cells:
         Raises:
             InputError: naming the first of them.
         """
-        for line, cells in _records(self.path):
-            _check_width(self.path, line, cells, len(self.names))
+        for line, cells in records(self.path):
+            check_width(self.path, line, cells, len(self.names))
 
 
 def _whole(numbers: pd.Series) -> type[np.generic]:
@@ -247,8 +255,8 @@ def read_cells(path: Path) -> Cells:
         _, first, named = _head(path)
         table = _parsed(path, named=named)
         if table is None or table.shape[1] != len(first):
-            for line, cells in _records(path):
-                _check_width(path, line, cells, len(first))
+            for line, cells in records(path):
+                check_width(path, line, cells, len(first))
             raise InputError(f"{path} is no table of {len(first)} columns.")
     names = first if named else [f"x{place}" for place in range(1, len(first) + 1)]
     return Cells(path, tuple(unicodedata.normalize("NFC", name) for name in names), table, named)
@@ -269,7 +277,7 @@ def _read_games(path: Path, header: list[str]) -> Games:
     if missing := [wanted for wanted in ("winner", "loser") if wanted not in columns]:
         raise InputError(
             f"{path} has no column '{missing[0]}': games need the columns winner and loser, and it has "
-            f"{_listed(header)}."
+            f"{listed(header)}."
         )
     winner, loser = columns.index("winner"), columns.index("loser")
     cells = _fast_games(path, len(header))
@@ -324,14 +332,13 @@ def _fast_numbers(path: Path, names: tuple[str, ...], *, named: bool) -> Floats 
 
 def _careful_numbers(path: Path, names: tuple[str, ...], skip: bool) -> Floats:
     """All cells as float64, record by record; raises InputError at the first one at fault."""
-    records = islice(_records(path), 1 if skip else 0, None)
     values = []
-    for line, cells in records:
-        _check_width(path, line, cells, len(names))
-        row = [_number(cell) for cell in cells]
+    for line, cells in islice(records(path), 1 if skip else 0, None):
+        check_width(path, line, cells, len(names))
+        row = [number_in(cell) for cell in cells]
         for name, cell, value in zip(names, cells, row, strict=True):
             if value is None or not math.isfinite(value):
-                _refuse_cell(path, line, name, cell, value)
+                refuse_cell(path, line, name, cell, value)
         values.append(row)
     return np.array(values, dtype=np.float64)
 
@@ -350,13 +357,13 @@ def _careful_games(path: Path, header: list[str], winner: int, loser: int) -> ND
     """The games' cells, record by record; raises InputError at the first one at fault."""
     names = [name.casefold() for name in header]
     games = []
-    for line, cells in islice(_records(path), 1, None):
-        _check_width(path, line, cells, len(header))
+    for line, cells in islice(records(path), 1, None):
+        check_width(path, line, cells, len(header))
         if [cell.casefold() for cell in cells] == names:
             raise InputError(f"{path}, row {line} is the header again: a file has one, in its first row.")
         for column in (winner, loser):
             if not cells[column]:
-                _refuse_cell(path, line, header[column], "", None)
+                refuse_cell(path, line, header[column], "", None)
             if cells[column] in _NOBODY:
                 raise InputError(
                     f"{path}, row {line}, column '{header[column]}': '{cells[column]}' stands for a missing "
@@ -369,80 +376,3 @@ def _careful_games(path: Path, header: list[str], winner: int, loser: int) -> ND
             )
         games.append(cells)
     return np.array(games, dtype=object)
-
-
-def _records(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """(1-based line, stripped cells) of each record; blank lines are no records."""
-    with path.open(encoding="utf-8-sig", newline="") as handle:
-        reader = csv.reader(handle, strict=True, skipinitialspace=True)
-        line = 1
-        try:
-            for record in reader:
-                cells = [cell.strip() for cell in record]
-                if cells not in ([], [""]):
-                    yield line, cells
-                # A quoted cell may hold line breaks, so a record starts after where the last one ended.
-                line = reader.line_num + 1
-        except csv.Error as error:
-            raise InputError(f"{path}, row {line}: not a CSV record ({error}).") from None
-
-
-def _skip_header(handle: Iterator[str]) -> None:
-    """Move past the first record that is not blank."""
-    for record in csv.reader(handle, skipinitialspace=True):
-        if any(cell.strip() for cell in record):
-            return
-
-
-def _number(cell: str) -> float | None:
-    """The number in a cell, or None; Python's `1_000` is no number in a file."""
-    try:
-        return None if "_" in cell else float(cell)
-    except ValueError:
-        return None
-
-
-def _check_header(path: Path, line: int, header: list[str]) -> None:
-    """Every column has a name of its own."""
-    where = f"{path}, row {line}"
-    columns = [name.casefold() for name in header]
-    for position, name in enumerate(header, start=1):
-        if not name:
-            raise InputError(
-                f"{where}, column {position}: the cell is empty; a header names every column (drop one that "
-                "only counts the rows)."
-            )
-        # Feature names may differ in case only; the two columns that games are known by may not.
-        seen = columns if name.casefold() in ("winner", "loser") else header
-        if seen.count(seen[position - 1]) > 1:
-            raise InputError(f"{where}: the header has the column '{brief(name)}' twice.")
-
-
-def _check_names(path: Path, line: int, header: list[str]) -> None:
-    """A first line of names and numbers mixed is more likely a faulty row than a header."""
-    names = [name for name in header if _number(name) is None]
-    if len(names) < len(header):
-        raise InputError(
-            f"{path}, row {line} mixes names and numbers: a header has names only, and in a row of features "
-            f"'{brief(names[0])}' is not a number."
-        )
-
-
-def _check_width(path: Path, line: int, cells: list[str], width: int) -> None:
-    if len(cells) != width:
-        raise InputError(
-            f"{path}, row {line} has {len(cells)} cells where {width} are expected (commas separate cells)."
-        )
-
-
-def _refuse_cell(path: Path, line: int, column: str, cell: str, value: float | None) -> NoReturn:
-    where, cell = f"{path}, row {line}, column '{brief(column)}'", brief(cell)
-    if not cell:
-        raise InputError(f"{where}: the cell is empty.")
-    if value is None:
-        raise InputError(f"{where}: '{cell}' is not a number (commas separate cells).")
-    raise InputError(f"{where}: {cell} is not finite; features must be finite numbers.")
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(map(brief, names[:8])) + (", …" if len(names) > 8 else "")

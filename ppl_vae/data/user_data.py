@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.distributions import transform_to
 
-from ppl_vae.base.errors import InputError, brief
+from ppl_vae.base.errors import InputError, listed
 from ppl_vae.base.seeds import seeded
 from ppl_vae.data.precision import merged_columns
 from ppl_vae.data.readers import listed_suffixes, load_array, load_arrays, read_dataset
@@ -54,7 +54,7 @@ def read_arguments(paths: Sequence[str], model: Callable[..., Any]) -> tuple[Ten
     else:
         found = [_Argument(source.whole(), str(source.path), source) for source in read]
     if not len(required) <= len(found) <= len(names) and not variadic:
-        held = f" ({read[0].path} has {_listed(read[0].names)})" if len(read) == 1 and read[0].names else ""
+        held = f" ({read[0].path} has {listed(read[0].names)})" if len(read) == 1 and read[0].names else ""
         raise InputError(
             f"the model takes {_count(names)} and --data gave {len(found)}{held}: give one file for each, or "
             "one .csv or .npz with these names"
@@ -103,7 +103,7 @@ class _Source:
         if len(self.arrays) == 1:
             return _numeric(self.path, next(iter(self.arrays.values())))
         raise InputError(
-            f"{self.path} holds several arrays ({_listed(list(self.arrays))}), none of them named as the "
+            f"{self.path} holds several arrays ({listed(list(self.arrays))}), none of them named as the "
             "model's parameters"
         )
 
@@ -311,10 +311,6 @@ def _numeric(path: Path, values: np.ndarray) -> np.ndarray:
     if values.dtype.kind not in "biuf":
         raise InputError(f"{path} holds values of type {values.dtype}; a model takes numbers")
     return values
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(map(brief, names[:8])) + (", …" if len(names) > 8 else "")
 
 
 def _count(names: Sequence[str]) -> str:

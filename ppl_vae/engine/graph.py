@@ -155,7 +155,7 @@ def trace(function: Callable[..., Outputs], *inputs: Tensor) -> Graph:
             raise
         except Exception as error:  # whatever the program's own operations raise under tracing
             raise Untraceable(_sentence(error)) from error
-    last = _last_placeholder(module)
+    last = _placeholder(module)
     noise = _lift_noise(module)
     functional(module)
     fold(module)
@@ -262,7 +262,7 @@ def vmap_graph(graph: Graph, batched: Sequence[bool], example: Sequence[Tensor],
         raise Untraceable(_sentence(error)) from error
     functional(module)
     fold(module)
-    extra = _lift_constants(module, _nth_placeholder(module, len(example) + len(graph.constants)))
+    extra = _lift_constants(module, _placeholder(module, len(example) + len(graph.constants)))
     drop_copies(module)
     share(module)
     module.recompile()
@@ -318,7 +318,7 @@ def _lift_noise(module: GraphModule) -> tuple[Noise, ...]:
             found.append(Noise(method, tuple(node.args[1:]), dict(node.kwargs), *about, in_place=True))
         else:
             raise Untraceable(f"{_name(node)} draws numbers that depend on the parameters or the data")
-        with graph.inserting_after(_last_placeholder(module)):
+        with graph.inserting_after(_placeholder(module)):
             placeholder = graph.placeholder(f"noise_{len(found) - 1}")
         node.replace_all_uses_with(placeholder)
         graph.erase_node(node)
@@ -369,14 +369,9 @@ def _name(node: Node) -> str:
     return operator_name(node.target)
 
 
-def _last_placeholder(module: GraphModule) -> Node | None:
-    found = [node for node in module.graph.nodes if node.op == "placeholder"]
-    return found[-1] if found else None
-
-
-def _nth_placeholder(module: GraphModule, count: int) -> Node | None:
-    found = [node for node in module.graph.nodes if node.op == "placeholder"]
-    return found[count - 1] if count else None
+def _placeholder(module: GraphModule, count: int | None = None) -> Node | None:
+    """The last of the first so many inputs, by default of all."""
+    return next(reversed([node for node in module.graph.nodes if node.op == "placeholder"][:count]), None)
 
 
 def _compare(expected: Tensor, found: Tensor, tolerance: float | None) -> None:

@@ -38,9 +38,9 @@ from ppl_vae.program.probe import (
     in_pyros_words,
     known_layout,
     look,
-    read_layout,
     remember,
 )
+from ppl_vae.program.read_layout import read_layout
 
 __all__ = ["Problem", "Terms", "check_index"]
 
@@ -93,7 +93,7 @@ class Problem:
         check_data(pair.model, *data)
         with in_pyros_words():
             pair.initialise(*data)
-        found = cls(pair, data, read_layout(pair, look(pair, *data)))
+        found = cls(pair, data, read_layout(look(pair, *data)))
         if found.layout.vectorized and not _vectorizes(found):
             found = replace(found, layout=replace(found.layout, vectorized=False))
         if found.layout.summed:

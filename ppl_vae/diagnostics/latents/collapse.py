@@ -22,11 +22,9 @@ from ppl_vae.base.errors import InputError
 from ppl_vae.base.files import read_netcdf, write_netcdf
 from ppl_vae.base.seeds import seeded
 from ppl_vae.diagnostics.latents.collapse_parts import (
-    Drawn,
     LatentCase,
     Moments,
     Programs,
-    by_parents,
     component_names,
     formula_kls,
     independent_moments,
@@ -34,8 +32,8 @@ from ppl_vae.diagnostics.latents.collapse_parts import (
     mutual_information,
     read_programs,
     site_kls,
-    total_kl,
 )
+from ppl_vae.diagnostics.latents.dependent_priors import Drawn, by_parents, total_kl
 from ppl_vae.program.pair import Pair
 from ppl_vae.program.problem import Problem, check_index
 

@@ -3,7 +3,7 @@
 Every function takes many data sets at once and reduces each to a number.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -48,13 +48,7 @@ def real(values: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
     Returns:
         By name, one value a data set: shape (sets,).
     """
-    found: dict[str, Tensor] = _moments(values.flatten(1), "")
-    if len(names) == 1:
-        return found
-    if len(names) <= MAX_FEATURES:
-        for k, name in enumerate(names):
-            found |= _moments(values[:, :, k], f" of {name}")
-    return found | _correlations(values, names, components=True)
+    return _in_all_and_by_feature(_moments, values, names, components=True)
 
 
 def binary(values: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
@@ -75,13 +69,23 @@ def binary(values: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
 
 def counts(values: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
     """Mean, dispersion index (variance over mean; 1 for Poisson), zeros and maximum."""
-    found = _count_moments(values.flatten(1), "")
+    return _in_all_and_by_feature(_count_moments, values, names, components=False)
+
+
+def _in_all_and_by_feature(
+    moments: Callable[[Tensor, str], dict[str, Tensor]],
+    values: Tensor,
+    names: Sequence[str],
+    *,
+    components: bool,
+) -> dict[str, Tensor]:
+    found = moments(values.flatten(1), "")
     if len(names) == 1:
         return found
     if len(names) <= MAX_FEATURES:
         for k, name in enumerate(names):
-            found |= _count_moments(values[:, :, k], f" of {name}")
-    return found | _correlations(values, names, components=False)
+            found |= moments(values[:, :, k], f" of {name}")
+    return found | _correlations(values, names, components=components)
 
 
 def categories(values: Tensor, names: Sequence[str]) -> dict[str, Tensor]:

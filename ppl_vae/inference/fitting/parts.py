@@ -19,6 +19,7 @@ from ppl_vae.inference.fitting.rule import GainRule
 from ppl_vae.inference.fitting.settling import Settling
 from ppl_vae.inference.fitting.state import State
 from ppl_vae.inference.fitting.stopping import Stopping
+from ppl_vae.inference.fitting.tail import average_in
 from ppl_vae.inference.fitting.unrolled import UNROLLED
 from ppl_vae.program.pair import Pair
 from ppl_vae.program.problem import Problem
@@ -55,11 +56,7 @@ class Average:
         leaves = list(state.leaves.values())
         if state.step > self.start and state.step % UNROLLED == 0:
             self.count += 1
-            if not self.mean:
-                self.mean = [leaf.detach().clone() for leaf in leaves]
-            else:
-                for mean, leaf in zip(self.mean, leaves, strict=True):
-                    mean.add_((leaf.detach() - mean) / self.count)
+            average_in(self.mean, leaves, self.count)
         if state.step == self.num_steps:
             self._write(leaves)
 

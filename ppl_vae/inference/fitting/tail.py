@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ppl_vae.inference.fitting.stopping import effective_sample_size, split_r_hat
 
-__all__ = ["Segment", "Tail", "boundaries"]
+__all__ = ["Segment", "Tail", "average_in", "boundaries"]
 
 
 def boundaries() -> Iterator[int]:
@@ -21,6 +21,15 @@ def boundaries() -> Iterator[int]:
         yield power
         yield power + power // 2
         power *= 2
+
+
+def average_in(means: list[Tensor], leaves: list[Tensor], count: int) -> None:
+    """Take the ``count``-th iterate into the means of them all, in place; the first is copied."""
+    if not means:
+        means += [leaf.detach().clone() for leaf in leaves]
+        return
+    for mean, leaf in zip(means, leaves, strict=True):
+        mean.add_((leaf.detach() - mean) / count)
 
 
 @dataclass
@@ -36,11 +45,7 @@ class Segment:
     def add(self, leaves: list[Tensor], quantities: Tensor) -> None:
         """Take one iterate in; ``leaves`` are copied."""
         self.count += 1
-        if not self.mean:
-            self.mean = [leaf.detach().clone() for leaf in leaves]
-        else:
-            for mean, leaf in zip(self.mean, leaves, strict=True):
-                mean.add_((leaf.detach() - mean) / self.count)
+        average_in(self.mean, leaves, self.count)
         self.series.append(quantities)
 
     @property

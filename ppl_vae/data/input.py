@@ -1,0 +1,98 @@
+"""What an input of a model is, and how a prepared variable becomes a tensor."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ppl_vae.base.errors import InputError
+from ppl_vae.data.dataset import Variable
+from ppl_vae.data.precision import merged_columns
+
+if TYPE_CHECKING:
+    import torch
+
+    from ppl_vae.data.matching import Search
+
+__all__ = ["Input", "as_reals", "as_whole", "writable"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Input(ABC):
+    """One input of a program.
+
+    Attributes:
+        observed: whether the program observes it, or is conditioned on it.
+    """
+
+    # Features take what other inputs leave, and masks are of what was found.
+    turn: ClassVar[int] = 0
+    observed: bool = True
+
+    @abstractmethod
+    def prepare(self, name: str, search: Search) -> Variable:
+        """The variable that this input is, of the kind that it takes.
+
+        Args:
+            name: the input's.
+            search: the data set, and which of its variables are spoken for.
+
+        Raises:
+            InputError: where there is none, or none that will do.
+        """
+
+    def covers(self, name: str, inputs: Mapping[str, Input]) -> str:
+        """The name of the other input whose missing values this one of that name tells; "" for none."""
+        return ""
+
+    def tensor(self, variable: Variable, where: str, dtype: torch.dtype) -> torch.Tensor:
+        """A prepared variable as the program receives it.
+
+        Args:
+            variable: from `prepare`.
+            where: what to call it in a sentence.
+            dtype: of the program's reals.
+        """
+        return as_reals(variable, where, dtype)
+
+
+def as_whole(variable: Variable) -> torch.Tensor:
+    """A variable as int64."""
+    import torch
+
+    return torch.as_tensor(writable(variable.values), dtype=torch.int64)
+
+
+def as_reals(variable: Variable, where: str, dtype: torch.dtype) -> torch.Tensor:
+    """Reals in the program's type, in memory that is shared where that is possible.
+
+    Raises:
+        InputError: for float32 that could not hold a column's values apart.
+    """
+    import torch
+
+    values = variable.values
+    if dtype == torch.float32 and len(merged := merged_columns(values.reshape(-1, _width(values)))):
+        name = next(
+            (names[merged[0]] for names in variable.labels.values() if len(names) > merged[0]), "its values"
+        )
+        raise InputError(
+            f"{where}, feature {name}: its values differ by less than float32, in which this model "
+            "computes, can hold; "
+            "standardise the features (--standardize)."
+        )
+    return torch.as_tensor(writable(values), dtype=dtype)
+
+
+def _width(values: NDArray[Any]) -> int:
+    return int(values.shape[-1]) if values.ndim > 1 else 1
+
+
+def writable(values: NDArray[Any]) -> NDArray[Any]:
+    """In memory that tensors may share: PyTorch warns about read-only arrays and refuses negative strides."""
+    return np.require(values, requirements=["C", "W"])
