@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from ppl_vae.base.files import read_netcdf, write_netcdf
 from ppl_vae.base.notebook import banner, items, panel, table
+from ppl_vae.base.saved import Saved, kept
 from ppl_vae.base.wording import with_error
 
 if TYPE_CHECKING:
@@ -20,8 +20,12 @@ __all__ = ["Evidence"]
 Kind = Literal["exact", "estimate", "lower bound", "upper bound"]
 
 
+def _none() -> np.ndarray:
+    return np.zeros(0)
+
+
 @dataclass(frozen=True, eq=False, repr=False)
-class Evidence:
+class Evidence(Saved):
     """log p(x) in nats, one entry per unit.
 
     Attributes:
@@ -49,19 +53,19 @@ class Evidence:
         compile_seconds: the part of it that compiling or loading the compiled weights took.
     """
 
-    log_evidence: np.ndarray
+    log_evidence: np.ndarray = field(metadata=kept("unit"))
     method: str
     unit: Literal["datum", "dataset"]
     kind: Kind
-    std_error: np.ndarray
-    bias: np.ndarray
-    ess: np.ndarray = field(default_factory=lambda: np.zeros(0))
-    pareto_k: np.ndarray = field(default_factory=lambda: np.zeros(0))
-    elbo: np.ndarray = field(default_factory=lambda: np.zeros(0))
-    smoothed: np.ndarray = field(default_factory=lambda: np.zeros(0))
-    acceptance: np.ndarray = field(default_factory=lambda: np.zeros(0))
-    index: np.ndarray | None = None
-    curve: np.ndarray = field(default_factory=lambda: np.zeros((0, 3)))
+    std_error: np.ndarray = field(metadata=kept("unit"))
+    bias: np.ndarray = field(metadata=kept("unit"))
+    ess: np.ndarray = field(default_factory=_none, metadata=kept("unit"))
+    pareto_k: np.ndarray = field(default_factory=_none, metadata=kept("unit"))
+    elbo: np.ndarray = field(default_factory=_none, metadata=kept("unit"))
+    smoothed: np.ndarray = field(default_factory=_none, metadata=kept("unit"))
+    acceptance: np.ndarray = field(default_factory=_none, metadata=kept("unit"))
+    index: np.ndarray | None = field(default=None, metadata=kept("unit", name="unit"))
+    curve: np.ndarray = field(default_factory=lambda: np.zeros((0, 3)), metadata=kept("point", "column"))
     num_samples: int = 0
     proposal: str = ""
     notes: tuple[str, ...] = ()
@@ -164,37 +168,13 @@ class Evidence:
 
     def to_dataset(self) -> xr.Dataset:
         """As xarray, with the dimension ``unit`` and, for the curve, ``point``."""
-        import xarray as xr
+        data: xr.Dataset = self.to_xarray()
+        return data
 
-        columns: dict[str, Any] = {
-            name: ("unit", values) for name in _COLUMNS if len(values := getattr(self, name))
-        }
-        if len(self.curve):
-            columns["curve"] = (("point", "column"), self.curve)
-        attributes = {name: getattr(self, name) for name in _ATTRIBUTES}
-        attributes["notes"] = "\n".join(self.notes)
-        coords = {"unit": self.units, "column": ["num_samples", "log_evidence_mean", "std_error_mean"]}
-        return xr.Dataset(columns, coords=coords, attrs=attributes)
-
-    def save(self, path: str | Path) -> None:
-        """Write a NetCDF file."""
-        write_netcdf(Path(path), self.to_dataset())
-
-    @classmethod
-    def load(cls, path: str | Path) -> Self:
-        """Read what `save` wrote."""
-        data = read_netcdf(path)
-        columns: dict[str, Any] = {str(name): values.to_numpy() for name, values in data.data_vars.items()}
-        if "unit" in data.coords:
-            columns["index"] = data["unit"].to_numpy()
-        attributes = dict(data.attrs)
-        attributes["num_samples"] = int(attributes["num_samples"])
-        attributes["notes"] = tuple(line for line in attributes.get("notes", "").split("\n") if line)
-        for name in ("seconds", "compile_seconds"):
-            attributes[name] = float(attributes.get(name, 0.0))
-        return cls(**columns, **attributes)
+    def derived(self) -> Mapping[str, Any]:
+        """The numbers of the units, and what the columns of the curve are."""
+        columns = ["num_samples", "log_evidence_mean", "std_error_mean"]
+        return {"unit": ("unit", self.units), "column": ("column", columns)}
 
 
 _ALARM = "A few large weights decide their log p(x), which is probably too low."
-_COLUMNS = ("log_evidence", "std_error", "bias", "ess", "pareto_k", "elbo", "smoothed", "acceptance")
-_ATTRIBUTES = ("method", "unit", "kind", "num_samples", "proposal", "seconds", "compile_seconds")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
@@ -12,9 +11,9 @@ import torch
 
 from ppl_vae.answers.pareto import smoothed_weights, systematic
 from ppl_vae.base.errors import InputError
-from ppl_vae.base.files import with_slashes, without_slashes, write_netcdf
 from ppl_vae.base.moments import standard_deviation
 from ppl_vae.base.notebook import cell, panel, paragraph, table
+from ppl_vae.base.saved import Saved, kept
 from ppl_vae.base.seeds import check_seed
 
 if TYPE_CHECKING:
@@ -59,7 +58,7 @@ def _no_statistics() -> xr.Dataset:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Posterior:
+class Posterior(Saved):
     """Draws from p(z | x), or from an approximation of it.
 
     Attributes:
@@ -74,12 +73,14 @@ class Posterior:
         seconds: wall time that the draws took.
     """
 
-    draws: xr.Dataset
+    draws: xr.Dataset = field(metadata=kept(name="posterior"))
     method: str
     dependence: Dependence
-    log_weights: xr.DataArray | None = None
-    stats: xr.Dataset = field(default_factory=_no_statistics)
-    seconds: float = float("nan")
+    log_weights: xr.DataArray | None = field(
+        default=None, metadata=kept(name="importance_weights/log_weight")
+    )
+    stats: xr.Dataset = field(default_factory=_no_statistics, metadata=kept(name="sample_stats"))
+    seconds: float = field(default=float("nan"), metadata=kept(name="sampling_time"))
     effective_size: xr.DataArray | None = None
 
     @property
@@ -195,55 +196,9 @@ class Posterior:
         return {name: float(value[0, 0]) for name, value in replace(self, draws=spread).scalars().items()}
 
     def to_datatree(self) -> xr.DataTree:
-        """The groups that ArviZ expects: ``posterior``, ``sample_stats`` and ``log_weights``.
-
-        DataTrees take no names with slashes: those of Pyro's scopes have division slashes there.
-        """
-        import xarray as xr
-
-        groups = {"posterior": self.draws.assign_attrs(self._attributes())}
-        if self.stats.data_vars:
-            groups["sample_stats"] = self.stats
-        if self.log_weights is not None:
-            groups["importance_weights"] = self.log_weights.to_dataset(name="log_weight")
-        if self.effective_size is not None:
-            groups["effective_size"] = self.effective_size.to_dataset(name="effective_size")
-        return xr.DataTree.from_dict({name: without_slashes(group) for name, group in groups.items()})
-
-    def save(self, path: str | Path) -> None:
-        """Write a NetCDF file that ArviZ and xarray open."""
-        write_netcdf(Path(path), self.to_datatree())
-
-    @classmethod
-    def load(cls, path: str | Path) -> Self:
-        """Read what `save` wrote."""
-        import xarray as xr
-
-        with xr.open_datatree(path, engine="h5netcdf") as tree:
-            groups = {name: with_slashes(group.to_dataset()) for name, group in tree.load().children.items()}
-        draws = groups["posterior"]
-        weights = size = None
-        if "importance_weights" in groups:
-            weights = groups["importance_weights"]["log_weight"]
-        if "effective_size" in groups:
-            size = groups["effective_size"]["effective_size"]
-        return cls(
-            draws=draws,
-            method=str(draws.attrs["method"]),
-            dependence="chains" if draws.attrs["dependence"] == "chains" else "independent",
-            log_weights=weights,
-            stats=groups.get("sample_stats", xr.Dataset()),
-            seconds=float(draws.attrs["sampling_time"]),
-            effective_size=size,
-        )
-
-    def _attributes(self) -> dict[str, object]:
-        return {
-            "method": self.method,
-            "dependence": self.dependence,
-            "sampling_time": self.seconds,
-            "inference_library": "ppl_vae",
-        }
+        """The groups that ArviZ expects: ``posterior``, ``sample_stats`` and our own; see `to_xarray`."""
+        tree: xr.DataTree = self.to_xarray()
+        return tree
 
 
 def _resampled(answer: Posterior, seed: int) -> Any:

@@ -7,18 +7,18 @@ the shell calls otherwise has ``metadata={"shell": "--steps"}``; ``{"shell": Non
 import dataclasses
 import inspect
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from types import UnionType
-from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from ppl_vae.base.errors import InputError
+from ppl_vae.base.plain import from_plain
 
 __all__ = [
     "changed",
     "choices",
     "differences",
     "docs",
-    "from_plain",
     "from_shell",
     "in_shell_words",
     "shell_names",
@@ -100,25 +100,6 @@ def changed(options: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value != usual[name]}
 
 
-def from_plain(cls: type[Kind], content: Mapping[str, Any]) -> Kind:
-    """An options object from values by name, as JSON or a shell gives them: lists become tuples.
-
-    What is not among its fields is left out, and what is missing has its default.
-
-    Raises:
-        ValueError: naming the first field whose value is of another type, or no choice of its.
-        KeyError: for a field that is missing and has no default.
-    """
-    hints = get_type_hints(cls)
-    values = {}
-    for field in dataclasses.fields(cast(Any, cls)):
-        if field.name in content:
-            values[field.name] = _fitting(field.name, content[field.name], hints[field.name])
-        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-            raise KeyError(field.name)
-    return cls(**values)
-
-
 def from_shell(cls: type[Kind], content: Mapping[str, Any]) -> Kind:
     """As `from_plain`, complaining in the shell's words.
 
@@ -129,66 +110,3 @@ def from_shell(cls: type[Kind], content: Mapping[str, Any]) -> Kind:
         return from_plain(cls, content)
     except (ValueError, InputError) as error:
         raise InputError(in_shell_words(str(error), cls)) from None
-
-
-WORDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", dict: "a mapping"}
-
-
-def _fitting(name: str, value: Any, hint: Any) -> Any:
-    """A value as its field's type has it.
-
-    Raises:
-        ValueError: if it is of another.
-    """
-    parts = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-    for part in parts:
-        found = _as(value, part)
-        if found is not _OTHER:
-            return found
-    raise ValueError(f"{name} is {value!r}; it is {_accepted(parts)}")
-
-
-_OTHER = object()
-
-
-def _as(value: Any, hint: Any) -> Any:
-    """A value as a plain type has it; `_OTHER` where it is none of it."""
-    if hint is Any or (hint is type(None) and value is None):
-        return value
-    if get_origin(hint) is Literal:
-        return value if any(value == v and type(value) is type(v) for v in get_args(hint)) else _OTHER
-    if get_origin(hint) is tuple:
-        return _as_tuple(value, get_args(hint))
-    if get_origin(hint) is dict:
-        return value if isinstance(value, dict) else _OTHER
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    # A boolean is an integer to Python, and to nobody else.
-    is_it = (
-        isinstance(hint, type) and isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
-    )
-    return value if is_it else _OTHER
-
-
-def _as_tuple(value: Any, hints: tuple[Any, ...]) -> Any:
-    if not isinstance(value, list | tuple):
-        return _OTHER
-    each = [hints[0]] * len(value) if hints[-1] is Ellipsis else list(hints)
-    if len(each) != len(value):
-        return _OTHER
-    found = tuple(_as(part, hint) for part, hint in zip(value, each, strict=True))
-    return _OTHER if any(part is _OTHER for part in found) else found
-
-
-def _accepted(hints: Sequence[Any]) -> str:
-    """What types accept, in words."""
-    words: list[str] = []
-    for hint in hints:
-        if get_origin(hint) is Literal:
-            words += [str(value) for value in get_args(hint) if not isinstance(value, bool)]
-        elif get_origin(hint) is tuple:
-            several = get_args(hint)[-1] is Ellipsis
-            words.append("several numbers" if several else f"{len(get_args(hint))} numbers")
-        elif hint in WORDS:
-            words.append(WORDS[hint])
-    return " or ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)

@@ -10,6 +10,7 @@ import torch
 from ppl_vae.base.clock import Clock, OutOfTime, deadline
 from ppl_vae.base.errors import InputError
 from ppl_vae.base.files import collected_errors, read_json
+from ppl_vae.base.plain import plain
 from ppl_vae.base.progress import stage
 from ppl_vae.base.seeds import seeded
 from ppl_vae.data.rows import Rows
@@ -193,12 +194,9 @@ def check_json(found: Check) -> dict[str, Any]:
         "verdict": found.verdict,
         "reason": found.reason,
         "next_step": found.next_step,
-        "findings": [
-            {"name": f.name, "status": f.status, "sentence": f.sentence, "seconds": f.seconds, "cut": f.cut}
-            for f in found.findings
-        ],
+        "findings": plain(found.findings),
         "measures": found.measures.to_json(),
-        "rows": None if found.index is None else list(found.index),
+        "rows": plain(found.index),
         "seconds": found.seconds,
         "budget": found.budget,
     }

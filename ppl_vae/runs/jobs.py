@@ -1,6 +1,5 @@
 """What the commands do with a run: fit it, compare it, and take its gap apart."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from ppl_vae.answers.evidence import Evidence
 from ppl_vae.answers.foreign import foreign_draws
 from ppl_vae.base.errors import InputError
 from ppl_vae.base.files import collected_errors, write_json
+from ppl_vae.base.plain import plain
 from ppl_vae.base.progress import stage
 from ppl_vae.base.seeds import derived
 from ppl_vae.base.wording import rows_option
@@ -349,10 +349,5 @@ def _comparison_json(
 
 def json_records(table: pd.DataFrame) -> list[dict[str, Any]]:
     """A table's rows; JSON has null for numbers that are none."""
-    return [
-        {
-            str(name): None if isinstance(value, float) and not math.isfinite(value) else value
-            for name, value in row.items()
-        }
-        for row in table.to_dict("records")
-    ]
+    rows: list[dict[str, Any]] = plain(table.to_dict("records"), infinite=None)
+    return rows

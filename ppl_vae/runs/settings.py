@@ -12,7 +12,8 @@ from typing import Any, Literal, Self
 import torch
 
 from ppl_vae.base.errors import InputError
-from ppl_vae.base.options import from_plain, shell_names
+from ppl_vae.base.options import shell_names
+from ppl_vae.base.plain import from_plain
 from ppl_vae.inference.fitting.options import FitOptions
 from ppl_vae.inference.fitting.steps import engine_of_fit
 from ppl_vae.models.base import SuiteModel
@@ -99,12 +100,7 @@ class Settings:
         content = _read(path)
         model = _model_of(content, path.parent)
         try:
-            parts = {
-                "options": from_plain(model.Options, content["options"]),
-                "preparation": from_plain(Preparation, content["preparation"]),
-                "fit": from_plain(FitOptions, content["fit"]),
-            }
-            return from_plain(cls, {**content, **parts})
+            return from_plain(cls, {**content, "options": from_plain(model.Options, content["options"])})
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise InputError(f"{path} is damaged: {error}") from error
 
@@ -140,16 +136,14 @@ def _from_0_1(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_shape(content: Mapping[str, Any]) -> None:
-    """Refuse parts that are no mappings, and a model that is no name.
+    """Refuse options that are no mapping, and a model that is no name.
 
     Raises:
         ValueError: naming the first of them.
     """
-    for name in ("options", "preparation", "fit"):
-        if not isinstance(content[name], dict):
+    for name, kind in (("options", dict), ("model", str)):
+        if not isinstance(content[name], kind):
             raise ValueError(f"{name} is {content[name]!r}")
-    if not isinstance(content["model"], str):
-        raise ValueError(f"model is {content['model']!r}")
 
 
 def _model_of(content: Mapping[str, Any], folder: Path) -> type[SuiteModel]:

@@ -14,8 +14,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 import numpy as np
 from torch import Tensor
@@ -23,9 +22,9 @@ from torch import Tensor
 from ppl_vae.answers.posterior import Posterior
 from ppl_vae.base.clock import OutOfTime, TooLittleTime, deadline
 from ppl_vae.base.errors import InputError
-from ppl_vae.base.files import read_netcdf, write_netcdf
 from ppl_vae.base.names import in_sentence
 from ppl_vae.base.progress import progress_bar
+from ppl_vae.base.saved import Saved
 from ppl_vae.base.seeds import derived
 from ppl_vae.base.threads import one_thread
 from ppl_vae.diagnostics.calibration.answers import (
@@ -69,7 +68,7 @@ WORDS = {
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Calibration:
+class Calibration(Saved):
     """Ranks of simulated true values among the draws that answer the data simulated from them.
 
     Attributes:
@@ -187,36 +186,6 @@ class Calibration:
         low, high = band(len(found), self.num_draws, float(self.table.loc[name, "level"]))
         size = len(found)
         return at, np.searchsorted(found, points) / size - at, low / size - at, high / size - at
-
-    def save(self, path: str | Path) -> None:
-        """Write a NetCDF file that xarray opens."""
-        about = {
-            "num_draws": self.num_draws,
-            "method": self.method,
-            "alpha": self.alpha,
-            "seconds": self.seconds,
-            "cpu_seconds": self.cpu_seconds,
-            "notes": "\n".join(self.notes),
-            "cut": int(self.cut),
-        }
-        whole = self.ranks.assign_attrs(about)
-        write_netcdf(Path(path), whole)
-
-    @classmethod
-    def load(cls, path: str | Path) -> Self:
-        """Read what `save` wrote."""
-        ranks = read_netcdf(path)
-        about = ranks.attrs
-        return cls(
-            ranks=ranks.drop_attrs(),
-            num_draws=int(about["num_draws"]),
-            method=str(about["method"]),
-            alpha=float(about["alpha"]),
-            notes=tuple(line for line in str(about["notes"]).split("\n") if line),
-            seconds=float(about["seconds"]),
-            cpu_seconds=float(about["cpu_seconds"]),
-            cut=bool(about.get("cut", False)),
-        )
 
 
 def sbc(

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -14,14 +12,14 @@ import pandas as pd
 from ppl_vae.answers.posterior import Posterior
 from ppl_vae.base.clock import check_time
 from ppl_vae.base.errors import InputError
-from ppl_vae.base.files import write_text
 from ppl_vae.base.notebook import Tone, banner, items, panel, table
+from ppl_vae.base.saved import Saved
 from ppl_vae.base.seeds import check_seed
 from ppl_vae.diagnostics.comparison.closeness import Tolerances, Verdict, judge
 from ppl_vae.diagnostics.comparison.distances import Sample
 from ppl_vae.diagnostics.comparison.mixing import failures, judge_reference, limits_in_words, unmixed
 from ppl_vae.diagnostics.comparison.reasons import Reason, reasons_in
-from ppl_vae.diagnostics.comparison.tables import JOINT_WORDS, joint_row, quantities_table, worst_first
+from ppl_vae.diagnostics.comparison.tables import joint_row, quantities_table, worst_first
 from ppl_vae.program.pair import HasIdentifiable, Program
 
 if TYPE_CHECKING:
@@ -44,7 +42,7 @@ _SHOWN = {
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Comparison:
+class Comparison(Saved):
     """What a comparison found.
 
     Attributes:
@@ -72,6 +70,8 @@ class Comparison:
         limits: the largest R-hat and smallest ESS of a reference that passed, with their limits, in words;
             nothing for independent draws.
     """
+
+    SUFFIX: ClassVar[str] = ".json"
 
     table: pd.DataFrame
     reference: str
@@ -112,27 +112,14 @@ class Comparison:
             table([_SHOWN[name] for name in shown], [tuple(row) for row in worst]),
         )
 
-    def save(self, path: str | Path) -> None:
-        """Write a JSON file."""
-        found = {
-            "reference": self.reference,
-            "reference_ok": self.reference_ok,
-            "verdicts": dict(self.verdicts),
-            "reasons": list(self.reasons),
-            "why": [reason.to_json() for reason in self.why],
-            "limits": self.limits,
-            **{name: _to_records(getattr(self, name)) for name in ("table", "joint", "costs")},
-        }
-        write_text(Path(path), json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False))
+    def to_json(self) -> dict[str, Any]:
+        """As JSON has it, the reasons in sentences too."""
+        return {**super().to_json(), "reasons": list(self.reasons)}
 
     @classmethod
-    def load(cls, path: str | Path) -> Comparison:
-        """Read what `save` wrote."""
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
-        frames = {name: _from_records(found.pop(name)) for name in ("table", "joint", "costs")}
-        why = reasons_in(found)
-        kept = {name: value for name, value in found.items() if name not in ("reasons", "why")}
-        return cls(**kept, **frames, why=why)
+    def upgraded(cls, content: dict[str, Any]) -> dict[str, Any]:
+        """Files of 0.1.0 have reasons in sentences alone."""
+        return {**content, "why": reasons_in(content)}
 
 
 def compare(
@@ -276,21 +263,3 @@ def _short(answer: str, own: Mapping[str, float], reference: str, truth: Mapping
     if own["ess"] < truth["ess"] / 3:
         return answer
     return reference if truth["ess"] < own["ess"] / 3 else f"{answer} and {reference}"
-
-
-def _to_records(frame: pd.DataFrame) -> dict[str, list[Any]]:
-    """Columns of a table; numbers that JSON lacks are written as words."""
-    return {
-        str(name): [
-            str(value) if isinstance(value, float) and not np.isfinite(value) else value
-            for value in frame[name].tolist()
-        ]
-        for name in frame
-    }
-
-
-def _from_records(columns: Mapping[str, list[Any]]) -> pd.DataFrame:
-    words = ("answer", "name", *JOINT_WORDS)
-    return pd.DataFrame(
-        {name: v if name in words else np.array(v, dtype=float) for name, v in columns.items()}
-    )

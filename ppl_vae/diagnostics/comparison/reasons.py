@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Self
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from ppl_vae.base.plain import Plain
 from ppl_vae.base.wording import distinct_texts, with_error
 
 __all__ = ["Reason", "ess_in_words", "reasons_in"]
@@ -19,7 +20,7 @@ MOST_DRAWS = 50
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reason:
+class Reason(Plain):
     """One thing that speaks for or against an answer, or a reference.
 
     Attributes:
@@ -61,22 +62,8 @@ class Reason:
         return f"{self.answer}: {self.sentence}" if self.answer else self.sentence
 
     def to_json(self) -> dict[str, Any]:
-        """What is known of it; numbers that JSON lacks are written as words."""
-        plain = {
-            name: value for name, value in asdict(self).items() if value == value and value not in ("", ())
-        }
-        return {
-            name: str(value) if isinstance(value, float) and math.isinf(value) else value
-            for name, value in plain.items()
-        }
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> Self:
-        """The inverse of `to_json`."""
-        known = {field.name: field for field in fields(cls)}
-        values = {name: value for name, value in content.items() if name in known}
-        numbers = {name: float(value) for name, value in values.items() if known[name].type == "float"}
-        return cls(**{**values, **numbers, "limits": tuple(values.get("limits", ()))})
+        """What is known of it."""
+        return {name: value for name, value in super().to_json().items() if value not in (None, "", [])}
 
 
 def reasons_in(content: Mapping[str, Any]) -> tuple[Reason, ...]:

@@ -9,8 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,7 +18,7 @@ from pyro.distributions import MultivariateNormal
 from torch import Tensor
 
 from ppl_vae.base.errors import InputError
-from ppl_vae.base.files import read_netcdf, write_netcdf
+from ppl_vae.base.saved import Saved
 from ppl_vae.base.seeds import seeded
 from ppl_vae.diagnostics.latents.collapse_parts import (
     LatentCase,
@@ -44,7 +43,7 @@ ACTIVE = 0.01
 
 
 @dataclass(frozen=True, eq=False)
-class Collapse:
+class Collapse(Saved):
     """How much each dimension of the latent vectors carries.
 
     Attributes:
@@ -135,38 +134,14 @@ class Collapse:
     def _near_bound(self) -> bool:
         return self.mutual_information > 0.9 * float(np.log(self.num_units))
 
-    def save(self, path: str | Path) -> None:
-        """Write a NetCDF file."""
-        import xarray as xr
-
-        data = xr.Dataset.from_dataframe(self.table.assign(active=self.table["active"].astype("int8")))
-        data.attrs = {name: getattr(self, name) for name in _NUMBERS}
-        data.attrs |= {"analytic": int(self.analytic), "notes": "\n".join(self.notes)}
-        write_netcdf(Path(path), data)
-
     @classmethod
-    def load(cls, path: str | Path) -> Self:
-        """Read what `save` wrote."""
-        data = read_netcdf(path)
-        table = data.to_dataframe().rename_axis(None)
-        numbers: dict[str, Any] = {name: float(data.attrs.get(name, 0.0)) for name in _NUMBERS}
-        numbers["num_units"] = int(numbers["num_units"])
-        notes = tuple(line for line in str(data.attrs["notes"]).split("\n") if line)
-        table["active"] = table["active"].astype(bool)
-        if "site" not in table:  # files of 0.1.0
+    def upgraded(cls, content: dict[str, Any]) -> dict[str, Any]:
+        """Files of 0.1.0 know no sites, and booleans were integers until 0.2."""
+        table = content["table"].astype({"active": bool})
+        if "site" not in table:
             table["site"] = table["component"].str.rpartition("[")[0]
             table[["site_kl", "site_kl_std_error"]] = float("nan")
-        return cls(table, analytic=bool(data.attrs["analytic"]), notes=notes, **numbers)
-
-
-_NUMBERS = (
-    "kl",
-    "kl_std_error",
-    "mutual_information",
-    "mutual_information_std_error",
-    "num_units",
-    "seconds",
-)
+        return {**content, "table": table}
 
 
 @torch.no_grad()

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from ppl_vae.base.errors import InputError
-from ppl_vae.base.files import read_netcdf, write_netcdf
+from ppl_vae.base.saved import Saved, kept
 from ppl_vae.base.wording import with_error
 
 if TYPE_CHECKING:
@@ -51,7 +50,7 @@ class Gap:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Gaps:
+class Gaps(Saved):
     """log p(x) and the ELBOs of four guides, by unit, in nats.
 
     The guides, in this order, are the pair's own and the best for each datum by itself with diagonal
@@ -76,15 +75,15 @@ class Gaps:
         seconds: wall time.
     """
 
-    index: np.ndarray
+    index: np.ndarray = field(metadata=kept("unit", name="unit"))
     family: str
     amortised: bool
-    log_evidence: np.ndarray
-    evidence_std_error: np.ndarray
-    evidence_bias: np.ndarray
+    log_evidence: np.ndarray = field(metadata=kept("unit"))
+    evidence_std_error: np.ndarray = field(metadata=kept("unit"))
+    evidence_bias: np.ndarray = field(metadata=kept("unit"))
     evidence_method: str
-    elbo: np.ndarray
-    elbo_covariance: np.ndarray
+    elbo: np.ndarray = field(metadata=kept("unit", "guide"))
+    elbo_covariance: np.ndarray = field(metadata=kept("unit", "guide", "other_guide"))
     rested: tuple[bool, ...]
     num_samples: int
     notes: tuple[str, ...] = ()
@@ -195,51 +194,22 @@ class Gaps:
 
     def to_dataset(self) -> xr.Dataset:
         """As xarray, with the dimensions ``unit``, ``guide`` and ``other_guide``."""
-        import xarray as xr
+        data: xr.Dataset = self.to_xarray()
+        return data
 
-        columns: dict[str, Any] = {name: ("unit", getattr(self, name)) for name in _COLUMNS}
-        columns["elbo"] = (("unit", "guide"), self.elbo)
-        columns["elbo_covariance"] = (("unit", "guide", "other_guide"), self.elbo_covariance)
-        if self.family:
-            columns["approximation_gap"] = ("unit", self.approximation.value)
-            columns["amortisation_gap"] = ("unit", self.amortisation.value)
-        attributes = {name: getattr(self, name) for name in _ATTRIBUTES}
-        attributes |= {
-            "amortised": int(self.amortised),
-            "rested": [int(value) for value in self.rested],
-            "notes": "\n".join(self.notes),
-        }
+    def derived(self) -> Mapping[str, Any]:
+        """The names of the guides, and the gap's parts where it could be taken apart."""
         guides = list(self.guides)
-        coords = {"unit": self.index, "guide": guides, "other_guide": guides}
-        return xr.Dataset(columns, coords=coords, attrs=attributes)
-
-    def save(self, path: str | Path) -> None:
-        """Write a NetCDF file."""
-        write_netcdf(Path(path), self.to_dataset())
+        found: dict[str, Any] = {"guide": ("guide", guides), "other_guide": ("other_guide", guides)}
+        if self.family:
+            found["approximation_gap"] = ("unit", self.approximation.value)
+            found["amortisation_gap"] = ("unit", self.amortisation.value)
+        return found
 
     @classmethod
-    def load(cls, path: str | Path) -> Self:
-        """Read what `save` wrote."""
-        data = read_netcdf(path)
-        # Files of 0.1.0 have it by its old name.
-        rested = data.attrs["rested"] if "rested" in data.attrs else data.attrs["converged"]
-        return cls(
-            index=data["unit"].to_numpy(),
-            family=str(data.attrs["family"]),
-            amortised=bool(data.attrs["amortised"]),
-            evidence_method=str(data.attrs["evidence_method"]),
-            elbo=data["elbo"].to_numpy(),
-            elbo_covariance=data["elbo_covariance"].to_numpy(),
-            rested=tuple(bool(value) for value in np.atleast_1d(rested)),
-            num_samples=int(data.attrs["num_samples"]),
-            notes=tuple(line for line in str(data.attrs["notes"]).split("\n") if line),
-            seconds=float(data.attrs["seconds"]),
-            **{name: data[name].to_numpy() for name in _COLUMNS},
-        )
-
-
-_COLUMNS = ("log_evidence", "evidence_std_error", "evidence_bias")
-_ATTRIBUTES = ("family", "evidence_method", "num_samples", "seconds")
+    def upgraded(cls, content: dict[str, Any]) -> dict[str, Any]:
+        """Files of 0.1.0 have what `rested` says by another name."""
+        return content if "rested" in content else {**content, "rested": content["converged"]}
 
 
 def _called(guide: str) -> str:

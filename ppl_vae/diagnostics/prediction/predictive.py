@@ -10,8 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -21,7 +20,7 @@ from torch import Tensor
 from ppl_vae.answers.posterior import Posterior
 from ppl_vae.base.arguments import check_whole
 from ppl_vae.base.errors import InputError
-from ppl_vae.base.files import with_slashes, without_slashes, write_netcdf
+from ppl_vae.base.saved import Saved, kept
 from ppl_vae.base.seeds import seeded
 from ppl_vae.diagnostics.prediction import statistics as of_data
 from ppl_vae.diagnostics.prediction.profiles import Profile
@@ -47,7 +46,7 @@ Statistic = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
-class Predictive:
+class Predictive(Saved):
     """Test statistics of the data beside those of replicated data.
 
     Attributes:
@@ -57,7 +56,6 @@ class Predictive:
         replicates: every statistic of every replicated data set: a variable for each site over (chain,
             draw, ``<site>_statistic``).
         profiles: by site, what its figures need; see `Profile.dataset`.
-        kinds: of data, by site: "real", "counts", "binary", "categories" or "games".
         method: whose draws of the latents were used, such as "guide" or "nuts".
         num_draws: replicated data sets.
         seconds: wall time.
@@ -66,12 +64,16 @@ class Predictive:
 
     table: pd.DataFrame
     replicates: xr.Dataset
-    profiles: Mapping[str, xr.Dataset]
-    kinds: Mapping[str, Kind]
+    profiles: Mapping[str, xr.Dataset] = field(metadata=kept(key="site"))
     method: str
     num_draws: int
     seconds: float = float("nan")
     notes: tuple[str, ...] = field(default_factory=tuple)
+
+    @property
+    def kinds(self) -> Mapping[str, Kind]:
+        """Of data, by site: "real", "counts", "binary", "categories" or "games"."""
+        return {site: data.attrs["kind"] for site, data in self.profiles.items()}
 
     @property
     def kind(self) -> str:
@@ -109,46 +111,6 @@ class Predictive:
         """The replicated values of a row of the table, chains joined."""
         draws = self.replicates[str(row["site"])].sel({f"{row['site']}_statistic": row["statistic"]})
         return draws.to_numpy().ravel()
-
-    def save(self, path: str | Path) -> None:
-        """Write a NetCDF file."""
-        import xarray as xr
-
-        attributes = {
-            "method": self.method,
-            "num_draws": self.num_draws,
-            "seconds": self.seconds,
-            "notes": "\n".join(self.notes),
-        }
-        groups = {
-            "table": xr.Dataset.from_dataframe(self.table).assign_attrs(attributes),
-            "replicates": self.replicates,
-            **{f"profiles/{number}": data.assign_attrs(site=site)
-               for number, (site, data) in enumerate(self.profiles.items())},
-        }  # fmt: skip
-        named = {name: without_slashes(group) for name, group in groups.items()}
-        write_netcdf(Path(path), xr.DataTree.from_dict(named))
-
-    @classmethod
-    def load(cls, path: str | Path) -> Self:
-        """Read what `save` wrote."""
-        import xarray as xr
-
-        with xr.open_datatree(path, engine="h5netcdf") as tree:
-            tree = tree.load()
-        table = tree["table"].to_dataset()
-        found = [with_slashes(child.to_dataset()) for child in tree["profiles"].children.values()]
-        profiles = {str(data.attrs.pop("site")): data for data in found}
-        return cls(
-            table=table.to_dataframe().rename_axis(None),
-            replicates=with_slashes(tree["replicates"].to_dataset()),
-            profiles=profiles,
-            kinds={site: cast(Kind, data.attrs["kind"]) for site, data in profiles.items()},
-            method=str(table.attrs["method"]),
-            num_draws=int(table.attrs["num_draws"]),
-            seconds=float(table.attrs["seconds"]),
-            notes=tuple(line for line in str(table.attrs["notes"]).split("\n") if line),
-        )
 
     def _name(self, row: pd.Series) -> str:
         return f"{row['statistic']} ({row['site']})" if len(self.kinds) > 1 else str(row["statistic"])
@@ -215,7 +177,6 @@ def predictive_check(
         table=_table(columns, chains, posterior),
         replicates=_replicates(columns, chains),
         profiles={name: profile.dataset() for name, profile in profiles.items()},
-        kinds={site.name: site.kind for site in sites},
         method="guide" if posterior is None else posterior.method,
         num_draws=num_draws,
         seconds=time.perf_counter() - start,

@@ -63,8 +63,8 @@ class Found:
     Attributes:
         finding: what is said of it; None for nothing. Its time is taken by who runs the check.
         measures: numbers by name: for the rule the fields of `Measures`, and others.
-        answers: what is kept, saved and shown, by name: of any type that `check_files.KINDS` knows, such as a
-            `Posterior`, an `Evidence`, or a pandas table.
+        answers: what is kept, saved and shown, by name: of any type that is `Saved`, such as a `Posterior` or
+            an `Evidence`, or a pandas table.
         notes: fields of `Notes` for later checks.
     """
 

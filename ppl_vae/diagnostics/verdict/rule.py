@@ -6,10 +6,11 @@ read, argued with, and tried again on measurements that were kept.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, Self
+from dataclasses import dataclass, field
+from typing import Literal
 
 from ppl_vae.base.names import in_sentence
+from ppl_vae.base.plain import Plain
 
 __all__ = [
     "OTHERS",
@@ -29,7 +30,6 @@ Status = Literal["pass", "warn", "fail", "cannot tell", "skipped"]
 NAN = math.nan
 # A reference by a method that has no name of its own.
 OTHERS = "the reference given"
-HUGE = 1e12
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Measures:
+class Measures(Plain):
     """The numbers that the rule reads; NaN and None stand for what is not known.
 
     An *error* is the largest of an answer's deviations over all quantities, each as a multiple of its
@@ -76,6 +76,8 @@ class Measures:
         others: numbers of checks of one's own, by name, which `decide` does not read.
     """
 
+    INFINITE = 1e12
+
     reference: str = "none"
     reference_ok: bool = False
     error: float = NAN
@@ -93,23 +95,6 @@ class Measures:
     active: float = NAN
     points: tuple[str, ...] = ()
     others: Mapping[str, float] = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        """As JSON has it: null for what is not known, and a very large number for what is infinite."""
-        plain = {name: _plain(value) for name, value in asdict(self).items()}
-        return {**plain, "others": {name: _plain(value) for name, value in self.others.items()}}
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> Self:
-        """The inverse of `to_json`."""
-        empty = cls()
-        fields = cls.__dataclass_fields__
-        known = {
-            name: getattr(empty, name) if value is None and name != "converged" else value
-            for name, value in content.items()
-            if name in fields
-        }
-        return cls(**{**known, "points": tuple(known.get("points", ()))})
 
 
 @dataclass(frozen=True)
@@ -248,10 +233,6 @@ def in_words(names: Sequence[str], most: int = 4) -> str:
     """Names with commas and an "and"; of very many, the first and how many more there are."""
     shown = list(names) if len(names) <= most else [*names[: most - 1], f"{len(names) - most + 1} more"]
     return " and ".join([", ".join(shown[:-1]), shown[-1]]) if len(shown) > 1 else "".join(shown)
-
-
-def _plain(value: Any) -> Any:
-    return None if value != value else min(value, HUGE) if isinstance(value, float) else value
 
 
 def _tolerable(error: float, floor: float, most: float, most_floor: float) -> bool:

@@ -9,13 +9,11 @@ the ELBO under common random numbers, and the averages' Monte Carlo error is mea
 """
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Self
+from dataclasses import dataclass
 
 import numpy as np
 
-from ppl_vae.base.errors import InputError
+from ppl_vae.base.plain import Plain
 
 __all__ = [
     "Gain",
@@ -60,7 +58,7 @@ class TailCheck:
 
 
 @dataclass(frozen=True)
-class Stopping:
+class Stopping(Plain):
     """Why a fit ended where it did.
 
     Attributes:
@@ -78,6 +76,8 @@ class Stopping:
         judged_on: "training data" or "held-out data".
     """
 
+    INFINITE = None
+
     checks: tuple[TailCheck, ...]
     step: int
     converged: bool
@@ -88,36 +88,6 @@ class Stopping:
     ess: float
     tolerance: float
     judged_on: str
-
-    def to_json(self) -> dict[str, Any]:
-        """A dictionary that JSON can hold: what is not finite becomes None."""
-        content = asdict(self)
-        content["checks"] = [_plain(check) for check in content["checks"]]
-        return _plain(content)
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> Self:
-        """Read what `to_json` wrote.
-
-        Raises:
-            InputError: if it is something else.
-        """
-        try:
-            checks = tuple(TailCheck(**_numbers(check)) for check in content["checks"])
-            return cls(**{**_numbers(content), "checks": checks})
-        except (KeyError, TypeError) as error:
-            raise InputError(f"these are no stopping decision's contents: {error}") from error
-
-
-def _plain(content: dict[str, Any]) -> dict[str, Any]:
-    return {
-        name: None if isinstance(value, float) and not math.isfinite(value) else value
-        for name, value in content.items()
-    }
-
-
-def _numbers(content: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: math.nan if value is None else value for name, value in content.items()}
 
 
 def split_r_hat(chains: np.ndarray) -> np.ndarray:

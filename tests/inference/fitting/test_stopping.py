@@ -317,7 +317,7 @@ def test_a_decision_survives_json() -> None:
     assert again.to_json() == whole.to_json()
     assert again.checks[0].r_hat == 1.3
     assert math.isnan(again.mcse)
-    with pytest.raises(InputError, match="no stopping decision"):
+    with pytest.raises(InputError, match="not the contents of a Stopping"):
         Stopping.from_json({"step": 3})
 
 
