@@ -12,9 +12,9 @@ import json
 import sys
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Self, get_args, get_origin
+from types import NoneType
+from typing import Any, ClassVar, NamedTuple, Self, Union, get_args, get_origin
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from ppl_vae.base.errors import InputError
 from ppl_vae.base.files import reading, with_slashes, without_slashes, write_netcdf, write_text
 from ppl_vae.base.plain import Plain, from_plain, plain, types_of
 
-__all__ = ["Saved", "kept", "load_table", "save_table"]
+__all__ = ["Saved", "kept"]
 
 # Of what files hold; those of version 0.1 do not say.
 FORMAT = 2
@@ -121,93 +121,91 @@ def _groups_of(path: str | Path) -> dict[str, Any]:
 
 
 class _Place(NamedTuple):
-    """A field, its type without None, and where its file has it."""
+    """A field, and where its file has it.
 
-    field: Field[Any]
+    Attributes:
+        name: of the field.
+        at: what the file calls it.
+        hint: its type, without None.
+        kind: "attribute", "array", "tensor", "DataFrame", "Dataset", "DataArray", or "Datasets" by name.
+        optional: whether it may be None.
+        required: whether it has no default.
+        dims, key: see `kept`.
+    """
+
+    name: str
+    at: str
     hint: Any
+    kind: str
     optional: bool
+    required: bool
+    dims: tuple[str, ...]
+    key: str
 
-    @property
-    def name(self) -> str:
-        return self.field.metadata.get("name") or self.field.name
 
-    @property
-    def group(self) -> str:
-        return self.name.partition("/")[0]
+def _place(field: Field[Any], hint: Any) -> _Place:
+    parts = [part for part in get_args(hint) if part is not NoneType]
+    if optional := NoneType in get_args(hint):
+        hint = Union[tuple(parts)]  # noqa: UP007
+    required = field.default is MISSING and field.default_factory is MISSING
+    about = {**kept(), **field.metadata}
+    at = about["name"] or field.name
+    return _Place(field.name, at, hint, _kind(hint), optional, required, about["dims"], about["key"])
 
-    @property
-    def key(self) -> str:
-        return str(self.field.metadata.get("key", "key"))
 
-    @property
-    def required(self) -> bool:
-        return self.field.default is MISSING and self.field.default_factory is MISSING
+def _kind(hint: Any) -> str:
+    import pandas as pd
+    import xarray as xr
 
-    @property
-    def is_table(self) -> bool:
-        import pandas as pd
-        import xarray as xr
-
-        return self.is_several or self.hint in (pd.DataFrame, xr.Dataset, xr.DataArray)
-
-    @property
-    def is_several(self) -> bool:
-        import xarray as xr
-
-        return xr.Dataset in get_args(self.hint)
-
-    @property
-    def is_array(self) -> bool:
-        return self.hint is np.ndarray or self.is_tensor
-
-    @property
-    def is_tensor(self) -> bool:
-        # Who has a field of this type has loaded PyTorch.
-        return "torch" in sys.modules and self.hint is sys.modules["torch"].Tensor
+    # Who has a field of PyTorch's type has loaded it.
+    tensor = sys.modules["torch"].Tensor if "torch" in sys.modules else None
+    kinds = {np.ndarray: "array", tensor: "tensor", pd.DataFrame: "DataFrame"}
+    kinds |= {xr.Dataset: "Dataset", xr.DataArray: "DataArray"}
+    return "Datasets" if xr.Dataset in get_args(hint) else kinds.get(hint, "attribute")
 
 
 class _Layout:
-    """How a class of answers lies in NetCDF."""
+    """How a class of answers lies in NetCDF.
+
+    Attributes:
+        first: the group with the attributes.
+    """
 
     def __init__(self, cls: type[Saved]) -> None:
         import xarray  # noqa: F401
 
         self.cls, hints = cls, types_of(cls)
-        self.places = [_place(field, hints[field.name]) for field in fields(cls)]
-        self.tables = [place for place in self.places if place.is_table]
-        self.arrays = [place for place in self.places if place.is_array]
-        self.attributes = [place for place in self.places if not (place.is_table or place.is_array)]
-
-    @cached_property
-    def is_flat(self) -> bool:
-        several = any(place.is_several for place in self.tables)
-        return not several and len(self.tables) + bool(self.arrays) < 2
+        places = [_place(field, hints[field.name]) for field in fields(cls)]
+        self.attributes = [place for place in places if place.kind == "attribute"]
+        self.arrays = [place for place in places if place.kind in ("array", "tensor")]
+        self.tables = [place for place in places if place not in (*self.attributes, *self.arrays)]
+        groups = len(self.tables) + bool(self.arrays) + any(each.kind == "Datasets" for each in self.tables)
+        self.is_flat = groups < 2
+        self.first = self.group((self.tables or self.arrays or self.attributes)[0])
 
     def group(self, place: _Place) -> str:
-        return ROOT if self.is_flat else ARRAYS if place.is_array else place.group
-
-    @property
-    def first(self) -> str:
-        """The group with the attributes."""
-        return self.group((self.tables or self.arrays)[0]) if self.tables or self.arrays else ROOT
+        """The group that a place is in."""
+        return ROOT if self.is_flat else ARRAYS if place in self.arrays else place.at.partition("/")[0]
 
     def pack(self, answer: Saved) -> Any:
+        """An answer as a Dataset, or as a DataTree."""
         import xarray as xr
 
         groups: dict[str, Any] = {self.first: xr.Dataset()}
         for place in self.tables:
-            groups |= _packed(place, getattr(answer, place.field.name), self.group(place))
+            groups |= _packed(place, getattr(answer, place.name), self.group(place))
         variables = dict(answer.derived())
         for place in self.arrays:
-            value = getattr(answer, place.field.name)
-            value = value.detach().cpu().numpy() if place.is_tensor and value is not None else value
+            value = getattr(answer, place.name)
+            value = value.detach().cpu().numpy() if place.kind == "tensor" and value is not None else value
             # An array without entries may have none along a dimension of others.
             if value is not None and (value.size or place.required):
-                variables[place.name] = (_dims(place, value), value)
+                dims = place.dims or tuple(f"{place.at}_{axis}" for axis in range(value.ndim))
+                variables[place.at] = (dims, value)
         if variables:
             where = ROOT if self.is_flat else ARRAYS
             groups[where] = groups.get(where, xr.Dataset()).assign(variables)
-        found = {place.name: _attribute(getattr(answer, place.field.name)) for place in self.attributes}
+        found = {place.at: _attribute(getattr(answer, place.name)) for place in self.attributes}
         about = {name: value for name, value in found.items() if value is not None}
         groups[self.first] = groups[self.first].assign_attrs({**_stamp(self.cls), **about})
         if self.is_flat:
@@ -216,81 +214,56 @@ class _Layout:
 
     def unpack(self, groups: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """Values by field, and all the attributes by name, of other fields and versions too."""
-        first = groups[self.first]
+        first = groups[self.first].copy()
         said = {str(name): _plainly(value) for name, value in first.attrs.items()}
-        own = {*_stamp(self.cls), *(place.name for place in self.attributes)}
-        rest = first.copy()
-        rest.attrs = {name: value for name, value in first.attrs.items() if name not in own}
-        groups = {**groups, self.first: rest}
+        own = {*_stamp(self.cls), *(place.at for place in self.attributes)}
+        first.attrs = {name: value for name, value in first.attrs.items() if name not in own}
+        groups = {**groups, self.first: first}
         content = dict(said)
         for place in self.attributes:
-            if place.name in said:
-                content[place.field.name] = _read(said[place.name], place.hint)
+            if place.at in said:
+                content[place.name] = _read(said[place.at], place.hint)
             elif place.optional and VERSION in said:
-                content[place.field.name] = None
+                content[place.name] = None
         for place in self.arrays:
-            if place.name in (group := groups[self.group(place)]).variables:
-                as_declared = sys.modules["torch"].as_tensor if place.is_tensor else np.asarray
-                content[place.field.name] = as_declared(group[place.name].to_numpy())
+            if place.at in (group := groups[self.group(place)]).variables:
+                as_declared = sys.modules["torch"].as_tensor if place.kind == "tensor" else np.asarray
+                content[place.name] = as_declared(group[place.at].to_numpy())
         for place in self.tables:
             content |= _unpacked(place, groups, self.group(place))
         return content, said
 
 
-def _place(field: Field[Any], hint: Any) -> _Place:
-    parts = get_args(hint)
-    without = [part for part in parts if part is not type(None)]
-    optional = len(without) == len(parts) - 1
-    return _Place(field, without[0] if optional and len(without) == 1 else hint, optional)
-
-
-def _dims(place: _Place, value: np.ndarray) -> tuple[str, ...]:
-    return place.field.metadata.get("dims") or tuple(f"{place.name}_{axis}" for axis in range(value.ndim))
-
-
 def _packed(place: _Place, value: Any, group: str) -> dict[str, Any]:
     """The groups of a table, of a Dataset or of several; none of one without entries that need not be."""
-    import pandas as pd
     import xarray as xr
 
     if value is None:
         return {}
-    if place.is_several:
+    if place.kind == "Datasets":
         each = enumerate(value.items())
         return {f"{group}/{number}": data.assign_attrs({place.key: name}) for number, (name, data) in each}
-    if isinstance(value, pd.DataFrame):
+    if place.kind == "DataFrame":
         return {group: xr.Dataset.from_dataframe(value)}
-    if isinstance(value, xr.DataArray):
-        return {group: value.to_dataset(name=_variable(place))}
+    if place.kind == "DataArray":
+        return {group: value.to_dataset(name=place.at.rpartition("/")[2])}
     return {group: value} if value.data_vars or place.required else {}
-
-
-def _variable(place: _Place) -> str:
-    return place.name.rpartition("/")[2]
 
 
 def _unpacked(place: _Place, groups: Mapping[str, Any], group: str) -> dict[str, Any]:
     """The inverse of `_packed`, by the field's name."""
-    import pandas as pd
-    import xarray as xr
-
-    name = place.field.name
-    if place.is_several:
+    if place.kind == "Datasets":
         number = len([path for path in groups if path.startswith(f"{group}/")])
         found = [groups[f"{group}/{at}"] for at in range(number)]
-        return {name: {str(data.attrs.pop(place.key)): data for data in found}}
+        return {place.name: {str(data.attrs.pop(place.key)): data for data in found}}
     if group not in groups:
-        return {name: None} if place.optional else {}
+        return {place.name: None} if place.optional else {}
     data = groups[group]
-    if place.hint is pd.DataFrame:
-        return {name: _table(data)}
-    return {name: data[_variable(place)] if place.hint is xr.DataArray else data}
-
-
-def _table(data: Any) -> Any:
-    """A table of pandas; xarray calls an index without a name so."""
-    table = data.to_dataframe()
-    return table.rename_axis(None) if table.index.name == "index" else table
+    if place.kind == "DataFrame":
+        data = data.to_dataframe()
+        # So xarray calls an index without a name.
+        data = data.rename_axis(None) if data.index.name == "index" else data
+    return {place.name: data[place.at.rpartition("/")[2]] if place.kind == "DataArray" else data}
 
 
 def _attribute(value: Any) -> Any:
@@ -324,24 +297,3 @@ def _read(value: Any, hint: Any) -> Any:
         return json.loads(value) if (lines := _lines(value)) is None else lines
     is_json = is_dataclass(hint) or (isinstance(kind, type) and issubclass(kind, Mapping))
     return json.loads(value) if is_json else value
-
-
-def save_table(table: Any, path: Path) -> None:
-    """Write a table of pandas as NetCDF.
-
-    Raises:
-        InputError: if it cannot be written.
-    """
-    import xarray as xr
-
-    write_netcdf(path, xr.Dataset.from_dataframe(table))
-
-
-def load_table(path: Path) -> Any:
-    """Read what `save_table` wrote.
-
-    Raises:
-        InputError: if it is damaged.
-    """
-    with reading(path):
-        return _table(_groups_of(path)[ROOT])

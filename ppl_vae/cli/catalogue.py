@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import Any, Literal
+from typing import Literal
+
+from ppl_vae.base.plain import from_plain, plain
 
 __all__ = ["FILE", "Catalogue", "Entry", "Kind", "Option", "catalogue"]
 
@@ -72,25 +74,11 @@ class Catalogue:
 
     def to_json(self) -> str:
         """As the file holds it."""
-        return json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n"
+        return json.dumps(plain(self), indent=1, ensure_ascii=False) + "\n"
 
 
 @cache
 def catalogue() -> Catalogue:
     """The catalogue that came with the package."""
     content = json.loads(files("ppl_vae.cli").joinpath(FILE).read_text(encoding="utf-8"))
-    return Catalogue(
-        fit=_options(content["fit"]),
-        commands={name: _options(options) for name, options in content["commands"].items()},
-        models={name: _entry(entry) for name, entry in content["models"].items()},
-        datasets=tuple(content["datasets"]),
-    )
-
-
-def _options(content: Any) -> tuple[Option, ...]:
-    return tuple(Option(**option) for option in content)
-
-
-def _entry(content: Any) -> Entry:
-    lists = {name: tuple(content[name]) for name in ("guides", "exact")}
-    return Entry(**{**content, **lists, "options": _options(content["options"])})
+    return from_plain(Catalogue, content)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from ppl_vae.answers.posterior import Posterior
 from ppl_vae.base.errors import InputError
 from ppl_vae.base.files import read_json, reading, write_json
 from ppl_vae.base.plain import from_plain, plain
-from ppl_vae.base.saved import Saved, load_table, save_table
+from ppl_vae.base.saved import Saved
 from ppl_vae.diagnostics.calibration.sbc import Calibration
 from ppl_vae.diagnostics.comparison.compare import Comparison
 from ppl_vae.diagnostics.latents.collapse import Collapse
@@ -34,6 +35,13 @@ OLDER: Mapping[type[Saved], tuple[str, ...]] = {
     Predictive: ("",),
     Collapse: ("",),
 }
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class _TableFile(Saved):
+    """The file of a table."""
+
+    table: pd.DataFrame
 
 
 def kinds() -> dict[str, type]:
@@ -71,7 +79,7 @@ def save_check(found: Check, folder: Path) -> None:
     for stem, named in kept.items():
         for name, answer in named.items():
             path = _path(folder, stem, name, type(answer))
-            answer.save(path) if isinstance(answer, Saved) else save_table(answer, path)
+            (answer if isinstance(answer, Saved) else _TableFile(answer)).save(path)
     # Last, so that an interrupted check is none.
     write_json(
         folder / "check.json",
@@ -116,4 +124,4 @@ def _loaded(folder: Path, listed: Mapping[str, list[str]] | None) -> Iterator[tu
         for name in listed.get(stem, ()):
             path = _path(folder, stem, name, kind)
             if path.exists():
-                yield name, kind.load(path) if issubclass(kind, Saved) else load_table(path)
+                yield name, kind.load(path) if issubclass(kind, Saved) else _TableFile.load(path).table
