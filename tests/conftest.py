@@ -162,7 +162,7 @@ def _own_start() -> None:
 
 
 # Where compiling in a process of its own, as within a budget, is the subject.
-APART = ("test_compile_apart.py", "test_check_budget.py")
+APART = ("test_compile_apart.py", "test_check_budget.py", "test_deadlines.py")
 
 
 @pytest.fixture(autouse=True)

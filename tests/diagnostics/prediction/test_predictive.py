@@ -11,7 +11,6 @@ import pyro.distributions as dist
 import pytest
 import torch
 import xarray as xr
-from pyro.infer.autoguide import AutoNormal
 from scipy import stats
 from sklearn import datasets
 from torch import Tensor
@@ -21,25 +20,24 @@ from ppl_vae.base.errors import InputError
 from ppl_vae.diagnostics.prediction.predictive import Predictive, predictive_check
 from ppl_vae.diagnostics.prediction.replicated import as_rows, observed_sites
 from ppl_vae.diagnostics.prediction.statistics import distribution_kind
-from ppl_vae.diagnostics.prediction.statistics import games as game_statistics
 from ppl_vae.guides import LinearNormal, Prior
 from ppl_vae.inference import exact
-from ppl_vae.models import PPCA, VAE, TrueSkill
+from ppl_vae.models import PPCA
 from ppl_vae.program.pair import Pair
 from ppl_vae.program.problem import Problem
 
 SIZE = 20
 
 
-def _row(found: Predictive, statistic: str) -> Any:
+def row_of(found: Predictive, statistic: str) -> Any:
     return found.table.set_index("statistic").loc[statistic]
 
 
-def _mid_p(upper: float) -> float:
+def mid_p(upper: float) -> float:
     return 2 * min(upper, 1 - upper)
 
 
-def _agrees(row: Any, truth: float, oracles: ModuleType, draws: int) -> None:
+def agrees(row: Any, truth: float, oracles: ModuleType, draws: int) -> None:
     """Within Monte Carlo error, and the half draw on either side that keeps p above zero."""
     assert abs(row["p_value"] - truth) < oracles.z_limit() * row["p_std_error"] + 1 / draws
 
@@ -69,12 +67,12 @@ def test_p_values_of_a_conjugate_normal_are_the_closed_form(x: Tensor, oracles: 
         found = predictive_check(Pair(normal_model, normal_guide), x, num_draws=draws)
     centre = float(x.sum()) / (SIZE + 1)
     mean = stats.norm(centre, np.sqrt(1 / (SIZE + 1) + 1 / SIZE))
-    truth = _mid_p(mean.sf(float(x.mean())))
+    truth = mid_p(mean.sf(float(x.mean())))
     assert 0.03 < truth < 0.97
-    _agrees(_row(found, "mean"), truth, oracles, draws)
+    agrees(row_of(found, "mean"), truth, oracles, draws)
     spread = stats.chi2(SIZE - 1).sf((SIZE - 1) * float(x.var()))
-    _agrees(_row(found, "sd"), _mid_p(spread), oracles, draws)
-    row = _row(found, "mean")
+    agrees(row_of(found, "sd"), mid_p(spread), oracles, draws)
+    row = row_of(found, "mean")
     assert row["observed"] == pytest.approx(float(x.mean()), abs=1e-12)
     assert abs(row["replicated_mean"] - centre) < oracles.z_limit() * mean.std() / np.sqrt(draws)
     assert row["replicated_sd"] == pytest.approx(mean.std(), rel=oracles.z_limit() / np.sqrt(2 * draws))
@@ -88,7 +86,7 @@ def test_given_draws_take_the_place_of_the_guides(x: Tensor, oracles: ModuleType
     given = Posterior(xr.Dataset({"mu": (("chain", "draw"), mu)}), "nuts", "chains")
     found = predictive_check(Pair(normal_model, Prior(normal_model)), x, posterior=given, num_draws=draws)
     mean = stats.norm(float(x.sum()) / (SIZE + 1), np.sqrt(1 / (SIZE + 1) + 1 / SIZE))
-    _agrees(_row(found, "mean"), _mid_p(mean.sf(float(x.mean()))), oracles, draws)
+    agrees(row_of(found, "mean"), mid_p(mean.sf(float(x.mean()))), oracles, draws)
     assert (found.method, found.num_draws) == ("nuts", draws)
     assert dict(found.replicates.sizes)["chain"] == 4
 
@@ -99,7 +97,7 @@ def test_a_sticky_chain_counts_for_less(x: Tensor) -> None:
     draws = xr.Dataset({"mu": (("chain", "draw"), mu)})
     pair = Pair(normal_model, normal_guide)
     errors = [
-        _row(predictive_check(pair, x, posterior=Posterior(draws, "nuts", kind), num_draws=8000), "mean")
+        row_of(predictive_check(pair, x, posterior=Posterior(draws, "nuts", kind), num_draws=8000), "mean")
         for kind in ("chains", "independent")
     ]
     assert errors[0]["p_value"] == errors[1]["p_value"]
@@ -131,7 +129,7 @@ def test_discrete_statistics_have_mid_p_values(oracles: ModuleType) -> None:
         ("coin", "share of ones", stats.betabinom(5, 1 + 3, 2 + 2), 3),
     ):
         row = found.table[(found.table["site"] == site) & (found.table["statistic"] == statistic)].iloc[0]
-        _agrees(row, _mid_p(truth.sf(number) + 0.5 * truth.pmf(number)), oracles, draws)
+        agrees(row, mid_p(truth.sf(number) + 0.5 * truth.pmf(number)), oracles, draws)
 
 
 def test_the_joint_test_keeps_its_level_on_data_from_the_model(oracles: ModuleType) -> None:
@@ -148,7 +146,7 @@ def test_the_joint_test_keeps_its_level_on_data_from_the_model(oracles: ModuleTy
         x = torch.as_tensor(generator.normal(size=(30, 3)), dtype=torch.float32)
         found = predictive_check(pair, x, num_draws=100, seed=seed)
         failed += len(found.failing) > 0
-        means.append(_row(found, "mean of feature 2")["p_value"])
+        means.append(row_of(found, "mean of feature 2")["p_value"])
     assert failed <= stats.binom(repeats, 0.05).isf(oracles.LEVEL)
     assert stats.kstest(means, stats.uniform.cdf).pvalue > oracles.LEVEL
 
@@ -201,7 +199,7 @@ def test_poisson_fails_the_dispersion_of_overdispersed_counts_and_its_own_model_
     wrong = predictive_check(Pair(poisson, guide), x)
     assert {"dispersion index", "share of zeros", "maximum"} <= set(wrong.failing["statistic"])
     assert "mean" not in set(wrong.failing["statistic"])
-    assert _row(wrong, "dispersion index")["observed"] == pytest.approx(float(x.var() / x.mean()), rel=1e-6)
+    assert row_of(wrong, "dispersion index")["observed"] == pytest.approx(float(x.var() / x.mean()), rel=1e-6)
     assert not len(predictive_check(Pair(negative_binomial, guide), x).failing)
     frequency = wrong.profiles["x"]["frequency"].to_numpy()[0]
     np.testing.assert_array_equal(frequency[:12], np.bincount(x.int().numpy(), minlength=40)[:12])
@@ -209,106 +207,6 @@ def test_poisson_fails_the_dispersion_of_overdispersed_counts_and_its_own_model_
     expected = 150 * stats.poisson(float(x.mean())).pmf(np.arange(len(band)))
     # The median of a count lies within one of its mean, up to Monte Carlo error.
     assert (np.abs(band - expected)[:-1] < 1 + 5 * np.sqrt(np.pi / 2 * expected[:-1] / 200)).all()
-
-
-# Images ------------------------------------------------------------------------------------------
-
-
-def test_pixels_that_the_decoder_makes_independent(oracles: ModuleType) -> None:
-    """A decoder of biases alone: numbers of ones are binomial, and correlations are missing."""
-    x = torch.as_tensor(datasets.load_digits().data[:300] > 8, dtype=torch.float32)
-    x = x[:, x.mean(0) > 0.05]
-    model = VAE(x.shape[1], 2, hidden=(4,))
-    chance = x.mean(0) * 0.9 + 0.05
-    with torch.no_grad():
-        model.decoder[-1].weight.zero_()
-        model.decoder[-1].bias.copy_(chance.logit())
-    draws = 400
-    found = predictive_check(Pair(model, model.encoder_guide()), x, num_draws=draws)
-    assert found.kind == "binary"
-    for k in range(x.shape[1]):
-        row = _row(found, f"share of ones in feature {k + 1}")
-        truth = stats.binom(300, float(chance[k]))
-        number = int(x[:, k].sum())
-        exact_p = _mid_p(truth.sf(number) + 0.5 * truth.pmf(number))
-        error = oracles.z_limit(x.shape[1]) * row["p_std_error"]
-        assert abs(row["p_value"] - exact_p) < error + 1 / draws
-    assert "mean |correlation|" in set(found.failing["statistic"])
-    row = _row(found, "sd of the ones in a row")
-    assert row["observed"] == pytest.approx(float(x.sum(1).std()), rel=1e-6)
-    # s² is unbiased, and s below σ by a relative 1/(4n) about.
-    sigma = float((chance * (1 - chance)).sum().sqrt())
-    error = oracles.z_limit() * row["replicated_sd"] / np.sqrt(draws)
-    assert abs(row["replicated_mean"] - sigma * (1 - 1 / 1200)) < error
-    profile = found.profiles["x"]
-    np.testing.assert_allclose(profile["observed"], x.mean(0), atol=1e-6)
-    assert float(profile["frequency"].sum()) == 300
-
-
-# Games -------------------------------------------------------------------------------------------
-
-
-def test_games_keep_their_pairings_and_draw_their_winners(oracles: ModuleType) -> None:
-    games = torch.tensor([[0, 1]] * 30 + [[1, 0]] * 10 + [[2, 0]] * 20)
-    model = TrueSkill(3, link="logistic", players=("a", "b", "c"))
-    skill = np.broadcast_to([0.5, -0.2, 0.3], (1, 4000, 3))
-    given = Posterior(xr.Dataset({"skill": (("chain", "draw", "player"), skill)}), "exact", "independent")
-    pair = Pair(model, AutoNormal(model))
-    found = predictive_check(pair, games, posterior=given, num_draws=4000)
-    assert found.kind == "games"
-    first, second = stats.binom(40, 1 / (1 + np.exp(-0.7))), stats.binom(20, 1 / (1 + np.exp(-0.2)))
-    mean, sd = first.mean() + second.mean(), np.sqrt(first.var() + second.var())
-    row = _row(found, "wins of a")
-    assert row["observed"] == 30
-    assert abs(row["replicated_mean"] - mean) < oracles.z_limit() * sd / np.sqrt(4000)
-    pmf = np.convolve(first.pmf(np.arange(41)), second.pmf(np.arange(21)))
-    _agrees(row, _mid_p(pmf[31:].sum() + 0.5 * pmf[30]), oracles, 4000)
-    total = sum(
-        found.values(found.table[found.table["statistic"] == f"wins of {who}"].iloc[0]) for who in "abc"
-    )
-    assert (total == 60).all()
-    assert list(found.profiles["win"]["feature"].to_numpy()) == ["a", "b", "c"]
-
-
-def test_a_plain_program_whose_winners_stand_first_is_read_as_games(oracles: ModuleType) -> None:
-    def model(games: Tensor) -> None:
-        with pyro.plate("player", 3):
-            skill = pyro.sample("skill", dist.Normal(torch.zeros(()), 1.0))
-        with pyro.plate("game", len(games)) as i:
-            winner, loser = games[i].unbind(-1)
-            logits = skill[..., winner] - skill[..., loser]
-            pyro.sample("win", dist.Bernoulli(logits=logits), obs=torch.ones(()))
-
-    games = torch.tensor([[0, 1]] * 30 + [[1, 0]] * 10 + [[2, 0]] * 12 + [[0, 2]] * 8)
-    found = predictive_check(Pair(model, Prior(model)), games)
-    assert found.kind == "games"
-    assert _row(found, "wins of player 0")["observed"] == 38
-    assert not len(found.failing)
-    late = predictive_check(Pair(model, Prior(model)), games, statistics={"last": lambda g: g[-1, 0]})
-    assert _row(late, "last")["observed"] == 0
-    # By symmetry the other player wins half of the time.
-    assert abs(_row(late, "last")["replicated_mean"] - 1) < oracles.z_limit() / np.sqrt(200)
-
-
-def test_results_that_no_ranking_explains_are_one_sided() -> None:
-    """Seven players of whom each always beats the next three: all are equally good."""
-    games = torch.tensor([[i, (i + k) % 7] for i in range(7) for k in (1, 2, 3)] * 6)
-    model = TrueSkill(7, link="logistic")
-    found = predictive_check(Pair(model, Prior(model)), games)
-    row = _row(found, "one-sided pairings")
-    assert row["observed"] == 1
-    assert "one-sided pairings" in set(found.failing["statistic"])
-    # Kendall's maximum for an odd number n of players, (n³ − n)/24.
-    assert _row(found, "cyclic triads")["observed"] == 14
-    assert _row(found, "upsets")["observed"] == 0.5
-
-
-def test_a_transitive_league_has_no_cycle_and_no_upset() -> None:
-    pairs = torch.tensor([[i, j] for i in range(5) for j in range(i + 1, 5)])
-    found = game_statistics(torch.ones(1, len(pairs)), pairs, list("abcde"))
-    assert {name: float(found[name]) for name in ("cyclic triads", "upsets", "wins of a", "wins of e")} == {
-        "cyclic triads": 0.0, "upsets": 0.0, "wins of a": 4.0, "wins of e": 0.0,
-    }  # fmt: skip
 
 
 # Forms and arguments -----------------------------------------------------------------------------
@@ -345,7 +243,7 @@ def test_categories_are_compared_by_their_shares(oracles: ModuleType) -> None:
 
     found = predictive_check(Pair(model, Prior(model)), x, num_draws=4000)
     truth = stats.binom(40, 0.25)
-    _agrees(_row(found, "share of category 2"), _mid_p(truth.cdf(5) - 0.5 * truth.pmf(5)), oracles, 4000)
+    agrees(row_of(found, "share of category 2"), mid_p(truth.cdf(5) - 0.5 * truth.pmf(5)), oracles, 4000)
 
 
 def _ppca() -> tuple[Pair, Tensor]:
@@ -361,10 +259,12 @@ def test_some_units_alone_and_posteriors_of_them(oracles: ModuleType) -> None:
     part = exact.draws(pair.model, x[index], num_draws=60)
     found = [predictive_check(pair, x, index=index, posterior=answer) for answer in (whole, part)]
     for one in (*found, predictive_check(pair, x, index=index)):
-        assert _row(one, "mean of feature 2")["observed"] == pytest.approx(
+        assert row_of(one, "mean of feature 2")["observed"] == pytest.approx(
             float(x[index, 1].mean()), rel=1e-12
         )
-    means, spreads = np.transpose([_row(one, "mean")[["replicated_mean", "replicated_sd"]] for one in found])
+    means, spreads = np.transpose(
+        [row_of(one, "mean")[["replicated_mean", "replicated_sd"]] for one in found]
+    )
     errors = spreads.astype(float) / np.sqrt(60)
     assert abs(means[0] - means[1]) < oracles.t_limit(59, 2) * np.hypot(*errors)
     # The posteriors shrink their means towards the whole data set's.
@@ -398,7 +298,7 @@ def test_programs_that_do_not_vectorise_are_replicated_one_by_one(oracles: Modul
             pyro.sample("x", dist.Normal(theta[0], 1.0), obs=x[i])
 
     found = predictive_check(Pair(model, Prior(model)), torch.linspace(-1, 1, 10), num_draws=60)
-    spread = _row(found, "mean")["replicated_sd"]
+    spread = row_of(found, "mean")["replicated_sd"]
     # Var x̄_rep = 1 + 1/10.
     low, high = oracles.spread_limits(59)
     assert low < spread**2 / 1.1 < high
@@ -407,7 +307,7 @@ def test_programs_that_do_not_vectorise_are_replicated_one_by_one(oracles: Modul
 def test_statistics_of_ones_own(x: Tensor) -> None:
     pair = Pair(normal_model, normal_guide)
     found = predictive_check(pair, x, statistics={"median": lambda values: values.median()})
-    assert _row(found, "median")["observed"] == pytest.approx(float(x.median()))
+    assert row_of(found, "median")["observed"] == pytest.approx(float(x.median()))
     for wrong in (lambda values: values, lambda values: values.sum() * torch.nan):
         with pytest.raises(InputError, match="statistic 'mine' gave"):
             predictive_check(pair, x, statistics={"mine": wrong})
@@ -460,7 +360,7 @@ def test_data_wider_than_their_site_are_replicated_value_by_value(
     found = predictive_check(pair, data, statistics={"sd": lambda v: v.std()}, num_draws=draws)
     # Given μ the values are independent N(μ, 1): their sd is that of SIZE of them, whatever μ is.
     upper = float(stats.chi2(SIZE - 1).sf((SIZE - 1) * float(x.var())))
-    _agrees(_row(found, "sd"), _mid_p(upper), oracles, draws)
+    agrees(row_of(found, "sd"), mid_p(upper), oracles, draws)
 
 
 def test_residuals_that_hold_latents_are_no_data(x: Tensor) -> None:
