@@ -40,7 +40,7 @@ __all__ = [
 ]
 
 MAX_ROWS = 12
-# Letters of a name's column, with the space after it, below which names are not folded.
+# Letters of a name's column, with the spaces beside it, below which names are not folded.
 FOLDED = 16
 ENDS = ("smallest", "largest")
 # A line under the head, for terminals that have no other letters for it: Rich's own would put a frame around.
@@ -254,7 +254,7 @@ def _fitted(title: str, rows: Sequence[Mapping[str, str]], expendable: Sequence[
     """
     columns = list(rows[0])
     sizes = {
-        name: max(cell_len(text) for text in (name, *(row[name] for row in rows))) + 1 for name in columns
+        name: max(cell_len(text) for text in (name, *(row[name] for row in rows))) + 2 for name in columns
     }
     # The names may be folded to a few letters.
     sizes[columns[0]] = min(sizes[columns[0]], FOLDED)
@@ -264,7 +264,7 @@ def _fitted(title: str, rows: Sequence[Mapping[str, str]], expendable: Sequence[
         columns.remove(name)
     table = Table(title=title, title_justify="left", box=_head_only(), padding=(0, 1, 0, 0))
     for place, name in enumerate(columns):
-        least = None if place == 0 else sizes[name] - 1
+        least = sizes[name] - 2 if place else cell_len(name)
         table.add_column(
             name, justify="right" if place else "left", overflow="fold", no_wrap=place > 0, min_width=least
         )

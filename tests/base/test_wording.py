@@ -160,6 +160,7 @@ def test_no_number_of_an_evidence_table_is_cut_off(capsys, monkeypatch, width, m
     found = EVIDENCE | {"log_evidence_mean": mean, "elbo_mean": mean - 1, "smoothed_mean": mean,
                         "std_error_mean": 0.0234, "pareto_k": {"max": 0.871}, "seconds": 123.4}  # fmt: skip
     out = shown(capsys, monkeypatch, evidence_table([("vae on digits, is", found)], width=width), width=width)
+    assert " method " in out
     for number in (f"{mean:.4f} ± 0.0234", "900", "0.87"):
         assert number in out
     assert ("123.4" in out) == (" s " in out.splitlines()[2])
