@@ -86,6 +86,7 @@ def save_check(found: Check, folder: Path) -> None:
         {
             "verdict": found.verdict,
             "reason": found.reason,
+            "criterion": found.decision.criterion,
             "failing": list(found.decision.failing),
             "next_step": found.next_step,
             "advice": found.advice,

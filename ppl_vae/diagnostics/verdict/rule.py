@@ -14,6 +14,7 @@ from ppl_vae.base.plain import Plain
 
 __all__ = [
     "OTHERS",
+    "REASONS",
     "Decision",
     "Finding",
     "Measures",
@@ -126,11 +127,34 @@ class Decision:
         verdict: the answer.
         failing: names of the findings behind it.
         reason: a sentence.
+        criterion: by which it was decided, a key of `REASONS`; its numbers are in `Measures`. It is "" in
+            checks that were saved before 0.2.
     """
 
     verdict: Verdict
     failing: tuple[str, ...]
     reason: str
+    criterion: str = ""
+
+
+# By criterion: the verdict, the names of the findings behind it, and the sentence.
+REASONS: Mapping[str, tuple[Verdict, tuple[str, ...], str]] = {
+    "points": ("not a posterior", ("guide",), "the guide is a point in {}: it has no spread there, and so "
+               "neither density, weights nor log p(x)"),
+    "collapsed": ("do not trust", ("collapse",), "the latents do not depend on the data at all"),
+    "missed": ("do not trust", ("modes",), "the sampler found a part of the posterior in which the guide "
+               "puts next to no probability"),
+    "agrees": ("trust", (), "the guide agrees with {}{}"),
+    "repaired": ("reweight", ("reference",), "the guide differs from {}{}, and its draws agree once they are "
+                 "reweighted"),
+    "differs": ("do not trust", ("reference", "weights"), "the guide differs from {}{}, and its importance "
+                "weights cannot repair it"),
+    "alone": ("do not trust", ("weights",), "nothing vouches for the guide: {}, and no reference passed its "
+              "own checks"),
+    "unchanged": ("trust", (), "the importance weights are sound, and reweighting hardly changes {}"),
+    "off": ("reweight", ("weights",), "the guide's own answer is off, and its importance weights are sound "
+            "enough to repair it"),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -174,59 +198,35 @@ def decide(measures: Measures, rule: Rule | None = None, names: QuantityNames | 
     names = QuantityNames() if names is None else names
     m = measures
     if m.points:
-        sites = in_words(m.points)
-        return Decision(
-            "not a posterior",
-            ("guide",),
-            f"the guide is a point in {sites}: it has no spread there, and so neither density, weights nor "
-            "log p(x)",
-        )
+        return _decided("points", in_words(m.points))
     if m.active == 0:
-        return Decision("do not trust", ("collapse",), "the latents do not depend on the data at all")
+        return _decided("collapsed")
     if m.missed > rule.missed and not m.reference_ok:
-        return Decision(
-            "do not trust",
-            ("modes",),
-            "the sampler found a part of the posterior in which the guide puts next to no probability",
-        )
+        return _decided("missed")
     weights_ok = m.alarming <= rule.alarming
     if m.reference_ok:
         return _against_reference(m, rule, weights_ok, names)
     if not weights_ok:
-        have = "its importance weights cannot be trusted" if m.alarming == m.alarming else "it has no weights"
-        return Decision(
-            "do not trust",
-            ("weights",),
-            f"nothing vouches for the guide: {have}, and no reference passed its own checks",
-        )
+        known = m.alarming == m.alarming
+        return _decided("alone", "its importance weights cannot be trusted" if known else "it has no weights")
     if _tolerable(m.shift, m.shift_floor, rule.tolerable, rule.floor):
-        changed = names.compared or "the answer"
-        return Decision(
-            "trust", (), f"the importance weights are sound, and reweighting hardly changes {changed}"
-        )
-    return Decision(
-        "reweight",
-        ("weights",),
-        "the guide's own answer is off, and its importance weights are sound enough to repair it",
-    )
+        return _decided("unchanged", names.compared or "the answer")
+    return _decided("off")
 
 
 def _against_reference(m: Measures, rule: Rule, weights_ok: bool, names: QuantityNames) -> Decision:
     name = in_sentence(m.reference, OTHERS)
     if _tolerable(m.error, m.error_floor, rule.tolerable, rule.floor):
-        where = f" in {names.compared}" if names.compared else ""
-        return Decision("trust", (), f"the guide agrees with {name}{where}")
+        return _decided("agrees", name, f" in {names.compared}" if names.compared else "")
     where = f" in {names.wrong}" if names.wrong else ""
     where += f" (not in {names.right})" if names.wrong and names.right else ""
-    if weights_ok and _tolerable(m.reweighted_error, m.reweighted_floor, rule.repaired, rule.floor):
-        return Decision(
-            "reweight",
-            ("reference",),
-            f"the guide differs from {name}{where}, and its draws agree once they are reweighted",
-        )
-    also = "its importance weights cannot repair it"
-    failing = ("reference", "weights")
-    return Decision("do not trust", failing, f"the guide differs from {name}{where}, and {also}")
+    repaired = _tolerable(m.reweighted_error, m.reweighted_floor, rule.repaired, rule.floor)
+    return _decided("repaired" if weights_ok and repaired else "differs", name, where)
+
+
+def _decided(criterion: str, *words: str) -> Decision:
+    verdict, failing, sentence = REASONS[criterion]
+    return Decision(verdict, failing, sentence.format(*words), criterion)
 
 
 def in_words(names: Sequence[str], most: int = 4) -> str:

@@ -5,42 +5,43 @@ import math
 import pytest
 
 from ppl_vae.diagnostics.verdict.advice import Facts, next_step
-from ppl_vae.diagnostics.verdict.rule import Decision, Measures, Rule, decide
+from ppl_vae.diagnostics.verdict.rule import REASONS, Decision, Measures, Rule, decide
 
 SOUND = {"alarming": 0.0, "pareto_k": 0.3, "ess": 0.8}
 ALARMED = {"alarming": 1.0, "pareto_k": 1.2, "ess": 0.001}
 
 
 @pytest.mark.parametrize(
-    ("measures", "verdict"),
+    ("measures", "verdict", "criterion"),
     [
         # A reference that passed its checks decides.
-        (Measures("nuts", True, error=0.4, error_floor=0.1, **ALARMED), "trust"),
-        (Measures("nuts", True, 3.0, 2.0, 0.3, 0.0, **SOUND), "reweight"),
-        (Measures("nuts", True, 3.0, 2.0, 2.5, 2.0, **SOUND), "do not trust"),
-        (Measures("exact", True, 3.0, 2.0, 0.3, 0.0, **ALARMED), "do not trust"),
+        (Measures("nuts", True, error=0.4, error_floor=0.1, **ALARMED), "trust", "agrees"),
+        (Measures("nuts", True, 3.0, 2.0, 0.3, 0.0, **SOUND), "reweight", "repaired"),
+        (Measures("nuts", True, 3.0, 2.0, 2.5, 2.0, **SOUND), "do not trust", "differs"),
+        (Measures("exact", True, 3.0, 2.0, 0.3, 0.0, **ALARMED), "do not trust", "differs"),
         # Beyond the tolerance even after Monte Carlo error, however small the excess.
-        (Measures("nuts", True, 1.2, 1.1, 0.3, 0.0, **SOUND), "reweight"),
+        (Measures("nuts", True, 1.2, 1.1, 0.3, 0.0, **SOUND), "reweight", "repaired"),
         # Without one, the weights do.
-        (Measures("nuts", False, shift=0.3, shift_floor=0.0, **SOUND), "trust"),
-        (Measures("none", False, shift=3.0, shift_floor=2.0, **SOUND), "reweight"),
-        (Measures("none", False, shift=0.3, shift_floor=0.0, **ALARMED), "do not trust"),
+        (Measures("nuts", False, shift=0.3, shift_floor=0.0, **SOUND), "trust", "unchanged"),
+        (Measures("none", False, shift=3.0, shift_floor=2.0, **SOUND), "reweight", "off"),
+        (Measures("none", False, shift=0.3, shift_floor=0.0, **ALARMED), "do not trust", "alone"),
         # Chains in a part that the guide misses are believed without a passed reference, and a guide that
         # agrees with a passed one is not accused of missing anything.
-        (Measures("nuts", False, shift=0.3, shift_floor=0.0, missed=50.0, **SOUND), "do not trust"),
-        (Measures("nuts", True, 0.3, 0.0, 0.3, 0.0, missed=50.0, **SOUND), "trust"),
-        (Measures("nuts", True, 0.3, 0.0, 0.3, 0.0, active=0.0, **SOUND), "do not trust"),
-        (Measures("nuts", True, 0.3, 0.0, 0.3, 0.0, active=0.5, converged=False, **SOUND), "trust"),
+        (Measures("nuts", False, shift=0.3, shift_floor=0.0, missed=50.0, **SOUND), "do not trust", "missed"),
+        (Measures("nuts", True, 0.3, 0.0, 0.3, 0.0, missed=50.0, **SOUND), "trust", "agrees"),
+        (Measures("nuts", True, 0.3, 0.0, 0.3, 0.0, active=0.0, **SOUND), "do not trust", "collapsed"),
+        (Measures("nuts", True, 0.3, 0.0, 0.3, 0.0, active=0.5, converged=False, **SOUND), "trust", "agrees"),
         # Reweighted draws get no allowance for the largest of many noisy deviations.
-        (Measures("nuts", True, 2.4, 2.2, 1.15, 0.25, **SOUND), "do not trust"),
-        (Measures("nuts", True, 2.4, 2.2, 0.95, 0.25, **SOUND), "reweight"),
+        (Measures("nuts", True, 2.4, 2.2, 1.15, 0.25, **SOUND), "do not trust", "differs"),
+        (Measures("nuts", True, 2.4, 2.2, 0.95, 0.25, **SOUND), "reweight", "repaired"),
         # Nothing known is nothing to trust.
-        (Measures(), "do not trust"),
+        (Measures(), "do not trust", "alone"),
     ],
 )
-def test_rule_follows_the_evidence(measures, verdict):
+def test_rule_follows_the_evidence(measures, verdict, criterion):
     decision = decide(measures)
-    assert decision.verdict == verdict
+    assert (decision.verdict, decision.criterion) == (verdict, criterion)
+    assert decision.failing == REASONS[criterion][1]
     assert bool(decision.failing) == (verdict != "trust")
     assert next_step(decision, measures, Facts())
 
