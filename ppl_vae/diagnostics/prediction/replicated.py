@@ -75,6 +75,12 @@ def observed_sites(problem: Problem) -> tuple[list[Observed], list[str]]:
         if not _same(given, torch.as_tensor(other.nodes[name]["infer"]["obs"])):
             notes.append(f"the values observed at {name} depend on the latents: they cannot be replicated")
             continue
+        if not _fits(given.shape, value.shape[1:]):
+            notes.append(
+                f"{name} has values of shape {tuple(given.shape)} from a distribution that draws "
+                f"{tuple(value.shape[1:])}: they cannot be replicated"
+            )
+            continue
         values = as_rows(given.expand(value.shape[1:])[None].double(), fn.event_dim)[0]
         site_found = Observed(name, distribution_kind(fn), values, fn.event_dim)
         constant = site_found.kind == "binary" and values.shape[1] == 1 and len(values.unique()) == 1
@@ -156,6 +162,13 @@ def as_rows(values: Tensor, event_dim: int) -> Tensor:
     table = values.reshape(len(values), rows, -1)
     # One row of many features is a sample of one feature.
     return table.mT if rows == 1 else table
+
+
+def _fits(given: torch.Size, drawn: torch.Size) -> bool:
+    """Whether values can be spread over a shape."""
+    return len(given) <= len(drawn) and all(
+        one in (1, other) for one, other in zip(reversed(given), reversed(drawn), strict=False)
+    )
 
 
 def _same(one: Tensor, two: Tensor) -> bool:

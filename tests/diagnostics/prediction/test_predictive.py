@@ -313,6 +313,18 @@ def test_statistics_of_ones_own(x: Tensor) -> None:
             predictive_check(pair, x, statistics={"mine": wrong})
 
 
+def test_values_wider_than_their_distribution_are_not_replicated() -> None:
+    """A row of two values seen by one normal: Pyro sums both densities, and would draw one value."""
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)) as i:
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x[i])), 1.0))
+            pyro.sample("x", dist.Normal(z[..., None], 1.0).to_event(1), obs=x[i])
+
+    with pytest.raises(InputError, match=r"x has values of shape \(5, 2\) from .* draws \(5, 1\)"):
+        predictive_check(Pair(model, Prior(model)), torch.randn(5, 2))
+
+
 def test_what_cannot_be_checked_is_said(x: Tensor) -> None:
     def constant(x: Tensor) -> None:
         z = pyro.sample("z", dist.Normal(torch.zeros(()), 1.0))
