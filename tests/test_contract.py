@@ -26,7 +26,8 @@ from ppl_vae.data.matching import resolve
 from ppl_vae.diagnostics import compare
 from ppl_vae.guides import Prior
 from ppl_vae.inference import elbo, exact, guide, importance, nuts, svi
-from ppl_vae.program.pair import ExactEvidence, ExactPosterior, HasIdentifiable, Labelled, Pair
+from ppl_vae.program.abilities import ExactEvidence, ExactPosterior, HasIdentifiable, Labelled
+from ppl_vae.program.pair import Pair
 from ppl_vae.program.shown import ViewContext, views_of
 from ppl_vae.program.terms import layout
 from ppl_vae.report.figures.views import draw

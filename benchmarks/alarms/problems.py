@@ -13,8 +13,9 @@ from torch import Tensor
 from ppl_vae.answers.labels import to_dataset
 from ppl_vae.engine.density import Density, density
 from ppl_vae.guides import Prior
+from ppl_vae.program.abilities import HasIdentifiable
 from ppl_vae.program.layout import Layout
-from ppl_vae.program.pair import HasIdentifiable, Pair, Program
+from ppl_vae.program.pair import Pair, Program
 from ppl_vae.program.terms import layout
 
 __all__ = ["GLOBAL_GUIDES", "Group", "Problem", "Refusal"]

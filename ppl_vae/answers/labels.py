@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
-from ppl_vae.program.pair import Labelled, Program
+from ppl_vae.program.abilities import Labelled
+from ppl_vae.program.pair import Program
 
 if TYPE_CHECKING:
     import xarray as xr

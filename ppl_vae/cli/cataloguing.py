@@ -16,7 +16,7 @@ from ppl_vae.data.inputs import Features, Input
 from ppl_vae.data.named import names
 from ppl_vae.inference.fitting.options import FitOptions
 from ppl_vae.models.base import SuiteModel, defaults_of
-from ppl_vae.program.pair import ExactEvidence, ExactPosterior
+from ppl_vae.program.abilities import ExactEvidence, ExactPosterior
 from ppl_vae.runs.check_jobs import CheckedOptions
 from ppl_vae.runs.evidence_jobs import EvidenceOptions
 from ppl_vae.runs.jobs import ReferenceOptions

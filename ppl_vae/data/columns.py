@@ -21,7 +21,6 @@ def as_variable(
     values: NDArray[Any],
     name: str = "",
     *,
-    kind: VariableKind | None = None,
     fault: str = "",
     labels: Mapping[str, tuple[str, ...]] | None = None,
     dims: tuple[str, ...] = (),
@@ -31,7 +30,6 @@ def as_variable(
     Args:
         values: shape (units, …): numbers, booleans, dates, or text, which becomes a category.
         name: for the sentence that refuses others.
-        kind: of the values; judged from them if None.
         fault: see `Variable`.
         labels, dims: see `Variable`.
 
@@ -51,7 +49,7 @@ def as_variable(
         raise InputError(
             f"{brief(name) or 'The data'} holds values of type {values.dtype}: numbers or text are needed."
         )
-    return Variable(values, kind or judged(values, name), fault=fault, labels=labels, dims=dims)
+    return Variable(values, judged(values, name), fault=fault, labels=labels, dims=dims)
 
 
 def judged(values: NDArray[Any], name: str = "") -> VariableKind:

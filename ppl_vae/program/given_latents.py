@@ -9,8 +9,9 @@ from pyro.infer.autoguide import AutoContinuous, AutoNormal
 from torch import Tensor
 from torch.distributions import biject_to
 
+from ppl_vae.program.abilities import HasAuxiliary
 from ppl_vae.program.layout import Layout, sample_sites, site_value
-from ppl_vae.program.pair import HasAuxiliary, Pair, Program
+from ppl_vae.program.pair import Pair, Program
 from ppl_vae.program.probe import look
 
 __all__ = ["guide_values", "has_log_density"]

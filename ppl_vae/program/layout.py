@@ -83,7 +83,6 @@ class Layout:
         points: latents that the guide draws from a ``Delta`` and from nothing else.
         summed_plates: plates of the latents that are summed out, as in ``latents``.
         improper: latents whose prior is no distribution: it has no draws and integrates to no number.
-        partly_masked: latents that the model masks in part: only part of their entries have a density.
         tempered: sites whose log density a program multiplies itself (``poutine.scale``).
         subsampled: plates of which the programs take a part by themselves, in words.
         unit_plate: name of the plate of units, or None when the data set is the one unit.
@@ -117,7 +116,6 @@ class Layout:
     discrete: tuple[str, ...] = ()
     marked: tuple[str, ...] = ()
     improper: tuple[str, ...] = ()
-    partly_masked: tuple[str, ...] = ()
     tempered: tuple[str, ...] = ()
     subsampled: Mapping[str, str] = field(default_factory=dict)
     points: tuple[str, ...] = ()

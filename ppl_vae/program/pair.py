@@ -1,8 +1,8 @@
 """What a model/guide pair is.
 
 A *model* and a *guide* are any Pyro programs: callables with ``pyro.sample`` statements that take
-the same data. A `Pair` is the two together with the values of their parameters. What more a model may be
-able to do is in `abilities`, whose protocols have their names here too.
+the same data. A `Pair` is the two together with the values of their parameters; `abilities` is what more a
+model may be able to do.
 """
 
 from __future__ import annotations
@@ -20,39 +20,12 @@ from torch import Tensor, nn
 
 from ppl_vae.base.errors import InputError
 from ppl_vae.base.seeds import seeded
-from ppl_vae.program.abilities import (
-    ChecksData,
-    ExactEvidence,
-    ExactPosterior,
-    HasAuxiliary,
-    HasIdentifiable,
-    HasObjective,
-    HasReported,
-    Labelled,
-    PairwiseFactors,
-    Settles,
-    Simulator,
-)
+from ppl_vae.program.abilities import Settles
 from ppl_vae.program.improper import Feasible
 from ppl_vae.program.modes import called_modules, evaluation, held, learning
 from ppl_vae.program.promoted import Promoted
 
-__all__ = [
-    "ChecksData",
-    "ExactEvidence",
-    "ExactPosterior",
-    "HasAuxiliary",
-    "HasIdentifiable",
-    "HasObjective",
-    "HasReported",
-    "Labelled",
-    "Pair",
-    "PairwiseFactors",
-    "Program",
-    "Settles",
-    "Simulator",
-    "said_by",
-]
+__all__ = ["Pair", "Program", "said_by"]
 
 Program = Callable[..., Any]
 

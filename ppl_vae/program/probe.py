@@ -16,9 +16,10 @@ from torch import Tensor
 
 from ppl_vae.base.errors import InputError
 from ppl_vae.base.seeds import seeded
+from ppl_vae.program.abilities import ChecksData
 from ppl_vae.program.improper import Feasible
 from ppl_vae.program.layout import Layout, plates_of, sample_sites
-from ppl_vae.program.pair import ChecksData, Pair, Program, said_by
+from ppl_vae.program.pair import Pair, Program, said_by
 from ppl_vae.program.tensor_versions import changes
 
 __all__ = [

@@ -52,7 +52,6 @@ def read_layout(found: Look) -> Layout:
         discrete=tuple(name for name, site in kept.items() if site["fn"].support.is_discrete),
         marked=tuple(n for n in kept if is_marked(latent[n]) or is_marked(guide_sites[n])),
         improper=tuple(name for name, site in kept.items() if is_improper(site)),
-        partly_masked=tuple(name for name, site in kept.items() if _is_partly_masked(site)),
         tempered=_tempered(model_sites, guide_sites),
         subsampled=found.subsampled,
         points=_points(kept, guide_sites),

@@ -10,8 +10,9 @@ from torch import Tensor
 from ppl_vae.base.errors import InputError
 from ppl_vae.base.seeds import seeded
 from ppl_vae.base.watch import watched
+from ppl_vae.program.abilities import Simulator
 from ppl_vae.program.layout import Substitute, canonical_value, redrawn, sample_sites
-from ppl_vae.program.pair import Program, Simulator
+from ppl_vae.program.pair import Program
 from ppl_vae.program.problem import Problem
 
 __all__ = ["simulate"]

@@ -17,8 +17,9 @@ from ppl_vae.engine.graph import Compile
 from ppl_vae.guides.prior import Prior
 from ppl_vae.inference.evidence import annealing, bounds, bridge, importance
 from ppl_vae.inference.samplers import exact, nuts
+from ppl_vae.program.abilities import ExactEvidence, Simulator
 from ppl_vae.program.layout import Layout
-from ppl_vae.program.pair import ExactEvidence, Pair, Simulator
+from ppl_vae.program.pair import Pair
 from ppl_vae.program.problem import Problem
 from ppl_vae.program.terms import has_log_density
 from ppl_vae.report.figures.common import write_figure

@@ -20,8 +20,8 @@ from ppl_vae.base.files import write_bytes, write_netcdf, write_text
 from ppl_vae.data.dataset import VariableKind
 from ppl_vae.inference.evidence import importance
 from ppl_vae.inference.samplers import exact, guide
+from ppl_vae.program.abilities import ExactEvidence
 from ppl_vae.program.layout import Layout, sample_sites
-from ppl_vae.program.pair import ExactEvidence
 from ppl_vae.program.problem import Problem
 from ppl_vae.program.simulate import simulate
 from ppl_vae.runs.jobs import check_guide, part_of, row_numbers

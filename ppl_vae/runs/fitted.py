@@ -233,7 +233,7 @@ def fit(
     """
     name = _name(model)
     given = None if isinstance(data, str | Path) else as_dataset(data)
-    own, general = _apart(name, options)
+    own, general = _apart(options)
     asked = {**general, "guide": guide, "seed": seed, "device": device}
     settings = settings_for(name, str(data) if given is None else given.name, asked, own)
     temporary = Path(tempfile.mkdtemp(prefix="ppl-vae-")) if out is None else None
@@ -262,8 +262,8 @@ def _name(model: str | type[SuiteModel]) -> str:
     return f"{file}:{model.__name__}"
 
 
-def _apart(model: str, options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def _apart(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The model's own options, and the others."""
-    general = {*FitKeywords.__annotations__, *(f for f in Preparation.__dataclass_fields__), "epochs"}
+    general = {*FitKeywords.__annotations__, *Preparation.__dataclass_fields__, "epochs"}
     own = {name: value for name, value in options.items() if name not in general}
     return own, {name: value for name, value in options.items() if name in general}

@@ -26,8 +26,8 @@ from ppl_vae.guides.per_datum import PerDatumNormal
 from ppl_vae.inference.evidence import annealing, importance
 from ppl_vae.inference.samplers import exact, guide, nuts
 from ppl_vae.inference.samplers.nuts import Mass, Sampler
+from ppl_vae.program.abilities import ChecksData, ExactEvidence, ExactPosterior, HasIdentifiable
 from ppl_vae.program.layout import Layout
-from ppl_vae.program.pair import ChecksData, ExactEvidence, ExactPosterior, HasIdentifiable
 from ppl_vae.program.problem import Problem
 from ppl_vae.report.figures.common import write_figure
 from ppl_vae.report.figures.gap import gap_bars

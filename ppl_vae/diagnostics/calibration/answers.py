@@ -19,7 +19,8 @@ from ppl_vae.inference.fitting.refits import Refits, Refitter, parameters_at
 from ppl_vae.inference.samplers import nuts
 from ppl_vae.inference.samplers.chains import ChainSettings
 from ppl_vae.inference.samplers.many_data import Chained, ManyData, thinning
-from ppl_vae.program.pair import ExactPosterior, Pair
+from ppl_vae.program.abilities import ExactPosterior
+from ppl_vae.program.pair import Pair
 from ppl_vae.program.problem import Problem
 
 if TYPE_CHECKING:

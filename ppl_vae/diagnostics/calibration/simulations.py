@@ -15,9 +15,10 @@ from ppl_vae.answers.posterior import Posterior
 from ppl_vae.base.errors import InputError
 from ppl_vae.base.seeds import derived
 from ppl_vae.diagnostics.calibration.ranks import ranks
+from ppl_vae.program.abilities import HasIdentifiable
 from ppl_vae.program.defined import require_all_data
 from ppl_vae.program.model_densities import log_densities
-from ppl_vae.program.pair import HasIdentifiable, Pair
+from ppl_vae.program.pair import Pair
 from ppl_vae.program.problem import Problem
 from ppl_vae.program.simulate import simulate
 

@@ -20,7 +20,8 @@ from ppl_vae.diagnostics.comparison.distances import Sample
 from ppl_vae.diagnostics.comparison.mixing import failures, judge_reference, limits_in_words, unmixed
 from ppl_vae.diagnostics.comparison.reasons import Reason, reasons_in
 from ppl_vae.diagnostics.comparison.tables import joint_row, quantities_table, worst_first
-from ppl_vae.program.pair import HasIdentifiable, Program
+from ppl_vae.program.abilities import HasIdentifiable
+from ppl_vae.program.pair import Program
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from ppl_vae.answers.posterior import Posterior
 from ppl_vae.diagnostics.comparison.compare import Comparison, Identifiable, compare
 from ppl_vae.diagnostics.comparison.symmetries import sampled_entries
-from ppl_vae.program.pair import HasIdentifiable, HasReported, Program
+from ppl_vae.program.abilities import HasIdentifiable, HasReported
+from ppl_vae.program.pair import Program
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -16,12 +16,13 @@ from ppl_vae.base.clock import check_time
 from ppl_vae.base.errors import InputError
 from ppl_vae.guides.per_datum import PerDatum
 from ppl_vae.inference.evidence.elbo import analytic_kl
+from ppl_vae.program.abilities import Labelled
 from ppl_vae.program.layout import (
     Layout,
     Substitute,
     local_matrix,
 )
-from ppl_vae.program.pair import Labelled, Pair
+from ppl_vae.program.pair import Pair
 from ppl_vae.program.problem import Problem
 
 __all__ = [

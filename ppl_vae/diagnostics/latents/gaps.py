@@ -26,9 +26,10 @@ from ppl_vae.guides.per_datum import PerDatum, PerDatumNormal
 from ppl_vae.guides.per_datum_flow import PerDatumFlow
 from ppl_vae.inference.evidence import importance
 from ppl_vae.inference.samplers import exact
+from ppl_vae.program.abilities import ExactEvidence
 from ppl_vae.program.defined import weighable
 from ppl_vae.program.given_latents import has_log_density
-from ppl_vae.program.pair import ExactEvidence, Pair
+from ppl_vae.program.pair import Pair
 from ppl_vae.program.problem import Problem, check_index
 
 __all__ = ["Gap", "Gaps", "gaps"]

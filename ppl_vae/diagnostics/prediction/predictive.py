@@ -26,7 +26,8 @@ from ppl_vae.diagnostics.prediction import statistics as of_data
 from ppl_vae.diagnostics.prediction.profiles import Profile
 from ppl_vae.diagnostics.prediction.replicated import Observed, observed_sites, replicate, thinned
 from ppl_vae.diagnostics.prediction.statistics import MAX_FEATURES, Kind
-from ppl_vae.program.pair import Labelled, Pair
+from ppl_vae.program.abilities import Labelled
+from ppl_vae.program.pair import Pair
 from ppl_vae.program.problem import Problem, check_index
 
 if TYPE_CHECKING:

@@ -15,6 +15,7 @@ from ppl_vae.base.clock import check_time
 from ppl_vae.base.errors import InputError
 from ppl_vae.base.seeds import keep_generator
 from ppl_vae.diagnostics.prediction.statistics import Kind, distribution_kind
+from ppl_vae.program.abilities import Simulator
 from ppl_vae.program.layout import (
     Layout,
     Substitute,
@@ -24,7 +25,6 @@ from ppl_vae.program.layout import (
     sample_sites,
     site_value,
 )
-from ppl_vae.program.pair import Simulator
 from ppl_vae.program.problem import Problem
 
 __all__ = ["Observed", "observed_sites", "replicate", "thinned"]

@@ -48,7 +48,8 @@ from ppl_vae.base.progress import progress_bar
 from ppl_vae.base.threads import one_thread
 from ppl_vae.inference.evidence.elbo import ELBO
 from ppl_vae.inference.fitting.svi import Fit
-from ppl_vae.program.pair import Pair, PairwiseFactors
+from ppl_vae.program.abilities import PairwiseFactors
+from ppl_vae.program.pair import Pair
 from ppl_vae.program.terms import check_data
 
 __all__ = ["fit", "quadrature_elbo"]

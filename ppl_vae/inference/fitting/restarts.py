@@ -17,7 +17,8 @@ from ppl_vae.inference.fitting.fixed_data import FixedData
 from ppl_vae.inference.fitting.options import FitKeywords, FitOptions
 from ppl_vae.inference.fitting.svi import Fit, fit
 from ppl_vae.inference.samplers import guide
-from ppl_vae.program.pair import HasIdentifiable, Pair
+from ppl_vae.program.abilities import HasIdentifiable
+from ppl_vae.program.pair import Pair
 from ppl_vae.program.problem import Problem
 
 if TYPE_CHECKING:

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from ppl_vae.base.seeds import derived, seeded
 from ppl_vae.inference.evidence.unit_noise import UnitNoise
+from ppl_vae.program.abilities import Settles
 from ppl_vae.program.layout import Substitute, enumerated, particle_plate
-from ppl_vae.program.pair import Pair, Settles
+from ppl_vae.program.pair import Pair
 from ppl_vae.program.problem import Problem
 
 __all__ = ["Settling", "settle"]

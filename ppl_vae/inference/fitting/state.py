@@ -24,10 +24,11 @@ from ppl_vae.inference.fitting.objective import Checked, MeanFieldELBO, Objectiv
 from ppl_vae.inference.fitting.options import FitKeywords, FitOptions
 from ppl_vae.inference.fitting.schedule import Schedule
 from ppl_vae.inference.fitting.steps import Stepper, engine_of_fit, stepper
+from ppl_vae.program.abilities import HasObjective
 from ppl_vae.program.batches import Batches
 from ppl_vae.program.layout import Layout
 from ppl_vae.program.memory import refuse_beyond_memory
-from ppl_vae.program.pair import HasObjective, Pair, Program
+from ppl_vae.program.pair import Pair, Program
 from ppl_vae.program.probe import check_data
 from ppl_vae.program.problem import Problem
 from ppl_vae.program.supports import outside_support

@@ -28,8 +28,9 @@ from ppl_vae.inference.fitting.parts import Average, Bar, HeldOut, LastQuarter, 
 from ppl_vae.inference.fitting.settling import Settling
 from ppl_vae.inference.fitting.state import State, init, step
 from ppl_vae.inference.fitting.stopping import Stopping
+from ppl_vae.program.abilities import ChecksData
 from ppl_vae.program.layout import Layout
-from ppl_vae.program.pair import ChecksData, Pair
+from ppl_vae.program.pair import Pair
 from ppl_vae.program.problem import Problem
 from ppl_vae.program.terms import check_data
 

@@ -13,8 +13,9 @@ from ppl_vae.base.arguments import check_whole
 from ppl_vae.base.errors import InputError
 from ppl_vae.base.seeds import seeded
 from ppl_vae.guides.prior import Prior
+from ppl_vae.program.abilities import ExactEvidence, ExactPosterior
 from ppl_vae.program.memory import refuse_too_many_draws
-from ppl_vae.program.pair import ExactEvidence, ExactPosterior, Pair, Program
+from ppl_vae.program.pair import Pair, Program
 from ppl_vae.program.probe import check_data
 from ppl_vae.program.problem import Problem
 

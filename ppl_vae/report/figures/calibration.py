@@ -1,7 +1,6 @@
 """Simulation-based calibration as a picture: how far ranks are from uniform, and how far they may be."""
 
 import math
-from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -14,7 +13,7 @@ __all__ = ["calibration_panels"]
 FAILED, PASSED, BAND = COLOURS["svi"], COLOURS["nuts"], "#BBBBBB"
 
 
-def calibration_panels(found: Calibration, most: int = 6, names: Sequence[str] | None = None) -> Figure:
+def calibration_panels(found: Calibration, most: int = 6) -> Figure:
     """The ECDF of the ranks less that of uniform ones, with its simultaneous band; the worst come first.
 
     A right answer stays inside every band, all quantities together, with probability 1 − alpha. A line
@@ -24,9 +23,8 @@ def calibration_panels(found: Calibration, most: int = 6, names: Sequence[str] |
     Args:
         found: the calibration.
         most: panels, at most.
-        names: the quantities to show, instead of the worst ones.
     """
-    chosen = list(found.table.index[:most]) if names is None else list(names)
+    chosen = list(found.table.index[:most])
     columns = min(2, len(chosen))
     rows = math.ceil(len(chosen) / columns)
     figure, grid = panels(rows, columns, 1.65 * rows + 0.4)

@@ -19,7 +19,8 @@ from torch import Tensor
 from ppl_vae.base.errors import InputError
 from ppl_vae.inference import elbo, guide, natural, svi
 from ppl_vae.models import PPCA, TrueSkill
-from ppl_vae.program.pair import Pair, PairwiseFactors
+from ppl_vae.program.abilities import PairwiseFactors
+from ppl_vae.program.pair import Pair
 
 # Enough for the Cauchy likelihood too, whose poles are near.
 NODES = 128

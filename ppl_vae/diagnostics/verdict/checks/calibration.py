@@ -11,7 +11,8 @@ from ppl_vae.diagnostics.calibration.sbc import sbc
 from ppl_vae.diagnostics.comparison.compare import Identifiable
 from ppl_vae.diagnostics.verdict.case import LEAST_LEFT, Case, Found, skipped
 from ppl_vae.diagnostics.verdict.rule import Finding, Status
-from ppl_vae.program.pair import PairwiseFactors, Program
+from ppl_vae.program.abilities import PairwiseFactors
+from ppl_vae.program.pair import Program
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -9,7 +9,7 @@ from ppl_vae.diagnostics.verdict.case import Case, Found, skipped
 from ppl_vae.diagnostics.verdict.findings import say_gap
 from ppl_vae.diagnostics.verdict.rule import Finding, in_words
 from ppl_vae.inference.samplers import exact
-from ppl_vae.program.pair import ExactEvidence
+from ppl_vae.program.abilities import ExactEvidence
 
 __all__ = ["gap"]
 

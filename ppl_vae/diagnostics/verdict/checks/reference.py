@@ -22,7 +22,7 @@ from ppl_vae.diagnostics.verdict.reference import Sampled, nuts_within_budget
 from ppl_vae.diagnostics.verdict.rule import Finding, in_words
 from ppl_vae.diagnostics.verdict.scored import scored
 from ppl_vae.inference.samplers import exact, nuts
-from ppl_vae.program.pair import ExactPosterior
+from ppl_vae.program.abilities import ExactPosterior
 from ppl_vae.program.problem import Problem
 
 __all__ = ["begin_reference", "reference"]
