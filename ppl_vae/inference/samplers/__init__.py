@@ -1,4 +1,4 @@
-"""Draws from a posterior: from the guide, exact, by Laplace, by NUTS and by many chains."""
+"""Draws from a posterior: from the guide, exact, by Laplace, by Pathfinder, by NUTS and by many chains."""
 
 import lazy_loader
 

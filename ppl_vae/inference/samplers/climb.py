@@ -42,7 +42,7 @@ def climb(
     ascent = _Ascent(slope, start, step)
     found = minimize(
         ascent.objective,
-        start.cpu().numpy(),
+        start.double().cpu().numpy(),
         jac=True,
         method="L-BFGS-B",
         callback=ascent.accept,

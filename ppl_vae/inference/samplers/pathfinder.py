@@ -23,6 +23,7 @@ from torch import Tensor
 from ppl_vae.answers.pareto import pareto_k, smoothed_weights, systematic, tail_length
 from ppl_vae.answers.posterior import Posterior
 from ppl_vae.base.arguments import check_whole
+from ppl_vae.base.clock import check_time
 from ppl_vae.base.errors import InputError
 from ppl_vae.base.precision import default_dtype
 from ppl_vae.base.progress import progress_bar
@@ -292,6 +293,7 @@ class _Counted:
 
     def one(self, position: Tensor) -> tuple[float, Tensor]:
         """The log density at a position (dim,), and its gradient."""
+        check_time()
         self.gradients += 1
         values, slopes = self.slope.of_each(position[None])
         return float(values[0]), slopes[0]
@@ -352,7 +354,7 @@ class _Search:
         if self.best is None:
             return "its Gaussians have none" if self.hessian.steps else "its log density does not curve"
         if self.last and not self.promise < ARRIVED:
-            return "its log density still rises where it ends (as an improper posterior's does)"
+            return "its log density still rises where it ends, as an improper posterior's does, or after too few iterations"
         return ""
 
 
