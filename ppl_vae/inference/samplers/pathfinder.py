@@ -23,18 +23,16 @@ from torch import Tensor
 from ppl_vae.answers.pareto import pareto_k, smoothed_weights, systematic, tail_length
 from ppl_vae.answers.posterior import Posterior
 from ppl_vae.base.arguments import check_whole
-from ppl_vae.base.clock import check_time
 from ppl_vae.base.errors import InputError
 from ppl_vae.base.precision import default_dtype
 from ppl_vae.base.progress import progress_bar
 from ppl_vae.base.seeds import check_seed, derived, keep_generator
 from ppl_vae.base.threads import one_thread
-from ppl_vae.engine.choice import engine_for
 from ppl_vae.engine.density import Density, density
-from ppl_vae.engine.gradients import gradient, side_by_side
 from ppl_vae.engine.graph import Compile, Untraceable, check_compile
 from ppl_vae.inference.samplers.climb import climb
-from ppl_vae.inference.samplers.inverse_hessians import InverseHessian, LowRankNormal
+from ppl_vae.inference.samplers.inverse_hessians import LowRankNormal
+from ppl_vae.inference.samplers.path_search import Counted, Search
 from ppl_vae.inference.samplers.starts import Proposal, given_starts, starting_points
 from ppl_vae.inference.samplers.unconstrained import labelled, prepare
 from ppl_vae.program.memory import refuse_too_many_draws
@@ -42,11 +40,6 @@ from ppl_vae.program.pair import Pair, Program
 from ppl_vae.program.problem import Problem
 
 __all__ = ["Path", "PathfinderKeywords", "PathfinderOptions", "Paths", "paths", "paths_of", "sample"]
-
-# Positions of one batch, where memory allows.
-BATCH = 128
-# Nats that a Newton step from the end of a path may promise, for the path to have arrived.
-ARRIVED = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +51,8 @@ class PathfinderOptions:
         num_paths: from how many starts.
         draws_per_elbo: with how many draws, the same along a path, its Gaussians are told apart.
         max_iterations: steps of a path at most.
-        history: how many steps the inverse Hessian is made of, and L-BFGS remembers.
+        history: how many steps the inverse Hessian is made of, and L-BFGS remembers; the paper's 6 cost more
+            gradients for smaller ELBOs (posteriordb's time series and logarithms of mesquite).
         resample: whether the answer is drawn from all paths' draws by Pareto-smoothed importance weights;
             else it has equal shares of the paths, and their weights as `log_weights`.
         compile: "auto" runs the traced graph; "on" compiles the gradient along the paths; "off" calls stock
@@ -69,7 +63,7 @@ class PathfinderOptions:
     num_paths: int = 4
     draws_per_elbo: int = 10
     max_iterations: int = 1000
-    history: int = 6
+    history: int = 12
     resample: bool = True
     compile: Compile = "auto"
 
@@ -271,7 +265,7 @@ def paths_of(
         ) from reason
     refuse_too_many_draws(asked.num_paths * asked.num_draws, target.dim)
     given = None if start is None else given_starts(target, start, asked.num_paths, seed)
-    counted = _Counted(target, asked.compile, problem.layout.particles_per_chunk(problem.num_units))
+    counted = Counted(target, asked.compile, problem.layout.particles_per_chunk(problem.num_units))
     each = []
     with progress_bar("Pathfinder", asked.num_paths, show=progress) as advance:
         for number in range(asked.num_paths):
@@ -283,84 +277,9 @@ def paths_of(
     return Paths(target, tuple(each))
 
 
-class _Counted:
-    """A log density, one position at a time with its gradient or many without, and how often each."""
-
-    def __init__(self, target: Density, compile: Compile, most: int) -> None:
-        self.slope = gradient(target, engine_for(compile, 0, compiled=1))
-        self.many = side_by_side(self.slope, min(BATCH, most))
-        self.target, self.gradients, self.densities = target, 0, 0
-
-    def one(self, position: Tensor) -> tuple[float, Tensor]:
-        """The log density at a position (dim,), and its gradient."""
-        check_time()
-        self.gradients += 1
-        values, slopes = self.slope.of_each(position[None])
-        return float(values[0]), slopes[0]
-
-    def each(self, positions: Tensor) -> Tensor:
-        """Log densities (n,) of positions (n, dim), −∞ where they are not finite."""
-        self.densities += len(positions)
-        size = self.many.chains or len(positions)
-        values = []
-        for part in positions.split(size):
-            # Batches have one size: the last is filled up.
-            full = torch.cat([part, part[-1:].expand(size - len(part), -1)])
-            values.append(self.many.of_each(full)[0][: len(part)])
-        found = torch.cat(values)
-        return torch.where(found.isfinite(), found, -torch.inf)
-
-
-class _Search:
-    """The Gaussian of the largest ELBO among those of a path, with the same draws for all of them."""
-
-    def __init__(self, counted: _Counted, noise: Tensor, history: int) -> None:
-        self.counted, self.noise = counted, noise
-        self.hessian = InverseHessian(noise.shape[1], history, noise)
-        self.before: tuple[Tensor, Tensor] | None = None
-        self.waiting: list[LowRankNormal] = []
-        self.best: LowRankNormal | None = None
-        self.elbo, self.last, self.promise = -math.inf, False, 0.0
-
-    def step(self, position: Tensor, slope: Tensor) -> None:
-        """Take a point of the path in; Gaussians wait until they fill a batch."""
-        if self.before is not None:
-            self.hessian.update(position - self.before[0], self.before[1] - slope)
-        normal = self.hessian.normal(position, slope)
-        self.before = position, slope
-        self.promise = math.inf if normal is None else float(slope @ (normal.loc - position)) / 2
-        self.last = False
-        if normal is not None:
-            self.waiting.append(normal)
-            if len(self.waiting) * len(self.noise) >= (self.counted.many.chains or 1):
-                self.look()
-
-    def look(self) -> None:
-        """Weigh those that wait."""
-        if not self.waiting:
-            return
-        draws = torch.stack([normal.place(self.noise) for normal in self.waiting])
-        log_p = self.counted.each(draws.flatten(0, 1)).reshape(draws.shape[:2])
-        for normal, at, values in zip(self.waiting, draws, log_p, strict=True):
-            elbo = float((values - normal.log_prob(at)).mean())
-            self.last = elbo > self.elbo
-            if self.last:
-                self.elbo, self.best = elbo, normal
-        self.waiting = []
-
-    @property
-    def failure(self) -> str:
-        """Why no Gaussian of the path is meant; empty where one is."""
-        if self.best is None:
-            return "its Gaussians have none" if self.hessian.steps else "its log density does not curve"
-        if self.last and not self.promise < ARRIVED:
-            return "its log density still rises where it ends, as an improper posterior's does, or after too few iterations"
-        return ""
-
-
 def _path(
     number: int,
-    counted: _Counted,
+    counted: Counted,
     asked: PathfinderOptions,
     given: Tensor | None,
     proposals: list[Proposal],
@@ -368,7 +287,7 @@ def _path(
 ) -> Path:
     target, before = counted.target, (counted.gradients, counted.densities)
     noise = _normal((asked.draws_per_elbo, target.dim), derived(seed, "elbo")).to(target.like)
-    search, iterations = _Search(counted, noise, asked.history), 0
+    search, iterations = Search(counted, noise, asked.history), 0
 
     def one_by_one(positions: Tensor) -> tuple[Tensor, Tensor]:
         value, slope = counted.one(positions[0])

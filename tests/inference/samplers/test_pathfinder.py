@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 from torch.distributions import MultivariateNormal, constraints, kl_divergence
 
+from benchmarks.pathfinder import distance
 from ppl_vae.base.errors import InputError
 from ppl_vae.engine.density import Density, density
 from ppl_vae.guides import Prior
 from ppl_vae.inference import nuts, pathfinder
-from ppl_vae.inference.samplers import pathfinder as module
+from ppl_vae.inference.samplers import path_search
 from ppl_vae.inference.samplers.inverse_hessians import InverseHessian
 from ppl_vae.program.pair import Pair
 
@@ -212,7 +213,7 @@ def test_numbers_hang_on_the_seed_and_the_path_alone(monkeypatch: pytest.MonkeyP
     again = pathfinder.paths(_counts, COUNTS, num_paths=3, seed=5, **options)
     assert torch.equal(first.draws, again.draws)
     assert torch.equal(first.log_p, again.log_p)
-    monkeypatch.setattr(module, "BATCH", 7)
+    monkeypatch.setattr(path_search, "BATCH", 7)
     fewer = pathfinder.paths(_counts, COUNTS, num_paths=2, seed=5, **options)
     assert torch.allclose(first.draws[:100], fewer.draws)
     assert torch.allclose(first.log_p[:100], fewer.log_p)
@@ -321,3 +322,11 @@ def test_chains_start_at_draws_of_their_own(
     assert np.abs(at).max() < 8  # from [−2, 2] it is hundreds of sds away
     with pytest.raises(InputError, match="start='prior' is not known"):
         nuts.sample(_regression, *regression, start="prior", **short)  # type: ignore[arg-type]
+
+
+def test_the_studys_distance_is_a_shift_in_sds() -> None:
+    """Of two parameters: one of sd 2 moved by 3, one left; whatever the draws' order."""
+    draws = np.random.default_rng(0).normal(size=(2, 500))
+    theirs = {"a": 2 * draws / draws.std(), "b": draws}
+    ours = {"a": theirs["a"][:, ::-1] + 3, "b": draws}
+    assert distance(ours, theirs) == pytest.approx((3 / 2 + 0) / 2)
