@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from ppl_vae.data.matching import Search
 
-__all__ = ["Input", "as_reals", "as_whole", "writable"]
+__all__ = ["Input", "WholeInput", "as_reals", "as_whole", "writable"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +59,15 @@ class Input(ABC):
             dtype: of the program's reals.
         """
         return as_reals(variable, where, dtype)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WholeInput(Input):
+    """One whose values are whole numbers."""
+
+    def tensor(self, variable: Variable, where: str, dtype: torch.dtype) -> torch.Tensor:
+        """See `Input.tensor`: int64."""
+        return as_whole(variable)
 
 
 def as_whole(variable: Variable) -> torch.Tensor:

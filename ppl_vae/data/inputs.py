@@ -22,7 +22,7 @@ from ppl_vae.base.errors import InputError, listed
 from ppl_vae.data.columns import MASK, category_codes, missing
 from ppl_vae.data.dataset import Variable, VariableKind
 from ppl_vae.data.games import games_between
-from ppl_vae.data.input import Input, as_reals, as_whole, writable
+from ppl_vae.data.input import Input, WholeInput, as_reals, as_whole, writable
 from ppl_vae.data.matching import NUMERIC, also, stacked
 from ppl_vae.data.precision import held_exactly
 from ppl_vae.data.ragged import joined, padded
@@ -120,7 +120,7 @@ def _folded(found: Variable) -> Variable:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Category(Input):
+class Category(WholeInput):
     """A category a unit, int64 of shape (units,): positions in the levels, −1 where a missing one is masked.
 
     Attributes:
@@ -150,10 +150,6 @@ class Category(Input):
             raise InputError(f"{search.dataset.name}, {name!r}: {error}") from None
         return Variable(codes, "category", levels=levels)
 
-    def tensor(self, variable: Variable, where: str, dtype: torch.dtype) -> torch.Tensor:
-        """See `Input.tensor`: int64."""
-        return as_whole(variable)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Group(Category):
@@ -161,7 +157,7 @@ class Group(Category):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Index(Input):
+class Index(WholeInput):
     """Positions that count from 0, or names that are numbered: int64 of shape (units,)."""
 
     observed: bool = False
@@ -179,10 +175,6 @@ class Index(Input):
         if values.dtype.kind == "u" and values.size and int(values.max()) >= 2**63:
             raise InputError(f"{search.dataset.name}: {name!r} holds positions beyond 2^63.")
         return Variable(values.astype(np.int64), "index")
-
-    def tensor(self, variable: Variable, where: str, dtype: torch.dtype) -> torch.Tensor:
-        """See `Input.tensor`: int64."""
-        return as_whole(variable)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -361,8 +353,9 @@ def _dates(found: Variable, where: str) -> NDArray[Any]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Duels(Input):
-    """Games of two players, columns winner and loser: int64 of shape (games, 2), positions in the players."""
+class Duels(WholeInput):
+    """Games of two players, columns winner and loser: int64 of shape (games, 2), positions in the players,
+    the winner's first."""
 
     def prepare(self, name: str, search: Search) -> Variable:
         """See `Input.prepare`."""
@@ -386,7 +379,3 @@ class Duels(Input):
             search.warnings += games.warnings
             pairs, players = np.stack([games.winners, games.losers], axis=1), games.players
         return Variable(pairs, "index", dims=("side",), labels={"side": ("winner", "loser")}, levels=players)
-
-    def tensor(self, variable: Variable, where: str, dtype: torch.dtype) -> torch.Tensor:
-        """See `Input.tensor`: int64, the winner's column first."""
-        return as_whole(variable)

@@ -17,10 +17,9 @@ from ppl_vae.data.rows import Rows
 from ppl_vae.data.user_data import read_arguments
 from ppl_vae.diagnostics.verdict.check import Check, CheckKeywords, check, check_pair
 from ppl_vae.diagnostics.verdict.fitting import FIT_SHARE
-from ppl_vae.program.problem import Problem
 from ppl_vae.program.user_program import load_guide, load_program
 from ppl_vae.runs.fit_job import converged_of, fit_run
-from ppl_vae.runs.jobs import check_guide, part_of, row_numbers
+from ppl_vae.runs.jobs import part_problem, row_numbers
 from ppl_vae.runs.run import Run, only_begun, settings_for
 
 __all__ = ["CheckedOptions", "check_json", "check_programs", "check_run", "fit_for_check"]
@@ -75,21 +74,18 @@ def check_run(
     Raises:
         InputError: for rows or parts that the run does not have.
     """
-    part = part_of(run, split)
-    data = run.tensors(part)
-    check_guide(run, data)
-    layout = Problem.of(run.pair, *data).layout
+    part, problem = part_problem(run, split)
     fit = read_json(run.folder / "fit.json") if run.folder else {}
     if fit and not {"converged", "reason"} <= {*fit}:
         raise InputError(f"{run.folder}/fit.json is damaged: it says nothing of convergence")
     found = check_pair(
         run.pair,
-        *data,
+        *problem.data,
         rested=(converged_of(fit), str(fit["reason"])) if fit else None,
         cut=bool(fit)
         and converged_of(fit) is False
         and int(fit.get("steps", run.settings.fit.num_steps)) < run.settings.fit.num_steps,
-        rows=row_numbers(run, layout, rows, part) if rows is not None else None,
+        rows=row_numbers(run, problem.layout, rows, part) if rows is not None else None,
         calibrate=calibrate,
         budget=budget,
         feature_names=run.source.feature_names if isinstance(run.source, Rows) else (),

@@ -21,10 +21,10 @@ from ppl_vae.data.dataset import VariableKind
 from ppl_vae.inference.evidence import importance
 from ppl_vae.inference.samplers import exact, guide
 from ppl_vae.program.abilities import ExactEvidence
-from ppl_vae.program.layout import Layout, sample_sites
+from ppl_vae.program.layout import sample_sites
 from ppl_vae.program.problem import Problem
 from ppl_vae.program.simulate import simulate
-from ppl_vae.runs.jobs import check_guide, part_of, row_numbers
+from ppl_vae.runs.jobs import part_problem, row_numbers
 from ppl_vae.runs.run import Run
 
 if TYPE_CHECKING:
@@ -68,12 +68,9 @@ def export(
     """
     if what not in KINDS:
         raise InputError(f"--what is {what!r}; it is {', '.join(KINDS[:-1])} or {KINDS[-1]}")
-    part = part_of(run, split)
-    full = run.tensors(part)
-    layout = Problem.of(run.pair, *full).layout
-    check_guide(run, full)
-    index = row_numbers(run, layout, rows, part)
-    asked = _Asked(run, part, full, layout, index, num_draws, run.settings.seed if seed is None else seed)
+    part, problem = part_problem(run, split)
+    index = row_numbers(run, problem.layout, rows, part)
+    asked = _Asked(run, part, problem, index, num_draws, run.settings.seed if seed is None else seed)
     return {
         "codes": asked.codes,
         "draws": asked.draws,
@@ -90,13 +87,12 @@ class _Asked:
         self,
         run: Run,
         part: str,
-        data: tuple[Tensor, ...],
-        layout: Layout,
+        problem: Problem,
         index: Tensor | None,
         num_draws: int,
         seed: int,
     ) -> None:
-        self.run, self.part, self.data, self.layout = run, part, data, layout
+        self.run, self.part, self.data, self.layout = run, part, problem.data, problem.layout
         self.index, self.num_draws, self.seed = index, num_draws, seed
 
     @property

@@ -33,7 +33,15 @@ from ppl_vae.report.figures.common import write_figure
 from ppl_vae.report.figures.gap import gap_bars
 from ppl_vae.runs.run import Run
 
-__all__ = ["check_guide", "chosen_rows", "compare_run", "gaps_of_run", "part_of", "row_numbers"]
+__all__ = [
+    "check_guide",
+    "chosen_rows",
+    "compare_run",
+    "gaps_of_run",
+    "part_of",
+    "part_problem",
+    "row_numbers",
+]
 
 MAX_ROWS = 8
 # Rows of a gap analysis.
@@ -200,10 +208,8 @@ def gaps_of_run(
     Raises:
         InputError: where log p(x) is not defined.
     """
-    part = part_of(run, split)
-    tensors = run.tensors(part)
-    check_guide(run, tensors)
-    layout = Problem.of(run.pair, *tensors).layout
+    part, problem = part_problem(run, split)
+    tensors, layout = problem.data, problem.layout
     index = row_numbers(run, layout, rows, part, default=slice(0, GAP_ROWS))
     if method not in ("ais", "is"):
         raise InputError(f"--method is {method!r}; it is ais or is")
@@ -272,14 +278,19 @@ def chosen_rows(
     run: Run, split: str | None, rows: slice | None
 ) -> tuple[str, Tensor | None, tuple[Tensor, ...]]:
     """The part, the rows of it, and the model's data for these rows alone."""
-    part = part_of(run, split)
-    full = run.tensors(part)
-    layout = Problem.of(run.pair, *full).layout
-    index = row_numbers(run, layout, rows, part, default=slice(0, MAX_ROWS))
+    part, problem = part_problem(run, split)
+    index = row_numbers(run, problem.layout, rows, part, default=slice(0, MAX_ROWS))
     if index is None:
-        return part, None, full
-    check_guide(run, full)
-    return part, index, tuple(values[index.to(values.device)] for values in full)
+        return part, None, problem.data
+    return part, index, tuple(values[index.to(values.device)] for values in problem.data)
+
+
+def part_problem(run: Run, split: str | None) -> tuple[str, Problem]:
+    """The name of a part, and the run's pair on its data, which the guide can take."""
+    part = part_of(run, split)
+    data = run.tensors(part)
+    check_guide(run, data)
+    return part, Problem.of(run.pair, *data)
 
 
 def part_of(run: Run, split: str | None) -> str:
