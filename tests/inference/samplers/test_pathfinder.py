@@ -17,6 +17,7 @@ from ppl_vae.engine.density import Density, density
 from ppl_vae.guides import Prior
 from ppl_vae.inference import nuts, pathfinder
 from ppl_vae.inference.samplers import path_search
+from ppl_vae.inference.samplers.climb import climb
 from ppl_vae.inference.samplers.inverse_hessians import InverseHessian
 from ppl_vae.program.pair import Pair
 
@@ -119,6 +120,20 @@ def test_the_inverse_hessian_is_that_of_the_bfgs_recursion() -> None:
     assert torch.allclose(normal.covariance_matrix, expected)
     assert torch.allclose(normal.covariance_matrix @ pairs[-1][1], pairs[-1][0])
     assert torch.allclose(normal.mean, 1 + expected @ slope)
+
+
+def test_steps_out_of_the_support_are_taken_back() -> None:
+    """log(w − x) + 3 log(w + x) on (−w, w), whose mode is w/2; first steps have length 1."""
+    width, places = 0.01, []
+
+    def slope(at: Tensor) -> tuple[float, Tensor]:
+        value = (width - at).log() + 3 * (width + at).log()  # NaN outside
+        return float(value), 3 / (width + at) - 1 / (width - at)
+
+    start = torch.tensor([-0.009], **DOUBLE)
+    climb(slope, start, lambda at, _: places.append(float(at)), history=5, max_iterations=100)
+    assert places[0] == -0.009
+    assert places[-1] == pytest.approx(width / 2, rel=1e-6)
 
 
 # Importance resampling -------------------------------------------------------------------------------------
