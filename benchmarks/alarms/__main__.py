@@ -2,15 +2,16 @@
 
 Run as ``python -m benchmarks.alarms``: every case is checked, and the table of false alarms and misses is
 printed, with the thresholds tuned anew without each family. ``--posteriordb`` compares our NUTS with
-posteriordb's reference draws instead.
+reference draws instead.
 """
 
 import argparse
 import sys
 from pathlib import Path
 
-from benchmarks.alarms import posteriordb, tables
+from benchmarks.alarms import tables
 from benchmarks.alarms.nuts_study import against_reference
+from benchmarks.posteriors import posteriors
 
 
 def main() -> None:
@@ -37,11 +38,11 @@ def main() -> None:
 def compare_samplers(only: list[str], seed: int, results: Path | None) -> bool:
     """Print how far the samplers are apart; False if anything exceeds 4 Monte Carlo errors."""
     found = []
-    for one in posteriordb.ENTRIES:
+    for one in posteriors().values():
         if only and not any(text in one.name for text in only):
             continue
         if not one.present:
-            print(f"{one.name} is not in {one.folder} (set PPL_VAE_SHARED): skipped", file=sys.stderr)
+            print(f"{one.draws_file} is missing: skipped (benchmarks.posteriors says how)", file=sys.stderr)
             continue
         found.append(against_reference(one, seed))
         print(f"{one.name}: {found[-1].seconds:.0f} s", file=sys.stderr, flush=True)

@@ -13,11 +13,9 @@ from benchmarks.alarms import (
     cases_posteriordb,
     cases_sampler,
     cases_written,
-    posteriordb,
 )
 from benchmarks.alarms.guides import RECIPES
 from benchmarks.alarms.point_guides import POINTS
-from benchmarks.alarms.posteriordb_new import NEW_ENTRIES
 from benchmarks.alarms.problems import Group, Problem, Refusal
 from ppl_vae.program.pair import Program
 
@@ -94,7 +92,7 @@ def problem(name: str) -> Problem:
 
 
 def _builders() -> Mapping[str, Callable[[], Problem]]:
-    if all(one.present for one in (*posteriordb.ENTRIES, *(new.entry for new in NEW_ENTRIES))):
+    if all(one.present for one in cases_posteriordb.ENTRIES):
         return {**cases_posteriordb.PROBLEMS, **cases_posteriordb.NEW_PROBLEMS, **_OURS}
     return _OURS
 

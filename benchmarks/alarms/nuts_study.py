@@ -9,7 +9,7 @@ import numpy as np
 from arviz_stats.base import array_stats
 from numpy.typing import NDArray
 
-from benchmarks.alarms.posteriordb import Entry, parameters, reference_draws
+from benchmarks.posteriors.entry import Entry, parameters
 from ppl_vae import Posterior, nuts
 
 __all__ = ["LIMIT", "Agreement", "against_reference", "sample", "z_scores"]
@@ -68,7 +68,7 @@ def against_reference(one: Entry, seed: int = 0) -> Agreement:
     found = sample(one, seed)
     seconds = time.perf_counter() - start
     ours = parameters({str(name): value.to_numpy() for name, value in found.draws.data_vars.items()})
-    theirs = parameters(reference_draws(one))
+    theirs = parameters(one.reference_draws())
     if missing := theirs.keys() ^ ours.keys():
         raise ValueError(f"{one.name}: the parameters differ in {', '.join(sorted(missing))}")
     scores = {name: z_scores(ours[name], theirs[name]) for name in theirs}

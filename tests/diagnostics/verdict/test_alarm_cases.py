@@ -19,7 +19,6 @@ from benchmarks.alarms.cases_modes import SQUARES, on_a_grid
 from benchmarks.alarms.cases_sampler import garch, redrawn, summaries
 from benchmarks.alarms.guides import Normals, moments, normal_guide, prior_moments
 from benchmarks.alarms.other_data import DATA
-from benchmarks.alarms.posteriordb_new import _lags, _product, arma
 from benchmarks.alarms.problems import Problem
 from benchmarks.alarms.study import Count, Line, count, load, save
 from benchmarks.alarms.truth import Errors, Truth, errors, outcome, truth
@@ -401,29 +400,6 @@ def test_the_written_out_garch_is_the_recursion() -> None:
         expected.append(math.sqrt(variance))
         variance = 0.2 + 0.3 * (value - 0.1) ** 2 + 0.6 * variance
     assert found.tolist() == pytest.approx(expected, rel=1e-9)
-
-
-def test_the_written_out_arma_is_the_recursion() -> None:
-    y = [0.5, -0.3, 0.8, 1.1, 0.2, -0.6]
-    data = [torch.tensor(part, dtype=torch.float64) for part in _lags({"y": y})]
-    values = {"mu": 0.1, "phi": 0.7, "theta": -0.4, "sigma": 1.3}
-    fixed = {name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()}
-    found = poutine.trace(poutine.condition(arma(False), fixed)).get_trace(*data).nodes["err"]["fn"].loc
-    errors_, before = [], None
-    for t, value in enumerate(y):
-        past = 0.1 if t == 0 else y[t - 1]
-        error = value - 0.1 - 0.7 * past - (-0.4) * (0.0 if before is None else before)
-        errors_.append(error)
-        before = error
-    assert found.tolist() == pytest.approx(errors_, rel=1e-9)
-
-
-def test_the_product_of_transitions_is_the_forward_recursion() -> None:
-    steps = torch.randn(7, 2, 2, dtype=torch.float64)
-    expected = torch.eye(2, dtype=torch.float64)
-    for step in steps:
-        expected = expected @ step.exp()
-    assert torch.allclose(_product(steps).exp(), expected)
 
 
 def test_a_task_that_aborts_or_hangs_costs_itself(monkeypatch: pytest.MonkeyPatch) -> None:

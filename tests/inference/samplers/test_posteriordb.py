@@ -13,27 +13,21 @@ import torch
 from scipy import stats
 
 from benchmarks.alarms.nuts_study import LIMIT, against_reference, z_scores
-from benchmarks.alarms.posteriordb import (
-    ENTRIES,
-    FLAT,
-    Entry,
-    OrderedNormal,
-    Settings,
-    entry,
-    reference_draws,
-)
+from benchmarks.posteriors import Entry, posterior, posteriors
+from benchmarks.posteriors.entry import Settings
+from benchmarks.posteriors.priors import OrderedNormal
 from ppl_vae.engine.density import density
 from ppl_vae.guides import Prior
 from ppl_vae.program.pair import Pair
 
 QUICK = ("eight_schools-eight_schools_noncentered", "sblrc-blr")
-SLOW = tuple(one.name for one in ENTRIES if one.name not in QUICK)
+SLOW = tuple(name for name, one in posteriors().items() if name not in QUICK and not one.thin)
 Shared = Callable[[str], Path]
 
 
 def present(name: str, shared: Shared) -> Entry:
     shared(f"data/posteriordb/{name}/reference_draws.npz")
-    return entry(name)
+    return posterior(name)
 
 
 @pytest.mark.parametrize("name", QUICK)
@@ -63,94 +57,7 @@ def test_another_posterior_is_told_apart(shared: Shared) -> None:
         one.model(y + torch.tensor([20.0] + [0.0] * 7, dtype=y.dtype), error)
 
     short = Settings(num_draws=200, warmup=200)
-    assert against_reference(replace(one, model=misread, settings=short)).worst[0] > LIMIT
-
-
-@pytest.mark.parametrize("name", [one.name for one in ENTRIES])
-def test_log_densities_are_those_of_the_stan_programs(name: str, shared: Shared) -> None:
-    """log p(x, z) at reference draws, up to a constant, against the programs' lines in SciPy."""
-    one = present(name, shared)
-    reference = reference_draws(one)
-    places = [(0, 10), (3, 200), (7, 999), (9, 500)]
-    ours, theirs = [], []
-    for place in places:
-        parameters = {key: values[place] for key, values in reference.items()}
-        sites = {key: torch.tensor(values[place]) for key, values in one.sites(reference).items()}
-        trace = pyro.poutine.trace(pyro.condition(one.model, sites)).get_trace(*one.data())
-        ours.append(float(trace.log_prob_sum()))
-        jacobian = 8 * np.log(parameters["tau"]) if "noncentered" in name else 0.0
-        theirs.append(STAN[name](parameters, *(values.numpy() for values in one.data())) + jacobian)
-    assert np.ptp(np.subtract(ours, theirs)) < 1e-8
-    assert np.ptp(theirs) > 0.1
-
-
-@pytest.mark.parametrize("name", ["kidiq-kidscore_momiq", "mesquite-logmesquite"])
-def test_wide_normals_stand_in_for_flat_priors(name: str, shared: Shared) -> None:
-    """A prior of slope −m/s² moves a mean by about that times the variance: here next to none of an sd."""
-    for values in reference_draws(present(name, shared)).values():
-        moved = np.abs(values.mean((0, 1))) / FLAT**2 * values.std((0, 1))
-        assert moved.max() < 1e-3
-
-
-def _normal(y: np.ndarray, mean: np.ndarray | float, sd: np.ndarray | float) -> float:
-    return float(stats.norm(mean, sd).logpdf(y).sum())
-
-
-def _cauchy(value: float, scale: float) -> float:
-    return float(stats.cauchy(0, scale).logpdf(value))
-
-
-def _ar(p: dict, y: np.ndarray) -> float:
-    mean = [p["alpha"] + sum(p["beta"][k] * y[t - 1 - k] for k in range(5)) for t in range(5, len(y))]
-    prior = _normal(p["alpha"], 0, 10) + _normal(p["beta"], 0, 10) + _cauchy(p["sigma"], 2.5)
-    return prior + _normal(y[5:], np.array(mean), p["sigma"])
-
-
-def _schools(p: dict, y: np.ndarray, error: np.ndarray) -> float:
-    prior = _normal(p["mu"], 0, 5) + _cauchy(p["tau"], 5) + _normal(p["theta"], p["mu"], p["tau"])
-    return prior + _normal(y, p["theta"], error)
-
-
-def _process(p: dict, x: np.ndarray, y: np.ndarray) -> float:
-    kernel = p["alpha"] ** 2 * np.exp(-(np.subtract.outer(x, x) ** 2) / (2 * p["rho"] ** 2))
-    prior = (
-        stats.gamma(25, scale=1 / 4).logpdf(p["rho"]) + _normal(p["alpha"], 0, 2) + _normal(p["sigma"], 0, 1)
-    )
-    return float(
-        prior + stats.multivariate_normal(np.zeros(len(y)), kernel + p["sigma"] * np.eye(len(y))).logpdf(y)
-    )
-
-
-def _kid(p: dict, score: np.ndarray, iq: np.ndarray) -> float:
-    flat = _normal(p["beta"], 0, FLAT)
-    return flat + _cauchy(p["sigma"], 2.5) + _normal(score, p["beta"][0] + p["beta"][1] * iq, p["sigma"])
-
-
-def _mixture(p: dict, y: np.ndarray) -> float:
-    prior = _normal(p["mu"], 0, 2) + _normal(p["sigma"], 0, 2) + stats.beta(5, 5).logpdf(p["theta"])
-    parts = [stats.norm(p["mu"][k], p["sigma"][k]).pdf(y) for k in (0, 1)]
-    return float(prior + np.log(p["theta"] * parts[0] + (1 - p["theta"]) * parts[1]).sum())
-
-
-def _blr(p: dict, x: np.ndarray, y: np.ndarray) -> float:
-    return _normal(p["beta"], 0, 10) + _normal(p["sigma"], 0, 10) + _normal(y, x @ p["beta"], p["sigma"])
-
-
-def _mesquite(p: dict, x: np.ndarray, y: np.ndarray) -> float:
-    flat = _normal(p["beta"], 0, FLAT) + _normal(p["sigma"], 0, FLAT)
-    return flat + _normal(y, x @ p["beta"], p["sigma"])
-
-
-STAN: dict[str, Callable[..., float]] = {
-    "arK-arK": _ar,
-    "eight_schools-eight_schools_centered": _schools,
-    "eight_schools-eight_schools_noncentered": _schools,
-    "gp_pois_regr-gp_regr": _process,
-    "kidiq-kidscore_momiq": _kid,
-    "low_dim_gauss_mix-low_dim_gauss_mix": _mixture,
-    "mesquite-logmesquite": _mesquite,
-    "sblrc-blr": _blr,
-}
+    assert against_reference(replace(one, program=lambda flat: misread, settings=short)).worst[0] > LIMIT
 
 
 def test_z_scores_are_differences_in_monte_carlo_errors() -> None:
@@ -192,5 +99,5 @@ def test_ordered_normal_under_the_samplers_transform() -> None:
     target = density(Pair(model, Prior(model)), y)
     at = torch.tensor([-0.4, 0.7], dtype=torch.float64)
     x = np.array([-0.4, -0.4 + np.exp(0.7)])
-    expected = _normal(x, 0, 2) + np.log(2) + 0.7 + _normal(np.array(0.3), x.sum(), 1.0)
+    expected = stats.norm(0, 2).logpdf(x).sum() + np.log(2) + 0.7 + stats.norm(x.sum(), 1).logpdf(0.3)
     assert float(target.value(at)) == pytest.approx(expected, abs=1e-10)
