@@ -18,7 +18,7 @@ from ppl_vae.engine.gradients import gradient, side_by_side
 from ppl_vae.engine.graph import Compile
 from ppl_vae.inference.samplers.inverse_hessians import InverseHessian, LowRankNormal
 
-__all__ = ["Counted", "Search"]
+__all__ = ["Counted", "PathSearch"]
 
 # Positions of one batch, where memory allows.
 BATCH = 128
@@ -54,7 +54,7 @@ class Counted:
         return torch.where(found.isfinite(), found, -torch.inf)
 
 
-class Search:
+class PathSearch:
     """The Gaussian of the largest ELBO among those of a path, with the same draws for all of them."""
 
     def __init__(self, counted: Counted, noise: Tensor, history: int) -> None:

@@ -32,7 +32,7 @@ from ppl_vae.engine.density import Density, density
 from ppl_vae.engine.graph import Compile, Untraceable, check_compile
 from ppl_vae.inference.samplers.climb import climb
 from ppl_vae.inference.samplers.inverse_hessians import LowRankNormal
-from ppl_vae.inference.samplers.path_search import Counted, Search
+from ppl_vae.inference.samplers.path_search import Counted, PathSearch
 from ppl_vae.inference.samplers.starts import Proposal, given_starts, starting_points
 from ppl_vae.inference.samplers.unconstrained import labelled, prepare
 from ppl_vae.program.memory import refuse_too_many_draws
@@ -287,7 +287,7 @@ def _path(
 ) -> Path:
     target, before = counted.target, (counted.gradients, counted.densities)
     noise = _normal((asked.draws_per_elbo, target.dim), derived(seed, "elbo")).to(target.like)
-    search, iterations = Search(counted, noise, asked.history), 0
+    search, iterations = PathSearch(counted, noise, asked.history), 0
 
     def one_by_one(positions: Tensor) -> tuple[Tensor, Tensor]:
         value, slope = counted.one(positions[0])
