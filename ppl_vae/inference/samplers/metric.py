@@ -16,6 +16,8 @@ _GAMMA, _T0, _KAPPA = 0.05, 10.0, 0.75
 _MOST_DENSE = 500
 # The correlations of a window count as those of so many draws more that are uncorrelated.
 _SHRINK = 10
+# Of a window's smallest eigenvalue to its largest; shrunk ones of draws near the mode are far above.
+_LEAST_ROOT = 1e-12
 
 
 def windows(warmup: int) -> frozenset[int]:
@@ -108,5 +110,8 @@ class Metric:
             scaled = (positions - positions.mean(0)) / self._scale
             count, dim = scaled.shape
             covariance = (scaled.T @ scaled + _SHRINK * np.eye(dim)) / (count + _SHRINK)
-            self._factor = np.linalg.cholesky(covariance)
+            roots = np.linalg.eigvalsh(covariance)
+            # Draws on their way from far off are all but on a line: that says nothing of correlations.
+            sound = roots[0] > _LEAST_ROOT * roots[-1]
+            self._factor = np.linalg.cholesky(covariance) if sound else None
         return True

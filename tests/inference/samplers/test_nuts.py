@@ -12,6 +12,7 @@ from torch import Tensor
 from ppl_vae.answers.posterior import Posterior
 from ppl_vae.base.errors import InputError
 from ppl_vae.inference import nuts
+from ppl_vae.inference.samplers.metric import Metric
 from ppl_vae.program.pair import Pair
 
 
@@ -135,3 +136,16 @@ def test_minibatched_and_absurd_requests_are_refused(conjugate: Any, x: Tensor) 
     ):
         with pytest.raises(InputError, match=words):
             nuts.sample(conjugate.model, x, progress=False, **options)
+
+
+def test_a_window_far_from_the_mode_leaves_no_correlations() -> None:
+    """Gradients a googol apart make scales of next to nothing, in which draws on a line are all the same."""
+    metric = Metric(2, dense=True)
+    for step in np.linspace(1.0, 2.0, 10):
+        metric.learn(np.array([step, 2 * step]), np.array([1e50, -1e50]) * step**9)
+    assert metric.update()
+    alone = Metric(2, dense=False)
+    for step in np.linspace(1.0, 2.0, 10):
+        alone.learn(np.array([step, 2 * step]), np.array([1e50, -1e50]) * step**9)
+    alone.update()
+    assert metric.velocity(np.ones(2)).tolist() == alone.velocity(np.ones(2)).tolist()
