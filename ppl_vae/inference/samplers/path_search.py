@@ -22,16 +22,26 @@ __all__ = ["Counted", "PathSearch"]
 
 # Positions of one batch, where memory allows.
 BATCH = 128
+# Numbers of the largest tensor of a batch.
+NUMBERS = 2**22
 # Nats that a Newton step from the end of a path may promise, for the path to have arrived.
 ARRIVED = 1.0
 
 
 class Counted:
-    """A log density, one position at a time with its gradient or many without, and how often each."""
+    """A log density, one position at a time with its gradient or many without, and how often each.
+
+    Args:
+        target: the log density.
+        compile: as in `PathfinderOptions`.
+        most: how many positions fit into a batch by the model's sites.
+    """
 
     def __init__(self, target: Density, compile: Compile, most: int) -> None:
         self.slope = gradient(target, engine_for(compile, 0, compiled=1))
-        self.many = side_by_side(self.slope, min(BATCH, most))
+        # A product of latents and a table of data is as large as the table.
+        largest = max((tensor.numel() for tensor in target.tensors), default=1)
+        self.many = side_by_side(self.slope, max(1, min(BATCH, most, NUMBERS // largest)))
         self.target, self.gradients, self.densities = target, 0, 0
 
     def one(self, position: Tensor) -> tuple[float, Tensor]:
@@ -47,6 +57,7 @@ class Counted:
         size = self.many.chains or len(positions)
         values = []
         for part in positions.split(size):
+            check_time()
             # Batches have one size: the last is filled up.
             full = torch.cat([part, part[-1:].expand(size - len(part), -1)])
             values.append(self.many.of_each(full)[0][: len(part)])
