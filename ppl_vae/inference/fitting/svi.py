@@ -3,10 +3,12 @@
 `fit` is the whole; `init` and `step` are its steps, for a loop of one's own.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 from pyro.infer import ELBO as PyroELBO
@@ -33,6 +35,9 @@ from ppl_vae.program.layout import Layout
 from ppl_vae.program.pair import Pair
 from ppl_vae.program.problem import Problem
 from ppl_vae.program.terms import check_data
+
+if TYPE_CHECKING:
+    from ppl_vae.inference.fitting.distance import Distance
 
 __all__ = [
     "IWAE",
@@ -82,6 +87,8 @@ class Fit:
             or "quadrature" (natural gradients).
         compile_seconds: what compiling or loading the compiled graph took, part of ``seconds``.
         stopping: why the fit ended where it did, if it was to stop by itself.
+        method: "SVI", "natural gradients" or "deterministic".
+        distance: the estimated distance to the best of the guide's family, for methods that know it.
     """
 
     elbo: np.ndarray
@@ -94,6 +101,8 @@ class Fit:
     engine: str
     compile_seconds: float
     stopping: Stopping | None = None
+    method: str = "SVI"
+    distance: Distance | None = None
 
     def __repr__(self) -> str:
         word, _ = _WORDS[self.converged]
@@ -112,7 +121,7 @@ class Fit:
             ("seconds", self.seconds),
         ]
         return panel(
-            f"Fit by SVI: {self.steps:,} steps, {self.engine}",
+            f"Fit by {self.method}: {self.steps:,} steps, {self.engine}",
             banner(word.upper(), tone, self.reason),
             table(["", "value"], rows),
         )

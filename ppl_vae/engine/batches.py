@@ -1,0 +1,134 @@
+"""A log density at any number of positions: values, gradients, and products with its Hessians."""
+
+import contextlib
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ppl_vae.base.clock import check_time
+from ppl_vae.engine.density import Density
+from ppl_vae.engine.gradients import LinAlgError, gradient
+from ppl_vae.engine.graph import Outputs, Untraceable, check_graph, trace, vmap_graph
+
+__all__ = ["Batches", "NoCurvature"]
+
+# Positions at once: enough to hide what a call costs, few enough that a last, padded batch wastes little.
+SIZE = 64
+# Numbers in the largest tensor that a program reads, times positions at once: bounds the memory.
+BUDGET = 2**24
+
+
+class NoCurvature(Exception):
+    """The density has no second derivatives that autograd knows."""
+
+
+class Batches:
+    """A density's values, gradients and Hessian-vector products, a batch of positions at a time.
+
+    All run through graphs of one size, the last batch padded; where a program cannot be traced, through
+    stock Pyro one by one. A factorisation that fails makes values that are not finite.
+
+    Args:
+        density: of a model.
+        engine: "pyro", "traced" or "compiled", for the gradients; products are never compiled.
+    """
+
+    def __init__(self, density: Density, engine: str = "traced") -> None:
+        self.density, self.engine = density, engine
+        largest = max((tensor.numel() for tensor in density.tensors), default=1)
+        self.size = max(1, min(SIZE, BUDGET // max(largest, 1)))
+        self.num_gradients = self.num_products = 0
+
+    @cached_property
+    def _gradient(self) -> Any:
+        return gradient(self.density, self.engine, chains=self.size)
+
+    @property
+    def ran(self) -> str:
+        """How gradients really run: "pyro", "traced" or "compiled"."""
+        return str(self._gradient.engine)
+
+    def __call__(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Log densities (n,) and gradients (n, dim) at positions (n, dim)."""
+        self.num_gradients += len(positions)
+        found = [self._of_batch(part) for part in positions.split(self.size)]
+        values, slopes = zip(*found, strict=True)
+        return torch.cat(values), torch.cat(slopes)
+
+    def _of_batch(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        check_time()
+        count = len(positions)
+        values, slopes = self._gradient.of_each(_padded(positions, self.size), range(count))
+        return values[:count], slopes[:count]
+
+    def products(self, positions: Tensor, directions: Tensor) -> Tensor:
+        """∇² log p(u_n) v_n for positions u and directions v, both (n, dim).
+
+        Raises:
+            NoCurvature: where autograd has no second derivatives.
+        """
+        self.num_products += len(positions)
+        pairs = zip(positions.split(self.size), directions.split(self.size), strict=True)
+        return torch.cat([self._products_of_batch(*pair) for pair in pairs])
+
+    def _products_of_batch(self, positions: Tensor, directions: Tensor) -> Tensor:
+        check_time()
+        count = len(positions)
+        try:
+            return self._product(_padded(positions, self.size), _padded(directions, self.size))[:count]
+        except LinAlgError:
+            return torch.full_like(positions, torch.nan)
+
+    @cached_property
+    def _product(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """Products of a whole batch."""
+        density, held = self.density, self.density.tensors
+        position = density.like.new_zeros(density.dim)
+        direction = torch.ones_like(position)
+
+        def one(position: Tensor, direction: Tensor, *_: Any) -> Outputs:
+            return (hessian_product(density, position, direction),)
+
+        with contextlib.suppress(Untraceable):
+            if self.engine == "pyro":
+                raise Untraceable("stock Pyro was asked for")
+            graph = trace(one, position, direction, *held)
+            vary = [(position, torch.randn_like), (direction, torch.randn_like)]
+            check_graph(graph, one, position, direction, *held, vary=vary, points=1)
+            stacked = [torch.zeros(self.size, density.dim).to(position) for _ in range(2)]
+            lead = [True, True, *(False for _ in held)]
+            together = vmap_graph(graph, lead, [*stacked, *held], noise=False)
+            return lambda positions, directions: together(positions, directions, *held)[0]
+        one(position, direction)  # raises NoCurvature here rather than in the middle
+        return lambda positions, directions: torch.stack(
+            [hessian_product(density, *pair) for pair in zip(positions, directions, strict=True)]
+        )
+
+
+def hessian_product(density: Density, position: Tensor, direction: Tensor) -> Tensor:
+    """∇² log p(u) v by differentiating twice.
+
+    Raises:
+        NoCurvature: where autograd cannot.
+    """
+    with torch.enable_grad():
+        point = position.detach().requires_grad_(True)
+        (slope,) = torch.autograd.grad(density.value(point), point, create_graph=True)
+        if not slope.requires_grad:  # the density is linear, as far as autograd knows
+            return torch.zeros_like(position)
+        try:
+            (product,) = torch.autograd.grad(slope @ direction, point, materialize_grads=True)
+        except (RuntimeError, NotImplementedError) as error:
+            if isinstance(error, LinAlgError):
+                raise
+            raise NoCurvature(str(error).partition("\n")[0]) from error
+    return product.detach()
+
+
+def _padded(rows: Tensor, size: int) -> Tensor:
+    """So many rows: the last one again and again behind those given."""
+    missing = size - len(rows)
+    return rows if not missing else torch.cat([rows, rows[-1:].expand(missing, -1)])

@@ -1,0 +1,140 @@
+"""How far a Gaussian's ELBO is below the best of its family, in nats, by draws that it was not fitted to.
+
+Near an optimum the ELBO is quadratic, and a gradient ψ says how far it is: ½ ψᵀ K⁻¹ ψ, with K the negative
+Hessian. The square of an estimated gradient is too large by its noise; the product of two independent estimates
+is not, so that the mean over pairs of groups of draws is free of bias. ψ is the path derivative, ∇(log p − log q)
+along the draws alone (Roeder, Wu and Duvenaud, "Sticking the Landing", NeurIPS 2017), whose noise vanishes
+where q is the posterior. K is C of `newton` for the mean, and the Fisher information for the covariance, which
+the two share where the posterior is normal.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ppl_vae.base.wording import with_error
+from ppl_vae.inference.fitting.gaussian import Block, Gaussian, symmetric
+from ppl_vae.inference.fitting.newton import FLAT, THIN, direction
+from ppl_vae.inference.fitting.target import Expectation, Target
+
+__all__ = ["Distance", "distance", "pooled"]
+
+GROUPS = 8
+
+
+@dataclass(frozen=True)
+class Distance:
+    """An estimated distance to the optimum of a guide's family.
+
+    Attributes:
+        value: in nats, free of bias, so that it may be negative.
+        std_error: its Monte Carlo error, by leaving out groups of draws.
+        num_draws: of which it was estimated.
+    """
+
+    value: float
+    std_error: float
+    num_draws: int
+
+    @property
+    def upper(self) -> float:
+        """Two standard errors above the estimate, in nats; at least 0."""
+        return max(self.value, 0.0) + 2 * self.std_error
+
+    def __str__(self) -> str:
+        return f"{with_error(self.value, self.std_error)} nats"
+
+
+def distance(target: Target, at: Gaussian, num_draws: int, seed: int) -> Distance:
+    """Of a Gaussian from the best of its family.
+
+    Args:
+        target: the density.
+        at: the Gaussian.
+        num_draws: normals and as many negatives, together; at least 2 a dimension of the density.
+        seed: of the draws, another than that of draws the Gaussian was fitted to.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    half = max(num_draws // 2, GROUPS)
+    drawn = torch.empty(half, at.family.noise_dim, dtype=torch.float64).normal_(generator=generator)
+    here = target.expect(at, torch.cat([drawn, -drawn]))
+    rows = _gradients(here)
+    return pooled(rows @ rows.T, 2 * half)
+
+
+def pooled(gram: Tensor, num_draws: int) -> Distance:
+    """From the products ½ ψ_kᵀ K⁻¹ ψ_l of the gradients of groups of draws, shape (groups, groups)."""
+    count = len(gram)
+    total, own = gram.sum(), gram.diagonal()
+    value = float((total - own.sum()) / (count * (count - 1)))
+    # Each group left out in turn.
+    left = (total - 2 * gram.sum(1) + 2 * own - own.sum()) / ((count - 1) * (count - 2))
+    variance = (count - 1) / count * ((left - left.mean()) ** 2).sum()
+    return Distance(value, float(variance.sqrt()), num_draws)
+
+
+def _gradients(here: Expectation) -> Tensor:
+    """Path derivatives by group of draws, whitened by √(2 K)."""
+    at, count = here.at, len(here.noise)
+    weighted = at.whiten(here.positions - at.loc)
+    path = here.slopes + weighted
+    sd = at.variances().sqrt()
+    curvature = direction(here).curvature
+    values, vectors = torch.linalg.eigh(curvature * sd * sd.unsqueeze(1))
+    root = vectors / values.abs().clamp_min(max(FLAT * float(values.abs().max()), 1e-300)).sqrt()
+    rows = []
+    for group in range(GROUPS):
+        own = torch.arange(group, count // 2, GROUPS)
+        chosen = torch.cat([own, own + count // 2])
+        slopes, weights = path[chosen], weighted[chosen]
+        parts = [0.5**0.5 * ((slopes.mean(0) * sd) @ root)]
+        for block, scale in zip(at.family.blocks, at.roots, strict=True):
+            of_block = slopes[:, block.columns], weights[:, block.columns]
+            parts.append(_of_covariance(block, scale, *of_block))
+        rows.append(torch.cat(parts))
+    return torch.stack(rows)
+
+
+def _of_covariance(block: Block, root: Tensor, slopes: Tensor, weights: Tensor) -> Tensor:
+    """½ of the gradient in a block's covariance, in coordinates where that is the identity.
+
+    The closest covariance of a low-rank block may leave such a gradient, across what its family can do: of it
+    what lies along the family counts.
+    """
+    if block.kind == "diagonal":
+        return 0.5 * (slopes * weights).mean(0) * root**2
+    gradient = symmetric(slopes.T @ weights / len(slopes))
+    if block.kind == "dense":
+        return 0.5 * (root.T @ gradient @ root).reshape(-1)
+    dense = torch.linalg.cholesky(symmetric(block.covariance(root)))
+    return 0.5 * _along(block, root, dense, dense.T @ gradient @ dense).reshape(-1)
+
+
+def _along(block: Block, root: Tensor, dense: Tensor, gradient: Tensor) -> Tensor:
+    """What of a gradient (d, d) lies along what a low-rank family's covariances can do, whitened by a root.
+
+    Scales that have all but vanished count as held: the best may want none, and a step cannot go below.
+    """
+    from scipy.sparse.linalg import LinearOperator, lsqr
+
+    inverse = torch.linalg.inv(dense)
+    free = root[:, 0] ** 2 * (inverse**2).sum(0) > (2 * THIN) ** 2
+
+    def change(flat: np.ndarray) -> np.ndarray:
+        step = torch.from_numpy(np.asarray(flat)).reshape(root.shape)
+        half = torch.diag(step[:, 0] * root[:, 0] * free) + step[:, 1:] @ root[:, 1:].T
+        return (inverse @ (half + half.T) @ inverse.T).reshape(-1).numpy()
+
+    def adjoint(flat: np.ndarray) -> np.ndarray:
+        pulled = inverse.T @ symmetric(torch.from_numpy(np.asarray(flat)).reshape(dense.shape)) @ inverse
+        own = (pulled.diagonal() * root[:, 0] * free).unsqueeze(1)
+        return 2 * torch.cat([own, pulled @ root[:, 1:]], 1).reshape(-1).numpy()
+
+    shape = (dense.numel(), root.numel())
+    operator = LinearOperator(shape, matvec=change, rmatvec=adjoint, dtype=np.float64)
+    found = lsqr(operator, gradient.reshape(-1).numpy(), atol=1e-6, btol=1e-6)[0]
+    return torch.from_numpy(change(found)).reshape(dense.shape)
