@@ -56,8 +56,8 @@ class GaussianGuide:
         """
         if not is_gaussian(guide):
             raise InputError(
-                f"Gaussian methods need a guide that is normal in unconstrained space: Pyro's {_NAMES}, or an "
-                f"AutoGuideList of them; this pair's is {type(guide).__name__}, which svi.fit takes"
+                f"Gaussian methods need a guide that is normal in unconstrained space: Pyro's {_NAMES}, or "
+                f"an AutoGuideList of them; this pair's is {type(guide).__name__}, which svi.fit takes"
             )
         if density.moving:
             raise InputError(
@@ -174,7 +174,7 @@ def _set_scale(part: Any, leaf: Tensor, scale: Tensor) -> None:
 
 
 def _cholesky(root: Tensor) -> Tensor:
-    """The lower-triangular root with a positive diagonal of the same covariance, by QR: nothing is squared."""
+    """The lower-triangular root, its diagonal positive, of the same covariance, by QR."""
     _, upper = torch.linalg.qr(root.T)
     lower = upper.T
     return lower * torch.where(lower.diagonal() < 0, -1.0, 1.0)

@@ -1,11 +1,11 @@
 """How far a Gaussian's ELBO is below the best of its family, in nats, by draws that it was not fitted to.
 
 Near an optimum the ELBO is quadratic, and a gradient ψ says how far it is: ½ ψᵀ K⁻¹ ψ, with K the negative
-Hessian. The square of an estimated gradient is too large by its noise; the product of two independent estimates
-is not, so that the mean over pairs of groups of draws is free of bias. ψ is the path derivative, ∇(log p − log q)
-along the draws alone (Roeder, Wu and Duvenaud, "Sticking the Landing", NeurIPS 2017), whose noise vanishes
-where q is the posterior. K is C of `newton` for the mean, and the Fisher information for the covariance, which
-the two share where the posterior is normal.
+Hessian. The square of an estimated gradient is too large by its noise; the product of two independent
+estimates is not, so that the mean over pairs of groups of draws is free of bias. ψ is the path derivative,
+∇(log p − log q) along the draws alone (Roeder, Wu and Duvenaud, "Sticking the Landing", NeurIPS 2017), whose
+noise vanishes where q is the posterior. K is C of `newton` for the mean, and the Fisher information for the
+covariance, which the two share where the posterior is normal.
 """
 
 from __future__ import annotations

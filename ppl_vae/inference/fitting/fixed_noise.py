@@ -1,12 +1,12 @@
 """Deterministic variational inference: an ELBO on draws that are held is a function like any other.
 
-With z_1 … z_S standard normal and held, the ELBO of N(m, R Rᵀ) is (1/S) Σ log p(x, m + R z_s) + log |R|: nothing
-about it is random, so that SciPy's trust-region Newton method finds its maximum, by products with the density's
-Hessians, and the norm of its gradient says that it has arrived. What the draws cost is estimated from others, to
-which the guide was not fitted, and where that is more than asked more are taken.
+With z_1 … z_S standard normal and held, the ELBO of N(m, R Rᵀ) is (1/S) Σ log p(x, m + R z_s) + log |R|:
+nothing about it is random, so that SciPy's trust-region Newton method finds its maximum, by products with the
+density's Hessians, and the norm of its gradient says that it has arrived. What the draws cost is estimated
+from others, to which the guide was not fitted, and where that is more than asked more are taken.
 
-Source: Giordano, Ingram and Broderick, "Black Box Variational Inference with a Deterministic Objective: Faster,
-More Accurate, and Even More Black Box", JMLR 25 (2024). As they show (their section 3.3), a dense covariance needs
+Source: Giordano, Ingram and Broderick, "Black Box Variational Inference with a Deterministic Objective:
+Faster, More Accurate, and Even More Black Box", JMLR 25 (2024). A dense covariance needs
 more draws than it has dimensions, or its scale grows without bound in directions that no draw spans.
 """
 
@@ -34,7 +34,8 @@ __all__ = ["FixedNoise", "Objective", "fit"]
 
 # Common draws at first: at least, and a dimension of the largest dense block.
 FEWEST, A_DIMENSION = 64, 4
-# Dense covariances of more coordinates are left to natural gradients, and distances by dense matrices are none.
+# Dense covariances of more coordinates are left to natural gradients, and distances by dense matrices are
+# none.
 MOST_DENSE, MOST_JUDGED = 100, 1000
 # What SciPy is given in place of an ELBO that is not finite.
 BAD = 1e100
@@ -46,8 +47,8 @@ def fit(
     """Fit a Gaussian guide by maximising its ELBO on common draws.
 
     Args:
-        pair: with one of Pyro's Gaussian AutoGuides, or an AutoGuideList of them, whose parameters are changed
-            in place, in their own precision; all arithmetic is in float64. The model's parameters are held.
+        pair: with one of Pyro's Gaussian AutoGuides, or an AutoGuideList of them. The guide's parameters are
+            changed in place, in their own precision; all arithmetic is in float64. The model's are held.
         data: the programs' full data.
         seed: of the draws.
         progress: whether to show a progress bar on a terminal.
@@ -74,8 +75,8 @@ class FixedNoise:
         largest = start.family.largest
         if largest > MOST_DENSE:
             raise InputError(
-                f"on draws that are held, a dense covariance of {largest} dimensions needs more draws than that "
-                "and half its square in parameters: take natural.fit, or a mean-field or low-rank guide"
+                f"on draws that are held, a dense covariance of {largest} dimensions needs more draws than "
+                "that and half its square in parameters: take natural.fit, or a mean-field or low-rank guide"
             )
         return max(FEWEST, A_DIMENSION * largest)
 
@@ -107,9 +108,9 @@ class FixedNoise:
 class Objective:
     """−ELBO on common draws, with its gradient and products with its Hessian, over a vector of coordinates.
 
-    The coordinates are those of the family's members (m, R), relative to one of them: m in units of its scales,
-    R likewise, a dense R lower-triangular. They are linear, so that second derivatives are the density's own
-    and those of log |R|.
+    The coordinates are those of the family's members (m, R), relative to one of them: m in units of its
+    scales, R likewise, a dense R lower-triangular. They are linear, so that second derivatives are the
+    density's own and those of log |R|.
 
     Args:
         target: the density.

@@ -1,10 +1,10 @@
 """Gaussians over all unconstrained latents: independent ones, dense ones by block, low-rank plus diagonal.
 
 A member of a family is u = m + R z with z standard normal and R block by block, linear in what describes it:
-a scale a coordinate, a square root of the block's covariance, or a scale a coordinate beside a factor of a few
-columns. An ELBO of a log-concave density is concave in (m, R) (Challis and Barber, "Gaussian Kullback–Leibler
-Approximate Inference", JMLR 14 (2013); Domke, "Provable Smoothness Guarantees for Black-Box Variational
-Inference", ICML 2020), for fixed z as well.
+a scale a coordinate, a square root of the block's covariance, or a scale a coordinate beside a factor of a
+few columns. An ELBO of a log-concave density is concave in (m, R) (Challis and Barber, "Gaussian
+Kullback–Leibler Approximate Inference", JMLR 14 (2013); Domke, "Provable Smoothness Guarantees for Black-Box
+Variational Inference", ICML 2020), for fixed z as well.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""What natural gradients and deterministic VI share: a start, rounds of more and more common draws, an answer.
+"""What natural gradients and deterministic VI share: a start, rounds of more and more common draws, an
+answer.
 
-A round maximises the ELBO on common draws. Then draws to which the guide was not fitted say how far it is from
-the best of its family (`distance`); where that is more than asked, four times the draws are taken, and the
-guide goes on from where it is. Nothing is tuned: there is no learning rate, and no rule that guesses.
+A round maximises the ELBO on common draws. Then draws to which the guide was not fitted say how far it is
+from the best of its family (`distance`); where that is more than asked, four times the draws are taken, and
+the guide goes on from where it is. Nothing is tuned: there is no learning rate, and no rule that guesses.
 """
 
 from __future__ import annotations
@@ -174,6 +175,6 @@ def fit_gaussian(
 def _reason(found: Climb, start: Start) -> str:
     return (
         f"the ELBO is {found.distance} below the best of the {found.at.family.name} family, by "
-        f"{found.distance.num_draws:,} draws to which the guide was not fitted; {len(found.history)} iterations of "
-        f"{found.how} from the {start.name}, on {found.draws:,} common draws"
+        f"{found.distance.num_draws:,} draws to which the guide was not fitted; {len(found.history)} iterations "
+        f"of {found.how} from the {start.name}, on {found.draws:,} common draws"
     )

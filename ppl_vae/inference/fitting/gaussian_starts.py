@@ -1,8 +1,9 @@
-"""Where Gaussian guides start: the guide itself, the mode with its curvature, the prior, Pathfinder's best path.
+"""Where Gaussian guides start: the guide itself, the mode with its curvature, the prior, Pathfinder's best
+path.
 
 All are tried on the ELBO with common draws, and the best is taken. A start costs little beside what a bad one
-costs: far from the posterior, where its density is not log-concave, a covariance that has shrunk in one direction
-takes hundreds of steps to grow again.
+costs: far from the posterior, where its density is not log-concave, a covariance that has shrunk in one
+direction takes hundreds of steps to grow again.
 """
 
 from __future__ import annotations
@@ -68,17 +69,18 @@ def best_start(target: Target, name: str, seed: int) -> tuple[Start, list[Start]
     best = max(tried, key=lambda start: start.elbo, default=None)
     if best is None or not math.isfinite(best.elbo):
         raise InputError(
-            f"the ELBO is finite at no start ({', '.join(STARTS) if name == 'best' else name}): give the guide "
-            "other parameters, or check that the posterior can be normalised"
+            f"the ELBO is finite at no start ({', '.join(STARTS) if name == 'best' else name}): give the "
+            "guide other parameters, or check that the posterior can be normalised"
         )
     return best, tried
 
 
 def laplace(batches: Batches, near: Gaussian) -> Gaussian | None:
-    """The family's member closest to the Gaussian at the mode above a Gaussian's mean; None where there is none.
+    """The family's member closest to the Gaussian at the mode above a Gaussian's mean; None where there is
+    none.
 
-    Newton's method with the absolute values of the curvatures, which a maximum alone attracts, and many lengths
-    of each step at once.
+    Newton's method with the absolute values of the curvatures, which a maximum alone attracts, and many
+    lengths of each step at once.
     """
     try:
         at, curvature, left = _climb(batches, near.loc)

@@ -3,12 +3,12 @@
 With q = N(m, Σ), P = Σ⁻¹ and f = log p(x, u), the ELBO has the gradients g = E[∇f] in m and ½ (E[∇²f] + P) in
 Σ (Bonnet's and Price's theorems; Opper and Archambeau 2009). In the natural coordinates of an exponential
 family a step of length ρ mixes precisions, P ← (1 − ρ) P + ρ C with C = −E[∇²f] (Khan and Rue, "The Bayesian
-Learning Rule", JMLR 24 (2023), section 4; Khan et al. 2018, "variational online Newton"), block by block where
-Σ has blocks. The mean goes m ← m + ρ C⁻¹ g with the whole of C, also where Σ knows no correlations: for
+Learning Rule", JMLR 24 (2023), section 4; Khan et al. 2018, "variational online Newton"), block by block
+where Σ has blocks. The mean goes m ← m + ρ C⁻¹ g with the whole of C, also where Σ knows no correlations: for
 independent coordinates it would else wait for them.
 
-C comes from gradients alone, by Stein's lemma: E[∇²f] = E[∇f (u − m)ᵀ] P, whatever q's family. A low-rank block
-goes towards the member of its family that is closest to N(m, C⁻¹).
+C comes from gradients alone, by Stein's lemma: E[∇²f] = E[∇f (u − m)ᵀ] P, whatever q's family. A low-rank
+block goes towards the member of its family that is closest to N(m, C⁻¹).
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ LEAST = 0.1
 # Curvatures of the mean's system over the largest one, below which they count as none.
 FLAT = 1e-12
 HALVINGS = 30
-# Least scale of a coordinate's own in a low-rank covariance, over its sd given all others. The best may be none at
-# all, as in factor analysis; the guide divides by it.
+# Least scale of a coordinate's own in a low-rank covariance, over its sd given all others. The best may be
+# none at all, as in factor analysis; the guide divides by it.
 THIN = 0.03
 
 
@@ -138,8 +138,8 @@ class Ascent:
 def ascend(target: Target, here: Expectation) -> Ascent:
     """One step, halved until the ELBO on the same draws rises.
 
-    Where the mean and the covariance do not go together, they go alone: far from an optimum one of the two may
-    be of no use.
+    Where the mean and the covariance do not go together, they go alone: far from an optimum one of the two
+    may be of no use.
     """
     towards = direction(here)
     for halving in range(HALVINGS):
@@ -155,8 +155,8 @@ def ascend(target: Target, here: Expectation) -> Ascent:
 def _closest(block: Block, root: Tensor, curvature: Tensor) -> Tensor:
     """The low-rank root whose Gaussian is closest to one of a given precision, by KL(q ‖ p), from a root.
 
-    Minimises ½ tr(C Σ) − ½ log |Σ| over Σ = S² + W Wᵀ, by L-BFGS in units of C's diagonal. C's curvatures below
-    a tenth of the present precision are raised to it.
+    Minimises ½ tr(C Σ) − ½ log |Σ| over Σ = S² + W Wᵀ, by L-BFGS in units of C's diagonal. C's curvatures
+    below a tenth of the present precision are raised to it.
     """
     from scipy.optimize import minimize
 
