@@ -1,4 +1,7 @@
 from . import (
+    fixed_noise as fixed_noise,
+)
+from . import (
     natural as natural,
 )
 from . import (

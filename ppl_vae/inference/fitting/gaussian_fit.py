@@ -175,6 +175,6 @@ def fit_gaussian(
 def _reason(found: Climb, start: Start) -> str:
     return (
         f"the ELBO is {found.distance} below the best of the {found.at.family.name} family, by "
-        f"{found.distance.num_draws:,} draws to which the guide was not fitted; {len(found.history)} iterations "
-        f"of {found.how} from the {start.name}, on {found.draws:,} common draws"
+        f"{found.distance.num_draws:,} draws to which the guide was not fitted; {len(found.history)} "
+        f"iterations of {found.how} from the {start.name}, on {found.draws:,} common draws"
     )

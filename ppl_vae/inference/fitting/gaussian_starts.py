@@ -20,7 +20,9 @@ from ppl_vae.base.seeds import derived
 from ppl_vae.engine.batches import Batches, NoCurvature
 from ppl_vae.inference.fitting.gaussian import Gaussian, common_noise, symmetric
 from ppl_vae.inference.fitting.target import Target
+from ppl_vae.inference.samplers.pathfinder import PathfinderOptions, paths_of
 from ppl_vae.inference.samplers.starts import drawn_from
+from ppl_vae.program.problem import Problem
 
 __all__ = ["STARTS", "Start", "best_start", "laplace"]
 
@@ -62,9 +64,11 @@ def best_start(target: Target, name: str, seed: int) -> tuple[Start, list[Start]
     """
     own = target.guide.read()
     noise = common_noise(DRAWS, own.family.noise_dim, derived(seed, "starts"))
-    tried = []
+    tried: list[Start] = []
     for other in STARTS if name == "best" else (name,):
-        if (at := _SOURCES[other](target, own, seed)) is not None:
+        near = max(tried, key=lambda start: start.elbo, default=None)
+        at = _SOURCES[other](target, own if near is None else near.at, seed)
+        if at is not None:
             tried.append(Start(other, at, target.expect(at, noise).elbo))
     best = max(tried, key=lambda start: start.elbo, default=None)
     if best is None or not math.isfinite(best.elbo):
@@ -122,11 +126,31 @@ def _climb(batches: Batches, start: Tensor) -> tuple[Tensor, Tensor, float]:
     return at, torch.zeros_like(eye), math.inf
 
 
-def _mode(target: Target, own: Gaussian, seed: int) -> Gaussian | None:
-    return laplace(target.batches, own) if target.dim <= MOST_DENSE else None
+def _mode(target: Target, near: Gaussian, seed: int) -> Gaussian | None:
+    """The mode above the best start so far."""
+    return laplace(target.batches, near) if target.dim <= MOST_DENSE else None
 
 
-def _prior(target: Target, own: Gaussian, seed: int) -> Gaussian | None:
+def _pathfinder(target: Target, near: Gaussian, seed: int) -> Gaussian | None:
+    """Of the path with the largest ELBO; None where every one fails."""
+    density, blocks = target.batches.density, near.family.blocks
+    asked = PathfinderOptions(num_draws=DRAWS, resample=False)
+    prior = [drawn_from(density.pair.guide, density.pair, density.data)]
+    try:
+        problem = Problem.of(density.pair, *density.data)
+        best = paths_of(problem, asked, prior, seed=derived(seed, "pathfinder"), progress=False).best
+    except InputError:
+        return None
+    normal = best.normal
+    if normal is None:
+        return None
+    if all(block.kind == "diagonal" for block in blocks):
+        precisions = (1 + normal.directions.square() @ (1 / normal.stretches - 1)) / normal.diagonal
+        return near.replaced(normal.loc, [precisions[block.columns].rsqrt() for block in blocks])
+    return near.family.closest(normal.loc, normal.covariance_matrix) if target.dim <= MOST_DENSE else None
+
+
+def _prior(target: Target, near: Gaussian, seed: int) -> Gaussian | None:
     """Means and variances of the prior in unconstrained space; None where it has none."""
     density = target.batches.density
     draw, rows = drawn_from(density.pair.guide, density.pair, density.data), []
@@ -137,16 +161,16 @@ def _prior(target: Target, own: Gaussian, seed: int) -> Gaussian | None:
             return None
     drawn = torch.stack(rows).double()
     variance = drawn.var(0)
-    if not bool(drawn.isfinite().all() and (variance > 0).all()):
+    if target.dim > MOST_DENSE or not bool(drawn.isfinite().all() and (variance > 0).all()):
         return None
-    if target.dim > MOST_DENSE:
-        return None
-    return own.family.closest(drawn.mean(0), torch.diag(variance))
+    return near.family.closest(drawn.mean(0), torch.diag(variance))
 
 
+# In the order in which they are tried: the mode is looked for above the best of the others.
 _SOURCES: dict[str, Callable[[Target, Gaussian, int], Gaussian | None]] = {
-    "guide": lambda target, own, seed: own,
+    "guide": lambda target, near, seed: near,
     "prior": _prior,
+    "pathfinder": _pathfinder,
     "mode": _mode,
 }
 STARTS = tuple(_SOURCES)
