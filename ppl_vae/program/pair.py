@@ -178,9 +178,12 @@ class Pair:
         if train not in ("both", "guide"):
             raise InputError(f"train={train!r} is not known; it is 'both' or 'guide'")
         used = self._model_names | self._guide_names
-        found = {name: leaf for name, leaf in self._store["params"].items() if name in used}
-        known = {id(leaf) for leaf in found.values()}
-        frozen = {id(found[name]) for name in self._model_names if name in found}
+        stored = {name: leaf for name, leaf in self._store["params"].items() if name in used}
+        # Pyro's flows keep one parameter under two names.
+        once = {id(leaf): name for name, leaf in stored.items()}
+        found = {name: leaf for name, leaf in stored.items() if once[id(leaf)] == name}
+        known = set(once)
+        frozen = {id(stored[name]) for name in self._model_names if name in stored}
         for prefix, program in (("model", self.model), ("guide", self.guide)):
             if isinstance(program, nn.Module):
                 for name, leaf in program.named_parameters(prefix):

@@ -7,6 +7,7 @@ from pyro.infer.autoguide import AutoContinuous, AutoNormal
 from torch import Tensor
 
 from ppl_vae.base.seeds import seeded
+from ppl_vae.program.given_latents import latent_site
 from ppl_vae.program.layout import sample_sites
 from ppl_vae.program.problem import Problem
 
@@ -41,7 +42,7 @@ def point_masses(problem: Problem) -> tuple[str, ...]:
         for name, first in draws[0].items()
         if first.numel() and bool(torch.stack([other[name] == first for other in draws[1:]]).all(0).any())
     }
-    if isinstance(guide, AutoContinuous) and f"_{type(guide).__name__}_latent" in still:
+    if isinstance(guide, AutoContinuous) and latent_site(guide) in still:
         return tuple(layout.latents)
     return tuple(name for name in layout.latents if name in still)
 
@@ -52,7 +53,7 @@ def _drawn(problem: Problem) -> Mapping[str, Tensor]:
     _, trace = problem.traces()
     sites = dict(sample_sites(trace))
     if isinstance(guide, AutoContinuous):
-        auxiliary = f"_{type(guide).__name__}_latent"
+        auxiliary = latent_site(guide)
         return {auxiliary: sites[auxiliary]["value"]} if auxiliary in sites else {}
     found = {}
     for name in layout.latents:

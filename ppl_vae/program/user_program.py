@@ -11,16 +11,10 @@ from typing import Any
 
 from ppl_vae.base.errors import InputError
 
-__all__ = ["blamed", "digest_of", "is_class", "is_program", "load_guide", "load_program"]
+__all__ = ["blamed", "digest_of", "is_class", "is_program", "load_program"]
 
 # Of the names that users' files have as modules.
 PREFIX = "_ppl_vae_user_"
-# AutoGuides by the name of their family, for who has written none.
-AUTO_GUIDES = {
-    "mean-field": "AutoNormal",
-    "full-rank": "AutoMultivariateNormal",
-    "low-rank": "AutoLowRankMultivariateNormal",
-}
 
 
 def is_program(text: str) -> bool:
@@ -71,25 +65,6 @@ def digest_of(text: str, folder: Path | None = None) -> str | None:
     if not path.is_file() or (folder is not None and path.resolve().is_relative_to(folder.resolve())):
         return ""
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def load_guide(text: str, model: Callable[..., Any]) -> Callable[..., Any]:
-    """The guide that ``FILE.py:NAME`` names, or the AutoGuide of a family such as mean-field.
-
-    Raises:
-        InputError: as `load_program`, or for an unknown family.
-    """
-    if is_program(text):
-        return load_program(text)
-    if text not in AUTO_GUIDES:
-        raise InputError(
-            f"the guide is {text!r}; it is FILE.py:NAME, or one of Pyro's AutoGuides: "
-            f"{', '.join(AUTO_GUIDES)}"
-        )
-    import pyro.infer.autoguide as autoguide
-
-    guide: Callable[..., Any] = getattr(autoguide, AUTO_GUIDES[text])(model)
-    return guide
 
 
 def _module(path: Path) -> ModuleType:

@@ -17,7 +17,8 @@ from ppl_vae.data.rows import Rows
 from ppl_vae.data.user_data import read_arguments
 from ppl_vae.diagnostics.verdict.check import Check, CheckKeywords, check, check_pair
 from ppl_vae.diagnostics.verdict.fitting import FIT_SHARE
-from ppl_vae.program.user_program import load_guide, load_program
+from ppl_vae.guides.named import load_guide
+from ppl_vae.program.user_program import load_program
 from ppl_vae.runs.fit_job import converged_of, fit_run
 from ppl_vae.runs.jobs import part_problem, row_numbers
 from ppl_vae.runs.run import Run, only_begun, settings_for
@@ -152,7 +153,7 @@ def check_programs(
     """Fit and check a user's own pair; a folder keeps what was found.
 
     Args:
-        model, guide: as ``FILE.py:NAME``; the guide may also be an AutoGuide's family.
+        model, guide: as ``FILE.py:NAME``; the guide may also be a family of `guides.named`.
         data: files of the programs' arguments; see `user_data.read_arguments`.
         out: the folder.
         steps: the most steps of SVI.

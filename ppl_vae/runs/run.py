@@ -21,6 +21,7 @@ from ppl_vae.data.named import load_dataset
 from ppl_vae.data.prepare import Prepared, PrepareKeywords, prepare
 from ppl_vae.data.readers import SUFFIXES
 from ppl_vae.data.rows import Rows
+from ppl_vae.guides.named import named_guide
 from ppl_vae.inference.fitting.checkpoint import load_parameters
 from ppl_vae.inference.fitting.options import FitOptions
 from ppl_vae.models.base import FitDefaults, SuiteModel, defaults_of
@@ -91,7 +92,8 @@ class Run:
             training = chosen.data_type.of(data.part("train"))
             model = chosen.from_data(training, settings.options)
             tensors = data.arguments("train", getattr(torch, chosen.defaults.dtype))
-            guide = chosen.guides[settings.guide](model, *tensors)
+            own = chosen.guides.get(settings.guide)
+            guide = named_guide(settings.guide, model) if own is None else own(model, *tensors)
         for program in (model, guide):
             if isinstance(program, nn.Module):
                 program.to(device)

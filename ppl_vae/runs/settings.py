@@ -14,6 +14,7 @@ import torch
 from ppl_vae.base.errors import InputError
 from ppl_vae.base.options import shell_names
 from ppl_vae.base.plain import from_plain
+from ppl_vae.guides.named import GUIDES
 from ppl_vae.inference.fitting.options import FitOptions
 from ppl_vae.inference.fitting.steps import engine_of_fit
 from ppl_vae.models.base import SuiteModel
@@ -165,13 +166,15 @@ def _model_of(content: Mapping[str, Any], folder: Path) -> type[SuiteModel]:
 
 
 def check_guide_name(model: type[SuiteModel], guide: str) -> None:
-    """Refuse a guide that a model does not have.
+    """Refuse a guide that a model does not have; families of `guides.named` serve models of global latents.
 
     Raises:
         InputError: naming the ones it has.
     """
-    if guide not in model.guides:
-        raise InputError(f"{model.name} has no guide {guide!r}; it has {', '.join(model.guides)}")
+    every = GUIDES if model.unit == "data set" else {}
+    if guide not in model.guides and guide.partition(":")[0] not in every:
+        known = ", ".join(dict.fromkeys((*model.guides, *every)))
+        raise InputError(f"{model.name} has no guide {guide!r}; it has {known}")
 
 
 def options_of(model: type[SuiteModel], given: Mapping[str, Any]) -> Any:

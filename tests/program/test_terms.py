@@ -19,8 +19,9 @@ from torch import Tensor
 
 from ppl_vae.base.errors import InputError
 from ppl_vae.guides import Prior
+from ppl_vae.guides.named import GUIDES
 from ppl_vae.inference import importance, svi
-from ppl_vae.program.pair import Pair
+from ppl_vae.program.pair import Pair, Program
 from ppl_vae.program.terms import has_log_density, layout, terms
 
 
@@ -71,11 +72,13 @@ def test_a_scale_that_the_user_put_there_is_kept(x: Tensor) -> None:
         np.testing.assert_allclose(found.log_p, expected, rtol=1e-10)
 
 
-GUIDES = [AutoNormal, AutoDiagonalNormal, AutoMultivariateNormal, AutoLowRankMultivariateNormal]
+AUTO = [AutoNormal, AutoDiagonalNormal, AutoMultivariateNormal, AutoLowRankMultivariateNormal]
 
 
-@pytest.mark.parametrize("family", GUIDES)
-def test_density_of_an_autoguide_at_its_own_draw_is_the_drawn_one(family: type, x: Tensor) -> None:
+@pytest.mark.parametrize("family", [*AUTO, *GUIDES.values()], ids=[*(a.__name__ for a in AUTO), *GUIDES])
+def test_density_of_an_autoguide_at_its_own_draw_is_the_drawn_one(
+    family: Callable[[Program], Program], x: Tensor
+) -> None:
     def model(x: Tensor) -> None:
         # Positive, unit-interval, simplex and real sites, one of them in a plate.
         one = torch.ones((), dtype=x.dtype)

@@ -6,26 +6,19 @@ import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import torch
-from pyro.distributions.transforms import affine_autoregressive, iterated
-from pyro.infer.autoguide import (
-    AutoLowRankMultivariateNormal,
-    AutoMultivariateNormal,
-    AutoNormal,
-    AutoNormalizingFlow,
-)
 
 from ppl_vae.answers.posterior import Posterior
 from ppl_vae.base.errors import InputError
 from ppl_vae.base.seeds import derived, seeded
+from ppl_vae.guides import named
 from ppl_vae.inference.fitting import svi
 from ppl_vae.inference.samplers import guide, laplace
 from ppl_vae.program.pair import Pair, Program
 
-__all__ = ["Flow", "FullRank", "Laplace", "LowRank", "MeanField", "alternatives"]
+__all__ = ["Flow", "FullRank", "Laplace", "LowRank", "MeanField", "Named", "alternatives"]
 
 
 @dataclass(frozen=True)
@@ -39,30 +32,51 @@ class Budget:
     progress: bool
 
 
+class FittedFamily:
+    """A family whose guide is fitted by SVI."""
+
+    name: str
+
+    def guide(self, model: Program) -> Program:
+        """A guide of the family, not fitted."""
+        return named.named_guide(self.name, model)
+
+    def answer(self, model: Program, data: tuple[Any, ...], budget: Budget, seed: int) -> Posterior:
+        """Fit it, and draw.
+
+        Raises:
+            InputError: for a model that the family cannot serve.
+        """
+        return _fitted(Pair(model, self.guide(model)), data, budget, seed)
+
+
 @dataclass(frozen=True)
-class MeanField:
+class Named(FittedFamily):
+    """A family by its name in `guides.named`.
+
+    Args:
+        name: of the family.
+    """
+
+    name: str
+
+
+@dataclass(frozen=True)
+class MeanField(FittedFamily):
     """Independent normals in unconstrained space (Kucukelbir et al. 2017)."""
 
     name = "mean-field"
 
-    def answer(self, model: Program, data: tuple[Any, ...], budget: Budget, seed: int) -> Posterior:
-        """Fit it, and draw."""
-        return _fitted(Pair(model, AutoNormal(model)), data, budget, seed)
-
 
 @dataclass(frozen=True)
-class FullRank:
+class FullRank(FittedFamily):
     """One normal with full covariance in unconstrained space (Kucukelbir et al. 2017)."""
 
     name = "full-rank"
 
-    def answer(self, model: Program, data: tuple[Any, ...], budget: Budget, seed: int) -> Posterior:
-        """Fit it, and draw."""
-        return _fitted(Pair(model, AutoMultivariateNormal(model)), data, budget, seed)
-
 
 @dataclass(frozen=True)
-class LowRank:
+class LowRank(FittedFamily):
     """One normal with a covariance of low rank plus a diagonal (Ong et al. 2018).
 
     Args:
@@ -72,13 +86,13 @@ class LowRank:
     rank: int | None = None
     name = "low-rank"
 
-    def answer(self, model: Program, data: tuple[Any, ...], budget: Budget, seed: int) -> Posterior:
-        """Fit it, and draw."""
-        return _fitted(Pair(model, AutoLowRankMultivariateNormal(model, rank=self.rank)), data, budget, seed)
+    def guide(self, model: Program) -> Program:
+        """A guide of the family, not fitted."""
+        return named.low_rank(model, self.rank)
 
 
 @dataclass(frozen=True)
-class Flow:
+class Flow(FittedFamily):
     """Inverse autoregressive flows over all latents (Kingma et al. 2016); needs at least two.
 
     Args:
@@ -90,20 +104,9 @@ class Flow:
     hidden: int = 32
     name = "flow"
 
-    def answer(self, model: Program, data: tuple[Any, ...], budget: Budget, seed: int) -> Posterior:
-        """Fit it, and draw.
-
-        Raises:
-            InputError: for a model with one latent number.
-        """
-        flow = partial(
-            iterated, self.num_transforms, affine_autoregressive, hidden_dims=[self.hidden, self.hidden]
-        )
-        # An autoregressive network of one input has nothing to regress on; Pyro only warns of it.
-        single = Pair(model, AutoNormal(model)).initialise(*data, seed=seed)
-        if sum(leaf.numel() for leaf in single.parameters("guide").values()) == 2:
-            raise InputError("a flow needs at least two latent numbers; full-rank serves one")
-        return _fitted(Pair(model, AutoNormalizingFlow(model, flow)), data, budget, seed)
+    def guide(self, model: Program) -> Program:
+        """A guide of the family, not fitted."""
+        return named.flow(model, self.num_transforms, self.hidden)
 
 
 @dataclass(frozen=True)
@@ -120,8 +123,7 @@ class Laplace:
         return replace(found, seconds=time.perf_counter() - start)
 
 
-Family = MeanField | FullRank | LowRank | Flow | Laplace
-FAMILIES: tuple[Family, ...] = (MeanField(), FullRank(), LowRank(), Flow(), Laplace())
+Family = FittedFamily | Laplace
 
 
 def alternatives(
@@ -181,12 +183,12 @@ def alternatives(
 def _family(choice: str | Family) -> Family:
     if not isinstance(choice, str):
         return choice
-    for family in FAMILIES:
-        if family.name == choice:
-            return family
-    raise InputError(
-        f"the guide {choice!r} is not known; there are {', '.join(family.name for family in FAMILIES)}"
-    )
+    if choice == Laplace.name:
+        return Laplace()
+    if choice.partition(":")[0] not in named.GUIDES:
+        known = ", ".join((*named.GUIDES, Laplace.name))
+        raise InputError(f"the guide {choice!r} is not known; there are {known}")
+    return Named(choice)
 
 
 def _fitted(pair: Pair, data: tuple[Any, ...], budget: Budget, seed: int) -> Posterior:

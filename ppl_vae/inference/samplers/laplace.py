@@ -17,6 +17,7 @@ from torch import Tensor
 from ppl_vae.base.errors import InputError
 from ppl_vae.base.precision import cast_data, default_dtype
 from ppl_vae.base.seeds import seeded
+from ppl_vae.program.improper import Feasible
 from ppl_vae.program.pair import Pair, Program
 from ppl_vae.program.terms import check_data
 
@@ -46,7 +47,7 @@ def approximation(model: Program, *data: Any, max_iterations: int = 1000, seed: 
     """
     check_data(model, *data)
     cast = cast_data(data, torch.float64)
-    pair = Pair(model, model).cast_model(torch.float64, AutoLaplaceApproximation)
+    pair = Pair(model, model).cast_model(torch.float64, lambda own: AutoLaplaceApproximation(Feasible()(own)))
     with pair.scope(), seeded(seed):
         auto: Any = pair.guide
         with default_dtype(torch.float64):

@@ -1,0 +1,138 @@
+"""Guides of any model by the name of their family, most of them Pyro's AutoGuides.
+
+Sources: Kucukelbir et al., "Automatic differentiation variational inference", *JMLR* 18 (2017), for
+mean-field and full-rank; Ong, Nott and Smith (2018) for low-rank; Kingma et al. (2016) for flow; Ambrogioni
+et al., "Automatic structured variational inference" (2021), for structured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from pyro import poutine
+from pyro.distributions.transforms import affine_autoregressive, iterated
+from pyro.infer.autoguide import (
+    AutoGuideList,
+    AutoLowRankMultivariateNormal,
+    AutoMultivariateNormal,
+    AutoNormal,
+    AutoNormalizingFlow,
+    AutoStructured,
+)
+from torch.distributions import biject_to
+
+from ppl_vae.base.errors import InputError
+from ppl_vae.program.improper import Feasible
+from ppl_vae.program.pair import Program
+from ppl_vae.program.user_program import is_program, load_program
+
+__all__ = ["GUIDES", "BlockNormal", "flow", "load_guide", "low_rank", "named_guide"]
+
+
+class BlockNormal(AutoGuideList):  # type: ignore[misc]
+    """One normal with full covariance a latent site, in unconstrained space, and the sites independent.
+
+    An ``AutoGuideList`` of ``AutoMultivariateNormal``, made when the sites are seen.
+
+    Args:
+        model: a Pyro model with continuous latents.
+    """
+
+    def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
+        super()._setup_prototype(*args, **kwargs)
+        for name, _ in self.prototype_trace.iter_stochastic_nodes():
+            self.append(AutoMultivariateNormal(poutine.block(self.model, expose=[name])))
+
+
+class Structured(AutoStructured):  # type: ignore[misc]
+    """Pyro's ``AutoStructured``, which says of which site it cannot take the support."""
+
+    def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
+        super()._setup_prototype(*args, **kwargs)
+        for name, site in self._sorted_sites:
+            if biject_to(site["fn"].support).codomain.event_dim != site["fn"].event_dim:
+                raise InputError(
+                    f"a structured guide cannot take the support of site {name}, {site['fn'].support}, which "
+                    "has fewer event dimensions than the site; constraints.independent adds them"
+                )
+
+
+def low_rank(model: Program, rank: int | None = None) -> Program:
+    """One normal with a covariance of low rank plus a diagonal.
+
+    Args:
+        model: a Pyro model with continuous latents.
+        rank: about √(number of latents) by default.
+
+    Raises:
+        InputError: if the rank is not positive.
+    """
+    if rank is not None and rank < 1:
+        raise InputError(f"the rank of a low-rank guide is {rank}; it must be at least 1")
+    guide: Program = AutoLowRankMultivariateNormal(Feasible()(model), rank=rank)
+    return guide
+
+
+def flow(model: Program, num_transforms: int = 2, hidden: int = 32) -> Program:
+    """Inverse autoregressive flows over all latents; needs at least two latent numbers.
+
+    Args:
+        model: a Pyro model with continuous latents.
+        num_transforms: flows in sequence.
+        hidden: hidden units of each one's network.
+    """
+
+    def transforms(latent_dim: int) -> Any:
+        # An autoregressive network of one input has nothing to regress on; Pyro only warns of it.
+        if latent_dim < 2:
+            raise InputError("a flow needs at least two latent numbers; full-rank serves one")
+        return iterated(num_transforms, affine_autoregressive, latent_dim, hidden_dims=[hidden, hidden])
+
+    guide: Program = AutoNormalizingFlow(Feasible()(model), transforms)
+    return guide
+
+
+def _auto(kind: Any, model: Program) -> Program:
+    # Pyro draws a start from each prior; flat ones have no draws, and get a value first.
+    guide: Program = kind(Feasible()(model))
+    return guide
+
+
+GUIDES: Mapping[str, Callable[[Program], Program]] = {
+    "mean-field": partial(_auto, AutoNormal),
+    "block": partial(_auto, BlockNormal),
+    "low-rank": low_rank,
+    "structured": partial(_auto, Structured),
+    "full-rank": partial(_auto, AutoMultivariateNormal),
+    "flow": flow,
+}
+
+
+def named_guide(name: str, model: Program) -> Program:
+    """A guide for any model with continuous latents; low-rank may come with its rank, as ``low-rank:5``.
+
+    Raises:
+        InputError: for an unknown name, or a rank that is no positive number.
+    """
+    family, _, rank = name.partition(":")
+    if family == "low-rank" and rank.isdecimal():
+        return low_rank(model, int(rank))
+    if name not in GUIDES:
+        raise InputError(f"the guide {name!r} is not known; there are {', '.join(GUIDES)}")
+    return GUIDES[name](model)
+
+
+def load_guide(text: str, model: Program) -> Program:
+    """The guide that ``FILE.py:NAME`` names, or one for the model of a family such as mean-field.
+
+    Raises:
+        InputError: as `load_program`, or for an unknown family.
+    """
+    if is_program(text):
+        return load_program(text)
+    try:
+        return named_guide(text, model)
+    except InputError as error:
+        raise InputError(f"{error}, or FILE.py:NAME") from None
