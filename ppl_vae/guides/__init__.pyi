@@ -21,3 +21,4 @@ from .per_datum import (
 )
 from .per_datum_flow import PerDatumFlow as PerDatumFlow
 from .prior import Prior as Prior
+from .spline_flow import SplineFlow as SplineFlow

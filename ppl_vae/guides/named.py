@@ -2,7 +2,7 @@
 
 Sources: Kucukelbir et al., "Automatic differentiation variational inference", *JMLR* 18 (2017), for
 mean-field and full-rank; Ong, Nott and Smith (2018) for low-rank; Kingma et al. (2016) for flow; Ambrogioni
-et al., "Automatic structured variational inference" (2021), for structured.
+et al., "Automatic structured variational inference" (2021), for structured. The others say theirs.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from pyro.infer.autoguide import (
 from torch.distributions import biject_to
 
 from ppl_vae.base.errors import InputError
+from ppl_vae.guides.spline_flow import SplineFlow
 from ppl_vae.program.improper import Feasible
 from ppl_vae.program.pair import Program
 from ppl_vae.program.user_program import is_program, load_program
@@ -107,6 +108,7 @@ GUIDES: Mapping[str, Callable[[Program], Program]] = {
     "structured": partial(_auto, Structured),
     "full-rank": partial(_auto, AutoMultivariateNormal),
     "flow": flow,
+    "spline-flow": partial(_auto, SplineFlow),
 }
 
 
