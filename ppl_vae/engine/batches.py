@@ -19,6 +19,9 @@ __all__ = ["Batches", "NoCurvature"]
 SIZE = 64
 # Numbers in the largest tensor that a program reads, times positions at once: bounds the memory.
 BUDGET = 2**24
+# Points at which products are compared with differences of gradients over a step, in units of a direction,
+# what fraction they may differ by, and how a gradient is rounded.
+CHECKED, STEP, DIFFER, ROUNDING = 2, 1e-5, 1e-2, 1e-9
 
 
 class NoCurvature(Exception):
@@ -92,6 +95,8 @@ class Batches:
         def one(position: Tensor, direction: Tensor, *_: Any) -> Outputs:
             return (hessian_product(density, position, direction),)
 
+        self._check_curvature()
+
         with contextlib.suppress(Untraceable):
             if self.engine == "pyro":
                 raise Untraceable("stock Pyro was asked for")
@@ -102,10 +107,36 @@ class Batches:
             lead = [True, True, *(False for _ in held)]
             together = vmap_graph(graph, lead, [*stacked, *held], noise=False)
             return lambda positions, directions: together(positions, directions, *held)[0]
-        one(position, direction)  # raises NoCurvature here rather than in the middle
         return lambda positions, directions: torch.stack(
             [hessian_product(density, *pair) for pair in zip(positions, directions, strict=True)]
         )
+
+    def _check_curvature(self) -> None:
+        """Compare products with differences of gradients: a function that can be differentiated but once may
+        drop out of autograd's second derivatives without a word (`once_differentiable`).
+
+        Raises:
+            NoCurvature: where they differ.
+        """
+        generator = torch.Generator().manual_seed(0)
+        for _ in range(CHECKED):
+            position, direction = (
+                torch.empty(self.density.dim, dtype=torch.float64).normal_(generator=generator)
+                for _ in range(2)
+            )
+            position, direction = (each.to(self.density.like) for each in (position, direction))
+            product = hessian_product(self.density, position, direction)
+            ends = torch.stack([position + STEP * direction, position - STEP * direction])
+            slopes = self(ends)[1]
+            difference = (slopes[0] - slopes[1]) / (2 * STEP)
+            if not bool(difference.isfinite().all() and product.isfinite().all()):
+                continue
+            size = difference.abs().max() + product.abs().max() + slopes.abs().max() * ROUNDING / STEP
+            if (
+                float((difference - product).abs().max())
+                > DIFFER * float(size) + torch.finfo(size.dtype).tiny
+            ):
+                raise NoCurvature("autograd's second derivatives are not those of the gradient")
 
 
 def hessian_product(density: Density, position: Tensor, direction: Tensor) -> Tensor:

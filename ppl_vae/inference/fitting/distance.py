@@ -5,7 +5,8 @@ Hessian. The square of an estimated gradient is too large by its noise; the prod
 estimates is not, so that the mean over pairs of groups of draws is free of bias. ψ is the path derivative,
 ∇(log p − log q) along the draws alone (Roeder, Wu and Duvenaud, "Sticking the Landing", NeurIPS 2017), whose
 noise vanishes where q is the posterior. K is C of `newton` for the mean, and the Fisher information for the
-covariance, which the two share where the posterior is normal.
+covariance, which the ELBO shares where the posterior is normal; elsewhere a distance is right to a factor,
+and zero at zero.
 """
 
 from __future__ import annotations

@@ -251,6 +251,8 @@ def _maximise(
             downhill = objective.gradient(at)
             left = 0.5 * float(_solve(objective, at, downhill) @ downhill)
             if left <= options.tolerance / 100 or slope < 1e-10 or count >= options.max_iterations - 1:
+                if not count:  # it stood there already
+                    look(at)
                 return objective.member(at), "trust-region Newton"
             slope /= 10
     except NoCurvature as reason:

@@ -11,28 +11,32 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, TypedDict
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ppl_vae.base.arguments import check_real, check_whole
 from ppl_vae.base.errors import InputError
 from ppl_vae.base.progress import progress_bar
 from ppl_vae.base.seeds import check_seed, derived
-from ppl_vae.inference.evidence.elbo import elbo
+from ppl_vae.inference.evidence.elbo import ELBO, elbo
 from ppl_vae.inference.fitting.distance import Distance
 from ppl_vae.inference.fitting.gaussian import Gaussian, common_noise
 from ppl_vae.inference.fitting.gaussian_starts import STARTS, Start, best_start
-from ppl_vae.inference.fitting.svi import Fit
+from ppl_vae.inference.fitting.svi import Fit, final_particles
 from ppl_vae.inference.fitting.target import Target, target_of
 from ppl_vae.program.pair import Pair
+from ppl_vae.program.problem import Problem
 
 __all__ = ["Climb", "GaussianKeywords", "GaussianOptions", "Method", "climb", "fit_gaussian"]
 
 # Draws by which the distance is judged, at least; draws over those of the round before.
 JUDGES, FACTOR = 512, 4
+# Draws behind the ELBO that is reported.
+FINAL = 2000
 # Numbers in the draws of a round.
 MOST_NUMBERS = 2**25
 
@@ -137,11 +141,29 @@ def climb(
     while True:
         noise = common_noise(draws, start.family.noise_dim, derived(seed, "common draws", draws))
         found, how = method.maximise(target, found, noise, options, seen)
-        judges = max(JUDGES, draws, 4 * target.dim)
-        far = method.distance(target, found, noise, judges, derived(seed, "distance", draws))
+        far = _judged(method, target, found, noise, options, most, derived(seed, "distance", draws))
         if far.upper <= options.tolerance or draws >= most:
             return Climb(found, far, history, draws, how)
         draws = min(FACTOR * draws, most)
+
+
+def _judged(
+    method: Method,
+    target: Target,
+    found: Gaussian,
+    noise: Tensor,
+    options: GaussianOptions,
+    most: int,
+    seed: int,
+) -> Distance:
+    """The distance, by more draws where it is not certainly too far: to judge costs less than to go on."""
+    judges = max(JUDGES, len(noise), 4 * target.dim)
+    while True:
+        far = method.distance(target, found, noise, judges, derived(seed, judges))
+        unknown = far.upper > options.tolerance > far.value - 2 * far.std_error
+        if not unknown or judges >= most:
+            return far
+        judges *= FACTOR
 
 
 def fit_gaussian(
@@ -156,11 +178,12 @@ def fit_gaussian(
         start, _ = best_start(target, options.start, seed)
         found = climb(method, target, start.at, options, seed, advance)
         target.guide.write(found.at)
+        value, error = _value(target, target.guide.read(), seed)
         engine = target.batches.ran
     return Fit(
         elbo=np.asarray(found.history),
         held_out=np.empty((0, 2)),
-        final=elbo(pair, *data, num_particles=1000, seed=seed),
+        final=_parts(pair, data, value, error, seed),
         steps=len(found.history),
         seconds=time.perf_counter() - begun,
         converged=found.distance.upper <= options.tolerance,
@@ -170,6 +193,26 @@ def fit_gaussian(
         method=method.name,
         distance=found.distance,
     )
+
+
+def _value(target: Target, at: Gaussian, seed: int) -> tuple[float, float]:
+    """The ELBO by draws of the density's graph, and its standard error."""
+    drawn = torch.empty(FINAL, at.family.noise_dim, dtype=torch.float64)
+    drawn.normal_(generator=torch.Generator().manual_seed(derived(seed, "final")))
+    here = target.expect(at, drawn)
+    away = here.positions - at.loc
+    # log p − log q, whose spread is small where the guide is good; the entropy's mean is known.
+    spread = here.values + 0.5 * (away * at.whiten(away)).sum(1)
+    value = float(spread.mean()) + at.entropy() - 0.5 * at.family.dim
+    return value, float(spread.std()) / math.sqrt(FINAL)
+
+
+def _parts(pair: Pair, data: tuple[Any, ...], value: float, error: float, seed: int) -> ELBO:
+    """The ELBO of the density's draws, its KL by Pyro's programs on as many as they take lightly."""
+    few = elbo(
+        pair, *data, num_particles=final_particles(Problem.of(pair, *data).layout, late=False), seed=seed
+    )
+    return replace(few, value=value, std_error=error, reconstruction=value + few.kl, num_particles=FINAL)
 
 
 def _reason(found: Climb, start: Start) -> str:

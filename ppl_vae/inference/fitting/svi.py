@@ -53,6 +53,7 @@ __all__ = [
     "State",
     "TraceELBO",
     "convergence",
+    "final_particles",
     "fit",
     "init",
     "step",
@@ -187,7 +188,7 @@ def fit(
     with seeded(seed), one_thread(state.small), no_deadline():
         stopping = None if rule is None else rule.stopping(state, late)
         Settling(state.problem, seed=seed, train=asked.train)()
-        final = elbo(pair, *data, num_particles=_final_particles(state.layout, late), seed=seed)
+        final = elbo(pair, *data, num_particles=final_particles(state.layout, late), seed=seed)
     converged, reason = _judged(state, quarter) if stopping is None else (stopping.converged, stopping.reason)
     return Fit(
         elbo=state.elbo,
@@ -222,7 +223,7 @@ def _judged(state: State, quarter: LastQuarter | None) -> tuple[bool | None, str
     return None if level else False, reason
 
 
-def _final_particles(layout: Layout, late: bool, budget: int = 2**20) -> int:
+def final_particles(layout: Layout, late: bool, budget: int = 2**20) -> int:
     """Draws for the reported ELBO: many where they cost nothing, few where units average the noise.
 
     After the time has run out (``late``), two where each runs the programs anew.

@@ -1,0 +1,384 @@
+"""Natural gradients and deterministic VI against closed forms, quadrature, and each other."""
+
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro import poutine
+from pyro.infer.autoguide import (
+    AutoDelta,
+    AutoDiagonalNormal,
+    AutoGuideList,
+    AutoLowRankMultivariateNormal,
+    AutoMultivariateNormal,
+    AutoNormal,
+)
+from scipy import optimize
+from torch import Tensor
+
+from ppl_vae.base.errors import InputError
+from ppl_vae.inference import fixed_noise, natural
+from ppl_vae.inference.fitting.distance import distance
+from ppl_vae.inference.fitting.gaussian import Gaussian, common_noise
+from ppl_vae.inference.fitting.gaussian_starts import best_start
+from ppl_vae.inference.fitting.svi import Fit
+from ppl_vae.inference.fitting.target import Target, target_of
+from ppl_vae.program.pair import Pair
+
+FITS: dict[str, Callable[..., Fit]] = {"natural": natural.fit, "fixed noise": fixed_noise.fit}
+NOISE = 18.0
+
+
+class Line:
+    """y = X w + noise of sd 18, w ~ N(0, 100²) in two sites, with covariates that nobody has standardised."""
+
+    def __init__(self) -> None:
+        random = np.random.default_rng(0)
+        a, b = random.normal(100, 15, 60), random.integers(0, 2, 60)
+        x = np.stack([np.ones(60), a, b, a * b], 1)
+        y = 25 + 0.6 * a - 10 * b + 0.2 * a * b + NOISE * random.standard_normal(60)
+        self.x, self.y = torch.from_numpy(x), torch.from_numpy(y)
+        self.precision = self.x.T @ self.x / NOISE**2 + torch.eye(4).double() / 100**2
+        self.covariance = torch.linalg.inv(self.precision)
+        self.mean = self.covariance @ self.x.T @ self.y / NOISE**2
+        spread = NOISE**2 * torch.eye(60).double() + 100**2 * self.x @ self.x.T
+        self.log_evidence = float(
+            torch.distributions.MultivariateNormal(torch.zeros(60).double(), spread).log_prob(self.y)
+        )
+
+    def model(self, x: Tensor, y: Tensor) -> None:
+        left = pyro.sample("left", dist.Normal(x.new_zeros(2), 100.0).to_event(1))
+        right = pyro.sample("right", dist.Normal(x.new_zeros(2), 100.0).to_event(1))
+        with pyro.plate("data", len(y)):
+            mean = (x * torch.cat([left, right], -1).unsqueeze(-2)).sum(-1)
+            pyro.sample("y", dist.Normal(mean, NOISE), obs=y)
+
+    def blocks(self) -> AutoGuideList:
+        guide = AutoGuideList(self.model)
+        for name in ("left", "right"):
+            guide.append(AutoMultivariateNormal(poutine.block(self.model, expose=[name])))
+        return guide
+
+    def below(self, found: Gaussian) -> float:
+        """KL(q ‖ posterior): log p(x) − ELBO."""
+        posterior = torch.distributions.MultivariateNormal(self.mean, self.covariance)
+        q = torch.distributions.MultivariateNormal(found.loc, found.covariance())
+        return float(torch.distributions.kl_divergence(q, posterior))
+
+
+@pytest.fixture(scope="module")
+def line() -> Line:
+    return Line()
+
+
+def _read(pair: Pair, *data: Any) -> Gaussian:
+    with target_of(pair, *data) as target:
+        return target.guide.read()
+
+
+@pytest.mark.parametrize("method", FITS)
+def test_the_full_rank_guide_of_a_normal_posterior_is_the_posterior(line: Line, method: str) -> None:
+    pair = Pair(line.model, AutoMultivariateNormal(line.model))
+    found = FITS[method](pair, line.x, line.y)
+    assert found.converged
+    assert found.distance is not None
+    assert found.distance.upper < 1e-6
+    # The log weights are all log p(x): Pyro's own programs have no error there.
+    assert found.final.value == pytest.approx(line.log_evidence, abs=1e-4)
+    at = _read(pair, line.x, line.y)
+    sd = line.covariance.diagonal().sqrt()
+    assert float(((at.loc - line.mean) / sd).abs().max()) < 1e-3
+    torch.testing.assert_close(at.covariance(), line.covariance, rtol=1e-3, atol=1e-9)
+
+
+@pytest.mark.parametrize("make", [AutoNormal, AutoDiagonalNormal])
+@pytest.mark.parametrize("method", FITS)
+def test_a_mean_field_guide_has_the_posteriors_precisions(
+    line: Line, method: str, make: Callable[[Any], Any]
+) -> None:
+    pair = Pair(line.model, make(line.model))
+    found = FITS[method](pair, line.x, line.y, tolerance=1e-3)
+    at = _read(pair, line.x, line.y)
+    torch.testing.assert_close(at.variances(), 1 / line.precision.diagonal(), rtol=1e-3, atol=0.0)
+    best = -0.5 * float(line.precision.diagonal().log().sum() - torch.logdet(line.precision))
+    assert line.below(at) == pytest.approx(-best, abs=2e-3)
+    assert found.elbo[-1] == pytest.approx(line.log_evidence - line.below(at), abs=2e-3)
+
+
+@pytest.mark.parametrize("method", FITS)
+def test_blocks_have_the_precisions_of_their_sites(line: Line, method: str) -> None:
+    pair = Pair(line.model, line.blocks())
+    found = FITS[method](pair, line.x, line.y, tolerance=1e-3)
+    assert "block-diagonal" in found.reason
+    covariance = _read(pair, line.x, line.y).covariance()
+    for own in (slice(0, 2), slice(2, 4)):
+        expected = torch.linalg.inv(line.precision[own, own])
+        torch.testing.assert_close(covariance[own, own], expected, rtol=2e-3, atol=1e-9)
+
+
+@pytest.mark.parametrize("method", FITS)
+def test_a_low_rank_guide_is_as_close_as_any_of_its_family(line: Line, method: str) -> None:
+    pair = Pair(line.model, AutoLowRankMultivariateNormal(line.model, rank=1))
+    FITS[method](pair, line.x, line.y)
+    below = line.below(_read(pair, line.x, line.y))
+    assert below < _closest_low_rank(line) + 0.01
+
+
+def _closest_low_rank(line: Line) -> float:
+    """The least KL of a covariance S² + w wᵀ, by another parametrisation and optimiser, from many starts."""
+    unit = line.precision.diagonal().rsqrt().numpy()
+    target = line.precision.numpy() * np.outer(unit, unit)
+
+    def below(flat: np.ndarray) -> float:
+        covariance = np.diag(np.exp(2 * flat[:4])) + np.outer(flat[4:], flat[4:])
+        sign, size = np.linalg.slogdet(target @ covariance)
+        return 0.5 * (np.trace(target @ covariance) - 4 - size) if sign > 0 else np.inf
+
+    random = np.random.default_rng(1)
+    starts = random.normal(0, 2, (20, 8))
+    return float(min(optimize.minimize(below, start, bounds=[(-8, 8)] * 8).fun for start in starts))
+
+
+# A posterior that is not normal, in one dimension ---------------------------------------------------------
+
+COUNTS = torch.tensor([0.0, 1.0, 0.0, 2.0], dtype=torch.float64)
+NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(60)
+
+
+def rates(counts: Tensor) -> None:
+    """log z ~ N(0, 1.5²), y_n ~ Poisson(z)."""
+    z = pyro.sample("z", dist.Normal(counts.new_zeros(()), 1.5))
+    with pyro.plate("data", len(counts)):
+        pyro.sample("y", dist.Poisson(z.exp()), obs=counts)
+
+
+def _exact_elbo(loc: float, scale: float) -> float:
+    from scipy import stats
+
+    z = loc + scale * NODES
+    log_p = stats.norm(0, 1.5).logpdf(z) + sum(stats.poisson(np.exp(z)).logpmf(int(y)) for y in COUNTS)
+    return float(WEIGHTS @ log_p / WEIGHTS.sum() + np.log(scale) + 0.5 * (1 + np.log(2 * np.pi)))
+
+
+def _best_by_quadrature() -> tuple[float, float, float]:
+    found = optimize.minimize(lambda at: -_exact_elbo(at[0], np.exp(at[1])), [0.0, -0.5], tol=1e-12)
+    return -float(found.fun), float(found.x[0]), float(np.exp(found.x[1]))
+
+
+@pytest.mark.parametrize("make", [AutoNormal, AutoMultivariateNormal])
+@pytest.mark.parametrize("method", FITS)
+def test_of_another_posterior_the_best_guide_is_that_of_quadrature(
+    method: str, make: Callable[[Any], Any]
+) -> None:
+    best, _, _ = _best_by_quadrature()
+    pair = Pair(rates, make(rates))
+    found = FITS[method](pair, COUNTS, tolerance=2e-3)
+    at = _read(pair, COUNTS)
+    assert found.converged
+    missing = best - _exact_elbo(float(at.loc), float(at.variances().sqrt()))
+    assert -1e-9 < missing < 2e-3
+
+
+def _mean_distance(target: Target, at: Gaussian) -> tuple[float, float]:
+    """Over independent seeds, with its error."""
+    found = [distance(target, at, 2**12, seed) for seed in range(8)]
+    error = np.sqrt(sum(one.std_error**2 for one in found)) / len(found)
+    return float(np.mean([one.value for one in found])), float(error)
+
+
+def test_of_a_normal_posterior_the_distance_is_what_the_elbo_is_short_of(
+    line: Line, oracles: ModuleType
+) -> None:
+    with target_of(Pair(line.model, AutoMultivariateNormal(line.model)), line.x, line.y) as target:
+        root = torch.linalg.cholesky(line.covariance)
+        moved = Gaussian(target.guide.family, line.mean + 0.1 * root[:, 1], (1.03 * root,))
+        found, error = _mean_distance(target, moved)
+    missing = line.below(moved)
+    # Quadratic in what was moved; the next order is less than a tenth.
+    assert abs(found - missing) < oracles.z_limit() * error + 0.1 * missing
+
+
+def test_of_another_posterior_the_distance_is_right_to_a_factor_and_nothing_at_the_best(
+    oracles: ModuleType,
+) -> None:
+    best, loc, scale = _best_by_quadrature()
+    off = (loc + 0.1 * scale, 1.08 * scale)
+    with target_of(Pair(rates, AutoNormal(rates)), COUNTS) as target:
+        moved, still = (
+            Gaussian(target.guide.family, torch.tensor([m]).double(), (torch.tensor([s]).double(),))
+            for m, s in (off, (loc, scale))
+        )
+        (far, _), (near, error) = _mean_distance(target, moved), _mean_distance(target, still)
+    missing = best - _exact_elbo(*off)
+    assert missing / 2 < far < 2 * missing
+    assert abs(near) < oracles.z_limit() * error
+
+
+# Many dimensions, and two ways to the same place ----------------------------------------------------------
+
+
+def _votes(dim: int, rows: int = 80) -> tuple[Callable[..., None], Tensor, Tensor]:
+    random = np.random.default_rng(dim)
+    x = torch.from_numpy(random.standard_normal((rows, dim)) @ random.standard_normal((dim, dim)) / dim**0.5)
+    y = torch.from_numpy((random.random(rows) < 0.5).astype(float))
+
+    def model(x: Tensor, y: Tensor) -> None:
+        w = pyro.sample("w", dist.Normal(x.new_zeros(x.shape[1]), 2.0).to_event(1))
+        with pyro.plate("data", len(y)):
+            pyro.sample("y", dist.Bernoulli(logits=(x * w.unsqueeze(-2)).sum(-1)), obs=y)
+
+    return model, x, y
+
+
+@pytest.mark.parametrize(
+    "make", [AutoNormal, AutoMultivariateNormal, lambda model: AutoLowRankMultivariateNormal(model, rank=2)]
+)
+def test_both_methods_come_to_the_same_optimum(make: Callable[[Any], Any]) -> None:
+    model, x, y = _votes(6)
+    elbos = []
+    for fit in FITS.values():
+        pair = Pair(model, make(model))
+        assert fit(pair, x, y).converged
+        with target_of(pair, x, y) as target:
+            at = target.guide.read()
+            elbos.append(target.expect(at, common_noise(20_000, at.family.noise_dim, 1)).elbo)
+    assert abs(elbos[0] - elbos[1]) < 0.01
+
+
+def test_beyond_dense_matrices_distances_come_by_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x, y = _votes(6)
+    pair = Pair(model, AutoNormal(model))
+    dense = fixed_noise.fit(pair, x, y)
+    monkeypatch.setattr("ppl_vae.inference.fitting.fixed_noise.MOST_JUDGED", 2)
+    other = fixed_noise.fit(Pair(model, AutoNormal(model)), x, y)
+    assert other.converged
+    assert dense.distance is not None
+    assert other.distance is not None
+    both = np.hypot(dense.distance.std_error, other.distance.std_error)
+    assert abs(dense.distance.value - other.distance.value) < 5 * both
+
+
+# Starts ---------------------------------------------------------------------------------------------------
+
+
+def test_the_best_start_is_taken(line: Line) -> None:
+    pair = Pair(line.model, AutoMultivariateNormal(line.model))
+    with target_of(pair, line.x, line.y) as target:
+        best, tried = best_start(target, "best", 0)
+    assert {start.name for start in tried} == {"guide", "prior", "pathfinder", "mode"}
+    assert best.elbo == max(start.elbo for start in tried)
+    # Of a normal posterior the mode with its curvature is all there is to know.
+    mode = next(start for start in tried if start.name == "mode")
+    assert mode.elbo == pytest.approx(line.log_evidence, abs=1e-3)
+
+
+def test_the_same_seed_gives_the_same_numbers_and_nothing_global_changes(oracles: ModuleType) -> None:
+    model, x, y = _votes(3)
+    ends = []
+    for _ in range(2):
+        pair = Pair(model, AutoNormal(model))
+        with oracles.nothing_global_changes():
+            natural.fit(pair, x, y, seed=3)
+        ends.append(_read(pair, x, y).loc)
+    assert torch.equal(*ends)
+
+
+def test_guides_keep_their_precision() -> None:
+    model, x, y = _votes(3)
+    pair = Pair(model, AutoMultivariateNormal(model))
+    found = natural.fit(pair, x.float(), y.float())
+    assert found.converged
+    assert {leaf.dtype for leaf in pair.parameters("guide").values()} == {torch.float32}
+
+
+# What they refuse -----------------------------------------------------------------------------------------
+
+
+class _Once(torch.autograd.Function):
+    """x², which can be differentiated once."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x**2
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, slope: Tensor) -> Tensor:
+        return 2 * ctx.saved_tensors[0] * slope
+
+
+def once(y: Tensor) -> None:
+    z = pyro.sample("z", dist.Normal(y.new_zeros(()), 1.0))
+    square = _Once.apply(z)
+    pyro.sample("y", dist.Normal(square, 2.0), obs=y)
+
+
+@pytest.mark.filterwarnings("ignore:.*through stock Pyro")
+def test_without_second_derivatives_there_is_l_bfgs_which_the_reason_says() -> None:
+    y = torch.tensor(0.5, dtype=torch.float64)
+    found = fixed_noise.fit(Pair(once, AutoNormal(once)), y, tolerance=0.05)
+    assert "L-BFGS (no second derivatives: autograd's second derivatives are not those of" in found.reason
+    # Gradients alone are enough here.
+    assert natural.fit(Pair(once, AutoNormal(once)), y, tolerance=0.05).final.value == pytest.approx(
+        found.final.value, abs=0.15
+    )
+
+
+def _improper(y: Tensor) -> None:
+    with poutine.mask(mask=False):
+        z = pyro.sample("z", dist.Normal(y.new_zeros(()), 1.0))
+    pyro.sample("y", dist.Normal(0 * z, 1.0), obs=y)
+
+
+def _coin(y: Tensor) -> None:
+    z = pyro.sample("z", dist.Bernoulli(y.new_tensor(0.3)))
+    pyro.sample("y", dist.Normal(z, 1.0), obs=y)
+
+
+def _moving(y: Tensor) -> None:
+    top = pyro.sample("top", dist.Gamma(y.new_tensor(2.0), 1.0))
+    z = pyro.sample("z", dist.Uniform(y.new_zeros(()), top))
+    pyro.sample("y", dist.Normal(z, 1.0), obs=y)
+
+
+@pytest.mark.parametrize("method", FITS)
+def test_bad_input_gets_one_sentence(method: str) -> None:
+    fit, y = FITS[method], torch.tensor(0.5, dtype=torch.float64)
+    with pytest.raises(InputError, match=r"normal in unconstrained space: Pyro's AutoNormal, .*is AutoDelta"):
+        fit(Pair(once, AutoDelta(once)), y)
+    with pytest.raises(InputError, match="support of a latent site depends on other latents"):
+        fit(Pair(_moving, AutoNormal(_moving)), y)
+    with pytest.raises(InputError, match="tolerance is -1; it must be a positive number of nats"):
+        fit(Pair(once, AutoNormal(once)), y, tolerance=-1)
+    with pytest.raises(InputError, match="start='middle' is not known; it is 'best' or 'guide'"):
+        fit(Pair(once, AutoNormal(once)), y, start="middle")
+
+
+def test_dense_covariances_of_many_dimensions_are_left_to_natural_gradients() -> None:
+    model, x, y = _votes(101, 20)
+    with pytest.raises(InputError, match=r"dense covariance of 101 dimensions .* natural\.fit"):
+        fixed_noise.fit(Pair(model, AutoMultivariateNormal(model)), x, y)
+
+
+def test_more_latents_than_dense_matrices_take_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(natural, "MOST_DIMENSIONS", 2)
+    model, x, y = _votes(3)
+    with pytest.raises(InputError, match=r"dense matrices of the latents, here 3; .* fixed_noise\.fit"):
+        natural.fit(Pair(model, AutoNormal(model)), x, y)
+
+
+# Draws ----------------------------------------------------------------------------------------------------
+
+
+def test_common_draws_have_the_second_moments_of_normals() -> None:
+    many, few = common_noise(40, 8, 0), common_noise(10, 8, 0)
+    torch.testing.assert_close(many.T @ many / 40, torch.eye(8).double())
+    assert float(many.sum(0).abs().max()) < 1e-12
+    torch.testing.assert_close((few**2).mean(0), torch.ones(8).double())
+    assert common_noise(9, 2, 0).shape == (10, 2)
