@@ -135,7 +135,7 @@ def _refuse_foreign(model: str, words: Sequence[str]) -> None:
 def _command(entry: Entry) -> Any:
     """The Typer command that fits one model."""
     one = typer.Typer(pretty_exceptions_enable=False, add_completion=False, rich_markup_mode="rich")
-    one.command(name=entry.name, help=f"Fit by SVI: {entry.summary}")(_function(entry))
+    one.command(name=entry.name, help=f"Fit: {entry.summary}")(_function(entry))
     return typer.main.get_command(one)
 
 

@@ -73,7 +73,7 @@ def sentences(reasons: Iterable["Reason"]) -> list[str]:
 def fit_table(fits: Sequence[tuple[str, Mapping[str, Any]]], *, width: int = 80) -> Table:
     """The fits' ELBOs per unit: name and the result of a fit."""
     columns = {"run": 0, "ELBO": 0, "reconstruction": 76, "KL": 60, "steps": 0, "s": 50, "converged": 0}
-    table, shown = _narrowed("Fit by SVI: the ELBO of the training data (nats a unit)", columns, width)
+    table, shown = _narrowed("The fit: the ELBO of the training data (nats a unit)", columns, width)
     for name, fit in fits:
         units = fit["num_units"]
         cells = {

@@ -28,6 +28,12 @@ from .fitting import (
 from .fitting import (
     svi as svi,
 )
+from .fitting.choice import (
+    Choice as Choice,
+)
+from .fitting.choice import (
+    fit as fit,
+)
 from .samplers import (
     exact as exact,
 )

@@ -19,7 +19,7 @@ from ppl_vae.diagnostics.verdict.check import Check, CheckKeywords, check, check
 from ppl_vae.diagnostics.verdict.fitting import FIT_SHARE
 from ppl_vae.guides.named import load_guide
 from ppl_vae.program.user_program import load_program
-from ppl_vae.runs.fit_job import converged_of, fit_run
+from ppl_vae.runs.fit_job import converged_of, fit_run, was_cut
 from ppl_vae.runs.jobs import part_problem, row_numbers
 from ppl_vae.runs.run import Run, only_begun, settings_for
 
@@ -83,9 +83,7 @@ def check_run(
         run.pair,
         *problem.data,
         rested=(converged_of(fit), str(fit["reason"])) if fit else None,
-        cut=bool(fit)
-        and converged_of(fit) is False
-        and int(fit.get("steps", run.settings.fit.num_steps)) < run.settings.fit.num_steps,
+        cut=bool(fit) and was_cut(fit, run.settings.fit.num_steps),
         rows=row_numbers(run, problem.layout, rows, part) if rows is not None else None,
         calibrate=calibrate,
         budget=budget,

@@ -1,4 +1,4 @@
-"""What `fit` does: SVI into a run's folder. It loads nothing that only judges or draws."""
+"""What `fit` does: a fit into a run's folder. It loads nothing that only judges or draws."""
 
 import csv
 import io
@@ -12,13 +12,13 @@ from ppl_vae.base.files import collected_errors, write_json, write_text
 from ppl_vae.base.progress import stage
 from ppl_vae.data.dataset import Dataset
 from ppl_vae.guides.per_datum import PerDatumNormal
-from ppl_vae.inference.fitting import svi
 from ppl_vae.inference.fitting.checkpoint import save_parameters
+from ppl_vae.inference.fitting.choice import fit_by
 from ppl_vae.models.base import HintsAtScale
 from ppl_vae.runs.run import OWN_DATA, Run, prepare_folder
 from ppl_vae.runs.settings import Settings
 
-__all__ = ["converged_of", "fit_run"]
+__all__ = ["converged_of", "fit_run", "was_cut"]
 
 
 def fit_run(
@@ -31,7 +31,7 @@ def fit_run(
     complaints: list[InputError] | None = None,
     given: Dataset | None = None,
 ) -> dict[str, Any]:
-    """Fit by SVI into a run's folder.
+    """Fit into a run's folder.
 
     Args:
         settings: what to fit.
@@ -58,17 +58,18 @@ def fit_run(
         given.to_netcdf(out / OWN_DATA)
     if hint := _scale_hint(run):
         warnings.warn(hint, stacklevel=2)
-    stage("SVI", show=progress)
-    fitted = svi.fit(
+    if settings.fit.method == "svi":
+        stage("SVI", show=progress)
+    fitted = fit_by(
         run.pair,
-        *data,
+        data,
+        settings.fit,
         held_out=held_out,
         refresh=run.epoch_data if run.is_dynamic else None,
         seed=settings.seed,
         checkpoint=out / "checkpoint",
         resume=resume,
         progress=progress,
-        **settings.fit.keywords(),
     )
     final = fitted.final
     result = {
@@ -88,6 +89,9 @@ def fit_run(
         "stopping": None if fitted.stopping is None else fitted.stopping.to_json(),
         "engine": fitted.engine,
         "compile_seconds": fitted.compile_seconds,
+        "method": fitted.method,
+        "distance": None if fitted.distance is None else fitted.distance.to_json(),
+        "choice": None if fitted.choice is None else fitted.choice.to_json(),
         "warnings": list(run.warnings),
         "out": str(out),
     }
@@ -105,8 +109,14 @@ def converged_of(fit: Mapping[str, Any]) -> bool | None:
 
     Version 0.1.0 also called a fixed number of steps converged, by another rule.
     """
-    found = fit["converged"]
-    return None if found is None or (found and not fit.get("stopping")) else bool(found)
+    found, by_svi = fit["converged"], fit.get("method", "SVI") == "SVI"
+    return None if found is None or (found and by_svi and not fit.get("stopping")) else bool(found)
+
+
+def was_cut(fit: Mapping[str, Any], num_steps: int) -> bool:
+    """Whether the fit that a run keeps was ended by the time, before it came to rest or its steps ran out."""
+    by_svi = fit.get("method", "SVI") == "SVI"
+    return by_svi and converged_of(fit) is False and int(fit.get("steps", num_steps)) < num_steps
 
 
 def _scale_hint(run: Run) -> str | None:

@@ -21,6 +21,8 @@ from ppl_vae.base.files import read_json
 from ppl_vae.data.accept import as_dataset
 from ppl_vae.data.dataset import Dataset
 from ppl_vae.inference.evidence.elbo import ELBO
+from ppl_vae.inference.fitting.choice import Choice
+from ppl_vae.inference.fitting.distance import Distance
 from ppl_vae.inference.fitting.options import FitKeywords
 from ppl_vae.inference.fitting.stopping import Stopping
 from ppl_vae.inference.fitting.svi import Fit
@@ -132,7 +134,7 @@ class FittedRun:
             content["elbo"], content["elbo_std_error"], content["reconstruction"], content["kl"],
             content["kl_is_analytic"], content["num_units"], content.get("num_particles", 0),
         )  # fmt: skip
-        stopping = content.get("stopping")
+        stopping, distance, choice = (content.get(name) for name in ("stopping", "distance", "choice"))
         return Fit(
             elbo=pd.read_csv(self.folder / "elbo.csv")["elbo"].to_numpy(),
             held_out=pd.read_csv(self.folder / "held-out.csv").to_numpy(dtype=np.float64),
@@ -144,6 +146,9 @@ class FittedRun:
             engine=content["engine"],
             compile_seconds=content["compile_seconds"],
             stopping=Stopping.from_json(stopping) if stopping else None,
+            method=content.get("method", "SVI"),
+            distance=Distance.from_json(distance) if distance else None,
+            choice=Choice.from_json(choice) if choice else None,
         )
 
     @property

@@ -23,6 +23,7 @@ from ppl_vae.data.readers import SUFFIXES
 from ppl_vae.data.rows import Rows
 from ppl_vae.guides.named import named_guide
 from ppl_vae.inference.fitting.checkpoint import load_parameters
+from ppl_vae.inference.fitting.choice import settled
 from ppl_vae.inference.fitting.options import FitOptions
 from ppl_vae.models.base import FitDefaults, SuiteModel, defaults_of
 from ppl_vae.program.pair import Pair
@@ -196,6 +197,9 @@ def settings_for(model: str, data: str, given: Mapping[str, Any], options: Mappi
     cls = find_model(model)
     chosen = options_of(cls, {name: value for name, value in options.items() if value is not None})
     given = {OTHER_NAMES.get(name, name): value for name, value in given.items() if value is not None}
+    if "method" in given:
+        names = [*given, *(["num_steps"] if "epochs" in given else [])]
+        given["method"] = settled(given["method"], names)
     epochs = given.pop("epochs", None)
     if epochs is not None and "num_steps" in given:
         raise InputError("--steps and --epochs exclude each other")

@@ -25,7 +25,7 @@ from ppl_vae.report.figures.gap import gap_bars
 from ppl_vae.report.page import Banner, Part, Picture, Section, Table, Tone, write_page
 from ppl_vae.report.parts.check import PARTS, check_banner, check_findings, check_parts, evidence_pictures
 from ppl_vae.report.parts.comparison import comparison_part
-from ppl_vae.report.parts.fit import fit_part
+from ppl_vae.report.parts.fit import fit_part, took
 from ppl_vae.report.parts.views import views_part
 from ppl_vae.runs.fit_job import converged_of
 from ppl_vae.runs.next_command import next_command
@@ -64,7 +64,7 @@ def say_fit(fit: Mapping[str, Any]) -> str:
     }[converged_of(fit)]
     elbo = with_error(fit["elbo_mean"], fit["elbo_std_error"] / units)
     return (
-        f"SVI took {fit['steps']:,} steps and {fit['seconds']:.0f} s{ended}: {fit['reason']}. "
+        f"{took(fit.get('method', 'SVI'), fit['steps'], fit['seconds'])}{ended}: {fit['reason']}. "
         f"The ELBO of the training data is {elbo} nats a unit, a reconstruction of "
         f"{fit['reconstruction'] / units:.3f} less a KL of {fit['kl'] / units:.3f}."
     )
@@ -292,6 +292,7 @@ def _settings_table(run: Run) -> pd.DataFrame:
         "options": ", ".join(f"{name}={value}" for name, value in changed(settings.options).items())
         or "defaults",
         "preprocessing": "; ".join(run.source.history) if isinstance(run.source, Rows) else "none",
+        "method": settings.fit.method,
         "steps, at most" if settings.fit.stop else "steps": f"{settings.fit.num_steps:,}",
         "batch size": settings.fit.batch_size or "all",
         "learning rate": settings.fit.lr,

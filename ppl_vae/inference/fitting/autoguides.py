@@ -22,7 +22,7 @@ from ppl_vae.base.errors import InputError
 from ppl_vae.engine.density import Density
 from ppl_vae.inference.fitting.gaussian import Block, Family, Gaussian
 
-__all__ = ["GaussianGuide", "is_gaussian"]
+__all__ = ["GaussianGuide", "family_of", "is_gaussian"]
 
 _KINDS = (AutoNormal, AutoDiagonalNormal, AutoMultivariateNormal, AutoLowRankMultivariateNormal)
 _NAMES = ", ".join(kind.__name__ for kind in _KINDS)
@@ -33,6 +33,18 @@ def is_gaussian(guide: Any) -> bool:
     if isinstance(guide, AutoGuideList):
         return len(guide) > 0 and all(is_gaussian(part) for part in guide)
     return type(guide) in _KINDS
+
+
+def family_of(guide: Any) -> Family:
+    """The family of a Gaussian guide that has run once, its coordinates in the guide's own order."""
+    parts = list(guide) if isinstance(guide, AutoGuideList) else [guide]
+    blocks: list[Block] = []
+    for part in parts:
+        if isinstance(part, AutoGuideList):
+            blocks += family_of(part).blocks
+        else:
+            blocks.append(_block(part, torch.arange(len(_reader(part)(part)[0]))))
+    return Family(tuple(blocks))
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ppl_vae.base.plain import Plain
 from ppl_vae.base.wording import with_error
 from ppl_vae.inference.fitting.gaussian import Block, Gaussian, symmetric
 from ppl_vae.inference.fitting.newton import FLAT, THIN, direction
@@ -28,7 +29,7 @@ GROUPS = 8
 
 
 @dataclass(frozen=True)
-class Distance:
+class Distance(Plain):
     """An estimated distance to the optimum of a guide's family.
 
     Attributes:

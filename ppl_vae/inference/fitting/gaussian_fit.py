@@ -141,6 +141,8 @@ def climb(
     while True:
         noise = common_noise(draws, start.family.noise_dim, derived(seed, "common draws", draws))
         found, how = method.maximise(target, found, noise, options, seen)
+        if not history:
+            seen(target.expect(found, noise).elbo)
         far = _judged(method, target, found, noise, options, most, derived(seed, "distance", draws))
         if far.upper <= options.tolerance or draws >= most:
             return Climb(found, far, history, draws, how)

@@ -9,8 +9,9 @@ from ppl_vae.base.errors import InputError
 from ppl_vae.engine.graph import Compile, check_compile
 from ppl_vae.inference.fitting.objective import Objective
 
-__all__ = ["FitKeywords", "FitOptions"]
+__all__ = ["FitKeywords", "FitOptions", "MethodName"]
 
+MethodName = Literal["svi", "natural", "deterministic", "auto"]
 ObjectiveName = Literal["elbo", "mean-field", "iwae"]
 # Which option belongs to the shell under which name; None: it is Python's alone.
 STEPS, PARTICLES, PYTHON = {"shell": "--steps"}, {"shell": "--particles"}, {"shell": None}
@@ -18,9 +19,12 @@ STEPS, PARTICLES, PYTHON = {"shell": "--steps"}, {"shell": "--particles"}, {"she
 
 @dataclass(frozen=True, kw_only=True)
 class FitOptions:
-    """The options of a fit by SVI. Values out of range raise `InputError`, naming the option.
+    """The options of a fit. Values out of range raise `InputError`, naming the option.
 
     Attributes:
+        method: "svi", or "natural" or "deterministic" for the best Gaussian guide of its family (`natural`,
+            `fixed_noise`), or "auto", which takes those where they go and SVI where not. Options but this,
+            ``train``, ``tolerance`` and ``compile`` are SVI's alone.
         num_steps: number of Adam steps, in all; with ``stop``, the most.
         batch_size: entries of the data plate a step; all by default.
         lr: learning rate of the first step. It falls along a half cosine, or as ``stop`` says.
@@ -35,7 +39,8 @@ class FitOptions:
         doubly_reparameterised: the guide's gradient of that bound by Tucker et al. (2019): less noise.
         check_every: steps between checks of the objective on held-out data.
         tolerance: in nats a unit: with ``stop`` of what ten times as many steps are expected to gain, else of
-            the rise over the last quarter of the steps (see `convergence`).
+            the rise over the last quarter of the steps (see `convergence`). Of other methods, where it is not
+            the default: distance to the best of the guide's family, in nats for the whole data.
         average: fraction of the steps, at the end, over which the unconstrained parameters are averaged
             (every fifth iterate; Polyak and Juditsky 1992). The noise of single gradients then no longer
             limits the fit.
@@ -54,6 +59,7 @@ class FitOptions:
         checkpoint_every: steps between checkpoints.
     """
 
+    method: MethodName = "svi"
     num_steps: int = field(default=2000, metadata=STEPS)
     batch_size: int | None = None
     lr: float = 0.01
@@ -104,6 +110,10 @@ class FitOptions:
             raise InputError(
                 f"precision={self.precision!r} is not known; it is 'float32' or 'bfloat16', or None"
             )
+        if self.method not in get_args(MethodName):
+            raise InputError(
+                f"method={self.method!r} is not known; it is {', '.join(map(repr, get_args(MethodName)))}"
+            )
         if self.train not in ("both", "guide"):
             raise InputError(f"train={self.train!r} is not known; it is 'both' or 'guide'")
         if self.objective not in get_args(ObjectiveName) and not isinstance(self.objective, Objective):
@@ -118,6 +128,7 @@ class FitOptions:
 class FitKeywords(TypedDict, total=False):
     """The fields of `FitOptions` as keywords; a test holds the two equal."""
 
+    method: MethodName
     num_steps: int
     batch_size: int | None
     lr: float

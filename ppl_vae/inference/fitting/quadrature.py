@@ -140,6 +140,7 @@ def fit(
         f"{num_nodes} nodes change it by {off:.1g} (tolerance {tolerance:g} for both)",
         engine="quadrature",
         compile_seconds=0.0,
+        method="natural gradients",
     )
 
 

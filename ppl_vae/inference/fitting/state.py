@@ -117,6 +117,8 @@ class State:
     ) -> None:
         self.began, self.seconds_before = time.perf_counter(), 0.0
         self.pair, self.data, self.options, self.seed = pair, data, options, seed
+        if options.method != "svi":
+            raise InputError(f"these are steps of SVI; method={options.method!r} is for inference.fit")
         self.objective = _objective(options, loss, pair.model)
         self.refresh, self.rate = refresh, rate
         check_data(pair.model, *data)

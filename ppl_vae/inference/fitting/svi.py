@@ -37,6 +37,7 @@ from ppl_vae.program.problem import Problem
 from ppl_vae.program.terms import check_data
 
 if TYPE_CHECKING:
+    from ppl_vae.inference.fitting.choice import Choice
     from ppl_vae.inference.fitting.distance import Distance
 
 __all__ = [
@@ -88,8 +89,9 @@ class Fit:
             or "quadrature" (natural gradients).
         compile_seconds: what compiling or loading the compiled graph took, part of ``seconds``.
         stopping: why the fit ended where it did, if it was to stop by itself.
-        method: "SVI", "natural gradients" or "deterministic".
+        method: "SVI", "natural gradients" or "deterministic VI".
         distance: the estimated distance to the best of the guide's family, for methods that know it.
+        choice: why that method, where it was chosen.
     """
 
     elbo: np.ndarray
@@ -104,6 +106,7 @@ class Fit:
     stopping: Stopping | None = None
     method: str = "SVI"
     distance: Distance | None = None
+    choice: Choice | None = None
 
     def __repr__(self) -> str:
         word, _ = _WORDS[self.converged]

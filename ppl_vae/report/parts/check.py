@@ -29,7 +29,7 @@ from ppl_vae.report.figures.evidence import evidence_curves
 from ppl_vae.report.figures.predictive import predictive_figures
 from ppl_vae.report.page import Banner, Part, Picture, Section, Table, Tone, write_page
 from ppl_vae.report.parts.comparison import comparison_part, cost_table, joint_table
-from ppl_vae.report.parts.fit import fit_part
+from ppl_vae.report.parts.fit import fit_part, took
 from ppl_vae.report.parts.numbers import numbers_of
 from ppl_vae.report.parts.views import views_part
 
@@ -181,7 +181,7 @@ def _fit_part(fit: Fit | None) -> Part:
     units = fit.final.num_units
     ended = {True: " and came to rest", False: " and has not come to rest", None: ""}[fit.converged]
     sentence = (
-        f"SVI took {fit.steps:,} steps and {fit.seconds:.0f} s{ended}: {fit.reason}. The ELBO of the "
+        f"{took(fit.method, fit.steps, fit.seconds)}{ended}: {fit.reason}. The ELBO of the "
         f"training data is {with_error(fit.final.value, fit.final.std_error)} nats in all."
     )
     return fit_part([sentence], fit.elbo, fit.held_out, units, stopping=getattr(fit, "stopping", None))

@@ -8,7 +8,7 @@ from ppl_vae.inference.fitting.stopping import R_HAT_LIMIT, Stopping
 from ppl_vae.report.figures.stopping import Marks, stopping_curve
 from ppl_vae.report.page import Part, Picture, Table
 
-__all__ = ["fit_part"]
+__all__ = ["fit_part", "took"]
 
 
 def fit_part(
@@ -32,6 +32,12 @@ def fit_part(
     marks = None if stopping is None else Marks.of(stopping)
     figure = stopping_curve(elbo, held_out, num_units, kl_warmup=kl_warmup, marks=marks)
     return Part("The fit", sentences, tables, [Picture(figure, _caption(len(held_out) > 0, stopping))])
+
+
+def took(method: str, steps: int, seconds: float) -> str:
+    """What a fit took, as the beginning of a sentence."""
+    what = "steps" if method == "SVI" else "iterations"
+    return f"{method[0].upper()}{method[1:]} took {steps:,} {what} and {seconds:.0f} s"
 
 
 def _caption(checked: bool, stopping: Stopping | None) -> str:

@@ -1,0 +1,313 @@
+"""Which method fits a pair: natural gradients or deterministic VI where they arrive soon, else SVI.
+
+For a Gaussian guide of a model without parameters of its own, the best of the guide's family is a problem of
+optimisation, which second-order methods solve in a few iterations; SVI needs thousands of steps, and a
+learning rate. Networks, minibatches and every other guide are SVI's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, Unpack
+
+import numpy as np
+from torch import Tensor
+
+from ppl_vae.base.errors import InputError
+from ppl_vae.base.plain import Plain
+from ppl_vae.base.progress import stage
+from ppl_vae.inference.fitting import svi
+from ppl_vae.inference.fitting.autoguides import family_of, is_gaussian
+from ppl_vae.inference.fitting.options import FitKeywords, FitOptions, MethodName
+from ppl_vae.inference.fitting.parts import held_out_mean
+from ppl_vae.inference.fitting.svi import Fit
+from ppl_vae.program.abilities import PairwiseFactors
+from ppl_vae.program.pair import Pair
+from ppl_vae.program.probe import check_data
+from ppl_vae.program.problem import Problem
+
+__all__ = ["Choice", "Facts", "choose", "facts_of", "fit", "fit_by", "settled"]
+
+Method = Literal["svi", "natural", "deterministic"]
+NAMES: dict[Method, str] = {
+    "svi": "SVI",
+    "natural": "natural gradients",
+    "deterministic": "deterministic VI",
+}
+# Options of a fit that every method knows; the others are SVI's.
+SHARED = ("method", "train", "tolerance", "compile")
+# Latents up to which natural gradients' dense matrices are worth it for independent or low-rank covariances;
+# the most for any dense covariance; and the most that deterministic VI is chosen for.
+FEW, MOST_NATURAL, MOST = 500, 1500, 5000
+# Dimensions of a dense covariance on draws that are held.
+MOST_DENSE = 100
+# Common draws at least, and a latent where matrices are dense; numbers of the data, times draws, that an
+# iteration is to read at most.
+DRAWS, A_LATENT, MOST_NUMBERS = 64, 4, 2**28
+
+
+@dataclass(frozen=True)
+class Choice(Plain):
+    """How a fit is made, and why.
+
+    Attributes:
+        method: "svi", "natural" or "deterministic".
+        reason: a clause, such as "the guide is mean-field with 10 latents".
+        alternatives: the other methods that take the pair.
+    """
+
+    method: Method
+    reason: str
+    alternatives: tuple[Method, ...] = ()
+
+    def __str__(self) -> str:
+        others = " or ".join(f"method={name!r}" for name in self.alternatives)
+        return f"fit by {NAMES[self.method]}: {self.reason}" + (f" (or {others})" if others else "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What a choice hangs on.
+
+    Attributes:
+        guide: the guide's type, by name.
+        family: "mean-field", "full-rank", "low-rank" or "block-diagonal"; "" for a guide that is no Gaussian
+            AutoGuide.
+        dim: latents' coordinates in unconstrained space.
+        largest: of them, in the largest dense block of the guide's covariance.
+        learnt: numbers of the model that are to be learnt.
+        pairwise: whether quadrature does (`quadrature.fits`).
+        numbers: of the data.
+        only_svi: what else is asked for that only SVI does, in words; "" for nothing.
+    """
+
+    guide: str
+    family: str = ""
+    dim: int = 0
+    largest: int = 0
+    learnt: int = 0
+    pairwise: bool = False
+    numbers: int = 0
+    only_svi: str = ""
+
+    def __str__(self) -> str:
+        return f"the guide is {self.family} with {self.dim:,} latents"
+
+
+def choose(facts: Facts) -> Choice:
+    """The method for a pair of which these facts are known."""
+    if obstacle := _obstacle(facts):
+        return Choice("svi", obstacle)
+    second_order: tuple[Method, ...] = ("natural", "deterministic")
+    possible = [method for method in second_order if not refused(method, facts)]
+    if facts.pairwise:
+        return Choice("natural", f"{facts}, of a model of differences, by quadrature", ("svi",))
+    order = possible if facts.largest or facts.dim <= FEW else possible[::-1]
+    fitting = [method for method in order if _numbers(method, facts) <= MOST_NUMBERS]
+    if facts.dim > MOST or not order:
+        return Choice("svi", f"{facts}, too many for second-order methods", tuple(order))
+    if not fitting:
+        return Choice("svi", f"the data are large: {facts.numbers:,} numbers", tuple(order))
+    return Choice(fitting[0], str(facts), (*(name for name in order if name != fitting[0]), "svi"))
+
+
+def refused(method: Method, facts: Facts) -> str:
+    """Why a method does not take a pair; "" where it does."""
+    if method == "svi":
+        return ""
+    if obstacle := _obstacle(facts):
+        return obstacle
+    if method == "natural" and facts.dim > MOST_NATURAL and not facts.pairwise:
+        return f"natural gradients take at most {MOST_NATURAL:,} latents, here {facts.dim:,}"
+    if method == "deterministic" and facts.largest > MOST_DENSE:
+        held = f"deterministic VI takes dense covariances of at most {MOST_DENSE} latents"
+        return f"{held}, here {facts.largest:,}"
+    return ""
+
+
+def _obstacle(facts: Facts) -> str:
+    if not facts.family:
+        return f"the guide is {facts.guide}, no Gaussian AutoGuide"
+    if facts.learnt:
+        return f"the model has {facts.learnt:,} parameters to learn"
+    return facts.only_svi
+
+
+def _numbers(method: Method, facts: Facts) -> int:
+    dense = facts.dim if method == "natural" else facts.largest
+    return facts.numbers * max(DRAWS, A_LATENT * dense)
+
+
+def facts_of(pair: Pair, *data: Any, options: FitOptions, only_svi: str = "", seed: int = 0) -> Facts:
+    """The facts of a pair and its data.
+
+    Args:
+        pair: model and guide; parameters that are made when they first run are made now.
+        data: the programs' data.
+        options: of the fit; ``train="guide"`` holds the model's parameters.
+        only_svi: what else is asked for that only SVI does, in words.
+        seed: of initial values.
+    """
+    check_data(pair.model, *data)
+    pair.initialise(*data, seed=seed)
+    guide = type(pair.guide).__name__
+    if not is_gaussian(pair.guide):
+        return Facts(guide=guide)
+    own = pair.parameters("guide")
+    model = {name: leaf for name, leaf in pair.parameters().items() if name not in own}
+    size = options.batch_size
+    if size is not None and size < (plate := Problem.of(pair, *data).layout.batch_plate_size):
+        only_svi = f"minibatches of {size:,} of {plate:,} are asked for"
+    if any(leaf.device.type != "cpu" for leaf in own.values()):
+        only_svi = "the parameters are on a GPU"
+    family = family_of(pair.guide)
+    return Facts(
+        guide=guide,
+        family=family.name,
+        dim=family.dim,
+        largest=family.largest,
+        learnt=sum(leaf.numel() for leaf in model.values()) if options.train == "both" else 0,
+        pairwise=isinstance(pair.model, PairwiseFactors) and guide == "AutoNormal",
+        numbers=sum(values.numel() for values in data if isinstance(values, Tensor)),
+        only_svi=only_svi,
+    )
+
+
+def settled(method: MethodName, given: Iterable[str]) -> MethodName:
+    """The method that is asked for, where options of SVI are given as well.
+
+    Args:
+        method: "auto", "svi", "natural" or "deterministic".
+        given: names of the options of a fit that were given.
+
+    Raises:
+        InputError: if the method does not know one of them.
+    """
+    own = [name for name in given if name in FitKeywords.__annotations__ and name not in SHARED]
+    if not own or method == "svi":
+        return method
+    if method == "auto":
+        return "svi"
+    raise InputError(f"{own[0]} belongs to SVI; method={method!r} does not know it")
+
+
+def fit(
+    pair: Pair,
+    *data: Any,
+    held_out: tuple[Any, ...] | None = None,
+    seed: int = 0,
+    checkpoint: Path | None = None,
+    resume: bool = False,
+    progress: bool = True,
+    **options: Unpack[FitKeywords],
+) -> Fit:
+    """Fit a pair by the method that suits it, and say which.
+
+    A Gaussian AutoGuide of a model without parameters of its own goes to the best of its family, by
+    `natural.fit` or `fixed_noise.fit`; everything else is SVI's. Of SVI, options that are not given have
+    their defaults, but for at most 20,000 steps, which end by themselves (``stop``).
+
+    Args:
+        pair: model and guide; their parameters are changed in place.
+        data: the programs' full data.
+        held_out, checkpoint, resume: as for `svi.fit`; other methods begin anew.
+        seed: of everything random.
+        progress: whether to show a progress bar on a terminal, and say which method was chosen.
+        options: the fields of `FitOptions`; ``method`` is "auto" by default. An option that only SVI knows
+            makes it SVI.
+
+    Returns:
+        A `Fit`, whose ``choice`` has the method, its reason and its alternatives.
+
+    Raises:
+        InputError: as the method does, and for one that does not take the pair.
+        TypeError: for an option that there is not.
+    """
+    method = settled(options.get("method", "auto"), options)
+    usual = FitKeywords(num_steps=20_000, stop="average" not in options)
+    asked = FitOptions(**(usual | options | FitKeywords(method=method)))
+    only = "" if method != "svi" or options.get("method") == "svi" else "options of SVI are given"
+    return fit_by(
+        pair, data, asked, only_svi=only, held_out=held_out, seed=seed, checkpoint=checkpoint, resume=resume,
+        progress=progress,
+    )  # fmt: skip
+
+
+def fit_by(
+    pair: Pair,
+    data: tuple[Any, ...],
+    options: FitOptions,
+    *,
+    only_svi: str = "",
+    held_out: tuple[Any, ...] | None = None,
+    refresh: Callable[[int], tuple[Any, ...]] | None = None,
+    seed: int = 0,
+    checkpoint: Path | None = None,
+    resume: bool = False,
+    progress: bool = True,
+) -> Fit:
+    """`fit` with options as an object.
+
+    Args:
+        pair, data, held_out, seed, checkpoint, resume, progress: as for `fit`.
+        options: of the fit.
+        only_svi: what else is asked for that only SVI does, in words.
+        refresh: as for `svi.fit`.
+    """
+    choice = Choice("svi", only_svi or "it was asked for")
+    if options.method != "svi":
+        only_svi = "data are drawn anew every epoch" if refresh is not None else only_svi
+        facts = facts_of(pair, *data, options=options, only_svi=only_svi, seed=seed)
+        choice = choose(facts) if options.method == "auto" else _asked(options.method, facts)
+        stage(str(choice), show=progress)
+    if choice.method != "svi":
+        try:
+            return _to_optimum(choice, pair, data, options, held_out, seed, progress)
+        except InputError as reason:
+            if options.method != "auto":
+                raise
+            choice = Choice("svi", f"{NAMES[choice.method]} did not go: {reason}")
+            stage(str(choice), show=progress)
+    found = svi.fit(
+        pair, *data, held_out=held_out, refresh=refresh, seed=seed, checkpoint=checkpoint, resume=resume,
+        progress=progress, **replace(options, method="svi").keywords(),
+    )  # fmt: skip
+    return replace(found, choice=choice)
+
+
+def _asked(method: Method, facts: Facts) -> Choice:
+    """A method that was asked for, if it takes the pair.
+
+    Raises:
+        InputError: otherwise.
+    """
+    if why := refused(method, facts):
+        raise InputError(f"method={method!r} does not take this pair: {why}; take method='svi'")
+    return Choice(
+        method, "it was asked for", tuple(m for m in NAMES if m != method and not refused(m, facts))
+    )
+
+
+def _to_optimum(
+    choice: Choice,
+    pair: Pair,
+    data: tuple[Any, ...],
+    options: FitOptions,
+    held_out: tuple[Any, ...] | None,
+    seed: int,
+    progress: bool,
+) -> Fit:
+    from ppl_vae.inference.fitting import fixed_noise, natural
+
+    method = natural.fit if choice.method == "natural" else fixed_noise.fit
+    # The default is SVI's, in nats a unit.
+    usual = options.tolerance == FitOptions.tolerance
+    found = (
+        method(pair, *data, seed=seed, progress=progress)
+        if usual
+        else method(pair, *data, tolerance=options.tolerance, seed=seed, progress=progress)
+    )
+    looks = [] if held_out is None else [(found.steps, held_out_mean(pair, held_out, None, seed))]
+    return replace(found, choice=choice, held_out=np.asarray(looks, dtype=float).reshape(-1, 2))

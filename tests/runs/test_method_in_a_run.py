@@ -1,0 +1,58 @@
+"""Runs whose guide was fitted by another method than SVI: what the folder keeps, and who opens it."""
+
+import json
+
+import pytest
+
+import ppl_vae
+from ppl_vae import InputError, natural
+from ppl_vae.inference.fitting.choice import Choice
+from ppl_vae.runs.fit_job import converged_of, was_cut
+from ppl_vae.runs.run import settings_for
+
+
+@pytest.fixture(scope="module")
+def chosen(tmp_path_factory: pytest.TempPathFactory) -> ppl_vae.FittedRun:
+    out = tmp_path_factory.mktemp("runs") / "chosen"
+    return ppl_vae.fit("trueskill", "al-east-1987", out=out, method="auto", progress=False)
+
+
+def test_the_folder_keeps_the_method_and_why(chosen: ppl_vae.FittedRun) -> None:
+    again = ppl_vae.load(chosen.folder)
+    kept = json.loads((chosen.folder / "fit.json").read_text())
+    assert again.fit.method == kept["method"] == "natural gradients"
+    assert again.fit.choice == Choice.from_json(kept["choice"])
+    assert again.fit.choice is not None
+    assert "by quadrature" in again.fit.choice.reason
+    assert again.fit.converged is True
+    # The parameters in the folder are those of the fit: their ELBO by quadrature is the one that it reports.
+    found = natural.quadrature_elbo(again.pair, *again.tensors()).value
+    assert found == pytest.approx(again.fit.final.value, abs=1e-9)
+
+
+def test_a_page_says_which_method_it_was(run, chosen: ppl_vae.FittedRun) -> None:
+    code, _, err = run("report", chosen.folder)
+    assert code == 0, err
+    assert "Natural gradients took" in (chosen.folder / "report.html").read_text()
+
+
+def test_folders_without_the_fields_are_svis(chosen: ppl_vae.FittedRun) -> None:
+    kept = json.loads((chosen.folder / "fit.json").read_text())
+    new = ("method", "distance", "choice")
+    old = {name: value for name, value in kept.items() if name not in new}
+    assert converged_of(kept) is True
+    assert converged_of(old) is None
+    assert was_cut({**old, "converged": False}, 20_000)
+    assert not was_cut({**kept, "converged": False}, 20_000)
+
+
+def test_options_of_svi_go_with_no_other_method() -> None:
+    def method(**given: object) -> str:
+        return settings_for("trueskill", "al-east-1987", given, {}).fit.method
+
+    assert method() == "svi"
+    assert method(method="auto") == "auto"
+    assert method(method="auto", steps=100) == "svi"
+    assert method(method="auto", epochs=3.0) == "svi"
+    with pytest.raises(InputError, match="lr belongs to SVI; method='natural' does not know it"):
+        method(method="natural", lr=0.1)
