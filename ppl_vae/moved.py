@@ -78,7 +78,7 @@ RENAMED = {
     "ppl_vae.inference.stopping.Check": "ppl_vae.inference.fitting.stopping.TailCheck",
     "ppl_vae.inference.terms.guide_values": "ppl_vae.program.given_latents.guide_values",
     "ppl_vae.jobs.fit_run": "ppl_vae.runs.fit_job.fit_run",
-    "ppl_vae.user_program.load_guide": "ppl_vae.guides.named.load_guide",
+    "ppl_vae.user_program.load_guide": "ppl_vae.inference.fitting.started.load_guide",
     "ppl_vae.user_program.read_arguments": "ppl_vae.data.user_data.read_arguments",
 }
 

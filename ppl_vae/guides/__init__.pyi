@@ -10,6 +10,7 @@ from .local import (
 from .local import (
     LocalVector as LocalVector,
 )
+from .mixture import MixtureNormal as MixtureNormal
 from .named import BlockNormal as BlockNormal
 from .named import named_guide as named_guide
 from .normal import num_raw as num_raw

@@ -24,12 +24,12 @@ from pyro.infer.autoguide import (
 from torch.distributions import biject_to
 
 from ppl_vae.base.errors import InputError
+from ppl_vae.guides.mixture import MixtureNormal
 from ppl_vae.guides.spline_flow import SplineFlow
 from ppl_vae.program.improper import Feasible
 from ppl_vae.program.pair import Program
-from ppl_vae.program.user_program import is_program, load_program
 
-__all__ = ["GUIDES", "BlockNormal", "flow", "load_guide", "low_rank", "named_guide"]
+__all__ = ["GUIDES", "BlockNormal", "flow", "low_rank", "mixture", "named_guide", "numbered"]
 
 
 class BlockNormal(AutoGuideList):  # type: ignore[misc]
@@ -76,6 +76,12 @@ def low_rank(model: Program, rank: int | None = None) -> Program:
     return guide
 
 
+def mixture(model: Program, num_components: int = 3) -> Program:
+    """A mixture of normals that starts at draws of the prior; `inference.fitting.started` knows better."""
+    guide: Program = MixtureNormal(Feasible()(model), num_components)
+    return guide
+
+
 def flow(model: Program, num_transforms: int = 2, hidden: int = 32) -> Program:
     """Inverse autoregressive flows over all latents; needs at least two latent numbers.
 
@@ -109,32 +115,28 @@ GUIDES: Mapping[str, Callable[[Program], Program]] = {
     "full-rank": partial(_auto, AutoMultivariateNormal),
     "flow": flow,
     "spline-flow": partial(_auto, SplineFlow),
+    "mixture": mixture,
 }
+_SIZED: Mapping[str, Callable[[Program, int], Program]] = {"low-rank": low_rank, "mixture": mixture}
+
+
+def numbered(name: str) -> tuple[str, int | None]:
+    """A family and its size: the rank in ``low-rank:5``, the components in ``mixture:2``.
+
+    Raises:
+        InputError: for an unknown name, or a size that is no number or belongs to none.
+    """
+    family, _, size = name.partition(":")
+    if family not in GUIDES or (size and not (family in _SIZED and size.isdecimal())):
+        raise InputError(f"the guide {name!r} is not known; there are {', '.join(GUIDES)}")
+    return family, int(size) if size else None
 
 
 def named_guide(name: str, model: Program) -> Program:
-    """A guide for any model with continuous latents; low-rank may come with its rank, as ``low-rank:5``.
+    """A guide for any model with continuous latents, by the name of its family; see `numbered`.
 
     Raises:
-        InputError: for an unknown name, or a rank that is no positive number.
+        InputError: for an unknown name, or a size that cannot be.
     """
-    family, _, rank = name.partition(":")
-    if family == "low-rank" and rank.isdecimal():
-        return low_rank(model, int(rank))
-    if name not in GUIDES:
-        raise InputError(f"the guide {name!r} is not known; there are {', '.join(GUIDES)}")
-    return GUIDES[name](model)
-
-
-def load_guide(text: str, model: Program) -> Program:
-    """The guide that ``FILE.py:NAME`` names, or one for the model of a family such as mean-field.
-
-    Raises:
-        InputError: as `load_program`, or for an unknown family.
-    """
-    if is_program(text):
-        return load_program(text)
-    try:
-        return named_guide(text, model)
-    except InputError as error:
-        raise InputError(f"{error}, or FILE.py:NAME") from None
+    family, size = numbered(name)
+    return GUIDES[family](model) if size is None else _SIZED[family](model, size)

@@ -17,7 +17,7 @@ from ppl_vae.data.rows import Rows
 from ppl_vae.data.user_data import read_arguments
 from ppl_vae.diagnostics.verdict.check import Check, CheckKeywords, check, check_pair
 from ppl_vae.diagnostics.verdict.fitting import FIT_SHARE
-from ppl_vae.guides.named import load_guide
+from ppl_vae.inference.fitting.started import load_guide
 from ppl_vae.program.user_program import load_program
 from ppl_vae.runs.fit_job import converged_of, fit_run, was_cut
 from ppl_vae.runs.jobs import part_problem, row_numbers
@@ -167,8 +167,9 @@ def check_programs(
     arguments = read_arguments(data, program)
     if out.exists() and any(out.iterdir()) and not (out / "check.json").exists():
         raise InputError(f"{out} is not empty and holds no check; give another --out")
-    with seeded(options.get("seed", 0)):
-        own = load_guide(guide, program)
+    seed = options.get("seed", 0)
+    with seeded(seed):
+        own = load_guide(guide, program, *arguments, seed=seed)
     found = check(
         program,
         own,

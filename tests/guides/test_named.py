@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal, constraints
 
 from ppl_vae.base.errors import InputError
-from ppl_vae.guides.named import GUIDES, BlockNormal, load_guide, named_guide
+from ppl_vae.guides.named import GUIDES, BlockNormal, named_guide
 from ppl_vae.inference import laplace, svi
+from ppl_vae.inference.fitting.started import load_guide
 from ppl_vae.program.pair import Pair
 from ppl_vae.program.problem import Problem
 from ppl_vae.program.terms import has_log_density
@@ -37,7 +38,7 @@ def test_names_make_guides_of_their_family() -> None:
         named_guide("low-rank:x", flat)
     with pytest.raises(InputError, match="is 0; it must be at least 1"):
         named_guide("low-rank:0", flat)
-    with pytest.raises(InputError, match=r"spline-flow, or FILE.py:NAME"):
+    with pytest.raises(InputError, match=r"mixture, or FILE.py:NAME"):
         load_guide("fullrank", flat)
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from ppl_vae import InputError
-from ppl_vae.guides.named import load_guide
+from ppl_vae.inference.fitting.started import load_guide
 from ppl_vae.program.user_program import blamed, is_program, load_program
 
 PROGRAM = """

@@ -15,6 +15,7 @@ from ppl_vae.base.errors import InputError
 from ppl_vae.base.seeds import derived, seeded
 from ppl_vae.guides import named
 from ppl_vae.inference.fitting import svi
+from ppl_vae.inference.fitting.started import started_guide
 from ppl_vae.inference.samplers import guide, laplace
 from ppl_vae.program.pair import Pair, Program
 
@@ -37,9 +38,9 @@ class FittedFamily:
 
     name: str
 
-    def guide(self, model: Program) -> Program:
+    def guide(self, model: Program, data: tuple[Any, ...], seed: int) -> Program:
         """A guide of the family, not fitted."""
-        return named.named_guide(self.name, model)
+        return started_guide(self.name, model, *data, seed=seed)
 
     def answer(self, model: Program, data: tuple[Any, ...], budget: Budget, seed: int) -> Posterior:
         """Fit it, and draw.
@@ -47,7 +48,7 @@ class FittedFamily:
         Raises:
             InputError: for a model that the family cannot serve.
         """
-        return _fitted(Pair(model, self.guide(model)), data, budget, seed)
+        return _fitted(Pair(model, self.guide(model, data, seed)), data, budget, seed)
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ class LowRank(FittedFamily):
     rank: int | None = None
     name = "low-rank"
 
-    def guide(self, model: Program) -> Program:
+    def guide(self, model: Program, data: tuple[Any, ...], seed: int) -> Program:
         """A guide of the family, not fitted."""
         return named.low_rank(model, self.rank)
 
@@ -104,7 +105,7 @@ class Flow(FittedFamily):
     hidden: int = 32
     name = "flow"
 
-    def guide(self, model: Program) -> Program:
+    def guide(self, model: Program, data: tuple[Any, ...], seed: int) -> Program:
         """A guide of the family, not fitted."""
         return named.flow(model, self.num_transforms, self.hidden)
 
@@ -185,9 +186,10 @@ def _family(choice: str | Family) -> Family:
         return choice
     if choice == Laplace.name:
         return Laplace()
-    if choice.partition(":")[0] not in named.GUIDES:
-        known = ", ".join((*named.GUIDES, Laplace.name))
-        raise InputError(f"the guide {choice!r} is not known; there are {known}")
+    try:
+        named.numbered(choice)
+    except InputError as error:
+        raise InputError(f"{error}, {Laplace.name}") from None
     return Named(choice)
 
 

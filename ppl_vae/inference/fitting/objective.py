@@ -22,12 +22,22 @@ from torch.overrides import TorchFunctionMode
 
 from ppl_vae.base.errors import InputError
 from ppl_vae.engine.graph import Outputs, Untraceable
+from ppl_vae.guides.mixture import MixtureNormal, Strata
 from ppl_vae.program.layout import Layout, Substitute, sample_sites
 from ppl_vae.program.pair import Pair
 from ppl_vae.program.problem import Problem
 from ppl_vae.program.pyro_internals import dice_elbo, traces
 
-__all__ = ["Checked", "LossAndGradients", "MeanFieldELBO", "Objective", "OfPyro", "PyroLoss", "TraceELBO"]
+__all__ = [
+    "Checked",
+    "LossAndGradients",
+    "MeanFieldELBO",
+    "Objective",
+    "OfPyro",
+    "PyroLoss",
+    "StratifiedELBO",
+    "TraceELBO",
+]
 
 
 @runtime_checkable
@@ -158,6 +168,37 @@ class MeanFieldELBO:
                 f"objective='mean-field' does not sum out discrete latents, and {names[0]} is one; "
                 "objective='elbo' does"
             )
+
+
+@dataclass(frozen=True)
+class StratifiedELBO:
+    """−ELBO of a mixture guide, by draws of each of its components; see `guides.mixture`.
+
+    Attributes:
+        num_particles: draws of each component.
+    """
+
+    num_particles: int = 1
+
+    def value(
+        self, problem: Problem, index: Tensor | None, scale: Tensor | float, beta: Tensor | float
+    ) -> Tensor:
+        """The loss; see `Objective`."""
+        guide, layout = problem.pair.guide, problem.layout
+        assert isinstance(guide, MixtureNormal)
+        total = self.num_particles * guide.num_components
+        together = layout.nesting if layout.vectorized and total > 1 else None
+        with Strata(guide, total, together):
+            return _value(_made(Trace_ELBO, layout, total), problem, index, scale, beta)
+
+    def check(self, problem: Problem, batch_size: int | None) -> None:
+        """Refuse discrete latents.
+
+        Raises:
+            InputError: if there are any.
+        """
+        if names := sorted(problem.layout.summed or problem.layout.marked):
+            raise InputError(f"a mixture guide takes continuous latents alone, and {names[0]} is discrete")
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,16 @@ from ppl_vae.base.seeds import generator_state, keep_generator, restore_generato
 from ppl_vae.base.threads import SMALL_WORK, one_thread
 from ppl_vae.engine.compiler import fall_back
 from ppl_vae.engine.graph import Untraceable
+from ppl_vae.guides.mixture import MixtureNormal
 from ppl_vae.inference.fitting.iwae import IWAE
-from ppl_vae.inference.fitting.objective import Checked, MeanFieldELBO, Objective, PyroLoss, TraceELBO
+from ppl_vae.inference.fitting.objective import (
+    Checked,
+    MeanFieldELBO,
+    Objective,
+    PyroLoss,
+    StratifiedELBO,
+    TraceELBO,
+)
 from ppl_vae.inference.fitting.options import FitKeywords, FitOptions
 from ppl_vae.inference.fitting.schedule import Schedule
 from ppl_vae.inference.fitting.steps import Stepper, engine_of_fit, stepper
@@ -28,7 +36,7 @@ from ppl_vae.program.abilities import HasObjective
 from ppl_vae.program.batches import Batches
 from ppl_vae.program.layout import Layout
 from ppl_vae.program.memory import refuse_beyond_memory
-from ppl_vae.program.pair import Pair, Program
+from ppl_vae.program.pair import Pair
 from ppl_vae.program.probe import check_data
 from ppl_vae.program.problem import Problem
 from ppl_vae.program.supports import outside_support
@@ -119,7 +127,7 @@ class State:
         self.pair, self.data, self.options, self.seed = pair, data, options, seed
         if options.method != "svi":
             raise InputError(f"these are steps of SVI; method={options.method!r} is for inference.fit")
-        self.objective = _objective(options, loss, pair.model)
+        self.objective = _objective(options, loss, pair)
         self.refresh, self.rate = refresh, rate
         check_data(pair.model, *data)
         with seeded(seed):
@@ -287,9 +295,11 @@ def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
-def _objective(options: FitOptions, loss: PyroELBO | None, model: Program) -> Objective:
+def _objective(options: FitOptions, loss: PyroELBO | None, pair: Pair) -> Objective:
     """What the options name, or the model makes of it where its own parameters are learnt."""
-    usual = _usual_objective(options, loss)
+    usual, model = _usual_objective(options, loss), pair.model
+    if isinstance(usual, TraceELBO) and isinstance(pair.guide, MixtureNormal):
+        usual = StratifiedELBO(usual.num_particles)
     own = options.train == "both" and loss is None and isinstance(options.objective, str)
     if own and isinstance(model, HasObjective):
         found: Objective = model.objective(usual)
