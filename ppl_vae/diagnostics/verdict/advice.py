@@ -17,6 +17,7 @@ AdviceKey = Literal[
     "reparametrise",
     "restart",
     "use what is right",
+    "train better",
     "more steps",
     "use the reference",
     "richer guide",
@@ -50,6 +51,7 @@ class Facts:
         identified_right: whether the guide is wrong only in what is shown, and right in what data determine.
         cut: whether the budget ended the search for a reference.
         reference_seconds: what a reference that passed its checks took.
+        family, trained, trainer: as in `Notes`.
     """
 
     local: bool = False
@@ -60,6 +62,9 @@ class Facts:
     identified_right: bool = False
     cut: bool = False
     reference_seconds: float = float("nan")
+    family: str = ""
+    trained: bool = False
+    trainer: str = ""
 
 
 def next_step(
@@ -83,7 +88,10 @@ def advise(
     if decision.verdict == "trust":
         return Advice("use", "use the guide; check again when the data or the model change")
     if decision.verdict == "reweight":
-        return Advice("reweight", "use the reweighted draws, or the guide with its importance weights")
+        better = f"; {facts.trainer} would make a better guide of it" if facts.trainer else ""
+        return Advice(
+            "reweight", f"use the reweighted draws, or the guide with its importance weights{better}"
+        )
     if decision.verdict == "not a posterior":
         return _of_points(facts)
     if "collapse" in decision.failing:
@@ -100,7 +108,10 @@ def advise(
             "full-rank)"
         )
         return Advice("use what is right", sentence)
-    if measures.converged is False:
+    if facts.trainer:
+        sentence = f"fit the guide by {facts.trainer}, which brings it to the best of its family"
+        return Advice("train better", sentence)
+    if measures.converged is False and not facts.trained:
         return Advice("more steps", "take more steps: SVI has not come to rest")
     return _by_reference(measures, facts)
 
@@ -120,7 +131,8 @@ def _of_points(facts: Facts) -> Advice:
 
 def _by_reference(measures: Measures, facts: Facts) -> Advice:
     """For a guide that came to rest and is not right, by what is known of the posterior."""
-    richer = Advice("richer guide", "try a guide with a full covariance or a flow")
+    other = "a flow" if facts.family == "full-rank" else "a full covariance or a flow"
+    richer = Advice("richer guide", f"try a guide with {other}")
     if measures.reference_ok and not facts.local:
         taken = f" (they took {facts.reference_seconds:.0f} s)" if facts.reference_seconds > 1 else ""
         also = ", or try a full-rank guide (AutoMultivariateNormal)" if facts.mean_field else ""

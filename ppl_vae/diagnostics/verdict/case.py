@@ -45,6 +45,9 @@ class Notes:
         missed: whether the guide misses a part of the posterior.
         identified_right: whether the guide is wrong only in what is shown, and right in what data determine.
         reference_seconds: what a reference that passed its checks took.
+        family: of normals that the guide belongs to, where the best of it is known.
+        trained: whether a richer family would bring more than training the guide on.
+        trainer: the fit that would bring it to the best of its family, where training would bring more.
     """
 
     weighed: Evidence | None = None
@@ -54,6 +57,9 @@ class Notes:
     missed: bool = False
     identified_right: bool = False
     reference_seconds: float = float("nan")
+    family: str = ""
+    trained: bool = False
+    trainer: str = ""
 
 
 @dataclass(frozen=True)

@@ -197,6 +197,9 @@ def _facts(case: Case) -> Facts:
         identified_right=notes.identified_right,
         cut=any(finding.cut and finding.name == "reference" for finding in case.findings),
         reference_seconds=notes.reference_seconds,
+        family=notes.family,
+        trained=notes.trained,
+        trainer=notes.trainer,
     )
 
 

@@ -35,6 +35,8 @@ def explained(
         )
     if decision.verdict == "trust" and status.get("funnel") == "warn":
         found.append("the guide follows the funnel that was found near enough")
+    if decision.verdict == "trust" and status.get("family") == "warn":
+        found.append("the guide is not the best of its family, but near enough")
     if decision.verdict == "trust" and measures.converged is False:
         found.append("SVI had not come to rest, but is near enough")
     if calibrated == "warn":

@@ -9,6 +9,7 @@ from ppl_vae.diagnostics.verdict.checks.calibration import calibration, sampler
 from ppl_vae.diagnostics.verdict.checks.collapse import collapsed
 from ppl_vae.diagnostics.verdict.checks.convergence import convergence
 from ppl_vae.diagnostics.verdict.checks.draws import draws
+from ppl_vae.diagnostics.verdict.checks.family import best_of_family
 from ppl_vae.diagnostics.verdict.checks.funnel import funnel_found
 from ppl_vae.diagnostics.verdict.checks.gap import gap
 from ppl_vae.diagnostics.verdict.checks.modes import modes
@@ -25,6 +26,7 @@ CHECKS = (
     Listed("guide", points, "itself", decides=True),
     Listed("weights", weights, "loops"),
     Listed("evidence", gap, "itself"),
+    Listed("family", best_of_family, "loops"),
     Listed("draws", draws, "loops", decides=True),
     Listed("draws", reweighted),
     Listed("reference", reference, "itself"),
