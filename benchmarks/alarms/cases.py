@@ -14,6 +14,7 @@ from benchmarks.alarms import (
     cases_sampler,
     cases_written,
 )
+from benchmarks.alarms.family_guides import FAMILIES
 from benchmarks.alarms.guides import RECIPES
 from benchmarks.alarms.point_guides import POINTS
 from benchmarks.alarms.problems import Group, Problem, Refusal
@@ -30,7 +31,7 @@ _OURS: Mapping[str, Callable[[], Problem]] = {
     **cases_written.PROBLEMS,
     **cases_sampler.PROBLEMS,
 }
-EVERY: Mapping[str, Callable[[Problem], Program]] = {**RECIPES, **POINTS}
+EVERY: Mapping[str, Callable[[Problem], Program]] = {**RECIPES, **POINTS, **FAMILIES}
 # Points instead of posteriors, beside the guides that a problem has of its own.
 POINTED: Mapping[str, tuple[str, ...]] = {
     "normal_mean": ("Delta, masked", "needle"),

@@ -8,6 +8,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from benchmarks.alarms.family_guides import FAMILIES
 from benchmarks.alarms.problems import GLOBAL_GUIDES, Problem
 from benchmarks.posteriors import posterior
 from benchmarks.posteriors.entry import Entry, same
@@ -39,7 +40,7 @@ def _problem(name: str) -> Problem:
         one.proper,
         one.data(),
         _latents(one),
-        GLOBAL_GUIDES if name in SLOW else (*GLOBAL_GUIDES, *FITTED),
+        (*GLOBAL_GUIDES, *(() if name in SLOW else FITTED), *FAMILIES),
         identifiable=None if one.identifiable is same else one.identifiable,
     )
 
@@ -74,6 +75,7 @@ PROBLEMS: Mapping[str, Callable[[], Problem]] = {
 
 NEW_GUIDES = (
     "full-rank", "almost", "narrow", "wide", "shifted", "mean-field", "mean-field optimum", "AutoDelta",
+    *FAMILIES,
 )  # fmt: skip
 # Draws behind the truth of a guide.
 NEW = {
@@ -82,7 +84,7 @@ NEW = {
     "nes1972": 4000, "nes2000": 4000,
 }  # fmt: skip
 # Only these where a check is dear.
-FEWER = {"diamonds": ("full-rank", "narrow", "mean-field", "AutoDelta")}
+FEWER = {"diamonds": ("full-rank", "narrow", "mean-field", "AutoDelta", *FAMILIES)}
 # Lags of the ARMA process: (−θ)^60 is below 10⁻⁹ for |θ| < 0.7, eleven posterior sd from θ's mean.
 MEMORY = 60
 

@@ -1,15 +1,20 @@
 """What is printed, in Markdown."""
 
+import math
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
 
+import numpy as np
+
 from benchmarks.alarms.alone import alone
+from benchmarks.alarms.family_guides import BEST, FAMILIES
 from benchmarks.alarms.nuts_study import LIMIT, Agreement
 from benchmarks.alarms.study import Line, count
 from benchmarks.alarms.truth import REFUSED, TOLERANCES
 from benchmarks.alarms.tuning import leave_one_family_out
+from ppl_vae.diagnostics.verdict.checks.family import LIMIT as LIMIT_OF_FAMILY
 
 __all__ = ["samplers", "say", "study"]
 
@@ -53,7 +58,8 @@ def study(lines: Sequence[Line]) -> str:
         "and with broken ones. A false alarm is a good guide that is not trusted; a miss is a bad one that "
         "is, or one that is to be reweighted where reweighting does not help.",
         "\n".join(counts),
-        _by_group(judged), _points(judged), _refusals(apart), _alone(judged), _by_guide(judged),
+        _by_group(judged), _points(judged), _refusals(apart), _alone(judged), _families(judged),
+        _by_guide(judged),
     ]  # fmt: skip
     # Thresholds are chosen on what was known before, and never see the rest.
     before = [line for line in judged if line.case.group == "known before" and not line.case.point]
@@ -118,6 +124,35 @@ def _alone(lines: Sequence[Line]) -> str:
         "calibration only where it was run. Guides that read the data it takes as they are; others it fits "
         "anew to each simulated data set, and speaks of their family and not of them."
         f"\n\n{_table(head, rows)}"
+    )
+
+
+def _families(lines: Sequence[Line]) -> str:
+    """What is said of guides that are the best of their family, and of those a known way short of it."""
+    rows = []
+    for guide in FAMILIES:
+        some = [line for line in lines if line.case.guide == guide and not line.failure]
+        if not some:
+            continue
+        said = Counter(line.said.get("family", "nothing") for line in some)
+        gaps = [line.measures.others.get("optimisation_gap", math.nan) for line in some]
+        found = count(some)
+        seconds = [line.check_seconds for line in some]
+        rows.append([
+            guide, str(len(some)), "the best" if guide in BEST else "short of it",
+            *(str(said[status]) for status in ("pass", "warn", "cannot tell")),
+            str(len(some) - said["pass"] - said["warn"] - said["cannot tell"]),
+            f"{np.nanmin(gaps):.3f} to {np.nanmax(gaps):.3f}",
+            *(f"{one.wrong} of {one.of}" for one in found.values()), f"{max(seconds):.0f}",
+        ])  # fmt: skip
+    if not rows:
+        return ""
+    head = ["guide", "cases", "is", "pass", "warn", "cannot tell", "not looked at", "nats to gain",
+            "false alarms", "misses", "longest check, s"]  # fmt: skip
+    return (
+        "## Is the guide the best of its family?\n\nThe finding *family* warns of a guide that is certainly "
+        f"more than {LIMIT_OF_FAMILY:.3f} nats below the best of its family; the verdict's errors are "
+        f"counted beside it.\n\n{_table(head, rows)}"
     )
 
 

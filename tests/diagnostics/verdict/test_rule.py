@@ -74,6 +74,12 @@ def test_measures_survive_json():
     ("facts", "measures", "word"),
     [
         (Facts(), Measures("nuts", True, converged=False), "more steps"),
+        # Steps of SVI help only a guide that is short of the best of its family, and then others get there.
+        (Facts(trainer="natural.fit"), Measures("nuts", True, converged=False), "natural.fit"),
+        (Facts(trainer="natural.fit", funnel=True), Measures("nuts", False), "non-centred"),
+        (Facts(trained=True), Measures("nuts", True, converged=False), "draws of the NUTS reference"),
+        (Facts(trained=True, local=True), Measures("nuts", True, converged=False), "full covariance"),
+        (Facts(trained=True, local=True, family="full-rank"), Measures("nuts", True), "guide with a flow"),
         (Facts(missed=True), Measures("nuts", False), "several starts"),
         (Facts(funnel=True), Measures("nuts", False), "non-centred"),
         (Facts(mean_field=True), Measures("nuts", True), "full-rank"),
