@@ -20,6 +20,9 @@ from .fitting import (
     fixed_noise as fixed_noise,
 )
 from .fitting import (
+    linear_response as linear_response,
+)
+from .fitting import (
     natural as natural,
 )
 from .fitting import (

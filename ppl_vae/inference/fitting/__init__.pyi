@@ -2,6 +2,9 @@ from . import (
     fixed_noise as fixed_noise,
 )
 from . import (
+    linear_response as linear_response,
+)
+from . import (
     natural as natural,
 )
 from . import (

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ppl_vae.base.plain import Plain
 from ppl_vae.base.wording import with_error
-from ppl_vae.inference.fitting.gaussian import Block, Gaussian, symmetric
+from ppl_vae.inference.fitting.gaussian import Block, Gaussian, antithetic, symmetric
 from ppl_vae.inference.fitting.newton import FLAT, THIN, direction
 from ppl_vae.inference.fitting.target import Expectation, Target
 
@@ -60,10 +60,8 @@ def distance(target: Target, at: Gaussian, num_draws: int, seed: int) -> Distanc
         num_draws: normals and as many negatives, together; at least 2 a dimension of the density.
         seed: of the draws, another than that of draws the Gaussian was fitted to.
     """
-    generator = torch.Generator().manual_seed(seed)
     half = max(num_draws // 2, GROUPS)
-    drawn = torch.empty(half, at.family.noise_dim, dtype=torch.float64).normal_(generator=generator)
-    here = target.expect(at, torch.cat([drawn, -drawn]))
+    here = target.expect(at, antithetic(half, at.family.noise_dim, seed))
     rows = _gradients(here)
     return pooled(rows @ rows.T, 2 * half)
 

@@ -24,13 +24,13 @@ from ppl_vae.base.errors import InputError
 from ppl_vae.base.seeds import derived
 from ppl_vae.engine.batches import NoCurvature
 from ppl_vae.inference.fitting.distance import GROUPS, Distance, distance, pooled
-from ppl_vae.inference.fitting.gaussian import Block, Gaussian, log_volume
+from ppl_vae.inference.fitting.gaussian import Block, Gaussian, antithetic, log_volume
 from ppl_vae.inference.fitting.gaussian_fit import GaussianKeywords, GaussianOptions, fit_gaussian
 from ppl_vae.inference.fitting.svi import Fit
 from ppl_vae.inference.fitting.target import Expectation, Target
 from ppl_vae.program.pair import Pair
 
-__all__ = ["FixedNoise", "Objective", "fit"]
+__all__ = ["FixedNoise", "Objective", "fit", "solve"]
 
 # Common draws at first: at least, and a dimension of the largest dense block.
 FEWEST, A_DIMENSION = 64, 4
@@ -98,10 +98,9 @@ class FixedNoise:
         own, slopes = Objective(target, at, noise), []
         half = num_draws // GROUPS // 2 + 1
         for group in range(GROUPS):
-            drawn = torch.empty(half, at.family.noise_dim, dtype=torch.float64)
-            drawn.normal_(generator=torch.Generator().manual_seed(derived(seed, group)))
-            slopes.append(own.path_gradient(target.expect(own.origin, torch.cat([drawn, -drawn]))))
-        steps = np.stack([_solve(own, own.start, slope) for slope in slopes])
+            drawn = antithetic(half, at.family.noise_dim, derived(seed, group))
+            slopes.append(own.path_gradient(target.expect(own.origin, drawn)))
+        steps = np.stack([solve(own, own.start, slope) for slope in slopes])
         return pooled(0.5 * torch.from_numpy(np.stack(slopes) @ steps.T), 2 * GROUPS * half)
 
 
@@ -167,9 +166,11 @@ class Objective:
 
     def path_gradient(self, here: Expectation) -> np.ndarray:
         """Of the value's negative, by path derivatives: of draws that the coordinates were not fitted to."""
-        path = here.slopes + here.at.whiten(here.positions - here.at.loc)
-        nothing = [torch.zeros_like(root) for root in here.at.roots]
-        return self._pulled(path, here.noise, nothing)
+        return self.pull(here.slopes + here.at.whiten(here.positions - here.at.loc), here.noise)
+
+    def pull(self, slopes: Tensor, noise: Tensor) -> np.ndarray:
+        """Of the mean of a function of draws, by its gradients (n, dim) at those of some noise."""
+        return self._pulled(slopes, noise, [torch.zeros_like(root) for root in self.origin.roots])
 
     def product(self, flat: np.ndarray, direction: np.ndarray) -> np.ndarray:
         """The value's Hessian times a direction.
@@ -249,7 +250,7 @@ def _maximise(
                 options={"gtol": slope, "maxiter": options.max_iterations - count, "max_trust_radius": 1e6},
             ).x  # fmt: skip
             downhill = objective.gradient(at)
-            left = 0.5 * float(_solve(objective, at, downhill) @ downhill)
+            left = 0.5 * float(solve(objective, at, downhill) @ downhill)
             if left <= options.tolerance / 100 or slope < 1e-10 or count >= options.max_iterations - 1:
                 if not count:  # it stood there already
                     look(at)
@@ -268,13 +269,13 @@ def _maximise(
         return objective.member(found.x), f"L-BFGS (no second derivatives: {reason})"
 
 
-def _solve(objective: Objective, at: np.ndarray, slope: np.ndarray) -> np.ndarray:
-    """The Hessian's inverse times a slope, by conjugate gradients to a hundredth."""
+def solve(objective: Objective, at: np.ndarray, slope: np.ndarray, rtol: float = 1e-2) -> np.ndarray:
+    """The Hessian's inverse times a slope, by conjugate gradients to a residual of so much of the slope's."""
     from scipy.sparse.linalg import LinearOperator, cg
 
     size = len(objective.start)
     operator = LinearOperator((size, size), matvec=lambda v: objective.product(at, np.ravel(v)), dtype=float)
-    found: np.ndarray = cg(operator, slope, rtol=1e-2, maxiter=500)[0]
+    found: np.ndarray = cg(operator, slope, rtol=rtol, maxiter=500)[0]
     return found
 
 
@@ -297,6 +298,8 @@ def _triangular(root: Tensor) -> Tensor:
 
 def _volume(block: Block, root: Tensor, step: Tensor | None) -> tuple[Tensor, Tensor]:
     """The gradient of log |R| in R, and its derivative along a step."""
+    if block.kind == "diagonal":
+        return 1 / root, root if step is None else -step / root**2
     with torch.enable_grad():
         at = root.detach().requires_grad_(True)
         (slope,) = torch.autograd.grad(log_volume(block, at), at, create_graph=step is not None)

@@ -17,7 +17,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-__all__ = ["Block", "Family", "Gaussian", "common_noise", "log_volume", "symmetric"]
+__all__ = ["Block", "Family", "Gaussian", "antithetic", "common_noise", "log_volume", "symmetric"]
 
 Kind = Literal["diagonal", "dense", "low-rank"]
 
@@ -211,6 +211,13 @@ class Gaussian:
         return list(zip(self.family.blocks, self.roots, self.family.split(noise), strict=True))
 
 
+def antithetic(half: int, dim: int, seed: int) -> Tensor:
+    """So many standard normal draws, and their negatives after them: float64, shape (2 half, dim)."""
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.empty(half, dim, dtype=torch.float64).normal_(generator=generator)
+    return torch.cat([drawn, -drawn])
+
+
 def common_noise(count: int, dim: int, seed: int) -> Tensor:
     """Standard normal draws, each with its negative, whose second moments are those of a normal.
 
@@ -226,8 +233,7 @@ def common_noise(count: int, dim: int, seed: int) -> Tensor:
         float64, shape (count, dim).
     """
     half = -(-count // 2)
-    generator = torch.Generator().manual_seed(seed)
-    drawn = torch.empty(half, dim, dtype=torch.float64).normal_(generator=generator)
+    drawn = antithetic(half, dim, seed)[:half]
     if half >= dim:
         values, vectors = torch.linalg.eigh(drawn.T @ drawn / half)
         drawn = drawn @ (vectors * values.clamp_min(1e-12).rsqrt()) @ vectors.T
