@@ -300,6 +300,10 @@ def _volume(block: Block, root: Tensor, step: Tensor | None) -> tuple[Tensor, Te
     """The gradient of log |R| in R, and its derivative along a step."""
     if block.kind == "diagonal":
         return 1 / root, root if step is None else -step / root**2
+    if block.kind == "dense":  # triangular: only its diagonal counts
+        scale = root.diagonal()
+        slope = torch.diag(1 / scale)
+        return slope, slope if step is None else torch.diag(-step.diagonal() / scale**2)
     with torch.enable_grad():
         at = root.detach().requires_grad_(True)
         (slope,) = torch.autograd.grad(log_volume(block, at), at, create_graph=step is not None)
