@@ -28,7 +28,7 @@ PAGE, PAGE_SHARE = 5.0, 0.08
 def check(
     context: typer.Context,
     what: Annotated[str, typer.Argument(metavar="RUN|MODEL|FILE.py:MODEL", help="A fitted run; a model of the suite or FILE.py:CLASS, to fit first; or a Pyro model of your own.")],
-    other: Annotated[str | None, typer.Argument(metavar="DATA|FILE.py:GUIDE", help="The model's data set or file; or your guide, or a family's name: mean-field, block, low-rank, structured, full-rank, flow, spline-flow, mixture.")] = None,
+    other: Annotated[str | None, typer.Argument(metavar="DATA|FILE.py:GUIDE", help="The model's data set or file; or your guide, or a family's name: mean-field, block, low-rank, structured, sparse, full-rank, flow, spline-flow, mixture.")] = None,
     data: Annotated[list[str] | None, typer.Option(help="With your own model: files of its arguments (.csv, .npy, .npz, .nc, .parquet), each with a --data of its own, or one whose columns have their names.")] = None,
     identifiable: Annotated[str | None, typer.Option(metavar="FILE.py:NAME", help="With your own model: a function from a data set of draws to the quantities to compare. (default: the latents)")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for what is found, and report.html. (default: the run's, or check)")] = None,

@@ -1,6 +1,6 @@
 """The log density of a model in unconstrained space, and the tensors that it reads: what is traced of it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,12 +15,13 @@ from ppl_vae.base.clock import check_time
 from ppl_vae.base.errors import InputError
 from ppl_vae.base.seeds import seeded
 from ppl_vae.engine.graph import Outputs, Untraceable
+from ppl_vae.program.constrain import Constrain
 from ppl_vae.program.enumeration import enumerating, is_marked, joint_log_prob
 from ppl_vae.program.improper import Feasible
 from ppl_vae.program.layout import plates_of, sample_sites
 from ppl_vae.program.pair import Pair
 
-__all__ = ["Constrain", "Density", "density"]
+__all__ = ["Density", "density"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,32 +122,6 @@ class Density:
         """The tensors that the density reads beside its position."""
         held = [*self.pair.parameters().values(), *self.pair.buffers().values()]
         return [*held, *(t for t in self.data if isinstance(t, Tensor))]
-
-
-class Constrain(Messenger):  # type: ignore[misc]
-    """Give latents their values by unconstrained ones, each in the support that it finds.
-
-    Args:
-        unconstrained: values by site.
-        reduce: how the log Jacobians of a site, of its batch shape, are summed.
-    """
-
-    def __init__(
-        self, unconstrained: Mapping[str, Tensor], reduce: Callable[[Tensor], Tensor] = torch.sum
-    ) -> None:
-        super().__init__()
-        self.unconstrained, self.reduce = unconstrained, reduce
-        self.values: dict[str, Tensor] = {}
-        self.log_jacobian: Tensor | float = 0.0
-
-    def _pyro_sample(self, msg: dict[str, Any]) -> None:
-        name = msg["name"]
-        if name in self.unconstrained and not msg["is_observed"]:
-            at, transform = self.unconstrained[name], biject_to(msg["fn"].support)
-            self.values[name] = msg["value"] = transform(at)
-            log_jacobian = transform.log_abs_det_jacobian(at, msg["value"])
-            self.log_jacobian = self.log_jacobian + self.reduce(log_jacobian)
-            msg["done"] = True
 
 
 class Unconstrain(Messenger):  # type: ignore[misc]

@@ -22,4 +22,5 @@ from .per_datum import (
 )
 from .per_datum_flow import PerDatumFlow as PerDatumFlow
 from .prior import Prior as Prior
+from .sparse import SparseNormal as SparseNormal
 from .spline_flow import SplineFlow as SplineFlow

@@ -25,6 +25,7 @@ from torch.distributions import biject_to
 
 from ppl_vae.base.errors import InputError
 from ppl_vae.guides.mixture import MixtureNormal
+from ppl_vae.guides.sparse import SparseNormal
 from ppl_vae.guides.spline_flow import SplineFlow
 from ppl_vae.program.improper import Feasible
 from ppl_vae.program.pair import Program
@@ -112,6 +113,7 @@ GUIDES: Mapping[str, Callable[[Program], Program]] = {
     "block": partial(_auto, BlockNormal),
     "low-rank": low_rank,
     "structured": partial(_auto, Structured),
+    "sparse": partial(_auto, SparseNormal),
     "full-rank": partial(_auto, AutoMultivariateNormal),
     "flow": flow,
     "spline-flow": partial(_auto, SplineFlow),

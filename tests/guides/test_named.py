@@ -21,19 +21,19 @@ Y = torch.tensor([0.3, -1.2, 2.0, 0.8, 1.1], dtype=torch.float64)
 
 
 def flat(y: Tensor) -> None:
-    """y ~ N(mu, (s0 s1)²) with flat priors on mu and on both scales."""
-    mu = pyro.sample("mu", dist.ImproperUniform(constraints.real, (), ()))
+    """y_n ~ N(mu_n, s_n²) with flat priors on all of them."""
     positive = constraints.independent(constraints.positive, 1)
-    scales = pyro.sample("scales", dist.ImproperUniform(positive, (), (2,)))
+    scales = pyro.sample("scales", dist.ImproperUniform(positive, (), (len(y),)))
     with pyro.plate("data", len(y)) as i:
-        pyro.sample("y", dist.Normal(mu, scales[..., 0] * scales[..., 1] + 0.1), obs=y[i])
+        mu = pyro.sample("mu", dist.ImproperUniform(constraints.real, (len(y),), ()))
+        pyro.sample("y", dist.Normal(mu, scales + 0.1), obs=y[i])
 
 
 def test_names_make_guides_of_their_family() -> None:
     assert isinstance(named_guide("full-rank", flat), AutoMultivariateNormal)
     ranked = named_guide("low-rank:2", flat)
     Pair(flat, ranked).initialise(Y)
-    assert ranked.cov_factor.shape == (3, 2)
+    assert ranked.cov_factor.shape == (10, 2)
     with pytest.raises(InputError, match="'low-rank:x' is not known; there are mean-field, block, low-rank"):
         named_guide("low-rank:x", flat)
     with pytest.raises(InputError, match="is 0; it must be at least 1"):

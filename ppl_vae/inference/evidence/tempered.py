@@ -19,11 +19,11 @@ from torch.distributions import biject_to
 from ppl_vae.base.errors import InputError
 from ppl_vae.base.seeds import keep_generator, seeded
 from ppl_vae.engine.compiler import compile_graph, fall_back
-from ppl_vae.engine.density import Constrain
 from ppl_vae.engine.graph import Outputs, Untraceable, check_graph, trace
 from ppl_vae.engine.leapfrog import Leapfrog
 from ppl_vae.guides.prior import Prior
 from ppl_vae.inference.samplers.hmc import ChainState
+from ppl_vae.program.constrain import Constrain
 from ppl_vae.program.given_latents import guide_values
 from ppl_vae.program.layout import (
     Substitute,
