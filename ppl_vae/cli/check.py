@@ -108,7 +108,7 @@ def _own_programs(
     folder, options = out or Path("check"), shared.options
     functions = load_program(identifiable) if identifiable else None
     found = check_programs(
-        model, guide, data, folder, identifiable=functions, steps=options.steps, lr=options.lr,
+        model, guide, data, folder, identifiable=functions, method=options.method, steps=options.steps, lr=options.lr,
         rows=shared.rows, budget=shared.budget, calibrate=options.calibrate, seed=options.seed or 0,
         callback=shared.callback, progress=shared.progress, complaints=shared.complaints,
     )  # fmt: skip
@@ -131,7 +131,7 @@ def _of_the_suite(
     if data is not None:
         folder = out or Path("check")
         fit_for_check(
-            what, data, folder, steps=options.steps, lr=options.lr, budget=shared.budget,
+            what, data, folder, method=options.method, steps=options.steps, lr=options.lr, budget=shared.budget,
             seed=options.seed or 0, progress=shared.progress,
         )  # fmt: skip
     run = Run.open(folder)

@@ -15,8 +15,9 @@ from ppl_vae.base.progress import stage
 from ppl_vae.base.seeds import seeded
 from ppl_vae.data.rows import Rows
 from ppl_vae.data.user_data import read_arguments
-from ppl_vae.diagnostics.verdict.check import Check, CheckKeywords, check, check_pair
+from ppl_vae.diagnostics.verdict.check import MOST_STEPS, Check, CheckKeywords, check, check_pair
 from ppl_vae.diagnostics.verdict.fitting import FIT_SHARE
+from ppl_vae.inference.fitting.options import MethodName
 from ppl_vae.inference.fitting.started import load_guide
 from ppl_vae.program.user_program import load_program
 from ppl_vae.runs.fit_job import converged_of, fit_run, was_cut
@@ -32,7 +33,9 @@ class CheckedOptions:
 
     Attributes:
         budget: time for everything, such as 90s, 2m or 1h; the important checks come first.
-        steps: the most steps of SVI, where a fit is made.
+        method: svi, natural, deterministic or auto, where a fit is made (default: auto for programs of your
+            own, svi for models)
+        steps: the most steps of SVI.
         lr: learning rate that SVI begins with (default: the model's, or 0.05)
         split: train, validation or test rows (default: test where there are any, else train)
         calibrate: spend what is left of the budget on simulated data.
@@ -40,7 +43,8 @@ class CheckedOptions:
     """
 
     budget: str = "2m"
-    steps: int = 20_000
+    method: MethodName | None = None
+    steps: int = MOST_STEPS
     lr: float | None = None
     split: str | None = None
     calibrate: bool = True
@@ -107,9 +111,10 @@ def fit_for_check(
     lr: float | None,
     budget: Clock,
     seed: int,
+    method: MethodName | None = None,
     progress: bool = True,
 ) -> None:
-    """Fit a model of the suite with its defaults into a new run's folder, until SVI comes to rest.
+    """Fit a model of the suite with its defaults into a new run's folder, until that comes to rest.
 
     Args:
         model, data: names, or a data file.
@@ -118,6 +123,7 @@ def fit_for_check(
         lr: learning rate that they begin with; the model's by default.
         budget: for fit and checks; the fit may take its share.
         seed: of the fit.
+        method: of the fit; the model's by default.
         progress: whether to show a progress bar on a terminal.
 
     Raises:
@@ -127,8 +133,10 @@ def fit_for_check(
         raise InputError(
             f"{out} is not empty; give another --out, or judge the run that it holds: ppl-vae check {out}"
         )
-    settings = settings_for(model, data, {"steps": steps, "lr": lr, "seed": seed}, {})
-    stage("check: fitting by SVI", show=progress)
+    # Steps are SVI's alone; what is the usual need not have been asked for.
+    own = {"steps": steps} if method is None or steps != MOST_STEPS else {}
+    settings = settings_for(model, data, {"method": method, "lr": lr, "seed": seed, **own}, {})
+    stage("check: fitting", show=progress)
     try:
         with deadline(FIT_SHARE * budget.left):
             fit_run(settings, out, progress=progress)
@@ -142,7 +150,8 @@ def check_programs(
     data: Sequence[str],
     out: Path,
     *,
-    steps: int = 20_000,
+    method: MethodName | None = None,
+    steps: int = MOST_STEPS,
     lr: float | None = None,
     rows: slice | None = None,
     complaints: list[InputError] | None = None,
@@ -154,6 +163,7 @@ def check_programs(
         model, guide: as ``FILE.py:NAME``; the guide may also be a family of `guides.named`.
         data: files of the programs' arguments; see `user_data.read_arguments`.
         out: the folder.
+        method: of the fit; "auto" by default.
         steps: the most steps of SVI.
         lr: the learning rate that they begin with.
         rows, complaints: as for `check_run`.
@@ -174,6 +184,7 @@ def check_programs(
         program,
         own,
         *arguments,
+        method=method or "auto",
         num_steps=steps,
         lr=lr,
         rows=None if rows is None else torch.arange(_most(arguments))[rows],

@@ -28,7 +28,7 @@ def next_command(run: Run, found: Check) -> str:
         return _typed("python", "-c", code)
     if found.advice == "larger budget":
         return _typed("ppl-vae", "check", folder, "--budget", f"{max(120, round(4 * found.budget))}s")
-    if found.advice == "more steps":
+    if found.advice == "more steps" and run.settings.fit.method == "svi":
         return _fit_again(run, steps=10 * run.settings.fit.num_steps)
     if found.advice in ("richer guide", "use what is right") and (guide := _richer(run)):
         return _fit_again(run, guide=guide)

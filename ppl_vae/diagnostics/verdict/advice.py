@@ -52,6 +52,7 @@ class Facts:
         cut: whether the budget ended the search for a reference.
         reference_seconds: what a reference that passed its checks took.
         family, trained, trainer: as in `Notes`.
+        by_svi: whether the guide was fitted by SVI, as far as is known.
     """
 
     local: bool = False
@@ -65,6 +66,7 @@ class Facts:
     family: str = ""
     trained: bool = False
     trainer: str = ""
+    by_svi: bool = True
 
 
 def next_step(
@@ -111,7 +113,7 @@ def advise(
     if facts.trainer:
         sentence = f"fit the guide by {facts.trainer}, which brings it to the best of its family"
         return Advice("train better", sentence)
-    if measures.converged is False and not facts.trained:
+    if measures.converged is False and facts.by_svi and not facts.trained:
         return Advice("more steps", "take more steps: SVI has not come to rest")
     return _by_reference(measures, facts)
 

@@ -19,12 +19,14 @@ from ppl_vae.diagnostics.verdict.case import Case, examine
 from ppl_vae.diagnostics.verdict.checked import refuse_unchecked
 from ppl_vae.diagnostics.verdict.checks.reference import begin_reference
 from ppl_vae.diagnostics.verdict.explained import explained
-from ppl_vae.diagnostics.verdict.fitting import FIT_SHARE, fit_within, was_cut
+from ppl_vae.diagnostics.verdict.fitting import FIT_SHARE, fit_within
 from ppl_vae.diagnostics.verdict.options import CheckKeywords, CheckOptions
 from ppl_vae.diagnostics.verdict.outcome import Check
 from ppl_vae.diagnostics.verdict.results import Results
 from ppl_vae.diagnostics.verdict.rule import decide
 from ppl_vae.engine.compile_apart import ahead
+from ppl_vae.inference.fitting.choice import settled
+from ppl_vae.inference.fitting.options import FitOptions, MethodName
 from ppl_vae.inference.fitting.svi import Fit
 from ppl_vae.program.pair import Pair, Program
 from ppl_vae.program.problem import Problem
@@ -32,25 +34,32 @@ from ppl_vae.program.shown import ViewContext, views_of
 
 __all__ = ["Check", "CheckKeywords", "CheckOptions", "check", "check_pair"]
 
+# Of SVI, unless other is said.
+MOST_STEPS = 20_000
+
 
 def check(
     model: Program,
     guide: Program,
     *data: Any,
     fit: bool = True,
-    num_steps: int = 20_000,
+    method: MethodName = "auto",
+    num_steps: int = MOST_STEPS,
     lr: float | None = None,
     train: Literal["both", "guide"] = "both",
     rows: Tensor | None = None,
     **options: Unpack[CheckKeywords],
 ) -> Check:
-    """Fit a Pyro pair by SVI, and find out whether its posterior can be trusted.
+    """Fit a Pyro pair, and find out whether its posterior can be trusted.
 
     Args:
         model: a Pyro model with observed sites.
         guide: a Pyro guide for it, such as an AutoGuide; it is trained in place.
         data: what both are called with.
-        fit: train first, until SVI comes to rest; False judges the parameters as they are.
+        fit: train first, until that comes to rest; False judges the parameters as they are.
+        method: of the fit: "auto" takes natural gradients or deterministic VI where they go, for Gaussian
+            AutoGuides of models without parameters, else SVI (`choice.fit`); so do "svi", "natural" and
+            "deterministic". With ``num_steps`` or ``lr`` given, "auto" is SVI.
         num_steps: the most steps of SVI.
         lr: the learning rate that they begin with; by default 0.05, and 0.01 for more than 4,096 parameters.
         train: "both", or "guide" to hold the model's parameters.
@@ -67,16 +76,16 @@ def check(
     clock = asked.clock()
     pair = Pair(model, guide)
     fitted, rested, cut = None, None, False
+    own = {"num_steps": num_steps != MOST_STEPS, "lr": lr is not None}
+    method = settled(method, [name for name, given in own.items() if given])
+    how = FitOptions(method=method, num_steps=num_steps, train=train)
     with ahead(clock.left):
         if fit:
             seen = _first_look(pair, data, clock)
-            stage("check: fitting by SVI", show=asked.progress)
+            stage("check: fitting", show=asked.progress)
             if asked.reference is None:
                 begin_reference(seen, rows, clock)
-            fitted = fit_within(
-                seen, num_steps, lr, train, FIT_SHARE * clock.left, asked.seed, asked.progress
-            )
-            cut = fitted is None or was_cut(fitted, num_steps)
+            fitted, cut = fit_within(seen, how, lr, FIT_SHARE * clock.left, asked.seed, asked.progress)
             rested = (False, "the time was over before the first step of SVI") if fitted is None else None
         _first_look(pair, data, clock)
         case = Case(pair, data, clock, asked, rows, rested=rested or _rested(fitted), cut=cut)
@@ -161,7 +170,7 @@ def _tell(case: Case, fitted: Fit | None) -> bool:
 
 
 def _conclude(case: Case, fitted: Fit | None) -> Check:
-    notes, facts = case.notes, _facts(case)
+    notes, facts = case.notes, _facts(case, fitted)
     decision = decide(case.measures, case.rule, notes.names)
     reasons = [decision.reason]
     if notes.funnel is not None and decision.verdict == "do not trust":
@@ -186,7 +195,7 @@ def _conclude(case: Case, fitted: Fit | None) -> Check:
     )
 
 
-def _facts(case: Case) -> Facts:
+def _facts(case: Case, fitted: Fit | None) -> Facts:
     notes = case.notes
     return Facts(
         local=case.local,
@@ -200,6 +209,7 @@ def _facts(case: Case) -> Facts:
         family=notes.family,
         trained=notes.trained,
         trainer=notes.trainer,
+        by_svi=fitted is None or fitted.method == "SVI",
     )
 
 

@@ -38,7 +38,7 @@ def explained(
     if decision.verdict == "trust" and status.get("family") == "warn":
         found.append("the guide is not the best of its family, but near enough")
     if decision.verdict == "trust" and measures.converged is False:
-        found.append("SVI had not come to rest, but is near enough")
+        found.append("the fit had not come to rest, but is near enough")
     if calibrated == "warn":
         found.append(
             "on data simulated from the model the guide is off (calibration), so that for other data than "

@@ -1,17 +1,20 @@
-"""SVI within a share of a time budget."""
+"""A fit within a share of a time budget."""
 
-from typing import Literal
+from contextlib import suppress
+from dataclasses import replace
 
 from ppl_vae.base.clock import OutOfTime, deadline
 from ppl_vae.base.watch import watched
-from ppl_vae.inference.fitting import svi
+from ppl_vae.inference.fitting.choice import choice_of, fit_by
+from ppl_vae.inference.fitting.options import FitOptions
 from ppl_vae.inference.fitting.svi import Fit
 from ppl_vae.program.problem import Problem
 
-__all__ = ["FIT_SHARE", "LEARNING_RATE", "fit_within", "was_cut"]
+__all__ = ["FIT_SHARE", "LEARNING_RATE", "fit_within"]
 
-# Share of a whole check's budget that its fit may take.
-FIT_SHARE = 0.4
+# Share of a whole check's budget that its fit may take, and of that what another method than SVI may, before
+# SVI has the rest.
+FIT_SHARE, OTHER_SHARE = 0.4, 0.5
 # The rate that a fit begins with: the stopping rule lowers it, so that a large one only costs less. Networks,
 # which a large rate can throw far off, begin lower.
 LEARNING_RATE, OF_NETWORKS = 0.05, 0.01
@@ -20,36 +23,40 @@ FEW_PARAMETERS = 4096
 
 
 def fit_within(
-    problem: Problem,
-    num_steps: int,
-    lr: float | None,
-    train: Literal["both", "guide"],
-    seconds: float,
-    seed: int,
-    progress: bool,
-) -> Fit | None:
-    """SVI until it comes to rest, the steps run out, or so many seconds have passed.
+    problem: Problem, options: FitOptions, lr: float | None, seconds: float, seed: int, progress: bool
+) -> tuple[Fit | None, bool]:
+    """A fit until it comes to rest, its steps run out, or so many seconds have passed.
 
-    A fit that comes to rest in time does not depend on the clock. None where the time was over before its
-    first step.
+    A fit that comes to rest in time does not depend on the clock.
+
+    Args:
+        problem: what is fitted.
+        options: of the fit.
+        lr: learning rate of SVI; by the size of the pair where None.
+        seconds: for all of it.
+        seed, progress: of the fit.
+
+    Returns:
+        The fit, None where the time was over before the first step; and whether the clock had a part in it.
     """
     pair, data, layout = problem.pair, problem.data, problem.layout
     particles = 8 if layout.vectorized and layout.num_units * layout.event_size <= 10_000 else 1
+    options = replace(options, num_particles=particles, stop=True)
+    late = ""
     try:
         with deadline(seconds):
             with watched():
                 pair.initialise(*data, seed=seed)
             if lr is None:
-                few = sum(leaf.numel() for leaf in pair.parameters(train).values()) <= FEW_PARAMETERS
+                few = sum(leaf.numel() for leaf in pair.parameters(options.train).values()) <= FEW_PARAMETERS
                 lr = LEARNING_RATE if few else OF_NETWORKS
-            return svi.fit(
-                pair, *data, num_steps=num_steps, lr=lr, train=train, num_particles=particles, stop=True,
-                seed=seed, progress=progress,
-            )  # fmt: skip
+            options = replace(options, lr=lr)
+            if choice_of(pair, data, options, seed=seed).method != "svi":
+                with suppress(OutOfTime), deadline(OTHER_SHARE * seconds):
+                    return fit_by(pair, data, options, seed=seed, progress=progress), False
+                late = f"another method did not arrive in {OTHER_SHARE * seconds:.0f} s"
+            options = replace(options, method="svi")
+            found = fit_by(pair, data, options, only_svi=late, seed=seed, progress=progress)
     except OutOfTime:
-        return None
-
-
-def was_cut(fitted: Fit, num_steps: int) -> bool:
-    """Whether the time ended a fit before it came to rest and before its steps ran out."""
-    return fitted.converged is False and fitted.steps < num_steps
+        return None, True
+    return found, bool(late) or (found.converged is False and found.steps < options.num_steps)

@@ -28,7 +28,7 @@ from ppl_vae.program.pair import Pair
 from ppl_vae.program.probe import check_data
 from ppl_vae.program.problem import Problem
 
-__all__ = ["Choice", "Facts", "choose", "facts_of", "fit", "fit_by", "settled"]
+__all__ = ["Choice", "Facts", "choice_of", "choose", "facts_of", "fit", "fit_by", "settled"]
 
 Method = Literal["svi", "natural", "deterministic"]
 NAMES: dict[Method, str] = {
@@ -36,6 +36,7 @@ NAMES: dict[Method, str] = {
     "natural": "natural gradients",
     "deterministic": "deterministic VI",
 }
+ASKED = "it was asked for"
 # Options of a fit that every method knows; the others are SVI's.
 SHARED = ("method", "train", "tolerance", "compile")
 # Latents up to which natural gradients' dense matrices are worth it for independent or low-rank covariances;
@@ -256,11 +257,10 @@ def fit_by(
         only_svi: what else is asked for that only SVI does, in words.
         refresh: as for `svi.fit`.
     """
-    choice = Choice("svi", only_svi or "it was asked for")
+    if refresh is not None and options.method != "svi":
+        only_svi = "data are drawn anew every epoch"
+    choice = choice_of(pair, data, options, only_svi=only_svi, seed=seed)
     if options.method != "svi":
-        only_svi = "data are drawn anew every epoch" if refresh is not None else only_svi
-        facts = facts_of(pair, *data, options=options, only_svi=only_svi, seed=seed)
-        choice = choose(facts) if options.method == "auto" else _asked(options.method, facts)
         stage(str(choice), show=progress)
     if choice.method != "svi":
         try:
@@ -277,17 +277,23 @@ def fit_by(
     return replace(found, choice=choice)
 
 
-def _asked(method: Method, facts: Facts) -> Choice:
-    """A method that was asked for, if it takes the pair.
+def choice_of(
+    pair: Pair, data: tuple[Any, ...], options: FitOptions, *, only_svi: str = "", seed: int = 0
+) -> Choice:
+    """The method that `fit_by` takes, and why.
 
     Raises:
-        InputError: otherwise.
+        InputError: where one that is asked for does not take the pair.
     """
+    method = options.method
+    if method == "svi":
+        return Choice("svi", only_svi or ASKED)
+    facts = facts_of(pair, *data, options=options, only_svi=only_svi, seed=seed)
+    if method == "auto":
+        return choose(facts)
     if why := refused(method, facts):
         raise InputError(f"method={method!r} does not take this pair: {why}; take method='svi'")
-    return Choice(
-        method, "it was asked for", tuple(m for m in NAMES if m != method and not refused(m, facts))
-    )
+    return Choice(method, ASKED, tuple(m for m in NAMES if m != method and not refused(m, facts)))
 
 
 def _to_optimum(

@@ -178,6 +178,7 @@ def test_fit_is_part_of_it():
     y = torch.tensor([1.2, 0.4, 1.9, 1.1])
     found = checked(AutoMultivariateNormal(model), model=model, data=(y,), fit=True)
     assert found.fit is not None
+    assert found.fit.method == "natural gradients"
     assert found.verdict == "trust"
     mean, sd = float(y.sum() / (4 + 1 / 9)), 1 / math.sqrt(4 + 1 / 9)
     draws = found.answers["svi"].draws["mu"]

@@ -17,6 +17,7 @@ from ppl_vae.base.fallback import Untraceable
 from ppl_vae.base.progress import progress_bar
 from ppl_vae.base.watch import watched
 from ppl_vae.diagnostics import check, collapse, predictive_check
+from ppl_vae.diagnostics.verdict import fitting
 from ppl_vae.diagnostics.verdict.checks import reference as beside
 from ppl_vae.engine import graph as tracing
 from ppl_vae.engine.density import density
@@ -26,6 +27,7 @@ from ppl_vae.inference import guide as guides
 from ppl_vae.inference.fitting import parts
 from ppl_vae.inference.fitting import state as fitting_state
 from ppl_vae.inference.fitting.fixed_data import FixedData
+from ppl_vae.inference.fitting.options import FitOptions
 from ppl_vae.program import terms
 from ppl_vae.program.point_mass import point_masses
 from ppl_vae.program.problem import Problem
@@ -69,6 +71,19 @@ def test_a_fit_that_may_stop_ends_at_the_deadline_with_what_it_has(monkeypatch, 
     assert 0 < found.steps < 20_000
     assert not found.converged
     assert "the time ran out" in found.reason
+
+
+@pytest.mark.parametrize(("share", "method", "cut"), [(0.5, "natural gradients", False), (0.0, "SVI", True)])
+def test_svi_has_the_time_that_another_method_leaves(monkeypatch, share, method, cut):
+    """A fit that ends by itself does not hang on the clock, unless another was given up for it."""
+    monkeypatch.setattr(fitting, "OTHER_SHARE", share)
+    problem = Problem.of(Pair(regression, AutoNormal(regression)), X)
+    options = FitOptions(method="auto", num_steps=50)
+    found, hangs = fitting.fit_within(problem, options, None, 600.0, 0, False)
+    assert found is not None
+    assert (found.method, hangs) == (method, cut)
+    assert found.choice is not None
+    assert ("another method did not arrive" in found.choice.reason) == cut
 
 
 @pytest.mark.parametrize(
