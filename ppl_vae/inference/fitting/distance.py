@@ -26,6 +26,8 @@ from ppl_vae.inference.fitting.target import Expectation, Target
 __all__ = ["Distance", "distance", "pooled"]
 
 GROUPS = 8
+# Nats that nobody needs to be told more exactly.
+NOTHING = 1e-4
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,8 @@ class Distance(Plain):
         return max(self.value, 0.0) + 2 * self.std_error
 
     def __str__(self) -> str:
+        if self.upper < NOTHING:
+            return f"less than {NOTHING:g} nats"
         return f"{with_error(self.value, self.std_error)} nats"
 
 

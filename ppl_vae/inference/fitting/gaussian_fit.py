@@ -218,8 +218,9 @@ def _parts(pair: Pair, data: tuple[Any, ...], value: float, error: float, seed: 
 
 
 def _reason(found: Climb, start: Start) -> str:
+    count = len(found.history)
     return (
         f"the ELBO is {found.distance} below the best of the {found.at.family.name} family, by "
-        f"{found.distance.num_draws:,} draws to which the guide was not fitted; {len(found.history)} "
-        f"iterations of {found.how} from the {start.name}, on {found.draws:,} common draws"
+        f"{found.distance.num_draws:,} draws to which the guide was not fitted; {count} "
+        f"iteration{'s' * (count != 1)} of {found.how} from the {start.name}, on {found.draws:,} common draws"
     )
