@@ -19,6 +19,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.alarms", description=__doc__)
     parser.add_argument("only", nargs="*", metavar="TEXT", help="cases whose name holds one of these texts")
     parser.add_argument("--posteriordb", action="store_true", help="our NUTS against reference draws")
+    parser.add_argument("--family", action="store_true", help="only what is said of a guide's family")
     parser.add_argument("--list", action="store_true", help="list the cases")
     parser.add_argument("--out", type=Path, help="keep what is measured here, and go on from it")
     parser.add_argument("--from", dest="kept", type=Path, help="only show and tune what this file keeps")
@@ -32,7 +33,24 @@ def main() -> None:
     given = parser.parse_args()
     if given.posteriordb:
         sys.exit(0 if compare_samplers(given.only, given.seed, given.results) else 1)
-    study(given)
+    if given.family:
+        of_families(given.only, given.seed, given.results)
+    else:
+        study(given)
+
+
+def of_families(only: list[str], seed: int, results: Path | None) -> None:
+    """Print what is said of the best guides of their families, and of those short of it; a page keeps it."""
+    from benchmarks.alarms.family_study import Found, families
+
+    def told(one: Found) -> None:
+        said = f"{one.status}, {one.said:.3f} ± {one.said_error:.3f} of {one.nats:.3f} ± {one.error:.3f} nats"
+        print(f"{one.posterior}, {one.guide}: {said} [{one.seconds:.1f} s]", file=sys.stderr, flush=True)
+
+    text = tables.families(list(families(only, seed, told)))
+    print(text)
+    if results is not None:
+        results.write_text(tables.with_section(results.read_text() if results.exists() else "", text))
 
 
 def compare_samplers(only: list[str], seed: int, results: Path | None) -> bool:

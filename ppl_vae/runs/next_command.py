@@ -4,6 +4,7 @@ import shlex
 
 from ppl_vae.base.options import shell_names
 from ppl_vae.diagnostics.verdict.outcome import Check
+from ppl_vae.inference.fitting.choice import SHARED
 from ppl_vae.runs.run import OWN_DATA, Run, settings_for
 
 __all__ = ["next_command"]
@@ -28,6 +29,8 @@ def next_command(run: Run, found: Check) -> str:
         return _typed("python", "-c", code)
     if found.advice == "larger budget":
         return _typed("ppl-vae", "check", folder, "--budget", f"{max(120, round(4 * found.budget))}s")
+    if found.advice == "train better":
+        return _fit_again(run, method="auto")
     if found.advice == "more steps" and run.settings.fit.method == "svi":
         return _fit_again(run, steps=10 * run.settings.fit.num_steps)
     if found.advice in ("richer guide", "use what is right") and (guide := _richer(run)):
@@ -41,7 +44,7 @@ def _richer(run: Run) -> str | None:
 
 
 def _fit_again(run: Run, **other: int | str) -> str:
-    """The fit of the run, with other steps or another guide, into a folder beside it."""
+    """The fit of the run, with other steps, another guide or method, into a folder beside it."""
     settings = run.settings
     assert run.folder is not None
     # Data that were given in Python lie in the folder.
@@ -55,7 +58,10 @@ def _fit_again(run: Run, **other: int | str) -> str:
     usual = settings_for(settings.model, settings.data, {"stop": settings.fit.stop, **asked}, {})
     for name, value in asked.items():
         words += [f"--{name}", str(value)]
-    words += [] if settings.fit.stop else ["--no-stop"]
+    said = {"num_steps"} if "steps" in other else set()
+    if "method" in other:  # what belongs to SVI is no option of another method
+        said = {"method", *(vars(settings.fit).keys() - set(SHARED))}
+    words += [] if settings.fit.stop or "stop" in said else ["--no-stop"]
     for part, plain in (
         (settings.options, usual.options),
         (settings.preparation, usual.preparation),
@@ -63,7 +69,7 @@ def _fit_again(run: Run, **other: int | str) -> str:
     ):
         names = shell_names(type(part))
         for field, value in vars(part).items():
-            if value == getattr(plain, field) or (field == "num_steps" and "steps" in other):
+            if value == getattr(plain, field) or (part is settings.fit and field in said):
                 continue
             if field not in names or value is None:
                 return ""

@@ -13,6 +13,7 @@ import ppl_vae
 from ppl_vae.base.options import changed
 from ppl_vae.diagnostics.verdict.check import Check
 from ppl_vae.diagnostics.verdict.rule import Decision, Measures
+from ppl_vae.inference.fitting.choice import settled
 from ppl_vae.runs.fit_job import fit_run
 from ppl_vae.runs.next_command import next_command
 from ppl_vae.runs.run import Run, settings_for
@@ -41,6 +42,15 @@ def test_another_fit_is_the_same_but_for_what_is_advised(run, fitted, advice, gu
     assert again == replace(fitted.settings, guide=guide, fit=fit)
     assert changed(again.options) == {"latent_dim": 3}
     shutil.rmtree(f"{fitted.folder}-again")
+
+
+def test_training_better_asks_for_another_method_and_for_no_option_of_svi(fitted):
+    words = shlex.split(next_command(fitted, replace(FOUND, advice="train better")))
+    assert words[words.index("--method") + 1] == "auto"
+    given = [word[2:].replace("-", "_") for word in words if word.startswith("--")]
+    assert not {"steps", "lr", "no_stop"} & set(given)
+    assert settled("natural", given) == "natural"
+    assert {"seed", "latent_dim", "split"} <= set(given)
 
 
 def test_data_given_in_python_are_fitted_again_from_the_run_s_folder(run, tmp_path):

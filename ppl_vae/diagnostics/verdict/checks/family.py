@@ -44,7 +44,7 @@ SURE, DRAWS = 3.0, (1000, 4000, 16_000)
 # Latents, of more than which draws take too much memory.
 MOST_LATENTS = 10_000
 # A guide is near an optimum where that is no more than so many limits away.
-NEAR = 10
+NEAR = 100
 # k̂ of the best's importance weights above which the approximation gap is probably larger than estimated.
 HEAVY = 0.7
 
