@@ -20,7 +20,9 @@ from pyro.infer.autoguide import (
     AutoNormal,
     AutoNormalizingFlow,
     AutoStructured,
+    init_to_median,
 )
+from pyro.infer.autoguide.initialization import InitMessenger
 from torch.distributions import biject_to
 
 from ppl_vae.base.errors import InputError
@@ -41,6 +43,10 @@ class BlockNormal(AutoGuideList):  # type: ignore[misc]
     Args:
         model: a Pyro model with continuous latents.
     """
+
+    def __init__(self, model: Program) -> None:
+        # Sites start where they do together, also those whose prior depends on others.
+        super().__init__(InitMessenger(init_to_median)(model))
 
     def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
         super()._setup_prototype(*args, **kwargs)
@@ -89,14 +95,15 @@ def flow(model: Program, num_transforms: int = 2, hidden: int = 32) -> Program:
     Args:
         model: a Pyro model with continuous latents.
         num_transforms: flows in sequence.
-        hidden: hidden units of each one's network.
+        hidden: hidden units of each one's network, at least the number of latents.
     """
 
     def transforms(latent_dim: int) -> Any:
         # An autoregressive network of one input has nothing to regress on; Pyro only warns of it.
         if latent_dim < 2:
             raise InputError("a flow needs at least two latent numbers; full-rank serves one")
-        return iterated(num_transforms, affine_autoregressive, latent_dim, hidden_dims=[hidden, hidden])
+        units = max(hidden, latent_dim)
+        return iterated(num_transforms, affine_autoregressive, latent_dim, hidden_dims=[units, units])
 
     guide: Program = AutoNormalizingFlow(Feasible()(model), transforms)
     return guide

@@ -72,6 +72,12 @@ def test_laplace_with_a_flat_prior_is_the_exact_posterior() -> None:
     np.testing.assert_allclose(found.covariance_matrix.detach(), [[4 / len(Y)]], rtol=1e-6)
 
 
+def test_a_flow_serves_more_latents_than_it_has_hidden_units() -> None:
+    y = torch.ones(20, dtype=torch.float64)
+    pair = Pair(flat, named_guide("flow", flat)).initialise(y)
+    assert Problem.of(pair, y).terms(2).log_q.isfinite().all()
+
+
 def test_a_block_is_one_normal_a_site() -> None:
     def model(y: Tensor) -> None:
         pyro.sample("a", dist.Normal(torch.zeros(2).double(), 1.0).to_event(1))

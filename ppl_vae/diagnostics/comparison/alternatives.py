@@ -98,7 +98,7 @@ class Flow(FittedFamily):
 
     Args:
         num_transforms: flows in sequence.
-        hidden: hidden units of each one's network.
+        hidden: hidden units of each one's network, at least the number of latents.
     """
 
     num_transforms: int = 2
