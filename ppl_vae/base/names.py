@@ -25,6 +25,7 @@ POSTERIORS = {
     "exact": Method("exact", "the exact posterior"),
     "nuts": Method("NUTS", "NUTS"),
     "hmc": Method("HMC", "many chains of HMC"),
+    "linear-response": Method("linear response", "linear response"),
     "given": Method("reference", "the reference given"),
 }
 # Of log p(x): the sentences take the number of draws and the proposal.

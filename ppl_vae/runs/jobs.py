@@ -17,13 +17,14 @@ from ppl_vae.base.plain import plain
 from ppl_vae.base.progress import stage
 from ppl_vae.base.seeds import derived
 from ppl_vae.base.wording import rows_option
-from ppl_vae.diagnostics.comparison.alternatives import alternatives
+from ppl_vae.diagnostics.comparison.alternatives import Response, alternatives
 from ppl_vae.diagnostics.comparison.compare import Comparison
 from ppl_vae.diagnostics.comparison.quantities import Quantities, beside
 from ppl_vae.diagnostics.latents.gaps import Gaps, gaps
 from ppl_vae.engine.graph import Compile
 from ppl_vae.guides.per_datum import PerDatumNormal
 from ppl_vae.inference.evidence import annealing, importance
+from ppl_vae.inference.fitting.linear_response import lacks_covariances
 from ppl_vae.inference.samplers import exact, guide, nuts
 from ppl_vae.inference.samplers.nuts import Mass, Sampler
 from ppl_vae.program.abilities import ChecksData, ExactEvidence, ExactPosterior, HasIdentifiable
@@ -113,7 +114,8 @@ def compare_run(
         run: a fitted run.
         against: "nuts", "exact", or a file of draws that Stan, PyMC or NumPyro wrote (`foreign_draws`).
         guides: families of guides to fit and set beside it, with the model's parameters held; see
-            `diagnostics.alternatives`.
+            `diagnostics.alternatives`. Where there are any and the run's guide is a mean-field normal, linear
+            response is one of them.
         split: "train", "validation" or "test"; test where there are test rows, else train.
         rows: which rows of that part, the first eight by default.
         seed: the run's by default.
@@ -159,6 +161,8 @@ def compare_run(
     answers = {"svi": answer, "reweighted": answer.resampled(derived(seed, 3))}
     if guides:
         stage("other guides", show=progress)
+        if lacks_covariances(run.pair.guide):
+            guides = tuple(dict.fromkeys((*guides, Response.name)))
         others = alternatives(run.model, *data, guides=guides, seed=derived(seed, 4), progress=progress)
         answers |= {name: other.map(other.draws.assign_coords(coords)) for name, other in others.items()}
     stage("distances", show=progress)

@@ -23,8 +23,8 @@ def next_command(run: Run, found: Check) -> str:
     if found.advice == "use":
         what = "codes" if local else "draws"
         return _typed("ppl-vae", "export", folder, "--what", what, "--out", f"{what}.csv")
-    if found.advice in ("reweight", "use the reference"):
-        name = "reweighted" if found.advice == "reweight" else found.measures.reference
+    answers = {"reweight": "reweighted", "linear response": "linear-response"}
+    if name := {**answers, "use the reference": found.measures.reference}.get(found.advice):
         code = f"import ppl_vae; print(ppl_vae.load({folder!r}).check.answers[{name!r}].summary())"
         return _typed("python", "-c", code)
     if found.advice == "larger budget":

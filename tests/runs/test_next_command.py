@@ -88,7 +88,11 @@ def test_other_steps_are_commands_about_the_run(fitted, found, expected):
 
 
 def test_draws_are_shown_by_python(run, fitted):
-    for advice, name in (("reweight", "reweighted"), ("use the reference", "nuts")):
+    for advice, name in (
+        ("reweight", "reweighted"),
+        ("use the reference", "nuts"),
+        ("linear response", "linear-response"),
+    ):
         python, option, code = shlex.split(next_command(fitted, replace(FOUND, advice=advice)))
         assert (python, option) == ("python", "-c")
         compile(code, "typed", "exec")

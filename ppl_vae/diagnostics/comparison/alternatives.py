@@ -14,12 +14,12 @@ from ppl_vae.answers.posterior import Posterior
 from ppl_vae.base.errors import InputError
 from ppl_vae.base.seeds import derived, seeded
 from ppl_vae.guides import named
-from ppl_vae.inference.fitting import svi
+from ppl_vae.inference.fitting import linear_response, svi
 from ppl_vae.inference.fitting.started import started_guide
 from ppl_vae.inference.samplers import guide, laplace
 from ppl_vae.program.pair import Pair, Program
 
-__all__ = ["Flow", "FullRank", "Laplace", "LowRank", "MeanField", "Named", "alternatives"]
+__all__ = ["Flow", "FullRank", "Laplace", "LowRank", "MeanField", "Named", "Response", "alternatives"]
 
 
 @dataclass(frozen=True)
@@ -124,13 +124,38 @@ class Laplace:
         return replace(found, seconds=time.perf_counter() - start)
 
 
-Family = FittedFamily | Laplace
+@dataclass(frozen=True)
+class Response:
+    """The mean-field optimum with covariances by linear response: no SVI; see `inference.linear_response`."""
+
+    name = "linear-response"
+
+    def answer(self, model: Program, data: tuple[Any, ...], budget: Budget, seed: int) -> Posterior:
+        """Find the optimum, and draw.
+
+        Raises:
+            InputError: as `linear_response.posterior` does.
+        """
+        pair = Pair(model, named.named_guide("mean-field", model)).initialise(*data, seed=seed)
+        return linear_response.posterior(
+            pair, *data, num_draws=budget.num_draws, seed=seed, progress=budget.progress
+        )
+
+
+Family = FittedFamily | Laplace | Response
 
 
 def alternatives(
     model: Program,
     *data: Any,
-    guides: Sequence[str | Family] = ("mean-field", "full-rank", "low-rank", "flow", "laplace"),
+    guides: Sequence[str | Family] = (
+        "mean-field",
+        "full-rank",
+        "low-rank",
+        "flow",
+        "laplace",
+        "linear-response",
+    ),
     num_steps: int = 3000,
     lr: float = 0.02,
     num_particles: int = 4,
@@ -141,8 +166,8 @@ def alternatives(
 ) -> dict[str, Posterior]:
     """What other families of guides answer, the model's parameters held.
 
-    Each family is fitted by SVI (Laplace by L-BFGS) and drawn from. The answers go into one `compare` with
-    NUTS or exact draws; their ``seconds`` are those of fit and draws together.
+    Each family is fitted by SVI (Laplace and linear response without) and drawn from. The answers go into one
+    `compare` with NUTS or exact draws; their ``seconds`` are those of fit and draws together.
 
     Args:
         model: a Pyro model with continuous latents.
@@ -184,12 +209,13 @@ def alternatives(
 def _family(choice: str | Family) -> Family:
     if not isinstance(choice, str):
         return choice
-    if choice == Laplace.name:
-        return Laplace()
+    for other in (Laplace(), Response()):
+        if choice == other.name:
+            return other
     try:
         named.numbered(choice)
     except InputError as error:
-        raise InputError(f"{error}, {Laplace.name}") from None
+        raise InputError(f"{error}, {Laplace.name}, {Response.name}") from None
     return Named(choice)
 
 

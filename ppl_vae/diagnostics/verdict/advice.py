@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from ppl_vae.base.names import answer_label
-from ppl_vae.diagnostics.verdict.rule import Decision, Measures, QuantityNames
+from ppl_vae.base.names import answer_label, in_sentence
+from ppl_vae.diagnostics.verdict.rule import OTHERS, Decision, Measures, QuantityNames
 
 __all__ = ["Advice", "AdviceKey", "Facts", "advise", "next_step"]
 
@@ -16,6 +16,7 @@ AdviceKey = Literal[
     "use the latents",
     "reparametrise",
     "restart",
+    "linear response",
     "use what is right",
     "train better",
     "more steps",
@@ -51,7 +52,7 @@ class Facts:
         identified_right: whether the guide is wrong only in what is shown, and right in what data determine.
         cut: whether the budget ended the search for a reference.
         reference_seconds: what a reference that passed its checks took.
-        family, trained, trainer: as in `Notes`.
+        family, trained, trainer, responds: as in `Notes`.
         by_svi: whether the guide was fitted by SVI, as far as is known.
     """
 
@@ -67,6 +68,7 @@ class Facts:
     trained: bool = False
     trainer: str = ""
     by_svi: bool = True
+    responds: bool = False
 
 
 def next_step(
@@ -104,6 +106,12 @@ def advise(
     if facts.missed:
         sentence = "fit again from several starts, or give the guide as many components as there are modes"
         return Advice("restart", sentence)
+    if facts.responds and not facts.trainer:
+        sentence = (
+            "use the covariances that linear response gives (linear_response.posterior(pair, *data)), which "
+            f"agree with {in_sentence(measures.reference, OTHERS)}"
+        )
+        return Advice("linear response", sentence)
     if facts.identified_right and names is not None:
         sentence = (
             f"use only {names.right} of this guide, or fit a full-rank one (AutoMultivariateNormal; --guide "

@@ -48,6 +48,7 @@ class Notes:
         family: of normals that the guide belongs to, where the best of it is known.
         trained: whether a richer family would bring more than training the guide on.
         trainer: the fit that would bring it to the best of its family, where training would bring more.
+        responds: whether linear response gives the covariances that the guide lost.
     """
 
     weighed: Evidence | None = None
@@ -60,6 +61,7 @@ class Notes:
     family: str = ""
     trained: bool = False
     trainer: str = ""
+    responds: bool = False
 
 
 @dataclass(frozen=True)

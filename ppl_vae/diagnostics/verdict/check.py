@@ -210,6 +210,7 @@ def _facts(case: Case, fitted: Fit | None) -> Facts:
         trained=notes.trained,
         trainer=notes.trainer,
         by_svi=fitted is None or fitted.method == "SVI",
+        responds=notes.responds,
     )
 
 

@@ -16,6 +16,7 @@ from ppl_vae.diagnostics.verdict.checks.modes import modes
 from ppl_vae.diagnostics.verdict.checks.points import points
 from ppl_vae.diagnostics.verdict.checks.prediction import prediction
 from ppl_vae.diagnostics.verdict.checks.reference import reference
+from ppl_vae.diagnostics.verdict.checks.response import response
 from ppl_vae.diagnostics.verdict.checks.reweighted import reweighted
 from ppl_vae.diagnostics.verdict.checks.weights import weights
 
@@ -30,6 +31,7 @@ CHECKS = (
     Listed("draws", draws, "loops", decides=True),
     Listed("draws", reweighted),
     Listed("reference", reference, "itself"),
+    Listed("response", response, "itself"),
     Listed("modes", modes),
     Listed("funnel", funnel_found, "itself"),
     Listed("collapse", collapsed),

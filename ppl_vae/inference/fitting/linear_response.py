@@ -35,6 +35,7 @@ from ppl_vae.base.saved import Saved, kept
 from ppl_vae.base.seeds import check_seed, derived
 from ppl_vae.engine.batches import NoCurvature
 from ppl_vae.engine.density import Density
+from ppl_vae.inference.fitting.autoguides import family_of, is_gaussian
 from ppl_vae.inference.fitting.distance import Distance
 from ppl_vae.inference.fitting.fixed_noise import FixedNoise, Objective, solve
 from ppl_vae.inference.fitting.gaussian import Gaussian, antithetic, symmetric
@@ -48,7 +49,7 @@ from ppl_vae.program.problem import Problem
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Functions", "LinearResponse", "covariances", "posterior"]
+__all__ = ["Functions", "LinearResponse", "covariances", "lacks_covariances", "posterior"]
 
 Functions = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
 # Groups of common draws, by which errors are estimated.
@@ -133,6 +134,11 @@ class LinearResponse(Saved):
             table(["function", *(name.replace("_", " ") for name in found)], rows),
             paragraph(f"{said}By {self.num_draws:,} common draws, {self.distance} below the family's best."),
         )
+
+
+def lacks_covariances(guide: Any) -> bool:
+    """Whether a guide, which has run once, is of independent normals or blocks: one that this can mend."""
+    return is_gaussian(guide) and family_of(guide).name in ("mean-field", "block-diagonal")
 
 
 def covariances(

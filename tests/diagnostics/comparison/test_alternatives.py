@@ -48,13 +48,13 @@ def test_families_side_by_side(oracles: ModuleType) -> None:
     with oracles.nothing_global_changes():
         found = alternatives(regression, X, num_steps=1200, lr=0.05, reweighted=True, progress=False, seed=2)
     assert list(found)[:4] == ["mean-field", "mean-field, reweighted", "full-rank", "full-rank, reweighted"]
-    assert len(found) == 10
+    assert len(found) == 12
     # The best mean-field Gaussian has the inverse diagonal of the precision (Bishop 2006, 10.1.2).
     narrow = np.sqrt(1 / np.diag(np.linalg.inv(covariance)))
     summary = found["mean-field"].summary()
     # 4.5 standard errors of a thousand draws' sd and mean, and what Adam leaves.
     np.testing.assert_allclose(summary["sd"], narrow, rtol=4.5 / np.sqrt(2000) + 0.05)
-    for name in ("full-rank", "low-rank", "flow", "laplace"):
+    for name in ("full-rank", "low-rank", "flow", "laplace", "linear-response"):
         draws = np.stack([found[name].draws[site].to_numpy()[0] for site in "ab"])
         np.testing.assert_allclose(np.cov(draws), covariance, rtol=0.3)
         assert np.abs(draws.mean(1) - mean).max() < (4.5 / np.sqrt(1000) + 0.05) * np.sqrt(covariance.max())
@@ -63,7 +63,7 @@ def test_families_side_by_side(oracles: ModuleType) -> None:
     draws = xr.Dataset({name: (("chain", "draw"), values[..., k]) for k, name in enumerate("ab")})
     compared = compare(found, reference=Posterior(draws, "exact", "independent", seconds=1.0))
     assert compared.verdicts["mean-field"] == "differs"
-    for name in ("full-rank", "laplace", "laplace, reweighted"):
+    for name in ("full-rank", "laplace", "laplace, reweighted", "linear-response"):
         assert compared.verdicts[name] == "agrees", compared.reasons
     assert (compared.costs["ess_per_second"] > 0).all()
 
