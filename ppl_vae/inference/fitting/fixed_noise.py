@@ -241,6 +241,7 @@ def _maximise(
         nonlocal count
         count += 1
         seen(-objective.value(flat))
+        objective.target.refuse_far(objective.member(flat))
 
     try:
         while True:
@@ -275,7 +276,8 @@ def solve(objective: Objective, at: np.ndarray, slope: np.ndarray, rtol: float =
 
     size = len(objective.start)
     operator = LinearOperator((size, size), matvec=lambda v: objective.product(at, np.ravel(v)), dtype=float)
-    found: np.ndarray = cg(operator, slope, rtol=rtol, maxiter=500)[0]
+    with np.errstate(all="ignore"):  # where the density does not curve there is no answer, but NaN
+        found: np.ndarray = cg(operator, slope, rtol=rtol, maxiter=500)[0]
     return found
 
 

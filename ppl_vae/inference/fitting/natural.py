@@ -110,6 +110,7 @@ class NaturalGradients:
             step = ascend(target, here)
             here = step.there
             seen(here.elbo)
+            target.refuse_far(here.at)
             if step.rise <= least * step.length and (step.gain <= least or not step.length):
                 break
         return here.at, "natural gradients"

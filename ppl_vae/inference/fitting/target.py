@@ -27,6 +27,9 @@ from ppl_vae.program.problem import Problem
 
 __all__ = ["Expectation", "Target", "target_of"]
 
+# No posterior lies so far out in unconstrained space, or is so wide.
+FAR = 1e10
+
 
 @dataclass(frozen=True, eq=False)
 class Expectation:
@@ -75,6 +78,23 @@ class Target:
         positions = at.draws(noise)
         values, slopes = self.batches(positions)
         return Expectation(at, noise, positions, values.detach(), slopes.detach())
+
+    def refuse_far(self, at: Gaussian) -> None:
+        """Refuse a Gaussian that has left all bounds, as its ELBO rises without any.
+
+        Raises:
+            InputError: naming the site.
+        """
+        size = torch.maximum(at.loc.abs(), at.variances().sqrt())
+        if float(size.max()) < FAR:  # false for NaN
+            return
+        density, column = self.batches.density, int(size.nan_to_num(nan=torch.inf).argmax())
+        sizes = torch.tensor([density.shapes[name].numel() for name in density.names]).cumsum(0)
+        name = density.names[int(torch.searchsorted(sizes, column, right=True))]
+        raise InputError(
+            f"the ELBO rises without bound as site {name} spreads or moves away: the posterior cannot be "
+            "normalised; give the site a proper prior"
+        )
 
 
 @contextmanager

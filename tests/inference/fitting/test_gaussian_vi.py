@@ -330,10 +330,15 @@ def test_without_second_derivatives_there_is_l_bfgs_which_the_reason_says() -> N
     )
 
 
-def _improper(y: Tensor) -> None:
-    with poutine.mask(mask=False):
-        z = pyro.sample("z", dist.Normal(y.new_zeros(()), 1.0))
+def _flat(y: Tensor) -> None:
+    z = pyro.sample("z", dist.Normal(y.new_zeros(()), 1.0).mask(False))
     pyro.sample("y", dist.Normal(0 * z, 1.0), obs=y)
+
+
+def _tilted(y: Tensor) -> None:
+    z = pyro.sample("z", dist.Normal(y.new_zeros(()), 1.0).mask(False))
+    pyro.factor("up", z)
+    pyro.sample("y", dist.Normal(y.new_zeros(()), 1.0), obs=y)
 
 
 def _coin(y: Tensor) -> None:
@@ -354,10 +359,20 @@ def test_bad_input_gets_one_sentence(method: str) -> None:
         fit(Pair(once, AutoDelta(once)), y)
     with pytest.raises(InputError, match="support of a latent site depends on other latents"):
         fit(Pair(_moving, AutoNormal(_moving)), y)
+    with pytest.raises(InputError, match=r"discrete.*enumerat"):
+        fit(Pair(_coin, AutoDelta(_coin)), y)
     with pytest.raises(InputError, match="tolerance is -1; it must be a positive number of nats"):
         fit(Pair(once, AutoNormal(once)), y, tolerance=-1)
     with pytest.raises(InputError, match="start='middle' is not known; it is 'best' or 'guide'"):
         fit(Pair(once, AutoNormal(once)), y, start="middle")
+
+
+@pytest.mark.parametrize("model", [_flat, _tilted])
+@pytest.mark.parametrize("method", FITS)
+def test_a_posterior_that_cannot_be_normalised_is_named(method: str, model: Callable[[Tensor], None]) -> None:
+    y = torch.tensor(0.5, dtype=torch.float64)
+    with pytest.raises(InputError, match="rises without bound as site z spreads or moves away"):
+        FITS[method](Pair(model, AutoNormal(model)), y)
 
 
 def test_dense_covariances_of_many_dimensions_are_left_to_natural_gradients() -> None:
