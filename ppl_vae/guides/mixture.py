@@ -13,11 +13,11 @@ from pyro.nn import PyroParam
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
-from torch.distributions import biject_to
 
 from ppl_vae.base.arguments import check_whole
 from ppl_vae.base.errors import InputError
 from ppl_vae.guides.normal import COVARIANCES, multivariate_normal
+from ppl_vae.program.constrain import flat, unconstrained
 from ppl_vae.program.pair import Program
 
 __all__ = ["MixtureNormal", "Strata"]
@@ -73,7 +73,7 @@ class MixtureNormal(AutoContinuous):  # type: ignore[misc]
     def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
         super()._setup_prototype(*args, **kwargs)
         locs, trils, weights = self._start
-        like, size = self._init_loc(), self.num_components
+        like, size = flat(unconstrained(self.prototype_trace)), self.num_components
         self.locs = nn.Parameter(self._drawn(*args, **kwargs) if locs is None else locs.to(like))
         if trils is None:
             trils = self.init_scale * torch.eye(self.latent_dim).expand(size, -1, -1)
@@ -88,12 +88,11 @@ class MixtureNormal(AutoContinuous):  # type: ignore[misc]
 
     def _drawn(self, *args: Any, **kwargs: Any) -> Tensor:
         """A draw of the prior for every component; its start where the draw is not finite."""
-        start, found = self._init_loc(), []
+        start, found = flat(unconstrained(self.prototype_trace)), []
         for _ in range(self.num_components):
             trace = poutine.block(poutine.trace(self._plain[0]).get_trace)(*args, **kwargs)
-            sites = [trace.nodes[name] for name, _ in self.prototype_trace.iter_stochastic_nodes()]
-            at = torch.cat([biject_to(s["fn"].support).inv(s["value"]).reshape(-1) for s in sites])
-            found.append(torch.where(at.isfinite(), at, start).detach())
+            at = flat(unconstrained(self.prototype_trace, trace))
+            found.append(torch.where(at.isfinite(), at, start))
         return torch.stack(found)
 
     def get_posterior(self, *args: Any, **kwargs: Any) -> dist.TorchDistribution:

@@ -31,6 +31,7 @@ from ppl_vae.guides.sparse import SparseNormal
 from ppl_vae.guides.spline_flow import SplineFlow
 from ppl_vae.program.improper import Feasible
 from ppl_vae.program.pair import Program
+from ppl_vae.program.pyro_internals import structured_sites
 
 __all__ = ["GUIDES", "BlockNormal", "flow", "low_rank", "mixture", "named_guide", "numbered"]
 
@@ -59,7 +60,7 @@ class Structured(AutoStructured):  # type: ignore[misc]
 
     def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
         super()._setup_prototype(*args, **kwargs)
-        for name, site in self._sorted_sites:
+        for name, site in structured_sites(self):
             if biject_to(site["fn"].support).codomain.event_dim != site["fn"].event_dim:
                 raise InputError(
                     f"a structured guide cannot take the support of site {name}, {site['fn'].support}, which "

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.distributions import Transform
 
 from ppl_vae.base.errors import InputError
-from ppl_vae.program.constrain import Constrain
+from ppl_vae.program.constrain import Constrain, flat, unconstrained
 from ppl_vae.program.pair import Program
 
 __all__ = ["SparseNormal", "elimination"]
@@ -73,7 +73,7 @@ class SparseNormal(AutoContinuous):  # type: ignore[misc]
         cells = [place[j] * size + place[i] for j, others in zip(order, later, strict=True) for i in others]
         # Of the flattened matrix in the new order: each row has the coordinates after its own.
         self.register_buffer("cells", torch.tensor(cells, dtype=torch.long))
-        self.loc = nn.Parameter(self._init_loc())
+        self.loc = nn.Parameter(flat(unconstrained(self.prototype_trace)))
         scale = torch.full_like(self.loc, self.init_scale)
         self.scale = PyroParam(scale, constraints.softplus_positive)
         self.coefficients = nn.Parameter(self.loc.new_zeros(len(cells)))
@@ -92,17 +92,18 @@ class SparseNormal(AutoContinuous):  # type: ignore[misc]
         return self.loc, root.square().sum(-1).sqrt()[self.place]
 
     def _read_links(self, args: Any, kwargs: Any) -> Tensor:
-        names = [name for name, _ in self.prototype_trace.iter_stochastic_nodes()]
-        shapes = [self._unconstrained_shapes[name] for name in names]
+        start = unconstrained(self.prototype_trace)
 
         def log_density(at: Tensor) -> Tensor:
-            parts = at.split([shape.numel() for shape in shapes])
-            values = {n: p.reshape(s) for n, p, s in zip(names, parts, shapes, strict=True)}
+            parts = at.split([own.numel() for own in start.values()])
+            values = {
+                name: part.reshape(own.shape) for part, (name, own) in zip(parts, start.items(), strict=True)
+            }
             with Constrain(values) as constrained:
                 trace = poutine.trace(self._plain[0]).get_trace(*args, **kwargs)
             return trace.log_prob_sum() + constrained.log_jacobian
 
-        around = self._init_loc()
+        around = flat(start)
         with torch.enable_grad(), poutine.block():
             points = around + RADIUS * (2 * torch.rand(POINTS, len(around)).to(around) - 1)
             hessians = torch.stack([_hessian(log_density, point) for point in points])

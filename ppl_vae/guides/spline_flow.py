@@ -15,6 +15,7 @@ from torch.distributions import Transform
 
 from ppl_vae.base.arguments import check_whole
 from ppl_vae.base.errors import InputError
+from ppl_vae.program.constrain import flat, unconstrained
 from ppl_vae.program.pair import Program
 
 __all__ = ["SplineFlow"]
@@ -64,7 +65,7 @@ class SplineFlow(AutoContinuous):  # type: ignore[misc]
 
     def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
         super()._setup_prototype(*args, **kwargs)
-        self.loc = nn.Parameter(self._init_loc())
+        self.loc = nn.Parameter(flat(unconstrained(self.prototype_trace)))
         scales = torch.full_like(self.loc, self.init_scale)
         self.scale_tril = PyroParam(scales.diag(), constraints.softplus_lower_cholesky)
         self.splines = nn.ModuleList(self._splines()).to(self.loc)

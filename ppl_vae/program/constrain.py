@@ -4,11 +4,31 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import biject_to
 
-__all__ = ["Constrain"]
+__all__ = ["Constrain", "flat", "unconstrained"]
+
+
+def unconstrained(prototype: poutine.Trace, drawn: poutine.Trace | None = None) -> dict[str, Tensor]:
+    """The latents of an AutoGuide in unconstrained space, by site, where it starts or as a trace has them.
+
+    Args:
+        prototype: the guide's ``prototype_trace``.
+        drawn: a trace of its model.
+    """
+    found = {}
+    for name, site in prototype.iter_stochastic_nodes():
+        at = site if drawn is None else drawn.nodes[name]
+        found[name] = biject_to(at["fn"].support).inv(at["value"].detach())
+    return found
+
+
+def flat(values: Mapping[str, Tensor]) -> Tensor:
+    """One vector of the sites' values, one after another."""
+    return torch.cat([value.reshape(-1) for value in values.values()])
 
 
 class Constrain(Messenger):  # type: ignore[misc]

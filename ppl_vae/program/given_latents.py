@@ -14,13 +14,14 @@ from ppl_vae.program.abilities import HasAuxiliary
 from ppl_vae.program.layout import Layout, sample_sites, site_value
 from ppl_vae.program.pair import Pair, Program
 from ppl_vae.program.probe import look
+from ppl_vae.program.pyro_internals import full_name, structured_sites
 
 __all__ = ["guide_values", "has_log_density", "latent_site"]
 
 
 def latent_site(guide: AutoContinuous) -> str:
     """The site at which a guide of Pyro's draws all its latents as one vector."""
-    return f"_{guide._pyro_name}_latent"
+    return f"_{full_name(guide)}_latent"
 
 
 def guide_values(guide: Program, latents: Mapping[str, Tensor], layout: Layout) -> dict[str, Tensor]:
@@ -73,7 +74,7 @@ def _auxiliary(guide: Any, placed: Mapping[str, Tensor], lead: tuple[int, ...]) 
 def _noise(guide: Any, placed: Mapping[str, Tensor], lead: tuple[int, ...]) -> dict[str, Tensor]:
     """What a structured guide draws of each site: its distance from where the sites before put it."""
     shifted = {}
-    for name, site in guide._sorted_sites:
+    for name, site in structured_sites(guide):
         at = biject_to(site["fn"].support).inv(placed[name]).reshape(*lead, -1)
         shifted[name] = at - attrgetter(name)(guide.locs)
     found = {}

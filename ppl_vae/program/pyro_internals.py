@@ -14,9 +14,10 @@ from torch import Tensor
 
 from ppl_vae.base.fallback import Untraceable
 
-__all__ = ["dice_elbo", "is_deterministic", "packed_dims", "traces"]
+__all__ = ["dice_elbo", "full_name", "is_deterministic", "packed_dims", "structured_sites", "traces"]
 
 TRACES, DICE, DIMS = "_get_traces", "_compute_dice_elbo", "_pyro_dims"
+NAME, SORTED = "_pyro_name", "_sorted_sites"
 
 
 def traces(
@@ -48,6 +49,22 @@ def dice_elbo(model_trace: poutine.Trace, guide_trace: poutine.Trace) -> Tensor:
 def packed_dims(values: Tensor) -> str:
     """The symbols of a packed tensor's dimensions, one letter each, which Pyro keeps as an attribute."""
     return str(getattr(values, DIMS))
+
+
+def full_name(module: Any) -> str:
+    """What Pyro calls a module, with the names of those that hold it; its class's where Pyro keeps none."""
+    return str(getattr(module, NAME, type(module).__name__))
+
+
+def structured_sites(guide: Any) -> list[tuple[str, Any]]:
+    """The sites of an ``AutoStructured`` that has run, in the order in which it draws them.
+
+    Raises:
+        Untraceable: if this version's guides do not keep them.
+    """
+    if (found := getattr(guide, SORTED, None)) is None:
+        raise _lacks(f"AutoStructured.{SORTED}")
+    return list(found)
 
 
 def is_deterministic(site: Mapping[str, Any]) -> bool:
