@@ -130,9 +130,9 @@ def _block(part: Any, columns: Tensor) -> Block:
 
 
 def _read_sites(part: Any) -> tuple[Tensor, Tensor]:
-    names = [name for name, _ in part.prototype_trace.iter_stochastic_nodes()]
-    both = [part._get_loc_and_scale(name) for name in names]
-    return torch.cat([loc.reshape(-1) for loc, _ in both]), torch.cat([s.reshape(-1) for _, s in both])
+    leaves = [attrgetter(name) for name, _ in part.prototype_trace.iter_stochastic_nodes()]
+    locs, scales = ([leaf(of).reshape(-1) for leaf in leaves] for of in (part.locs, part.scales))
+    return torch.cat(locs), torch.cat(scales)
 
 
 def _write_sites(part: Any, loc: Tensor, root: Tensor) -> None:

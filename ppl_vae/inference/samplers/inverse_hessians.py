@@ -75,7 +75,7 @@ class LowRankNormal(Distribution):
 
     def rsample(self, sample_shape: torch.Size | list[int] | tuple[int, ...] = ONE_DRAW) -> Tensor:
         """Draws of shape (*sample_shape, dim)."""
-        shape = self._extended_shape(torch.Size(sample_shape))
+        shape = torch.Size(sample_shape) + self.loc.shape
         return self.place(torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device))
 
     def log_prob(self, value: Tensor) -> Tensor:
