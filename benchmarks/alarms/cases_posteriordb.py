@@ -85,15 +85,11 @@ NEW = {
 }  # fmt: skip
 # Only these where a check is dear.
 FEWER = {"diamonds": ("full-rank", "narrow", "mean-field", "AutoDelta", *FAMILIES)}
-# Lags of the ARMA process: (−θ)^60 is below 10⁻⁹ for |θ| < 0.7, eleven posterior sd from θ's mean.
-MEMORY = 60
 
 
 def _new(name: str) -> Problem:
     one = posterior(name)
     data = one.data()
-    if name == "arma11":
-        data = tuple(columns[:, :MEMORY].contiguous() for columns in data)
     return Problem(
         name, one.family, one.proper, data, _latents(one), FEWER.get(name, NEW_GUIDES),
         asked=(lambda: (one.model, data)) if one.improper else None,

@@ -13,7 +13,7 @@ from benchmarks.posteriors.entry import Entry, Settings, columns
 from benchmarks.posteriors.priors import PositiveOrdered
 from ppl_vae.program.pair import Program
 
-__all__ = ["ENTRIES", "lags", "product"]
+__all__ = ["ENTRIES", "product", "recursion"]
 
 
 def _ar5(flat: bool) -> Program:
@@ -33,40 +33,42 @@ def _ar5(flat: bool) -> Program:
 
 
 def _arma(flat: bool) -> Program:
-    """err_t = y_t − μ − φ y_{t−1} − θ err_{t−1} from err₋₁ = 0 and y₋₁ = μ, as a moving average."""
+    """err_t = y_t − μ − φ y_{t−1} − θ err_{t−1} from err₋₁ = 0 and y₋₁ = μ."""
 
-    def model(now: Tensor, before: Tensor, first: Tensor, seen: Tensor) -> None:
+    def model(now: Tensor, before: Tensor, first: Tensor) -> None:
         zero = now.new_zeros(())
         mu = pyro.sample("mu", dist.Normal(zero, 10.0))
         phi = pyro.sample("phi", dist.Normal(zero, 2.0))
         theta = pyro.sample("theta", dist.Normal(zero, 2.0))
         sigma = pyro.sample("sigma", dist.HalfCauchy(zero + 2.5))
-        powers = (-theta)[..., None] ** torch.arange(now.shape[1]).to(now)
         # μ φ stands in for φ y₋₁ at the first step.
-        residual = now - phi[..., None] * (before + mu[..., None] * first) - mu[..., None] * seen
+        error = recursion(now - mu - phi * (before + mu * first), -theta)
         with pyro.plate("time", len(now)):
-            pyro.sample("err", dist.Normal((residual * powers).sum(-1), sigma),
-                        obs=torch.zeros(len(now)).to(now))  # fmt: skip
+            pyro.sample("err", dist.Normal(error, sigma), obs=torch.zeros(len(now)).to(now))
 
     return model
 
 
-def lags(data: Mapping[str, Any], memory: int | None = None) -> tuple[Any, ...]:
-    """y, the y before it, whether that is y₋₁, and whether there is a y, all by lag.
+def recursion(fresh: Tensor, factor: Tensor) -> Tensor:
+    """x_t = fresh_t + factor x_{t−1} from x₋₁ = 0, shape (…, time).
+
+    By doubling: 1 / (1 − a) = (1 + a) (1 + a²) (1 + a⁴) …
 
     Args:
-        data: posteriordb's.
-        memory: how many lags; all by default, as the recursion has.
-
-    Returns:
-        Four arrays of shape (time, memory).
+        fresh: shape (…, time).
+        factor: a scalar, or of shape (…, 1).
     """
+    found, lag = fresh, 1
+    while lag < fresh.shape[-1]:
+        late = torch.cat([torch.zeros_like(found[..., :lag]), found[..., :-lag]], -1)
+        found, factor, lag = found + factor * late, factor.square(), 2 * lag
+    return found
+
+
+def _before(data: Mapping[str, Any]) -> tuple[Any, ...]:
+    """y, the y before it, and whether that is y₋₁."""
     y = np.asarray(data["y"], float)
-    parts = (y, np.append(0.0, y[:-1]), np.append(1.0, np.zeros(len(y) - 1)), np.ones(len(y)))
-    size = len(y) if memory is None else memory
-    return tuple(
-        np.stack([np.append(np.zeros(k), part)[: len(y)] for k in range(size)], -1) for part in parts
-    )
+    return y, np.append(0.0, y[:-1]), np.append(1.0, np.zeros(len(y) - 1))
 
 
 def _drives(flat: bool) -> Program:
@@ -103,6 +105,6 @@ def _moves(data: Mapping[str, Any]) -> tuple[Any, ...]:
 
 ENTRIES = (
     Entry("arK-arK", "time series", _ar5, columns("y"), settings=Settings(mass="low-rank")),
-    Entry("arma-arma11", "time series", _arma, lags),
+    Entry("arma-arma11", "time series", _arma, _before),
     Entry("bball_drive_event_0-hmm_drive_0", "hidden Markov", _drives, _moves),
 )

@@ -26,8 +26,9 @@ from ppl_vae.inference.fitting.target import Expectation, Target
 
 __all__ = ["Ascent", "Direction", "ascend", "direction"]
 
-# A precision falls at most to this fraction in one step: it stays positive where f is not concave.
-LEAST = 0.1
+# A precision falls at most to this fraction in one step: it stays positive where f is not concave. It rises
+# at most so many times: draws that lie where f falls beyond all bounds would else make it singular.
+LEAST, MOST = 0.1, 100.0
 # Curvatures of the mean's system over the largest one, below which they count as none.
 FLAT = 1e-12
 HALVINGS = 30
@@ -91,11 +92,11 @@ class Direction:
         block, root = self.start.family.blocks[number], self.start.roots[number]
         if block.kind == "diagonal":
             before = root**-2
-            after = torch.maximum(self._own(block).diagonal(), LEAST * before)
+            after = torch.clamp(self._own(block).diagonal(), LEAST * before, MOST * before)
             return ((1 - length) * before + length * after) ** -0.5
         if block.kind == "dense":
             values, vectors = self._spectra[number]
-            mixed = (1 - length) + length * values.clamp_min(LEAST)
+            mixed = (1 - length) + length * values.clamp(LEAST, MOST)
             return root @ (vectors * mixed.rsqrt()) @ vectors.T
         return torch.lerp(root, self._targets[number], length)
 
@@ -156,14 +157,14 @@ def _closest(block: Block, root: Tensor, curvature: Tensor) -> Tensor:
     """The low-rank root whose Gaussian is closest to one of a given precision, by KL(q ‖ p), from a root.
 
     Minimises ½ tr(C Σ) − ½ log |Σ| over Σ = S² + W Wᵀ, by L-BFGS in units of C's diagonal. C's curvatures
-    below a tenth of the present precision are raised to it.
+    are kept within what a step may do to the present precision.
     """
     from scipy.optimize import minimize
 
     dense = torch.linalg.cholesky(symmetric(block.covariance(root)))
     values, vectors = torch.linalg.eigh(symmetric(dense.T @ curvature @ dense))
     inverse = torch.linalg.inv(dense)
-    lifted = symmetric(inverse.T @ (vectors * values.clamp_min(LEAST)) @ vectors.T @ inverse)
+    lifted = symmetric(inverse.T @ (vectors * values.clamp(LEAST, MOST)) @ vectors.T @ inverse)
     unit = lifted.diagonal().rsqrt()
     scaled = lifted * unit * unit.unsqueeze(1)
 

@@ -18,6 +18,7 @@ from pyro.infer.autoguide import (
     AutoMultivariateNormal,
     AutoNormal,
 )
+from pyro.infer.autoguide.initialization import init_to_value
 from scipy import optimize
 from torch import Tensor
 
@@ -32,6 +33,7 @@ from ppl_vae.program.pair import Pair
 
 FITS: dict[str, Callable[..., Fit]] = {"natural": natural.fit, "fixed noise": fixed_noise.fit}
 NOISE = 18.0
+FAR = {"z": torch.tensor([1.0, -1.0, 2.0])}
 
 
 class Line:
@@ -397,3 +399,16 @@ def test_common_draws_have_the_second_moments_of_normals() -> None:
     assert float(many.sum(0).abs().max()) < 1e-12
     torch.testing.assert_close((few**2).mean(0), torch.ones(8).double())
     assert common_noise(9, 2, 0).shape == (10, 2)
+
+
+def test_a_start_where_the_density_falls_beyond_all_bounds_arrives_too() -> None:
+    def model(y: Tensor) -> None:
+        # As of an autoregression that is not stationary: the 200th power of a coefficient.
+        z = pyro.sample("z", dist.Normal(y.new_zeros(3), 1.0).to_event(1))
+        pyro.factor("walls", -(0.1 * z.sum(-1)).pow(200))
+
+    pair = Pair(model, AutoMultivariateNormal(model, init_loc_fn=init_to_value(values=FAR), init_scale=10.0))
+    found = natural.fit(pair, torch.zeros(1).double(), start="guide", tolerance=1e-3)
+    assert found.converged
+    # No mass is at the walls: the posterior is the prior, whose ELBO is log 1.
+    assert found.final.value == pytest.approx(0, abs=1e-3 + 4 * found.final.std_error)
