@@ -189,7 +189,7 @@ def test_the_report_is_one_file_without_outside_links(run, fitted):
 def test_the_tables_fit_a_narrow_terminal(run, fitted, monkeypatch):
     monkeypatch.setenv("COLUMNS", "60")
     _, out, _ = run("evidence", fitted, "--samples", 50)
-    assert max(map(cell_len, out.splitlines())) == 60
+    assert max(map(cell_len, out.splitlines())) <= 60
 
 
 BAD_RUNS = {
