@@ -53,6 +53,11 @@ class FitOptions:
             nothing, and the fit counts as not converged. ``lr_end`` and ``average`` have no part in it.
             A deadline (`clock.deadline`) ends such a fit as the cap does, and any other with `OutOfTime`.
             See `Fit.stopping` (Dhaka et al. 2020; Welandawe et al. 2024).
+        whiten: start a full-rank or low-rank Gaussian AutoGuide at the best of a few starts, and step in
+            coordinates in which its covariance there is the identity: one learning rate then serves models of
+            any units, here at most √(tolerance / number of coordinates). With ``stop``, the estimated
+            distance from the best of the guide's family judges as well: the rate is not lowered while that
+            falls, and the fit ends where it is within the tolerance.
         precision: "bfloat16" runs the programs under autocast; "float32", as None, as they are.
         compile: "on" (or True) traces and compiles the steps, "off" (or False) runs stock Pyro, and "auto"
             decides by the number of steps; see `steps.engine_of_fit`. The numbers are the same to rounding.
@@ -74,6 +79,7 @@ class FitOptions:
     tolerance: float = field(default=0.05, metadata=PYTHON)
     average: float = 0.0
     stop: bool = field(default=False, metadata={"shell": "--stop/--no-stop"})
+    whiten: bool = False
     precision: Literal["float32", "bfloat16"] | None = None
     compile: Compile = "auto"
     checkpoint_every: int = field(default=500, metadata=PYTHON)
@@ -143,6 +149,7 @@ class FitKeywords(TypedDict, total=False):
     tolerance: float
     average: float
     stop: bool
+    whiten: bool
     precision: Literal["float32", "bfloat16"] | None
     compile: Compile
     checkpoint_every: int

@@ -1,10 +1,12 @@
 """What `svi.fit` has beside its steps: averaging, the stopping rule, held-out data, the progress bar."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -18,11 +20,14 @@ from ppl_vae.inference.fitting.observers import next_multiple
 from ppl_vae.inference.fitting.rule import GainRule
 from ppl_vae.inference.fitting.settling import Settling
 from ppl_vae.inference.fitting.state import State
-from ppl_vae.inference.fitting.stopping import Stopping
+from ppl_vae.inference.fitting.stopping import Gain, Stopping
 from ppl_vae.inference.fitting.tail import average_in
 from ppl_vae.inference.fitting.unrolled import UNROLLED
 from ppl_vae.program.pair import Pair
 from ppl_vae.program.problem import Problem
+
+if TYPE_CHECKING:
+    from ppl_vae.inference.fitting.distance import Distance
 
 __all__ = ["Average", "Bar", "HeldOut", "LastQuarter", "StoppingRule"]
 
@@ -86,12 +91,20 @@ class StoppingRule:
     Args:
         state: a fit before its first step; its learning rate becomes the rule's.
         held_out: data to judge by; None for the fit's own.
+        judge: gives the distance from the best of the guide's family; None where that is not known.
     """
 
     name = "rule"
 
-    def __init__(self, state: State, held_out: tuple[Any, ...] | None) -> None:
+    def __init__(
+        self,
+        state: State,
+        held_out: tuple[Any, ...] | None,
+        judge: Callable[[], Distance] | None = None,
+    ) -> None:
         self.rule = _rule(state, held_out)
+        if judge is not None:
+            self.rule.distance_of = lambda: _per_unit(judge(), state.layout.num_units)
         state.rate = self.rule.rate
 
     def after(self, step: int) -> int:
@@ -147,6 +160,10 @@ def _rule(state: State, held_out: tuple[Any, ...] | None) -> GainRule:
         num_steps=options.num_steps, tolerance=options.tolerance, on_held_out=held_out is not None,
         seed=seed,
     )  # fmt: skip
+
+
+def _per_unit(distance: Distance, num_units: int) -> Gain:
+    return Gain(distance.value / num_units, distance.std_error / num_units)
 
 
 def _settling(state: State) -> Settling:

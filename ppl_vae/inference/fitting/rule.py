@@ -2,8 +2,10 @@
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from itertools import takewhile
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -23,6 +25,8 @@ from ppl_vae.inference.fitting.unrolled import UNROLLED
 
 __all__ = ["GainRule"]
 
+Seen = TypeVar("Seen")
+
 # A level's learning rate over that of the level before. The bias of averaged iterates falls at least
 # in proportion to it, so that all further levels together gain less than half of what the last one gained.
 FACTOR = 0.3
@@ -33,6 +37,8 @@ FEW_PARAMETERS, MOST_QUANTITIES = 4096, 256
 STEADY = 1.3
 # Largest Monte Carlo error of the averaged parameters, in sd of the guide.
 MCSE_LIMIT = 0.1
+# The distance from the best of a family over what it was, below which a learning rate is still of use.
+NEARER = 0.7
 # Where the rule has not stopped the fit, the last tenth of the steps are for lowering the learning rate.
 DECAY = 0.1
 
@@ -93,6 +99,9 @@ class GainRule:
         self.left = Gain(0.0, 0.0)
         self.averaging = Gain(math.nan, math.nan)
         self.ess = math.nan
+        # The distance from the best of the guide's family, where something knows it, and what it last was.
+        self.distance_of: Callable[[], Gain] | None = None
+        self.distance = math.inf
         self.done = False
 
     # The schedule ------------------------------------------------------------------------------------
@@ -151,10 +160,14 @@ class GainRule:
         return flat[self.chosen.to(flat.device)].double().cpu()
 
     def _elbo_at(self, values: list[Tensor]) -> Tensor:
+        return self._at(values, lambda: self.judged.log_weights().mean(1))
+
+    def _at(self, values: list[Tensor], look: Callable[[], Seen]) -> Seen:
+        """What something sees where the parameters have these values."""
         kept = [leaf.detach().clone() for leaf in self.leaves]
         self._write(values)
         try:
-            return self.judged.log_weights().mean(1)
+            return look()
         finally:  # also where the time ends in between
             self._write(kept)
 
@@ -198,6 +211,8 @@ class GainRule:
         drift = max(drift, ahead, key=lambda gain: gain.value)
         total = _total([level] if falling else [level, drift, averaging])
         action = self._action(arrived, falling, total, level)
+        if self.distance_of is not None:
+            action, total = self._by_distance(action, here, total)
         self.checks.append(TailCheck(
             step, len(self.rates) - 1, self.rates[-1][1], r_hat, _mean(here.elbo).value,
             _mean(here.elbo).error, total.value, total.error, action,
@@ -222,6 +237,16 @@ class GainRule:
         if self.previous is not None and level.value + level.error <= self.tolerance / 2:
             return "go on"
         return "lower"
+
+    def _by_distance(self, action: str, here: _Point, total: Gain) -> tuple[str, Gain]:
+        """Stop where the best of the family is near; go on while it comes much nearer."""
+        assert self.distance_of is not None
+        far, before = self._at(here.leaves, self.distance_of), self.distance
+        self.distance = far.value
+        if far.value + 2 * far.error <= self.tolerance:
+            self.best = here
+            return "stop", Gain(max(far.value, 0.0), far.error)
+        return ("go on" if far.value < NEARER * before else action), total
 
     def _is_falling(self, here: _Point, within: int) -> bool:
         """Whether the ELBO of held-out data is past its best."""
@@ -332,6 +357,7 @@ class GainRule:
             "checks": [asdict(check) for check in self.checks],
             "left": [self.left.value, self.left.error],
             "averaging": [self.averaging.value, self.averaging.error], "ess": self.ess, "done": self.done,
+            "distance": self.distance,
         })  # fmt: skip
 
     def load(self, tensors: dict[str, Tensor], about: str) -> None:
@@ -350,7 +376,7 @@ class GainRule:
         self.checks = [TailCheck(**check) for check in content["checks"]]
         self.left = Gain(*content["left"])
         self.averaging, self.ess = Gain(*content["averaging"]), content["ess"]
-        self.done = content["done"]
+        self.distance, self.done = content.get("distance", math.inf), content["done"]
         self.tail = Tail.from_tensors(_under("tail/", tensors))
         self.best, self.previous = (self._point(_under(f"{name}/", tensors)) for name in ("best", "previous"))
 

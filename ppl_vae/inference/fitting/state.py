@@ -127,6 +127,8 @@ class State:
         self.pair, self.data, self.options, self.seed = pair, data, options, seed
         if options.method != "svi":
             raise InputError(f"these are steps of SVI; method={options.method!r} is for inference.fit")
+        if options.whiten:
+            raise InputError("whiten is for svi.fit, which sets the guide's coordinates up and back")
         self.objective = _objective(options, loss, pair)
         self.refresh, self.rate = refresh, rate
         check_data(pair.model, *data)

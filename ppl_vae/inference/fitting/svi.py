@@ -39,6 +39,7 @@ from ppl_vae.program.terms import check_data
 if TYPE_CHECKING:
     from ppl_vae.inference.fitting.choice import Choice
     from ppl_vae.inference.fitting.distance import Distance
+    from ppl_vae.inference.fitting.whitening import Whitened
 
 __all__ = [
     "IWAE",
@@ -168,10 +169,13 @@ def fit(
             checkpoint.
         TypeError: for an option that there is not.
     """
-    state = init(pair, *data, loss=loss, refresh=refresh, seed=seed, **options)
+    white = _whitened(pair, data, seed) if options.get("whiten") else None
+    own, plain = (pair, options) if white is None else (white.own, white.options(FitOptions(**options)))
+    state = init(own, *data, loss=loss, refresh=refresh, seed=seed, **plain)
     asked = state.options
     _check_held_out(pair, held_out)
-    rule = StoppingRule(state, held_out) if asked.stop else None
+    judge = white.distance if white is not None and white.judged else None
+    rule = StoppingRule(state, held_out, judge if held_out is None else None) if asked.stop else None
     average = Average(asked.num_steps, asked.average) if asked.average else None
     quarter = None if rule else LastQuarter(state)
     checks = None if held_out is None else HeldOut(state, held_out)
@@ -190,6 +194,9 @@ def fit(
     # What belongs to an end is done also after the time is over, or when it ends meanwhile.
     with seeded(seed), one_thread(state.small), no_deadline():
         stopping = None if rule is None else rule.stopping(state, late)
+        distance = judge() if judge is not None else None
+        if white is not None:
+            white.write()
         Settling(state.problem, seed=seed, train=asked.train)()
         final = elbo(pair, *data, num_particles=final_particles(state.layout, late), seed=seed)
     converged, reason = _judged(state, quarter) if stopping is None else (stopping.converged, stopping.reason)
@@ -204,7 +211,14 @@ def fit(
         engine=state.stepper.engine,
         compile_seconds=state.stepper.compile_seconds,
         stopping=stopping,
+        distance=distance,
     )
+
+
+def _whitened(pair: Pair, data: tuple[Any, ...], seed: int) -> Whitened:
+    from ppl_vae.inference.fitting.whitening import Whitened
+
+    return Whitened(pair, data, seed)
 
 
 def _judged(state: State, quarter: LastQuarter | None) -> tuple[bool | None, str]:

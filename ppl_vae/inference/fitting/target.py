@@ -25,7 +25,7 @@ from ppl_vae.program.improper import Feasible
 from ppl_vae.program.pair import Pair
 from ppl_vae.program.problem import Problem
 
-__all__ = ["Expectation", "Target", "target_of"]
+__all__ = ["Expectation", "Target", "at_work", "target_of"]
 
 # No posterior lies so far out in unconstrained space, or is so wide.
 FAR = 1e10
@@ -98,6 +98,19 @@ class Target:
 
 
 @contextmanager
+def at_work() -> Iterator[None]:
+    """How densities are evaluated: in float64, on one thread, nothing validated, no random numbers used."""
+    with (
+        one_thread(),
+        pyro.validation_enabled(False),
+        keep_generator(),
+        default_dtype(torch.float64),
+        Feasible(),
+    ):
+        yield
+
+
+@contextmanager
 def target_of(pair: Pair, *data: Any, engine: str = "traced") -> Iterator[Target]:
     """A block that works on the posterior of a pair's model, its parameters held.
 
@@ -114,13 +127,7 @@ def target_of(pair: Pair, *data: Any, engine: str = "traced") -> Iterator[Target
     """
     problem = Problem.of(pair, *data)
     cast = cast_data(data, torch.float64)
-    with (
-        one_thread(),
-        pyro.validation_enabled(False),
-        keep_generator(),
-        default_dtype(torch.float64),
-        Feasible(),
-    ):
+    with at_work():
         own = pair.cast_model(torch.float64, Prior)
         own.initialise(*cast)
         try:
