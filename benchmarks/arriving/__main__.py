@@ -83,6 +83,8 @@ def document(kept: Kept) -> str:
         if known := [row for _, row in sorted(kept.get(name, {}).items())]:
             lines = [_line(part.head), _line("---" for _ in part.head), *(_line(cells) for cells, _ in known)]
             said = part.sums([numbers for _, numbers in known])
+            if part.posteriors and len(known) < len(posteriors()):
+                said += f" Measured so far: {len(known)} of {len(posteriors())} posteriors."
             sections += [f"## {part.title}", part.about, "\n".join(lines), said]
     return "\n\n".join(sections) + "\n"
 
