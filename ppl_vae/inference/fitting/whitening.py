@@ -46,7 +46,7 @@ class _PathNormal(dist.MultivariateNormal):  # type: ignore[misc]
 
     def log_prob(self, value: Tensor) -> Tensor:
         """As that of a normal, in nats."""
-        held = self._unbroadcasted_scale_tril.detach()
+        held = self.scale_tril.detach()
         return dist.MultivariateNormal(self.loc.detach(), scale_tril=held).log_prob(value)
 
 
@@ -55,7 +55,7 @@ class _PathLowRank(dist.LowRankMultivariateNormal):  # type: ignore[misc]
 
     def log_prob(self, value: Tensor) -> Tensor:
         """As that of a normal, in nats."""
-        factor, diagonal = self._unbroadcasted_cov_factor.detach(), self._unbroadcasted_cov_diag.detach()
+        factor, diagonal = self.cov_factor.detach(), self.cov_diag.detach()
         return dist.LowRankMultivariateNormal(self.loc.detach(), factor, diagonal).log_prob(value)
 
 
