@@ -125,7 +125,10 @@ class Batches:
                 for _ in range(2)
             )
             position, direction = (each.to(self.density.like) for each in (position, direction))
-            product = hessian_product(self.density, position, direction)
+            try:
+                product = hessian_product(self.density, position, direction)
+            except LinAlgError:  # no factorisation just there: nothing to compare
+                continue
             ends = torch.stack([position + STEP * direction, position - STEP * direction])
             slopes = self(ends)[1]
             difference = (slopes[0] - slopes[1]) / (2 * STEP)

@@ -6,8 +6,8 @@ density's Hessians, and the norm of its gradient says that it has arrived. What 
 from others, to which the guide was not fitted, and where that is more than asked more are taken.
 
 Source: Giordano, Ingram and Broderick, "Black Box Variational Inference with a Deterministic Objective:
-Faster, More Accurate, and Even More Black Box", JMLR 25 (2024). A dense covariance needs
-more draws than it has dimensions, or its scale grows without bound in directions that no draw spans.
+Faster, More Accurate, and Even More Black Box", JMLR 25 (2024). A dense covariance needs more draws than it
+has dimensions, or its scale grows without bound in directions that no draw spans.
 """
 
 from __future__ import annotations
@@ -100,7 +100,13 @@ class FixedNoise:
         for group in range(GROUPS):
             drawn = antithetic(half, at.family.noise_dim, derived(seed, group))
             slopes.append(own.path_gradient(target.expect(own.origin, drawn)))
-        steps = np.stack([solve(own, own.start, slope) for slope in slopes])
+        try:
+            steps = np.stack([solve(own, own.start, slope) for slope in slopes])
+        except NoCurvature as reason:
+            raise InputError(
+                f"of more than {MOST_JUDGED:,} latents the distance from the best of the family needs second "
+                f"derivatives, and autograd has none ({reason}); take svi.fit"
+            ) from reason
         return pooled(0.5 * torch.from_numpy(np.stack(slopes) @ steps.T), 2 * GROUPS * half)
 
 
@@ -267,6 +273,8 @@ def _maximise(
         found = minimize(
             objective.value, at, jac=objective.gradient, method="L-BFGS-B", callback=look, options=limits
         )
+        if not count:
+            look(found.x)
         return objective.member(found.x), f"L-BFGS (no second derivatives: {reason})"
 
 

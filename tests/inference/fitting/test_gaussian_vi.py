@@ -332,6 +332,14 @@ def test_without_second_derivatives_there_is_l_bfgs_which_the_reason_says() -> N
     )
 
 
+@pytest.mark.filterwarnings("ignore:.*through stock Pyro")
+def test_distances_by_products_need_second_derivatives(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ppl_vae.inference.fitting.fixed_noise.MOST_JUDGED", 0)
+    y = torch.tensor(0.5, dtype=torch.float64)
+    with pytest.raises(InputError, match=r"needs second derivatives, and autograd has none .*svi\.fit"):
+        fixed_noise.fit(Pair(once, AutoNormal(once)), y)
+
+
 def _flat(y: Tensor) -> None:
     z = pyro.sample("z", dist.Normal(y.new_zeros(()), 1.0).mask(False))
     pyro.sample("y", dist.Normal(0 * z, 1.0), obs=y)
