@@ -21,7 +21,7 @@ from pyro.infer.autoguide import (
 from torch import Tensor
 
 from ppl_vae.base.errors import InputError
-from ppl_vae.inference.fitting import linear_response, natural
+from ppl_vae.inference.fitting import natural, response_optimum
 from ppl_vae.inference.fitting.linear_response import LinearResponse, covariances, posterior
 from ppl_vae.program.pair import Pair
 
@@ -158,7 +158,7 @@ def test_a_logistic_regression_against_quadrature(monkeypatch: pytest.MonkeyPatc
     assert found.correlation[0, 1] == pytest.approx(float(truth[0, 1]) / sd.prod(), abs=0.1)
 
     # Conjugate gradients, as for many latents, and the matrix come to the same.
-    monkeypatch.setattr(linear_response, "MOST_DENSE", 0)
+    monkeypatch.setattr(response_optimum, "MOST_DENSE", 0)
     solved = covariances(pair, X2, Y2, progress=False)
     np.testing.assert_allclose(solved.covariance, found.covariance, rtol=1e-5)
 
