@@ -117,7 +117,7 @@ def make(problem: Problem, train: np.ndarray) -> tuple:
     with seeded(0):
         model = VAE(train.shape[1], problem.latent_dim, hidden=problem.hidden, activation="tanh")
         with torch.no_grad():
-            model.decoder[-1].bias.copy_(model.likelihood.start(torch.from_numpy(train.mean(0))))
+            model.decoder[-1].bias.copy_(model.likelihood.start(torch.from_numpy(train)))
         pair = Pair(model, model.encoder_guide())
     return pair, draw(0)[0], draw
 

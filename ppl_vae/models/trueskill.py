@@ -20,7 +20,7 @@ from ppl_vae.base.errors import InputError
 from ppl_vae.data.games import Games
 from ppl_vae.data.inputs import Duels, Input
 from ppl_vae.models.base import DataType, FitDefaults, Unit, one_of
-from ppl_vae.models.likelihoods import BernoulliProbit
+from ppl_vae.models.likelihoods.probit import BernoulliProbit
 from ppl_vae.program.shown import ViewContext
 from ppl_vae.views import Contours, Intervals, Matrix, View
 

@@ -18,7 +18,8 @@ from ppl_vae.guides.amortised import AmortisedNormal
 from ppl_vae.guides.normal import num_raw
 from ppl_vae.guides.per_datum import PerDatumNormal
 from ppl_vae.models.base import DataType, FitDefaults, Unit, one_of
-from ppl_vae.models.likelihoods import make_likelihood
+from ppl_vae.models.likelihoods.base import TAKES, Likelihood, binarises
+from ppl_vae.models.likelihoods.named import make_likelihood
 from ppl_vae.models.networks import mlp
 from ppl_vae.models.scales import far_from_one
 from ppl_vae.program.shown import ViewContext
@@ -113,13 +114,14 @@ class VAE(PyroModule):  # type: ignore[misc]
         check_whole(1, latent_dim=latent_dim)
         self.num_features, self.latent_dim = num_features, latent_dim
         self.hidden, self.activation = tuple(hidden), activation
-        self.decoder = mlp([latent_dim, *hidden, num_features], activation)
-        self.likelihood: Any = make_likelihood(likelihood, num_features, start_scale)
+        distribution = make_likelihood(likelihood, num_features, start_scale)
+        self.decoder = mlp([latent_dim, *hidden, distribution.num_outputs(num_features)], activation)
+        self.likelihood: Likelihood = distribution
 
     @classmethod
     def defaults_for(cls, options: VAEOptions) -> FitDefaults:
-        """Greys are binarised for a Bernoulli likelihood."""
-        return replace(cls.defaults, binarize="static" if options.likelihood == "bernoulli" else "none")
+        """Greys are binarised for a likelihood that takes no greys."""
+        return replace(cls.defaults, binarize="static" if binarises(options.likelihood) else "none")
 
     @classmethod
     def from_data(
@@ -142,13 +144,13 @@ class VAE(PyroModule):  # type: ignore[misc]
         last = model.decoder[-1]
         assert isinstance(last, nn.Linear)
         with torch.no_grad():
-            last.bias.copy_(model.likelihood.start(x.mean(0)))
+            last.bias.copy_(model.likelihood.start(x))
         return model
 
     @classmethod
     def scale_hint(cls, rows: Rows, options: VAEOptions) -> str | None:
         """A sentence where a feature's size is far from 1: the networks are fed the values themselves."""
-        if options.likelihood == "bernoulli" or options.start_scale is not None:
+        if "real" not in TAKES.get(options.likelihood, ()) or options.start_scale is not None:
             return None
         hint = far_from_one(rows, around_mean=False)
         return hint and f"{hint}, or give the likelihood its scale (--set start_scale=SD)"

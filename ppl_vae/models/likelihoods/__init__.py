@@ -1,0 +1,5 @@
+"""Distributions of a datum given a decoder's outputs, one family a file."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
