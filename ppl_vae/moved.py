@@ -49,6 +49,7 @@ _PLACES = (
         "chains exact guide hmc hmc_tuning laplace many_chains many_data nutpie_nuts nuts pyro_nuts",
     ),
     ("models", "models", "options=base"),
+    ("models", "models.networks", "batch_norm=norms"),
     ("inference", "program", "batches model_densities simulation=simulate sites=layout terms"),
     (
         "report",

@@ -20,7 +20,7 @@ from ppl_vae.guides.per_datum import PerDatumNormal
 from ppl_vae.models.base import DataType, FitDefaults, Unit, one_of
 from ppl_vae.models.likelihoods.base import TAKES, Likelihood, binarises
 from ppl_vae.models.likelihoods.named import make_likelihood
-from ppl_vae.models.networks import mlp
+from ppl_vae.models.networks.dense import mlp
 from ppl_vae.models.scales import far_from_one
 from ppl_vae.program.shown import ViewContext
 from ppl_vae.views import ImageGrid, View

@@ -23,7 +23,7 @@ from ppl_vae.inference import bounds, guide, importance, nuts, svi
 from ppl_vae.inference.evidence.elbo import elbo
 from ppl_vae.inference.fitting import steps
 from ppl_vae.inference.fitting.settling import settle
-from ppl_vae.models.batch_norm import BatchNorm
+from ppl_vae.models.networks.norms import BatchNorm
 from ppl_vae.program.layout import Layout
 from ppl_vae.program.pair import Pair
 from ppl_vae.program.terms import layout, terms

@@ -14,7 +14,7 @@ from ppl_vae.inference.evidence.elbo import elbo
 from ppl_vae.inference.fitting import steps
 from ppl_vae.inference.fitting.fixed_data import FixedData
 from ppl_vae.inference.fitting.settling import Settling, settle
-from ppl_vae.models.batch_norm import BatchNorm
+from ppl_vae.models.networks.norms import BatchNorm
 from ppl_vae.program.pair import Pair
 from ppl_vae.program.problem import Problem
 

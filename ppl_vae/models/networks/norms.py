@@ -1,4 +1,4 @@
-"""Batch normalisation whose statistics are settled after learning, over all the training data at once."""
+"""Norms by name: batch norm, whose statistics are settled over the training data, and group norm."""
 
 from collections.abc import Iterable
 
@@ -8,7 +8,11 @@ from torch import Tensor, nn
 from ppl_vae.base.arguments import check_real, check_whole
 from ppl_vae.base.errors import InputError
 
-__all__ = ["BatchNorm"]
+__all__ = ["NORMS", "BatchNorm", "GroupNorm", "norm_layers"]
+
+NORMS = ("none", "batch", "group")
+# Of a group norm: groups of fewer features would say little more than the sign of a deviation.
+MOST_GROUPS, FEWEST_FEATURES = 8, 4
 
 
 class BatchNorm(nn.Module):
@@ -64,7 +68,7 @@ class BatchNorm(nn.Module):
         """
         axes = self._axes(x)
         # Under autocast x has half precision, in which sums over a batch lose too much.
-        values = x.to(torch.promote_types(x.dtype, self.mean.dtype))
+        values = x.to(self.mean.dtype) if x.dtype.itemsize < self.mean.dtype.itemsize else x
         mean, variance = self.mean, self.variance
         if self.training:
             if x.numel() == self.num_features:
@@ -124,3 +128,46 @@ class BatchNorm(nn.Module):
     def _spread(self, values: Tensor) -> Tensor:
         """One number a feature, in front of the spatial dimensions."""
         return values.reshape(-1, *(1,) * self.spatial_dims)
+
+
+class GroupNorm(nn.GroupNorm):
+    """Each row normalised by itself, over groups of features and the spatial dimensions.
+
+    Learning and evaluation are the same, and there are no statistics to keep.
+
+    Source: Wu and He, "Group Normalization" (2018), equations 1–7.
+
+    Args:
+        num_features: C; in eight groups, or fewer where they do not divide C or would have fewer than four
+            features.
+        spatial_dims: as of `BatchNorm`.
+    """
+
+    def __init__(self, num_features: int, *, spatial_dims: int = 0) -> None:
+        check_whole(1, num_features=num_features)
+        check_whole(0, spatial_dims=spatial_dims)
+        most = min(MOST_GROUPS, max(1, num_features // FEWEST_FEATURES))
+        super().__init__(max(n for n in range(1, most + 1) if num_features % n == 0), num_features)
+        self.spatial_dims = spatial_dims
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise x, of shape (*lead, C, *spatial)."""
+        own = x.shape[x.dim() - 1 - self.spatial_dims :]
+        return super().forward(x.reshape(-1, *own)).reshape(x.shape)
+
+
+def norm_layers(name: str, num_features: int, *, spatial_dims: int = 0) -> list[nn.Module]:
+    """The norm of that name as a list of layers, which "none" leaves empty.
+
+    Args:
+        name: one of `NORMS`.
+        num_features, spatial_dims: as of `BatchNorm`.
+
+    Raises:
+        InputError: for another name.
+    """
+    if name not in NORMS:
+        raise InputError(f"norm {name!r} is not known; there are {', '.join(NORMS)}")
+    if name == "batch":
+        return [BatchNorm(num_features, spatial_dims=spatial_dims)]
+    return [GroupNorm(num_features, spatial_dims=spatial_dims)] if name == "group" else []

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ppl_vae.base.errors import InputError
-from ppl_vae.models.batch_norm import BatchNorm
+from ppl_vae.models.networks.norms import BatchNorm
 
 
 def _ours(like: nn.Module, **options: int) -> BatchNorm:
