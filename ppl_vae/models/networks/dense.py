@@ -50,4 +50,4 @@ def mlp(widths: Sequence[int], activation: str = "relu", norm: str = "none") -> 
         between = norm_layers(norm, fan_out)
         # A norm takes the mean away, and has an offset of its own.
         layers += [nn.Linear(fan_in, fan_out, bias=not between), *between, activation_layer(activation)]
-    return nn.Sequential(*layers, nn.Linear(*widths[-2:]))
+    return nn.Sequential(*layers, nn.Linear(widths[-2], widths[-1]))
