@@ -92,6 +92,9 @@ from .models import (
     BayesianPPCA as BayesianPPCA,
 )
 from .models import (
+    HierarchicalVAE as HierarchicalVAE,
+)
+from .models import (
     TrueSkill as TrueSkill,
 )
 from .program.pair import Pair as Pair

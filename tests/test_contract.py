@@ -4,7 +4,7 @@ A newcomer's model is picked up from ``ppl_vae.models.SUITE``.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from types import ModuleType
 from typing import Any
 
@@ -33,7 +33,7 @@ from ppl_vae.program.terms import layout
 from ppl_vae.report.figures.views import draw
 from ppl_vae.views import Score, TableView
 
-NUM_ROWS, NUM_FEATURES = 16, 6
+NUM_ROWS, NUM_FEATURES, NUM_UNITS = 16, 6, 8
 FAMILIES = {cls.__name__: cls for cls in models.SUITE}
 PAIRS = [(name, guide_name) for name, family in FAMILIES.items() for guide_name in family.guides]
 every_model = pytest.mark.parametrize("name", FAMILIES)
@@ -57,17 +57,28 @@ def make(name: str, guide_name: str | None = None, seed: int = 0) -> Tiny:
     family = FAMILIES[name]
     torch.manual_seed(seed)
     dtype = getattr(torch, family.defaults.dtype)
+    options = _narrow(family.Options())
     if family.data_type is Dataset:
         data = _dataset(family.inputs)
-        model, tensors = family.from_data(data), data.arguments(family.inputs, dtype)
+        model, tensors = family.from_data(data, options), data.arguments(family.inputs, dtype)
         return Tiny(model, tensors, guide_name or next(iter(family.guides)))
     data = _games() if family.data_type is Games else _rows(binary=False)
     try:
-        model = family.from_data(data)
+        model = family.from_data(data, options)
     except InputError:
         data = _rows(binary=True)
-        model = family.from_data(data)
+        model = family.from_data(data, options)
     return Tiny(model, data.tensors(dtype), guide_name or next(iter(family.guides)))
+
+
+def _narrow(options: Any) -> Any:
+    """Options with networks of a few units: widths are whole numbers in tuples."""
+    widths = {
+        each.name: tuple(min(width, NUM_UNITS) for width in value)
+        for each in fields(options)
+        if isinstance(value := getattr(options, each.name), tuple) and all(isinstance(w, int) for w in value)
+    }
+    return replace(options, **widths)
 
 
 def _dataset(inputs: Mapping[str, inputs_.Input]) -> Dataset:

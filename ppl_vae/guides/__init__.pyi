@@ -4,6 +4,8 @@ from .amortised import (
 from .amortised import (
     LinearNormal as LinearNormal,
 )
+from .layered import BottomUp as BottomUp
+from .layered import Ladder as Ladder
 from .local import (
     LocalSite as LocalSite,
 )

@@ -12,12 +12,13 @@ __all__ = ["means_view"]
 SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 
 
-def means_view(posterior: TorchDistribution, context: ViewContext) -> Scatter:
+def means_view(posterior: TorchDistribution, context: ViewContext, site: str = "z") -> Scatter:
     """Posterior means in the two latent components that vary most, by class where there are classes.
 
     Args:
         posterior: q(z | x) of the rows to show, of event shape (components,).
         context: which rows these are.
+        site: name of the latents, where there are others.
     """
     points = posterior.mean.detach().cpu().numpy()
     most = np.argsort(-points.var(0), kind="stable")[:2]
@@ -26,9 +27,10 @@ def means_view(posterior: TorchDistribution, context: ViewContext) -> Scatter:
     groups = (
         {"": plane} if labels is None else {str(each): plane[labels == each] for each in np.unique(labels)}
     )
-    names = [f"E[z{str(place + 1).translate(SUBSCRIPTS)} | x]" for place in most]
+    names = [f"E[{site}{str(place + 1).translate(SUBSCRIPTS)} | x]" for place in most]
+    which = "latent dimensions" if site == "z" else f"dimensions of {site}"
     return Scatter(
-        caption=f"Posterior means of the {context.part} rows in the two latent dimensions that vary most: "
+        caption=f"Posterior means of the {context.part} rows in the two {which} that vary most: "
         "rows that are alike should lie together.",
         groups=groups,
         x_label=names[0],

@@ -1,6 +1,7 @@
 """The options of all models as keywords, for functions that fit any of them."""
 
 from ppl_vae.models.bayesian_ppca import BayesianPPCAKeywords
+from ppl_vae.models.hierarchical_vae import HierarchicalVAEKeywords
 from ppl_vae.models.ppca import PPCAKeywords
 from ppl_vae.models.trueskill import TrueSkillKeywords
 from ppl_vae.models.vae import VAEKeywords
@@ -8,5 +9,12 @@ from ppl_vae.models.vae import VAEKeywords
 __all__ = ["ModelKeywords"]
 
 
-class ModelKeywords(BayesianPPCAKeywords, PPCAKeywords, TrueSkillKeywords, VAEKeywords, total=False):
+class ModelKeywords(
+    BayesianPPCAKeywords,
+    HierarchicalVAEKeywords,
+    PPCAKeywords,
+    TrueSkillKeywords,
+    VAEKeywords,
+    total=False,
+):
     """Every option of every model of the suite; a model refuses those that are not its own."""

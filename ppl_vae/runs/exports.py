@@ -17,6 +17,7 @@ from torch import Tensor
 from ppl_vae.answers.posterior import Posterior
 from ppl_vae.base.errors import InputError
 from ppl_vae.base.files import write_bytes, write_netcdf, write_text
+from ppl_vae.base.seeds import seeded
 from ppl_vae.data.dataset import VariableKind
 from ppl_vae.inference.evidence import importance
 from ppl_vae.inference.samplers import exact, guide
@@ -153,7 +154,18 @@ class _Asked:
         return 2 if {*self.layout.latents} <= {*moments} else self.num_draws
 
     def _moments(self) -> Mapping[str, tuple[NDArray[Any], NDArray[Any]]]:
-        """Means and sds of the guide's own distributions, for the sites that have them."""
+        """Means and sds of the guide's own distributions, for the sites that have them.
+
+        A distribution that depends on what was drawn before (z2 given z1) has those of a conditional, not
+        those of q(z | x): two runs on other draws tell.
+        """
+        with seeded(self.seed):
+            first, second = self._formulas(), self._formulas()
+        same = {name for name in first if np.array_equal(first[name], second[name])}
+        return {name: both for name, both in first.items() if name in same}
+
+    def _formulas(self) -> Mapping[str, tuple[NDArray[Any], NDArray[Any]]]:
+        """Means and sds of the distributions of one run of the guide."""
         with self.run.pair.scope(), torch.no_grad():
             trace = poutine.trace(self.run.pair.guide).get_trace(*self.data)
         found = {}

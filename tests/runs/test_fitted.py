@@ -128,6 +128,23 @@ def test_codes_of_other_guides_are_moments_of_draws(tmp_path: Path, iris: pd.Dat
     assert float(off.max()) < 5.5
 
 
+def test_codes_of_an_upper_layer_are_moments_of_draws_and_not_of_one_conditional(tmp_path: Path) -> None:
+    """q(z2 | z1) at one draw of z1 is not q(z2 | x)."""
+    greys = pd.DataFrame(np.random.default_rng(0).normal(size=(12, 3)), columns=list("abc"))
+    asked = {"latent_dims": (2, 1), "hidden": (), "between": (), "likelihood": "gaussian"}
+    fitted = ppl_vae.fit("hierarchical-vae", greys, out=tmp_path / "r", split=(1, 0, 0), **asked, **SHORT)
+    found = fitted.export("codes", num_draws=500, seed=1)
+    (x,) = fitted.tensors("train")
+    first, second = (network(x).detach() for network in fitted.guide.networks[0:1]), fitted.guide.networks[1]
+    (raw,) = first
+    np.testing.assert_allclose(found["z1_mean"], raw[:, :2])
+    # The network is linear: E[z2 | x] is its mean at E[z1 | x].
+    mean, error = second(raw[:, :2])[:, :1].detach(), found["z2_sd"].to_numpy() / np.sqrt(500)
+    assert (np.abs(found["z2_mean"] - mean.numpy()) < 5.5 * error).all()
+    variance = torch.nn.functional.softplus(raw[:, 2:]) @ second[0].weight[0].detach().square()
+    assert (found["z2_sd"].to_numpy()[:, 0] ** 2 > 0.7 * variance.numpy()).all()
+
+
 def test_log_evidence_is_the_exact_one(ppca: ppl_vae.FittedRun) -> None:
     (x,) = ppca.tensors("test")
     expected = ppca.model.exact_log_evidence(x).numpy()

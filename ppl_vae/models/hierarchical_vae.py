@@ -1,0 +1,263 @@
+"""Variational autoencoders with several layers of latents (Burda et al. 2016; Sønderby et al. 2016)."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any, ClassVar, Self, TypedDict, Unpack
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.nn import PyroModule
+from torch import Tensor, nn
+
+from ppl_vae.base.arguments import check_whole
+from ppl_vae.base.errors import InputError
+from ppl_vae.data.inputs import Features, Input
+from ppl_vae.data.rows import Rows
+from ppl_vae.guides.layered import BottomUp, Ladder, posterior_means
+from ppl_vae.guides.normal import VARIANCE_FLOOR, raw_normal
+from ppl_vae.guides.per_datum import PerDatumNormal
+from ppl_vae.models.base import DataType, FitDefaults, Unit, one_of
+from ppl_vae.models.likelihoods import make_likelihood
+from ppl_vae.models.networks import ACTIVATIONS, mlp
+from ppl_vae.models.scales import far_from_one
+from ppl_vae.program.shown import ViewContext
+from ppl_vae.views import ImageGrid, View
+
+__all__ = ["HierarchicalVAE", "HierarchicalVAEKeywords", "HierarchicalVAEOptions"]
+
+NUM_IMAGES = 8
+
+
+@dataclass(frozen=True)
+class HierarchicalVAEOptions:
+    """What a hierarchical VAE can be asked for.
+
+    Attributes:
+        latent_dims: Latent dimensions of each layer, from the data upwards.
+        hidden: Widths of the hidden layers between x and the lowest latents, from the latents' side; the
+            guide mirrors them.
+        between: Widths of the hidden layers between two layers of latents, from the upper one's side; the
+            guide mirrors them.
+        likelihood: bernoulli, gaussian, gaussian-fixed or gaussian-pixel.
+        activation: relu, tanh or softplus.
+        start_scale: Where a Gaussian likelihood's scale starts, in the units of x. 0.3 suits standardised
+            data and greys in [0, 1] (default: 0.3)
+    """
+
+    latent_dims: tuple[int, ...] = (50, 20)
+    hidden: tuple[int, ...] = (200, 200)
+    between: tuple[int, ...] = (100, 100)
+    likelihood: str = "bernoulli"
+    activation: str = "relu"
+    start_scale: float | None = None
+
+
+class HierarchicalVAEKeywords(TypedDict, total=False):
+    """`HierarchicalVAEOptions` as keywords."""
+
+    latent_dims: tuple[int, ...]
+    hidden: tuple[int, ...]
+    between: tuple[int, ...]
+    likelihood: str
+    activation: str
+    start_scale: float | None
+
+
+class HierarchicalVAE(PyroModule):  # type: ignore[misc]
+    """z_L ~ N(0, I), z_l | z_{l+1} ~ N(μ_l(z_{l+1}), diag σ_l²(z_{l+1})), x | z_1 ~ likelihood(f(z_1)).
+
+    f and the functions between layers are multilayer perceptrons. The sites are z1 (next to the data) to zL,
+    all in one plate, so that log p(x) and its estimates are per row. One layer is a VAE.
+
+    Source: Burda, Grosse and Salakhutdinov, "Importance weighted autoencoders" (2016), section 2; Sønderby et
+    al., "Ladder variational autoencoders" (2016), section 2.
+
+    Args:
+        num_features: d.
+        latent_dims: q_1, …, q_L, from the data upwards.
+        hidden: widths of f's hidden layers, from the latent side.
+        between: widths of the hidden layers of every μ_l, σ_l, from the upper latents' side.
+        likelihood, activation, start_scale: as a `VAE`'s.
+
+    Raises:
+        InputError: for an unknown likelihood or activation, no layers, or a width below 1.
+    """
+
+    data_type: ClassVar[type[DataType]] = Rows
+    inputs: ClassVar[Mapping[str, Input]] = {"x": Features()}
+    name: ClassVar[str] = "hierarchical-vae"
+    Options: ClassVar[type[HierarchicalVAEOptions]] = HierarchicalVAEOptions
+    unit: ClassVar[Unit] = "datum"
+    oracle: ClassVar[str] = (
+        "evidence, joint posterior and the guides' losses in closed form where all is linear"
+    )
+    # As a VAE's; the more layers there are, the more a warm-up decides how many of them are used.
+    defaults: ClassVar[FitDefaults] = FitDefaults(
+        num_steps=3000, lr=2e-3, batch_size=128, kl_warmup=0.1, split=(0.8, 0.1, 0.1), dtype="float32"
+    )
+    guides: ClassVar[Mapping[str, Callable[..., nn.Module]]] = {
+        "bottom-up": lambda model, x: model.bottom_up_guide(),
+        "ladder": lambda model, x: model.ladder_guide(),
+        "per-datum": PerDatumNormal.from_model,
+    }
+
+    def __init__(
+        self,
+        num_features: int,
+        latent_dims: Sequence[int] = HierarchicalVAEOptions.latent_dims,
+        *,
+        hidden: Sequence[int] = HierarchicalVAEOptions.hidden,
+        between: Sequence[int] = HierarchicalVAEOptions.between,
+        likelihood: str = HierarchicalVAEOptions.likelihood,
+        activation: str = HierarchicalVAEOptions.activation,
+        start_scale: float | None = HierarchicalVAEOptions.start_scale,
+    ) -> None:
+        super().__init__("hierarchical_vae")
+        if not latent_dims:
+            raise InputError("latent_dims is empty; a hierarchical VAE has at least one layer of latents")
+        for layer, size in enumerate(latent_dims):
+            check_whole(1, **{f"the size of latent layer {layer + 1}": size})
+        self.num_features, self.latent_dims = num_features, tuple(latent_dims)
+        self.hidden, self.between, self.activation = tuple(hidden), tuple(between), activation
+        self.sites = tuple(f"z{layer + 1}" for layer in range(len(latent_dims)))
+        self.decoder = mlp([latent_dims[0], *hidden, num_features], activation)
+        self.priors = nn.ModuleList(
+            mlp([above, *between, 2 * below], activation) for below, above in pairwise(latent_dims)
+        )
+        self.likelihood: Any = make_likelihood(likelihood, num_features, start_scale)
+
+    @classmethod
+    def defaults_for(cls, options: HierarchicalVAEOptions) -> FitDefaults:
+        """Greys are binarised for a Bernoulli likelihood."""
+        return replace(cls.defaults, binarize="static" if options.likelihood == "bernoulli" else "none")
+
+    @classmethod
+    def from_data(
+        cls,
+        rows: Rows,
+        options: HierarchicalVAEOptions | None = None,
+        **keywords: Unpack[HierarchicalVAEKeywords],
+    ) -> Self:
+        """A model for these rows, its output bias giving their mean; options as one object or by name.
+
+        Raises:
+            InputError: if the rows are outside the likelihood's support.
+        """
+        chosen = one_of(HierarchicalVAEOptions, options, keywords)
+        model = cls(
+            rows.num_features, chosen.latent_dims, hidden=chosen.hidden, between=chosen.between,
+            likelihood=chosen.likelihood, activation=chosen.activation, start_scale=chosen.start_scale,
+        )  # fmt: skip
+        (x,) = rows.tensors(torch.float32)
+        model.check_data(x)
+        last = model.decoder[-1]
+        assert isinstance(last, nn.Linear)
+        with torch.no_grad():
+            last.bias.copy_(model.likelihood.start(x.mean(0)))
+        return model
+
+    @classmethod
+    def scale_hint(cls, rows: Rows, options: HierarchicalVAEOptions) -> str | None:
+        """A sentence where a feature's size is far from 1: the networks are fed the values themselves."""
+        if options.likelihood == "bernoulli" or options.start_scale is not None:
+            return None
+        hint = far_from_one(rows, around_mean=False)
+        return hint and f"{hint}, or give the likelihood its scale (--set start_scale=SD)"
+
+    def bottom_up_guide(self) -> BottomUp:
+        """A guide whose networks mirror the model's, in the order z1, z2, …."""
+        below = [self.num_features, *self.latent_dims[:-1]]
+        widths = [self.hidden, *(self.between for _ in self.priors)]
+        networks = [
+            mlp([size, *reversed(width), 2 * latent], self.activation)
+            for size, width, latent in zip(below, widths, self.latent_dims, strict=True)
+        ]
+        return BottomUp(networks, sites=self.sites)
+
+    def ladder_guide(self) -> Ladder:
+        """A guide that goes up without draws and comes down with the model's own conditional priors."""
+        upward, sizes, size = [], [], self.num_features
+        for width in (self.hidden, *(self.between for _ in self.priors)):
+            layers = [size, *reversed(width)]
+            upward.append(nn.Sequential(mlp(layers, self.activation), ACTIVATIONS[self.activation]())
+                          if width else nn.Identity())  # fmt: skip
+            size = layers[-1]
+            sizes.append(size)
+        beliefs = [nn.Linear(size, 2 * latent) for size, latent in zip(sizes, self.latent_dims, strict=True)]
+        return Ladder(upward, beliefs, self.prior, sites=self.sites)
+
+    def prior(self, layer: int, above: Tensor) -> dist.TorchDistribution:
+        """p(z_{layer+1} | z_{layer+2}) at values ``above`` of the latter; ``layer`` is 0 next to the data."""
+        return raw_normal(self.priors[layer](above), self.latent_dims[layer], "diagonal", VARIANCE_FLOOR)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The Pyro program; x is the full data of shape (num_data, num_features)."""
+        zero = torch.zeros(self.latent_dims[-1], dtype=x.dtype, device=x.device)
+        with pyro.plate("data", len(x)) as i:
+            z = pyro.sample(self.sites[-1], dist.Normal(zero, 1.0).to_event(1))
+            for layer in reversed(range(len(self.priors))):
+                z = pyro.sample(self.sites[layer], self.prior(layer, z))
+            return pyro.sample("x", self.likelihood(self.decoder(z)), obs=x[i])
+
+    def check_data(self, x: Tensor) -> None:
+        """Refuse data of another width or outside the likelihood's support.
+
+        Raises:
+            InputError: naming the first wrong place.
+        """
+        if x.dim() != 2 or x.shape[1] != self.num_features:
+            raise InputError(
+                f"hierarchical VAE of {self.num_features} features was given data of shape {tuple(x.shape)}"
+            )
+        self.likelihood.check(x)
+
+    @torch.no_grad()
+    def decode(self, z: Tensor, layer: int = 1, *, draw: bool = False) -> Tensor:
+        """The mean of p(x | z_1), or a draw of x, at given latents; shape (rows, num_features).
+
+        Args:
+            z: latents of one layer, shape (rows, q_layer).
+            layer: which one, 1 next to the data; the layers below it are drawn from the model.
+            draw: a draw of x instead of its mean.
+        """
+        for below in reversed(range(layer - 1)):
+            z = self.prior(below, z).sample()
+        outputs = self.decoder(z)
+        return self.likelihood(outputs).sample() if draw else self.likelihood.mean(outputs)
+
+    @torch.no_grad()
+    def sample(self, num_rows: int, *, draw: bool = False) -> Tensor:
+        """Decode latents from the prior: means of x by default, draws of x on request."""
+        like = next(self.decoder.parameters())
+        z = torch.randn(num_rows, self.latent_dims[-1], dtype=like.dtype, device=like.device)
+        return self.decode(z, len(self.latent_dims), draw=draw)
+
+    def views(self, context: ViewContext) -> list[View]:
+        """For images: what each layer keeps of them, and samples."""
+        shape = None if context.dataset is None else Rows.of(context.dataset).image_shape
+        if shape is None or isinstance(context.pair.guide, PerDatumNormal):
+            return []
+        x = context.data[0][:NUM_IMAGES]
+        means = posterior_means(context.pair.guide, x)
+        rows = {f"{context.part} data": x}
+        for layer, site in enumerate(self.sites, 1):
+            rest = "" if layer == 1 else ", the layers below it drawn"
+            rows[f"from the mean of {site}{rest} (decoder's mean)"] = self.decode(means[site], layer)
+        rows["sample from the prior (decoder's mean)"] = self.sample(NUM_IMAGES)
+        rows["sample from the prior (draw)"] = self.sample(NUM_IMAGES, draw=True)
+        caption = (
+            "What is left of an image that comes back from a layer alone: from z1 it should be the image, "
+            "from a higher layer one like it; where that looks like any sample, the layer carries nothing."
+        )
+        return [ImageGrid(caption=caption, rows=rows, image_shape=shape)]
+
+    def event_dims(self) -> dict[str, tuple[str, ...]]:
+        """Names of the latents' event dimensions."""
+        return {site: (f"{site}_component",) for site in self.sites}
+
+    def coords(self) -> dict[str, list[Any]]:
+        """Labels of the components."""
+        return {f"{site}_component": list(range(1, size + 1))
+                for site, size in zip(self.sites, self.latent_dims, strict=True)}  # fmt: skip
