@@ -19,7 +19,8 @@ from ppl_vae.guides.layered import BottomUp, Ladder, posterior_means
 from ppl_vae.guides.normal import VARIANCE_FLOOR, raw_normal
 from ppl_vae.guides.per_datum import PerDatumNormal
 from ppl_vae.models.base import DataType, FitDefaults, Unit, one_of
-from ppl_vae.models.likelihoods import make_likelihood
+from ppl_vae.models.likelihoods.base import TAKES, Likelihood, binarises
+from ppl_vae.models.likelihoods.named import make_likelihood
 from ppl_vae.models.networks import ACTIVATIONS, mlp
 from ppl_vae.models.scales import far_from_one
 from ppl_vae.program.shown import ViewContext
@@ -122,16 +123,18 @@ class HierarchicalVAE(PyroModule):  # type: ignore[misc]
         self.num_features, self.latent_dims = num_features, tuple(latent_dims)
         self.hidden, self.between, self.activation = tuple(hidden), tuple(between), activation
         self.sites = tuple(f"z{layer + 1}" for layer in range(len(latent_dims)))
-        self.decoder = mlp([latent_dims[0], *hidden, num_features], activation)
+        distribution = make_likelihood(likelihood, num_features, start_scale)
+        num_outputs = distribution.num_outputs(num_features)
+        self.decoder = mlp([latent_dims[0], *hidden, num_outputs], activation)
         self.priors = nn.ModuleList(
             mlp([above, *between, 2 * below], activation) for below, above in pairwise(latent_dims)
         )
-        self.likelihood: Any = make_likelihood(likelihood, num_features, start_scale)
+        self.likelihood: Likelihood = distribution
 
     @classmethod
     def defaults_for(cls, options: HierarchicalVAEOptions) -> FitDefaults:
-        """Greys are binarised for a Bernoulli likelihood."""
-        return replace(cls.defaults, binarize="static" if options.likelihood == "bernoulli" else "none")
+        """Greys are binarised for a likelihood that takes no greys."""
+        return replace(cls.defaults, binarize="static" if binarises(options.likelihood) else "none")
 
     @classmethod
     def from_data(
@@ -155,13 +158,13 @@ class HierarchicalVAE(PyroModule):  # type: ignore[misc]
         last = model.decoder[-1]
         assert isinstance(last, nn.Linear)
         with torch.no_grad():
-            last.bias.copy_(model.likelihood.start(x.mean(0)))
+            last.bias.copy_(model.likelihood.start(x))
         return model
 
     @classmethod
     def scale_hint(cls, rows: Rows, options: HierarchicalVAEOptions) -> str | None:
         """A sentence where a feature's size is far from 1: the networks are fed the values themselves."""
-        if options.likelihood == "bernoulli" or options.start_scale is not None:
+        if "real" not in TAKES.get(options.likelihood, ()) or options.start_scale is not None:
             return None
         hint = far_from_one(rows, around_mean=False)
         return hint and f"{hint}, or give the likelihood its scale (--set start_scale=SD)"
