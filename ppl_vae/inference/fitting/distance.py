@@ -20,7 +20,7 @@ from torch import Tensor
 from ppl_vae.base.plain import Plain
 from ppl_vae.base.wording import with_error
 from ppl_vae.inference.fitting.gaussian import Block, Gaussian, antithetic, symmetric
-from ppl_vae.inference.fitting.newton import FLAT, THIN, direction
+from ppl_vae.inference.fitting.newton import FLAT, direction
 from ppl_vae.inference.fitting.target import Expectation, Target
 
 __all__ = ["Distance", "distance", "pooled"]
@@ -90,6 +90,7 @@ def _gradients(here: Expectation) -> Tensor:
     curvature = direction(here).curvature
     values, vectors = torch.linalg.eigh(curvature * sd * sd.unsqueeze(1))
     root = vectors / values.abs().clamp_min(max(FLAT * float(values.abs().max()), 1e-300)).sqrt()
+    downward = (-path * weighted).mean(0).clamp_min(0)
     rows = []
     for group in range(GROUPS):
         own = torch.arange(group, count // 2, GROUPS)
@@ -97,13 +98,14 @@ def _gradients(here: Expectation) -> Tensor:
         slopes, weights = path[chosen], weighted[chosen]
         parts = [0.5**0.5 * ((slopes.mean(0) * sd) @ root)]
         for block, scale in zip(at.family.blocks, at.roots, strict=True):
-            of_block = slopes[:, block.columns], weights[:, block.columns]
-            parts.append(_of_covariance(block, scale, *of_block))
+            columns = block.columns
+            of_block = slopes[:, columns], weights[:, columns]
+            parts.append(_of_covariance(block, scale, *of_block, downward[columns]))
         rows.append(torch.cat(parts))
     return torch.stack(rows)
 
 
-def _of_covariance(block: Block, root: Tensor, slopes: Tensor, weights: Tensor) -> Tensor:
+def _of_covariance(block: Block, root: Tensor, slopes: Tensor, weights: Tensor, downward: Tensor) -> Tensor:
     """½ of the gradient in a block's covariance, in coordinates where that is the identity.
 
     The closest covariance of a low-rank block may leave such a gradient, across what its family can do: of it
@@ -115,30 +117,41 @@ def _of_covariance(block: Block, root: Tensor, slopes: Tensor, weights: Tensor) 
     if block.kind == "dense":
         return 0.5 * (root.T @ gradient @ root).reshape(-1)
     dense = torch.linalg.cholesky(symmetric(block.covariance(root)))
-    return 0.5 * _along(block, root, dense, dense.T @ gradient @ dense).reshape(-1)
+    return 0.5 * _along(root, dense, dense.T @ gradient @ dense, downward)
 
 
-def _along(block: Block, root: Tensor, dense: Tensor, gradient: Tensor) -> Tensor:
+def _along(root: Tensor, dense: Tensor, gradient: Tensor, downward: Tensor) -> Tensor:
     """What of a gradient (d, d) lies along what a low-rank family's covariances can do, whitened by a root.
 
-    Scales that have all but vanished count as held: the best may want none, and a step cannot go below.
+    The ELBO changes with a scale's square, which is at least 0. The best may want none, as in factor
+    analysis; what such a scale has left to gain is no more than the slope in its square times that. A metric
+    of covariances does not know it, but the curvature in the scale does, which has that slope: a row a scale.
+
+    Args:
+        root: scales beside the factor, shape (d, 1 + rank).
+        dense: the covariance's root.
+        gradient: in covariance, whitened.
+        downward: minus its diagonal, not whitened, by all draws, where that is positive; shape (d,).
     """
     from scipy.sparse.linalg import LinearOperator, lsqr
 
-    inverse = torch.linalg.inv(dense)
-    free = root[:, 0] ** 2 * (inverse**2).sum(0) > (2 * THIN) ** 2
+    inverse, bends, count = torch.linalg.inv(dense), (2 * downward).sqrt(), dense.numel()
 
     def change(flat: np.ndarray) -> np.ndarray:
         step = torch.from_numpy(np.asarray(flat)).reshape(root.shape)
-        half = torch.diag(step[:, 0] * root[:, 0] * free) + step[:, 1:] @ root[:, 1:].T
-        return (inverse @ (half + half.T) @ inverse.T).reshape(-1).numpy()
+        half = torch.diag(step[:, 0] * root[:, 0]) + step[:, 1:] @ root[:, 1:].T
+        whitened = inverse @ (half + half.T) @ inverse.T
+        return torch.cat([whitened.reshape(-1), bends * step[:, 0]]).numpy()
 
     def adjoint(flat: np.ndarray) -> np.ndarray:
-        pulled = inverse.T @ symmetric(torch.from_numpy(np.asarray(flat)).reshape(dense.shape)) @ inverse
-        own = (pulled.diagonal() * root[:, 0] * free).unsqueeze(1)
-        return 2 * torch.cat([own, pulled @ root[:, 1:]], 1).reshape(-1).numpy()
+        given = torch.from_numpy(np.asarray(flat))
+        pulled = inverse.T @ symmetric(given[:count].reshape(dense.shape)) @ inverse
+        own = pulled.diagonal() * root[:, 0] + 0.5 * bends * given[count:]
+        return 2 * torch.cat([own.unsqueeze(1), pulled @ root[:, 1:]], 1).reshape(-1).numpy()
 
-    shape = (dense.numel(), root.numel())
-    operator = LinearOperator(shape, matvec=change, rmatvec=adjoint, dtype=np.float64)
-    found = lsqr(operator, gradient.reshape(-1).numpy(), atol=1e-6, btol=1e-6)[0]
-    return torch.from_numpy(change(found)).reshape(dense.shape)
+    operator = LinearOperator(
+        (count + len(root), root.numel()), matvec=change, rmatvec=adjoint, dtype=np.float64
+    )
+    wanted = torch.cat([gradient.reshape(-1), torch.zeros_like(downward)]).numpy()
+    found = lsqr(operator, wanted, atol=1e-6, btol=1e-6)[0]
+    return torch.from_numpy(change(found))

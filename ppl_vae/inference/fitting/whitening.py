@@ -114,7 +114,10 @@ class Whitened:
         pair.initialise(*data, seed=seed)
         if type(pair.guide) not in _KINDS:
             names = " or ".join(kind.__name__ for kind in _KINDS)
-            raise InputError(f"whiten is for Pyro's {names}; this guide is {type(pair.guide).__name__}")
+            raise InputError(
+                f"whiten is for Pyro's {names}; this guide is {type(pair.guide).__name__}: natural.fit or "
+                "fixed_noise.fit bring Gaussian guides of independent normals or blocks to their best"
+            )
         self.judged = pair.parameters("guide").keys() == pair.parameters().keys()
         with target_of(pair, *data) as target:
             self.target: Target = target

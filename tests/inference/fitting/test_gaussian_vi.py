@@ -224,6 +224,35 @@ def test_of_another_posterior_the_distance_is_right_to_a_factor_and_nothing_at_t
 # Many dimensions, and two ways to the same place ----------------------------------------------------------
 
 
+# With W = (1, 1, 1) and scales (1, 1, 0), Σ is the low-rank optimum of N(0, C⁻¹) for C = Σ⁻¹ − M, M W = 0 and
+# M's diagonal (0, 0, −1): two scales have no slope, and one would fall below none.
+FACTOR = torch.tensor([[2.0, 1.0, 1.0], [1.0, 2.0, 1.0], [1.0, 1.0, 1.0]]).double()
+BENT = torch.tensor([[0.0, -0.5, 0.5], [-0.5, 0.0, 0.5], [0.5, 0.5, -1.0]]).double()
+CORNER = torch.linalg.inv(FACTOR) - BENT
+
+
+def _corner(x: Tensor) -> None:
+    z = pyro.sample("z", dist.Normal(torch.zeros_like(x), 1.0).to_event(1).mask(False))
+    pyro.sample("x", dist.MultivariateNormal(z, precision_matrix=CORNER), obs=x)
+
+
+def test_of_a_scale_that_falls_to_none_no_more_is_left_than_its_square_gives() -> None:
+    def below(covariance: Tensor) -> float:
+        """−ELBO but for a constant."""
+        return float((CORNER * covariance).sum() - covariance.logdet()) / 2
+
+    guide, x = AutoLowRankMultivariateNormal(_corner, rank=1), torch.zeros(3).double()
+    with target_of(Pair(_corner, guide).initialise(x), x) as target:
+        family = target.guide.read().family
+        for thin in (0.1, 0.2, 0.4):
+            root = torch.tensor([[1.0, 1.0], [1.0, 1.0], [thin, 1.0]]).double()
+            at = Gaussian(family, x, (root,))
+            left, (found, error) = below(at.covariance()) - below(FACTOR), _mean_distance(target, at)
+            # Quadratic in the scale where it is small; the family's other curvatures stay.
+            assert abs(found - left) < 4 * error + 0.5 * left
+            assert left < thin**2
+
+
 def _votes(dim: int, rows: int = 80) -> tuple[Callable[..., None], Tensor, Tensor]:
     random = np.random.default_rng(dim)
     x = torch.from_numpy(random.standard_normal((rows, dim)) @ random.standard_normal((dim, dim)) / dim**0.5)

@@ -9,7 +9,12 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro.infer import Trace_ELBO
-from pyro.infer.autoguide import AutoLowRankMultivariateNormal, AutoMultivariateNormal, AutoNormal
+from pyro.infer.autoguide import (
+    AutoGuideList,
+    AutoLowRankMultivariateNormal,
+    AutoMultivariateNormal,
+    AutoNormal,
+)
 from torch import Tensor
 
 from ppl_vae import InputError
@@ -103,6 +108,7 @@ def test_a_killed_fit_goes_on_to_the_same_numbers(rows: tuple[Tensor, Tensor], t
 
 REFUSED = {
     "another guide": (svi.fit, AutoNormal, {}, "whiten is for Pyro's AutoMultivariateNormal or"),
+    "blocks": (svi.fit, AutoGuideList, {}, "this guide is AutoGuideList: natural.fit or fixed_noise.fit"),
     "another bound": (svi.fit, AutoMultivariateNormal, {"objective": "iwae"}, "whiten is for the ELBO"),
     "a loop of one's own": (svi.init, AutoMultivariateNormal, {}, r"whiten is for svi\.fit"),
 }
