@@ -1,8 +1,8 @@
 """Every model by every method, as a shell user meets them: ``python -m benchmarks.matrix [MODEL …]``.
 
-Each model is fitted to a small data set that the package has, and every command is run on the run's folder. A
-cell is what came out (log p(x) a unit with its error, the worst difference from a reference, a verdict), or the
-number of a sentence below the table: the refusal. A traceback is neither: it ends the study with status 1.
+Each model is fitted to a small data set that the package has, and every command is run on the run's folder.
+A cell is what came out (log p(x) a unit with its error, the worst difference from a reference, a verdict), or
+the number of a sentence below the table, a refusal. A traceback is neither: it ends the study, status 1.
 """
 
 import argparse
@@ -121,8 +121,8 @@ def main() -> None:
     lines = list(_table(columns, {model.name: model.oracle for model in models}, refusals))
     print("\n".join(lines))
     if given.results:
-        RESULTS.write_text("\n".join(["# Every model by every method", "", *(__doc__ or "").split("\n")[2:4], "",
-                                      *lines, ""]))  # fmt: skip
+        told = (__doc__ or "").split("\n")[2:5]
+        RESULTS.write_text("\n".join(["# Every model by every method", "", *told, "", *lines, ""]))
 
 
 def _column(model: type[SuiteModel], steps: str, refusals: Refusals) -> Iterator[tuple[str, str]]:
