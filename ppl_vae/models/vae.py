@@ -20,7 +20,7 @@ from ppl_vae.guides.per_datum import PerDatumNormal
 from ppl_vae.models.base import DataType, FitDefaults, Unit, one_of
 from ppl_vae.models.likelihoods.base import TAKES, Likelihood, binarises
 from ppl_vae.models.likelihoods.named import make_likelihood
-from ppl_vae.models.networks.dense import mlp
+from ppl_vae.models.networks.named import Architecture
 from ppl_vae.models.scales import far_from_one
 from ppl_vae.program.shown import ViewContext
 from ppl_vae.views import ImageGrid, View
@@ -38,9 +38,12 @@ class VAEOptions:
         latent_dim: Latent dimensions.
         hidden: Widths of the decoder's hidden layers, from the latent side; the encoder mirrors them.
         likelihood: bernoulli, gaussian, gaussian-fixed or gaussian-pixel.
-        activation: relu, tanh or softplus.
+        activation: relu, tanh, softplus, silu or identity.
         start_scale: Where a Gaussian likelihood's scale starts, in the units of x. 0.3 suits standardised
             data and greys in [0, 1] (default: 0.3)
+        network: mlp, or for images conv or resnet; the guide's encoder mirrors the decoder.
+        channels: Channels of the maps of a decoder of images, from the latent side; sides double as often.
+        norm: none, batch or group: what comes between a layer and its activation.
     """
 
     latent_dim: int = 10
@@ -48,20 +51,31 @@ class VAEOptions:
     likelihood: str = "bernoulli"
     activation: str = "relu"
     start_scale: float | None = None
+    network: str = "mlp"
+    channels: tuple[int, ...] = (64, 32)
+    norm: str = "none"
 
 
-class VAEKeywords(TypedDict, total=False):
-    """`VAEOptions` as keywords."""
+class FurtherVAEKeywords(TypedDict, total=False):
+    """`VAEOptions` as keywords, but for the first."""
 
-    latent_dim: int
     hidden: tuple[int, ...]
     likelihood: str
     activation: str
     start_scale: float | None
+    network: str
+    channels: tuple[int, ...]
+    norm: str
+
+
+class VAEKeywords(FurtherVAEKeywords, total=False):
+    """`VAEOptions` as keywords."""
+
+    latent_dim: int
 
 
 class VAE(PyroModule):  # type: ignore[misc]
-    """z_n ~ N(0, I_q), x_n | z_n ~ likelihood(decoder(z_n)), the decoder a multilayer perceptron.
+    """z_n ~ N(0, I_q), x_n | z_n ~ likelihood(decoder(z_n)), the decoder a neural network.
 
     The guide q(z_n | x_n) is amortised by an encoder (diagonal or full covariance) or has one set of
     parameters for every datum. The ELBO is the reconstruction E_q[log p(x | z)] minus
@@ -72,15 +86,13 @@ class VAE(PyroModule):  # type: ignore[misc]
     Args:
         num_features: d.
         latent_dim: q ≥ 1.
-        hidden: widths of the decoder's hidden layers, from the latent side; the encoder mirrors them.
-        likelihood: "bernoulli" (x in {0, 1}), "gaussian" (one learnt scale), "gaussian-fixed" or
-            "gaussian-pixel" (one learnt scale a feature).
-        start_scale: where the Gaussian likelihoods' scale starts, in the units of x; 0.3 by default, which
-            suits standardised data and greys in [0, 1].
-        activation: "relu", "tanh" or "softplus".
+        image_shape: (height, width) or (height, width, channels) of data that are images, which networks
+            other than "mlp" need; in a row the channels of a pixel stand together.
+        keywords: the other options of `VAEOptions`.
 
     Raises:
-        InputError: for an unknown likelihood or activation, or a width below 1.
+        InputError: for an unknown likelihood, network, norm or activation, a width below 1, or images whose
+            sides cannot be halved as often as there are convolutions.
     """
 
     data_type: ClassVar[type[DataType]] = Rows
@@ -105,17 +117,18 @@ class VAE(PyroModule):  # type: ignore[misc]
         num_features: int,
         latent_dim: int = VAEOptions.latent_dim,
         *,
-        hidden: Sequence[int] = VAEOptions.hidden,
-        likelihood: str = VAEOptions.likelihood,
-        activation: str = VAEOptions.activation,
-        start_scale: float | None = VAEOptions.start_scale,
+        image_shape: Sequence[int] | None = None,
+        **keywords: Unpack[FurtherVAEKeywords],
     ) -> None:
         super().__init__("vae")
         check_whole(1, latent_dim=latent_dim)
+        options = VAEOptions(latent_dim, **keywords)
         self.num_features, self.latent_dim = num_features, latent_dim
-        self.hidden, self.activation = tuple(hidden), activation
-        distribution = make_likelihood(likelihood, num_features, start_scale)
-        self.decoder = mlp([latent_dim, *hidden, distribution.num_outputs(num_features)], activation)
+        self.networks = Architecture(
+            options.network, options.hidden, options.channels, options.activation, options.norm, image_shape
+        )
+        distribution = make_likelihood(options.likelihood, num_features, options.start_scale)
+        self.decoder = self.networks.decoder(latent_dim, distribution.num_outputs(num_features))
         self.likelihood: Likelihood = distribution
 
     @classmethod
@@ -137,14 +150,15 @@ class VAE(PyroModule):  # type: ignore[misc]
         chosen = one_of(VAEOptions, options, keywords)
         model = cls(
             rows.num_features, chosen.latent_dim, hidden=chosen.hidden, likelihood=chosen.likelihood,
-            activation=chosen.activation, start_scale=chosen.start_scale,
+            activation=chosen.activation, start_scale=chosen.start_scale, network=chosen.network,
+            channels=chosen.channels, norm=chosen.norm, image_shape=rows.image_shape,
         )  # fmt: skip
         (x,) = rows.tensors(torch.float32)
         model.check_data(x)
-        last = model.decoder[-1]
-        assert isinstance(last, nn.Linear)
+        bias = model.decoder[-1].bias
+        assert isinstance(bias, nn.Parameter)
         with torch.no_grad():
-            last.bias.copy_(model.likelihood.start(x))
+            bias.copy_(model.likelihood.start(x))
         return model
 
     @classmethod
@@ -157,8 +171,8 @@ class VAE(PyroModule):  # type: ignore[misc]
 
     def encoder_guide(self, covariance: str = "diagonal") -> AmortisedNormal:
         """An amortised guide whose encoder mirrors the decoder."""
-        widths = [self.num_features, *reversed(self.hidden), num_raw(self.latent_dim, covariance)]
-        return AmortisedNormal(mlp(widths, self.activation), self.latent_dim, covariance=covariance)
+        network = self.networks.encoder(self.num_features, num_raw(self.latent_dim, covariance))
+        return AmortisedNormal(network, self.latent_dim, covariance=covariance)
 
     def forward(self, x: Tensor) -> Tensor:
         """The Pyro program; x is the full data of shape (num_data, num_features)."""
@@ -174,7 +188,9 @@ class VAE(PyroModule):  # type: ignore[misc]
             InputError: naming the first wrong place.
         """
         if x.dim() != 2 or x.shape[1] != self.num_features:
-            raise InputError(f"VAE of {self.num_features} features was given data of shape {tuple(x.shape)}")
+            raise InputError(
+                f"VAE of {self.networks.of_what(self.num_features)} was given data of shape {tuple(x.shape)}"
+            )
         self.likelihood.check(x)
 
     @torch.no_grad()

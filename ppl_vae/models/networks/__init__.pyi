@@ -10,6 +10,12 @@ from .dense import (
 from .dense import (
     mlp as mlp,
 )
+from .named import (
+    NETWORKS as NETWORKS,
+)
+from .named import (
+    Architecture as Architecture,
+)
 from .norms import (
     NORMS as NORMS,
 )
