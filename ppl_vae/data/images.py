@@ -1,4 +1,4 @@
-"""MNIST, Fashion-MNIST and SVHN, by torchvision: read where they are, downloaded when they are not.
+"""MNIST, Fashion-MNIST, SVHN and CIFAR-10, by torchvision: read where they are, downloaded when they are not.
 
 torchvision takes any file of the right name for the data, so a download is unpacked beside its place and
 moved there when it is whole.
@@ -12,7 +12,7 @@ import shutil
 import socket
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stderr
 from functools import partial
 from pathlib import Path
@@ -22,9 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ppl_vae.base.errors import InputError
-from ppl_vae.data.rows import Floats, Rows
+from ppl_vae.data.rows import Floats, Integers, Rows
 
-__all__ = ["default_data_dir", "read_fashion_mnist", "read_mnist", "read_svhn"]
+__all__ = ["default_data_dir", "image_rows", "read_cifar10", "read_fashion_mnist", "read_mnist", "read_svhn"]
 
 _STALLED_AFTER = 30.0  # seconds without a byte
 
@@ -73,7 +73,31 @@ def read_svhn(data_dir: Path | None, download: bool) -> Rows:
             loaded = datasets.SVHN(root, part)
         # torchvision puts channels first; images are drawn and folded with channels last.
         parts.append((loaded.data.transpose(0, 2, 3, 1), loaded.labels))
-    return _images("svhn", (32, 32, 3), parts)
+    return _trained_and_tested("svhn", (32, 32, 3), parts)
+
+
+def read_cifar10(data_dir: Path | None, download: bool) -> Rows:
+    """CIFAR-10: 60,000 colour images of 32 x 32 x 3, the first 50,000 for training.
+
+    Reads `data_dir`/cifar-10-batches-py, which is where torchvision puts it; the sum of each file is checked
+    before it is opened.
+
+    Raises:
+        InputError: it is not there and cannot be downloaded, or what is there is damaged.
+    """
+    root = _place(data_dir)
+    datasets = _torchvision()
+    known = datasets.CIFAR10
+    place = root / known.base_folder
+    meta = (known.meta["filename"], known.meta["md5"])
+    if not all(
+        datasets.utils.check_integrity(place / filename, md5)
+        for filename, md5 in (*known.train_list, *known.test_list, meta)
+    ):
+        _fetch("cifar10", root, place, download, partial(known, download=True))
+    with _reading("cifar10", place):
+        loaded = [known(root, train=train) for train in (True, False)]
+    return _trained_and_tested("cifar10", (32, 32, 3), [(part.data, part.targets) for part in loaded])
 
 
 def _read_idx(name: str, folder: str, root: Path, download: bool) -> Rows:
@@ -95,17 +119,43 @@ def _read_idx(name: str, folder: str, root: Path, download: bool) -> Rows:
             parts = [(part.data.numpy(), part.targets.numpy()) for part in loaded]
             if any(len(images) != len(labels) for images, labels in parts):
                 raise ValueError("images without labels")
-    return _images(name, (28, 28), parts)
+    return _trained_and_tested(name, (28, 28), parts)
 
 
-def _images(name: str, shape: tuple[int, ...], parts: list[tuple[NDArray[np.uint8], Any]]) -> Rows:
-    """Rows of pixel/255 from the training and the test part, one after the other."""
-    sizes = [len(images) for images, _ in parts]
-    values: Floats = np.empty((sum(sizes), int(np.prod(shape))), dtype=np.float32)
-    for (images, _), start in zip(parts, (0, sizes[0]), strict=True):
+def _trained_and_tested(
+    name: str, shape: tuple[int, ...], parts: list[tuple[NDArray[np.uint8], Any]]
+) -> Rows:
+    """Rows of the training and the test part, one after the other."""
+    images = [part for part, _ in parts]
+    labels = np.concatenate([labels for _, labels in parts])
+    ends = np.cumsum([len(part) for part in images])
+    splits = {"train": np.arange(ends[0]), "test": np.arange(ends[0], ends[1])}
+    return image_rows(name, shape, images, labels, splits)
+
+
+def image_rows(
+    name: str,
+    shape: tuple[int, ...],
+    parts: Sequence[NDArray[np.uint8]],
+    labels: NDArray[Any] | None,
+    splits: Mapping[str, Integers] | None = None,
+) -> Rows:
+    """Images of bytes as rows of greys, pixel / 255.
+
+    Args:
+        name: of the data set.
+        shape: of an image, (height, width) or (height, width, channels).
+        parts: arrays of shape (images, *shape), which come one after the other.
+        labels: whole numbers, one an image, or None.
+        splits: the official parts as positions of images.
+    """
+    values: Floats = np.empty((sum(map(len, parts)), int(np.prod(shape))), dtype=np.float32)
+    start = 0
+    for images in parts:
         # Into its place, so that no second copy of a large set is held.
         block = values[start : start + len(images)].reshape(len(images), *shape)
         np.divide(images, np.float32(255), out=block)
+        start += len(images)
     places = ("_".join(map(str, place)) for place in np.ndindex(*shape))
     return Rows(
         name=name,
@@ -113,8 +163,8 @@ def _images(name: str, shape: tuple[int, ...], parts: list[tuple[NDArray[np.uint
         feature_names=tuple(f"pixel_{place}" for place in places),
         kind="grey",
         image_shape=shape,
-        labels=np.concatenate([labels for _, labels in parts]).astype(np.int64),
-        splits={"train": np.arange(sizes[0]), "test": np.arange(sizes[0], sum(sizes))},
+        labels=None if labels is None else labels.astype(np.int64),
+        splits=splits or {},
         history=("scaled from 0..255 to [0, 1]",),
     )
 

@@ -14,7 +14,8 @@ from ppl_vae.base.errors import InputError
 from ppl_vae.data import bundled
 from ppl_vae.data.dataset import Dataset
 from ppl_vae.data.games import Games, games_between
-from ppl_vae.data.images import read_fashion_mnist, read_mnist, read_svhn
+from ppl_vae.data.images import read_cifar10, read_fashion_mnist, read_mnist, read_svhn
+from ppl_vae.data.kept_images import KEPT
 from ppl_vae.data.readers import SUFFIXES, listed_suffixes, read_dataset, read_file
 from ppl_vae.data.rows import Rows
 
@@ -47,8 +48,8 @@ def load(
 
     Args:
         source: one of `names()`, or the path of a .npy, .npz, .csv, .nc or .parquet file.
-        data_dir: where torchvision's data sets are kept, laid out as torchvision does; by default the
-            folder ppl_vae in $XDG_CACHE_HOME or ~/.cache.
+        data_dir: where data sets of images are kept, torchvision's laid out as torchvision does; by default
+            the folder ppl_vae in $XDG_CACHE_HOME or ~/.cache.
         download: whether a torchvision data set may be downloaded when it is not there.
         games: whether a table must hold games, so that it is told which columns it lacks.
 
@@ -203,6 +204,56 @@ _ALL: tuple[tuple[DatasetInfo, _Read], ...] = (
             "Netzer et al. 2011; for non-commercial use",
         ),
         read_svhn,
+    ),
+    (
+        DatasetInfo(
+            "cifar10",
+            "rows",
+            "60000 x 3072 (32 x 32 x 3 colour images)",
+            "torchvision",
+            "Krizhevsky 2009",
+        ),
+        read_cifar10,
+    ),
+    (
+        DatasetInfo(
+            "sign-digits",
+            "rows",
+            "2062 x 3072 (32 x 32 x 3 colour images)",
+            "sign_digits/sign_digits_32.npz in --data-dir",
+            "Sign Language Digits of ardamavi, photographs reduced to 32 x 32; Apache-2.0",
+        ),
+        KEPT["sign-digits"],
+    ),
+    (
+        DatasetInfo(
+            "frey-faces",
+            "rows",
+            "1965 x 560 (28 x 20 grey images)",
+            "frey_faces/freyfaces.npy in --data-dir",
+            "Roweis and Frey, frames of a video of one face",
+        ),
+        KEPT["frey-faces"],
+    ),
+    (
+        DatasetInfo(
+            "olivetti",
+            "rows",
+            "400 x 4096 (64 x 64 grey images)",
+            "olivetti/olivetti.npz in --data-dir",
+            "AT&T Laboratories Cambridge; Samaria and Harter 1994",
+        ),
+        KEPT["olivetti"],
+    ),
+    (
+        DatasetInfo(
+            "omniglot",
+            "rows",
+            "4840 x 784 (28 x 28 grey images)",
+            "omniglot/omniglot_small{1,2}_28.npz in --data-dir",
+            "Lake, Salakhutdinov and Tenenbaum 2015, the two small background sets; MIT",
+        ),
+        KEPT["omniglot"],
     ),
 )
 

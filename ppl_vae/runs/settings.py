@@ -41,7 +41,7 @@ class Preparation:
             none.
         split: fractions of train, validation and test rows; an official test split is kept.
         columns: which columns of the data an input is made of, where it is not the one of its own name.
-        data_dir: where torchvision's data sets are read from or downloaded to (default: the user's cache)
+        data_dir: where data sets of images are read from or downloaded to (default: the user's cache)
     """
 
     standardize: bool = field(default=False, metadata={"shell": "--standardize/--no-standardize"})

@@ -137,7 +137,41 @@ def test_svhn_is_folded_with_channels_last(tmp_path, monkeypatch):
     assert rows.splits["test"].tolist() == [4, 5]
 
 
-@pytest.mark.parametrize("name", ["mnist", "fashion-mnist", "svhn"])
+def test_cifar10_is_read_where_its_sums_are_right(tmp_path, monkeypatch):
+    import pickle
+
+    from torchvision.datasets.utils import calculate_md5
+
+    place = tmp_path / datasets.CIFAR10.base_folder
+    place.mkdir()
+    pixels = {
+        part: RNG.integers(0, 256, (size, 3, 32, 32), dtype=np.uint8) for part, size in (("a", 3), ("b", 2))
+    }
+    contents = {
+        part: {"data": images.reshape(len(images), -1), "labels": list(range(len(images)))}
+        for part, images in pixels.items()
+    }
+    for part, content in (contents | {"meta": {"label_names": ["cat", "dog"]}}).items():
+        (place / part).write_bytes(pickle.dumps(content))
+    sums = {part: calculate_md5(place / part) for part in ("a", "b", "meta")}
+    monkeypatch.setattr(datasets.CIFAR10, "train_list", [["a", sums["a"]]])
+    monkeypatch.setattr(datasets.CIFAR10, "test_list", [["b", sums["b"]]])
+    monkeypatch.setattr(
+        datasets.CIFAR10, "meta", {"filename": "meta", "key": "label_names", "md5": sums["meta"]}
+    )
+    rows = load("cifar10", data_dir=tmp_path, download=False)
+    assert rows.image_shape == (32, 32, 3)
+    whole = np.concatenate([pixels["a"], pixels["b"]]).transpose(0, 2, 3, 1)
+    assert np.array_equal(rows.values.reshape(5, 32, 32, 3), whole.astype(np.float32) / np.float32(255))
+    assert rows.labels.tolist() == [0, 1, 2, 0, 1]
+    assert rows.splits["test"].tolist() == [3, 4]
+    # A file with another sum is not opened: what it holds would be run.
+    (place / "a").write_bytes(b"cos\nsystem\n")
+    with pytest.raises(InputError, match="not in"):
+        load("cifar10", data_dir=tmp_path, download=False)
+
+
+@pytest.mark.parametrize("name", ["mnist", "fashion-mnist", "svhn", "cifar10"])
 @pytest.mark.parametrize("download", [False, True])
 def test_what_is_neither_there_nor_downloadable_is_said(tmp_path, name, download):
     with pytest.raises(InputError) as error:

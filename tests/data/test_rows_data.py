@@ -57,7 +57,8 @@ def test_iris_is_raw():
 def test_names_describe_every_set():
     infos = names()
     assert list(infos) == [
-        "digits", "iris", "wine", "breast-cancer", "al-east-1987", "mnist", "fashion-mnist", "svhn"
+        "digits", "iris", "wine", "breast-cancer", "al-east-1987", "mnist", "fashion-mnist", "svhn",
+        "cifar10", "sign-digits", "frey-faces", "olivetti", "omniglot",
     ]  # fmt: skip
     for name, info in infos.items():
         assert info.name == name
