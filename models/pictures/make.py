@@ -13,6 +13,7 @@ from ppl_vae import PPCA, VAE, BayesianPPCA, Pair, TrueSkill, guide, nuts, svi
 from ppl_vae.data import binarise, load, split, standardise
 from ppl_vae.diagnostics import judge_reference
 from ppl_vae.guides import LinearNormal
+from ppl_vae.models import FactorAnalysis
 from ppl_vae.models.vae import reconstruct
 
 HERE = Path(__file__).parent
@@ -54,6 +55,51 @@ def ellipse(axis: Axes, mean: torch.Tensor, covariance: torch.Tensor, colour: st
     tilt = float(torch.rad2deg(torch.atan2(vectors[1, 0], vectors[0, 0])))
     shape = Ellipse(mean.tolist(), width, height, angle=tilt, fill=False, color=colour, ls=style, lw=1)
     axis.add_patch(shape)
+
+
+def factor_analysis() -> None:
+    """Wine: what two factors, and two principal components, leave of each feature to noise."""
+    rows = standardise(load("wine"))
+    (x,) = rows.tensors(torch.float64)
+    names = [*rows.feature_names]
+    shares = {}
+    for title, family in (("factor analysis", FactorAnalysis), ("PPCA", PPCA)):
+        model = family.from_data(rows, latent_dim=2).set_maximum_likelihood(x)
+        noise = model.noise_scale.detach().square().expand(len(names))
+        shares[title] = (noise / (noise + model.loadings.detach().square().sum(1))).numpy()
+    order = np.argsort(-shares["factor analysis"])
+    figure, axis = plt.subplots(figsize=(7.5, 3.8), layout="constrained")
+    for shift, ((title, share), colour) in enumerate(zip(shares.items(), (BLUE, ORANGE), strict=True)):
+        at = np.arange(len(names)) + 0.38 * (0.5 - shift)
+        axis.barh(at, share[order], height=0.36, color=colour, label=title)
+    axis.set(yticks=range(len(names)), yticklabels=[names[k] for k in order], xlim=(0, 1))
+    axis.set(xlabel="share of the variance that is noise", title="Wine, two factors")
+    axis.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    save(figure, "factor-analysis")
+
+
+def ppca_missing() -> None:
+    """Iris with a fifth of the values removed: exact posteriors, wider where more is missing."""
+    rows = standardise(load("iris"))
+    (whole,) = rows.tensors(torch.float64)
+    there = torch.from_numpy(np.random.default_rng(0).random(whole.shape) > 0.2)
+    x = whole.where(there, torch.nan)
+    model = PPCA.from_data(rows, latent_dim=2).set_maximum_likelihood(x, x_observed=there)
+    exact = model.exact_posterior(x, there)["z"]
+    figure, axis = plt.subplots(figsize=(7.5, 4.6), layout="constrained")
+    for missing, colour in zip(range(4), (BLUE, GREEN, ORANGE, "crimson"), strict=True):
+        chosen = (~there).sum(1) == missing
+        axis.scatter(*exact.mean[chosen].T, s=14, color=colour, label=f"{missing} of 4 values missing")
+        for n in chosen.nonzero().flatten()[:3].tolist():
+            ellipse(axis, exact.mean[n], exact.covariance_matrix[n], colour, "-")
+    axis.set(
+        xlabel="$z_1$",
+        ylabel="$z_2$",
+        title="Iris in PPCA's latent plane, posteriors of 2 sd",
+        aspect="equal",
+    )
+    axis.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    save(figure, "ppca-missing")
 
 
 def bayesian_ppca() -> None:
@@ -148,6 +194,6 @@ def save(figure: plt.Figure, name: str) -> None:
 
 if __name__ == "__main__":
     plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 11})
-    for make in (ppca, bayesian_ppca, vae, trueskill):
+    for make in (ppca, factor_analysis, ppca_missing, bayesian_ppca, vae, trueskill):
         if len(sys.argv) == 1 or make.__name__ in sys.argv[1:]:
             make()

@@ -35,8 +35,8 @@ class Input(ABC):
     observed: bool = True
 
     @abstractmethod
-    def prepare(self, name: str, search: Search) -> Variable:
-        """The variable that this input is, of the kind that it takes.
+    def prepare(self, name: str, search: Search) -> Variable | None:
+        """The variable that this input is, of the kind that it takes; None where the program does without.
 
         Args:
             name: the input's.

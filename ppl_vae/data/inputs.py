@@ -276,11 +276,13 @@ class Mask(Input):
     Attributes:
         of: the other input; by default that whose name this one's begins with (x of x_observed), or the
             first one.
+        optional: whether the program does without it where the data set misses nothing.
     """
 
     turn: ClassVar[int] = 2
     observed: bool = False
     of: str = ""
+    optional: bool = False
 
     def covers(self, name: str, inputs: Mapping[str, Input]) -> str:
         """See `Input.covers`: never another mask."""
@@ -289,12 +291,14 @@ class Mask(Input):
             (other for other in others if name == other + MASK), others[0] if others else ""
         )
 
-    def prepare(self, name: str, search: Search) -> Variable:
+    def prepare(self, name: str, search: Search) -> Variable | None:
         """See `Input.prepare`."""
         whole = search.found[self.covers(name, search.inputs)]
-        absent = missing(whole)
+        absent, names = missing(whole), search.named(name)
+        if self.optional and absent is None and not names:
+            return None
         there = np.ones(whole.values.shape, dtype=bool) if absent is None else ~absent
-        if names := search.named(name):
+        if names:
             said = search.dataset[names[0]]
             if said.kind not in ("mask", "binary") or said.values.shape != there.shape:
                 raise InputError(

@@ -150,8 +150,9 @@ def resolve(dataset: Dataset, inputs: Mapping[str, Input], columns: Columns | No
     search = Search(dataset, columns, inputs)
     # Features take what is left, and masks are of what was found.
     for name, found in sorted(inputs.items(), key=lambda entry: entry[1].turn):
-        search.found[name] = found.prepare(name, search)
-    kept = {name: search.found[name] for name in inputs}
+        if (variable := found.prepare(name, search)) is not None:
+            search.found[name] = variable
+    kept = {name: search.found[name] for name in inputs if name in search.found}
     if "split" in dataset and "split" not in kept:
         kept["split"] = dataset["split"]
     new = tuple(words for words in search.warnings if words not in dataset.warnings)
@@ -171,7 +172,7 @@ def arguments(
     ready = resolve(dataset, inputs, columns)
     reals = dtype or torch.get_default_dtype()
     order = sorted(inputs.items(), key=lambda entry: not entry[1].observed)
-    tensors = [found.tensor(ready[name], dataset.name, reals) for name, found in order]
+    tensors = [found.tensor(ready[name], dataset.name, reals) for name, found in order if name in ready]
     return tuple(values if device is None else values.to(device) for values in tensors)
 
 
@@ -198,9 +199,9 @@ def features_of(dataset: Dataset) -> tuple[set[str], Variable]:
     """
     from ppl_vae.data.inputs import Features, Mask
 
-    inputs: dict[str, Input] = {"x": Features(), "x_observed": Mask()}
-    search = Search(dataset, None, inputs)
-    found = inputs["x"].prepare("x", search)
+    features = Features()
+    search = Search(dataset, None, {"x": features, "x_observed": Mask()})
+    found = features.prepare("x", search)
     return search.taken - {"split"}, found
 
 

@@ -4,22 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ppl_vae.base.errors import InputError
-from ppl_vae.data.columns import category_codes
+from ppl_vae.data.columns import category_codes, with_masks
 from ppl_vae.data.dataset import Columns, Dataset, Variable
-from ppl_vae.data.inputs import Features
+from ppl_vae.data.inputs import Features, Input, Mask
 from ppl_vae.data.matching import also, resolve
 from ppl_vae.data.precision import merged_columns
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["PARTS", "Floats", "Integers", "Kind", "Rows", "kind_of", "labels_of", "split_variable"]
+__all__ = [
+    "PARTS",
+    "Floats",
+    "IncompleteRows",
+    "Integers",
+    "Kind",
+    "Rows",
+    "kind_of",
+    "labels_of",
+    "split_variable",
+]
 
 Floats = NDArray[np.floating[Any]]
 Integers = NDArray[np.integer[Any]]
@@ -50,6 +60,8 @@ class Rows:
     Raises:
         ValueError: the shapes do not agree.
     """
+
+    inputs: ClassVar[Mapping[str, Input]] = {"x": Features()}
 
     name: str
     values: Floats
@@ -83,11 +95,13 @@ class Rows:
         Raises:
             InputError: where there are no features, or values that are missing.
         """
-        ready = resolve(dataset, {"x": Features()}, columns)
+        ready = resolve(dataset, cls.inputs, columns)
         x = ready["x"]
         # Images stay as small as they are; what is computed with other features is worth float64.
         narrow = x.image_shape is not None and x.values.dtype == np.float32
         values = x.values if narrow else x.values.astype(np.float64, copy=False)
+        if "x_observed" in ready:
+            values = np.where(ready["x_observed"].values, values, np.nan)
         return cls(
             dataset.name,
             values,
@@ -122,7 +136,7 @@ class Rows:
         """The number of features of a row."""
         return int(self.values.shape[1])
 
-    def tensors(self, dtype: torch.dtype) -> tuple[torch.Tensor]:
+    def tensors(self, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
         """The data as a program receives them: one tensor of shape (num_rows, num_features).
 
         It shares memory with `values` where the dtype allows, so that large images are held once.
@@ -146,6 +160,29 @@ class Rows:
         """The rows at `index`, in its order; the official splits, which count all rows, are dropped."""
         labels = None if self.labels is None else self.labels[index]
         return replace(self, values=self.values[index], labels=labels, splits={})
+
+
+@dataclass(frozen=True, eq=False)
+class IncompleteRows(Rows):
+    """Rows of which some values may be missing: NaN."""
+
+    inputs: ClassVar[Mapping[str, Input]] = {"x": Features(), "x_observed": Mask(optional=True)}
+
+    @property
+    def dataset(self) -> Dataset:
+        """See `Rows.dataset`; with the mask x_observed where values are missing."""
+        complete = super().dataset
+        return replace(complete, variables=with_masks(complete.variables))
+
+    def tensors(self, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
+        """See `Rows.tensors`; where values are missing, a second tensor says which are there.
+
+        Returns:
+            x, and then booleans of its shape.
+        """
+        (x,) = super().tensors(dtype)
+        missing = x.isnan()
+        return (x, ~missing) if missing.any() else (x,)
 
 
 def split_variable(parts: Mapping[str, Integers], num_units: int) -> Variable:

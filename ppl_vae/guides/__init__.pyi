@@ -16,6 +16,7 @@ from .mixture import MixtureNormal as MixtureNormal
 from .named import BlockNormal as BlockNormal
 from .named import named_guide as named_guide
 from .normal import num_raw as num_raw
+from .patterns import PatternNormal as PatternNormal
 from .per_datum import (
     PerDatum as PerDatum,
 )

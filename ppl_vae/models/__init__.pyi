@@ -1,4 +1,5 @@
 from .bayesian_ppca import BayesianPPCA as BayesianPPCA
+from .factor_analysis import FactorAnalysis as FactorAnalysis
 from .hierarchical_vae import HierarchicalVAE as HierarchicalVAE
 from .ppca import PPCA as PPCA
 from .suite import SUITE as SUITE

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from ppl_vae.base.errors import InputError
 from ppl_vae.data.inputs import Features, Input
 from ppl_vae.data.rows import Rows
+from ppl_vae.models.axes import axes_views
 from ppl_vae.models.base import DataType, FitDefaults, Unit, one_of
-from ppl_vae.models.ppca import axes_views, check_latent_dim
+from ppl_vae.models.linear_gaussian import check_latent_dim
 from ppl_vae.models.scales import far_from_one
 from ppl_vae.program.shown import ViewContext
 from ppl_vae.views import View

@@ -1,6 +1,7 @@
 """The options of all models as keywords, for functions that fit any of them."""
 
 from ppl_vae.models.bayesian_ppca import BayesianPPCAKeywords
+from ppl_vae.models.factor_analysis import FactorAnalysisKeywords
 from ppl_vae.models.hierarchical_vae import HierarchicalVAEKeywords
 from ppl_vae.models.ppca import PPCAKeywords
 from ppl_vae.models.trueskill import TrueSkillKeywords
@@ -11,6 +12,7 @@ __all__ = ["ModelKeywords"]
 
 class ModelKeywords(
     BayesianPPCAKeywords,
+    FactorAnalysisKeywords,
     HierarchicalVAEKeywords,
     PPCAKeywords,
     TrueSkillKeywords,

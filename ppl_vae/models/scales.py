@@ -18,7 +18,7 @@ def far_from_one(rows: Rows, *, around_mean: bool) -> str | None:
         around_mean: whether the size of a feature is its standard deviation, else its root mean square.
     """
     values = rows.values.astype(np.float64)
-    sizes = values.std(0) if around_mean else np.sqrt((values**2).mean(0))
+    sizes = np.nanstd(values, axis=0) if around_mean else np.sqrt(np.nanmean(values**2, axis=0))
     place = int(sizes.argmax())
     if SCALES[0] <= sizes[place] <= SCALES[1]:
         return None

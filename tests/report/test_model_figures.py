@@ -21,7 +21,7 @@ from ppl_vae.diagnostics.prediction.predictive import Predictive, predictive_che
 from ppl_vae.guides import LinearNormal, Prior
 from ppl_vae.guides.means import means_view
 from ppl_vae.models import PPCA, VAE, TrueSkill
-from ppl_vae.models.ppca import axes_views, principal_axes
+from ppl_vae.models.axes import axes_views, principal_axes
 from ppl_vae.program.pair import Pair
 from ppl_vae.program.shown import ViewContext, views_of
 from ppl_vae.report.figures.collapse import collapse_bars
