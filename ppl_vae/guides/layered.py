@@ -17,10 +17,10 @@ from ppl_vae.program.pair import Program
 from ppl_vae.program.shown import ViewContext
 from ppl_vae.views import View
 
-__all__ = ["BottomUp", "Ladder", "merged", "posterior_means"]
+__all__ = ["BottomUp", "Ladder", "merged", "posterior_moments"]
 
 # Draws behind the means of a picture.
-NUM_DRAWS = 32
+NUM_DRAWS = 16
 
 
 class BottomUp(PyroModule):  # type: ignore[misc]
@@ -140,20 +140,29 @@ def merged(one: TorchDistribution, two: TorchDistribution) -> TorchDistribution:
 
 
 @torch.no_grad()
-def posterior_means(guide: Program, *data: Any, num_draws: int = NUM_DRAWS) -> dict[str, Tensor]:
-    """Means of a guide's draws, by site: for guides whose distributions depend on earlier draws.
+def posterior_moments(
+    guide: Program, *data: Any, num_draws: int = NUM_DRAWS
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Means and variances of a guide's draws by site, for guides whose distributions depend on earlier draws.
 
     Args:
         guide: a Pyro program.
         data: its data.
-        num_draws: of every latent; one after another, so that memory does not grow with them.
+        num_draws: of every latent, at least 2; one after another, so that memory does not grow with them.
     """
-    totals: dict[str, Tensor] = {}
+    sums: dict[str, tuple[Tensor, Tensor]] = {}
     for _ in range(num_draws):
         for name, site in poutine.trace(guide).get_trace(*data).nodes.items():
             if site["type"] == "sample" and not site_is_subsample(site):
-                totals[name] = totals.get(name, 0.0) + site["value"] / num_draws
-    return totals
+                z = site["value"].double()
+                first, second = sums.get(name, (0.0, 0.0))
+                sums[name] = (first + z, second + z.square())
+    means = {name: first / num_draws for name, (first, _) in sums.items()}
+    spread = num_draws / (num_draws - 1)
+    return {
+        name: (means[name], spread * (second / num_draws - means[name].square()).clamp_min(0))
+        for name, (_, second) in sums.items()
+    }
 
 
 def _normal(raw: Tensor, floor: float) -> TorchDistribution:
@@ -162,5 +171,5 @@ def _normal(raw: Tensor, floor: float) -> TorchDistribution:
 
 
 def _planes(guide: nn.Module, sites: Sequence[str], context: ViewContext) -> list[View]:
-    means = posterior_means(guide, *context.data)
-    return [means_view(Delta(means[site], event_dim=1), context, site=site) for site in sites]
+    moments = posterior_moments(guide, *context.data)
+    return [means_view(Delta(moments[site][0], event_dim=1), context, site=site) for site in sites]

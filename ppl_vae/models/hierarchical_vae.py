@@ -15,20 +15,24 @@ from ppl_vae.base.arguments import check_whole
 from ppl_vae.base.errors import InputError
 from ppl_vae.data.inputs import Features, Input
 from ppl_vae.data.rows import Rows
-from ppl_vae.guides.layered import BottomUp, Ladder, posterior_means
+from ppl_vae.guides.layered import BottomUp, Ladder, posterior_moments
 from ppl_vae.guides.normal import VARIANCE_FLOOR, raw_normal
-from ppl_vae.guides.per_datum import PerDatumNormal
+from ppl_vae.guides.per_datum import PerDatum, PerDatumNormal
 from ppl_vae.models.base import DataType, FitDefaults, Unit, one_of
 from ppl_vae.models.likelihoods.base import TAKES, Likelihood, binarises
 from ppl_vae.models.likelihoods.named import make_likelihood
-from ppl_vae.models.networks import ACTIVATIONS, mlp
+from ppl_vae.models.networks.dense import activation_layer, mlp
 from ppl_vae.models.scales import far_from_one
 from ppl_vae.program.shown import ViewContext
-from ppl_vae.views import ImageGrid, View
+from ppl_vae.views import ImageGrid, TableView, View
 
 __all__ = ["HierarchicalVAE", "HierarchicalVAEKeywords", "HierarchicalVAEOptions"]
 
 NUM_IMAGES = 8
+# Rows and draws behind the numbers of active units.
+NUM_ROWS, NUM_DRAWS = 500, 100
+# Burda et al. (2016), section 5.2.
+ACTIVE = 0.01
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ class HierarchicalVAEOptions:
         between: Widths of the hidden layers between two layers of latents, from the upper one's side; the
             guide mirrors them.
         likelihood: bernoulli, gaussian, gaussian-fixed or gaussian-pixel.
-        activation: relu, tanh or softplus.
+        activation: relu, tanh, softplus, silu or identity.
         start_scale: Where a Gaussian likelihood's scale starts, in the units of x. 0.3 suits standardised
             data and greys in [0, 1] (default: 0.3)
     """
@@ -184,7 +188,7 @@ class HierarchicalVAE(PyroModule):  # type: ignore[misc]
         upward, sizes, size = [], [], self.num_features
         for width in (self.hidden, *(self.between for _ in self.priors)):
             layers = [size, *reversed(width)]
-            upward.append(nn.Sequential(mlp(layers, self.activation), ACTIVATIONS[self.activation]())
+            upward.append(nn.Sequential(mlp(layers, self.activation), activation_layer(self.activation))
                           if width else nn.Identity())  # fmt: skip
             size = layers[-1]
             sizes.append(size)
@@ -238,23 +242,44 @@ class HierarchicalVAE(PyroModule):  # type: ignore[misc]
         return self.decode(z, len(self.latent_dims), draw=draw)
 
     def views(self, context: ViewContext) -> list[View]:
-        """For images: what each layer keeps of them, and samples."""
-        shape = None if context.dataset is None else Rows.of(context.dataset).image_shape
-        if shape is None or isinstance(context.pair.guide, PerDatumNormal):
+        """Active units by layer; for images what each layer keeps of them, and samples."""
+        if isinstance(context.pair.guide, PerDatum):
             return []
+        shape = None if context.dataset is None else Rows.of(context.dataset).image_shape
+        return [self._active_units(context), *([] if shape is None else [self._images(context, shape)])]
+
+    def _active_units(self, context: ViewContext) -> View:
+        """By layer, in how many dimensions E[z | x] varies over x (Burda et al. 2016, section 5.2)."""
+        x = context.data[0][:NUM_ROWS]
+        moments = posterior_moments(context.pair.guide, x, num_draws=NUM_DRAWS)
+        active = {}
+        for site in self.sites:
+            mean, variance = moments[site]
+            # The variance of means of draws is that of the means and a share of the draws' own.
+            active[site] = int((mean.var(0, unbiased=False) - variance.mean(0) / NUM_DRAWS > ACTIVE).sum())
+        return TableView(
+            title="Active units",
+            caption=f"Dimensions whose posterior mean varies by more than {ACTIVE} (a variance) over "
+            f"{len(x)} {context.part} rows, whatever the layer above says of them (Burda et al. 2016).",
+            names=self.sites,
+            columns={"dimensions": self.latent_dims, "active": [active[site] for site in self.sites]},
+            row_label="layer",
+        )
+
+    def _images(self, context: ViewContext, shape: tuple[int, ...]) -> View:
         x = context.data[0][:NUM_IMAGES]
-        means = posterior_means(context.pair.guide, x)
+        moments = posterior_moments(context.pair.guide, x)
         rows = {f"{context.part} data": x}
         for layer, site in enumerate(self.sites, 1):
-            rest = "" if layer == 1 else ", the layers below it drawn"
-            rows[f"from the mean of {site}{rest} (decoder's mean)"] = self.decode(means[site], layer)
+            rows[f"from the mean of {site} (decoder's mean)"] = self.decode(moments[site][0].to(x), layer)
         rows["sample from the prior (decoder's mean)"] = self.sample(NUM_IMAGES)
         rows["sample from the prior (draw)"] = self.sample(NUM_IMAGES, draw=True)
         caption = (
-            "What is left of an image that comes back from a layer alone: from z1 it should be the image, "
-            "from a higher layer one like it; where that looks like any sample, the layer carries nothing."
+            "What is left of an image that comes back from a layer alone, those below it drawn from the "
+            "model: from z1 it should be the image, from a higher layer one like it; where that looks like "
+            "any sample, the layer carries nothing."
         )
-        return [ImageGrid(caption=caption, rows=rows, image_shape=shape)]
+        return ImageGrid(caption=caption, rows=rows, image_shape=shape)
 
     def event_dims(self) -> dict[str, tuple[str, ...]]:
         """Names of the latents' event dimensions."""

@@ -213,25 +213,26 @@ def test_nuts_evaluates_too() -> None:
     )
 
 
-def _rows_alone_and_among_others(pair: Pair, x: Tensor, shape: Layout, *, amortised: bool) -> None:
-    """log p and log q of rows at given z: alone, in another order, and in data of their own."""
+def _rows_alone_and_among_others(pair: Pair, *data: Tensor, shape: Layout, amortised: bool) -> None:
+    """log p and log q of rows at given latents: alone, in another order, and in data of their own."""
     generator = torch.Generator().manual_seed(1)
-    (site,) = shape.latents
-    drawn = terms(pair, x, layout=shape, num_particles=2)
-    z = drawn.draws[site]
-    whole = terms(pair, x, layout=shape, num_particles=2, latents={site: z})
-    mixed = torch.randperm(len(x), generator=generator)
+    drawn = terms(pair, *data, layout=shape, num_particles=2).draws
+    latents = {site: drawn[site] for site in shape.latents}
+    whole = terms(pair, *data, layout=shape, num_particles=2, latents=latents)
+    mixed = torch.randperm(len(data[0]), generator=generator)
+
+    def of(index: Tensor) -> dict[str, Tensor]:
+        return {site: z[:, index] for site, z in latents.items()}
+
     for index in (torch.tensor([7]), torch.tensor([11, 7, 2]), mixed):
-        part = terms(pair, x, layout=shape, num_particles=2, index=index, latents={site: z[:, index]})
+        part = terms(pair, *data, layout=shape, num_particles=2, index=index, latents=of(index))
         torch.testing.assert_close(part.log_p, whole.log_p[:, index])
         torch.testing.assert_close(part.log_q, whole.log_q[:, index])
-    if amortised:
-        own = terms(pair, x[mixed], layout=shape, num_particles=2, latents={site: z[:, mixed]})
-        torch.testing.assert_close((own.log_p, own.log_q), (whole.log_p[:, mixed], whole.log_q[:, mixed]))
-        few = mixed[:2]
-        alone = layout(pair, x[few])
-        own = terms(pair, x[few], layout=alone, num_particles=2, latents={site: z[:, few]})
-        torch.testing.assert_close((own.log_p, own.log_q), (whole.log_p[:, few], whole.log_q[:, few]))
+    for index in (mixed, mixed[:2]) if amortised else ():
+        rows = [values[index] for values in data]
+        alone = layout(pair, *rows)
+        own = terms(pair, *rows, layout=alone, num_particles=2, latents=of(index))
+        torch.testing.assert_close((own.log_p, own.log_q), (whole.log_p[:, index], whole.log_q[:, index]))
 
 
 @pytest.mark.parametrize(("name", "guide_name"), PAIRS)
@@ -241,14 +242,14 @@ def test_no_row_of_a_suite_model_depends_on_its_neighbours(name: str, guide_name
     shape = layout(pair, *tiny.data)
     if shape.unit_plate is None:
         pytest.skip("its unit is the data set")
-    _rows_alone_and_among_others(pair, *tiny.data, shape, amortised="datum" not in guide_name)
+    _rows_alone_and_among_others(pair, *tiny.data, shape=shape, amortised="datum" not in guide_name)
 
 
 @pytest.mark.parametrize("how", ["modules", "functions"])
 @pytest.mark.parametrize("middle", MIDDLES)
 def test_no_row_of_a_users_networks_depends_on_its_neighbours(middle: str, how: str) -> None:
     pair, x, _ = _learnt(middle, how)
-    _rows_alone_and_among_others(pair, x, layout(pair, x), amortised=True)
+    _rows_alone_and_among_others(pair, x, shape=layout(pair, x), amortised=True)
 
 
 @pytest.mark.parametrize("middle", MIDDLES)
