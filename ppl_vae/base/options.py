@@ -31,10 +31,10 @@ ENTRY = re.compile(r"(\w+(?:, \w+)*): (.*)")
 
 
 def docs(cls: type) -> dict[str, str]:
-    """What a class's docstring says of each attribute, by name, each on one line without a full stop."""
+    """What docstrings of a class and its bases say of each attribute, on one line without a full stop."""
     found: dict[str, str] = {}
     names: list[str] = []
-    for line in _section(cls):
+    for line in (line for each in reversed(cls.__mro__) for line in _section(each)):
         if (entry := ENTRY.fullmatch(line)) is not None:
             names = entry[1].split(", ")
             found |= dict.fromkeys(names, entry[2])

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any, ClassVar, Self, TypedDict, Unpack
+from typing import Any, ClassVar, Self, Unpack, cast
 
 import pyro
 import pyro.distributions as dist
@@ -19,10 +19,11 @@ from ppl_vae.guides.layered import BottomUp, Ladder, posterior_moments
 from ppl_vae.guides.normal import VARIANCE_FLOOR, raw_normal
 from ppl_vae.guides.per_datum import PerDatum, PerDatumNormal
 from ppl_vae.models.base import DataType, FitDefaults, Unit, one_of
-from ppl_vae.models.likelihoods.base import TAKES, Likelihood, binarises
-from ppl_vae.models.likelihoods.named import make_likelihood
+from ppl_vae.models.likelihoods.base import Likelihood, binarises
+from ppl_vae.models.likelihoods.named import completed, likelihood_of
+from ppl_vae.models.likelihoods.options import LikelihoodKeywords, LikelihoodOptions
 from ppl_vae.models.networks.dense import activation_layer, mlp
-from ppl_vae.models.scales import far_from_one
+from ppl_vae.models.scales import far_from_likelihood
 from ppl_vae.program.shown import ViewContext
 from ppl_vae.views import ImageGrid, TableView, View
 
@@ -36,7 +37,7 @@ ACTIVE = 0.01
 
 
 @dataclass(frozen=True)
-class HierarchicalVAEOptions:
+class HierarchicalVAEOptions(LikelihoodOptions):
     """What a hierarchical VAE can be asked for.
 
     Attributes:
@@ -45,29 +46,27 @@ class HierarchicalVAEOptions:
             guide mirrors them.
         between: Widths of the hidden layers between two layers of latents, from the upper one's side; the
             guide mirrors them.
-        likelihood: bernoulli, gaussian, gaussian-fixed or gaussian-pixel.
         activation: relu, tanh, softplus, silu or identity.
-        start_scale: Where a Gaussian likelihood's scale starts, in the units of x. 0.3 suits standardised
-            data and greys in [0, 1] (default: 0.3)
     """
 
     latent_dims: tuple[int, ...] = (50, 20)
     hidden: tuple[int, ...] = (200, 200)
     between: tuple[int, ...] = (100, 100)
-    likelihood: str = "bernoulli"
     activation: str = "relu"
-    start_scale: float | None = None
 
 
-class HierarchicalVAEKeywords(TypedDict, total=False):
+class FurtherHierarchicalVAEKeywords(LikelihoodKeywords, total=False):
+    """`HierarchicalVAEOptions` as keywords, but for the first."""
+
+    hidden: tuple[int, ...]
+    between: tuple[int, ...]
+    activation: str
+
+
+class HierarchicalVAEKeywords(FurtherHierarchicalVAEKeywords, total=False):
     """`HierarchicalVAEOptions` as keywords."""
 
     latent_dims: tuple[int, ...]
-    hidden: tuple[int, ...]
-    between: tuple[int, ...]
-    likelihood: str
-    activation: str
-    start_scale: float | None
 
 
 class HierarchicalVAE(PyroModule):  # type: ignore[misc]
@@ -82,9 +81,8 @@ class HierarchicalVAE(PyroModule):  # type: ignore[misc]
     Args:
         num_features: d.
         latent_dims: q_1, …, q_L, from the data upwards.
-        hidden: widths of f's hidden layers, from the latent side.
-        between: widths of the hidden layers of every μ_l, σ_l, from the upper latents' side.
-        likelihood, activation, start_scale: as a `VAE`'s.
+        image_shape: as of a `VAE`.
+        keywords: the other options of `HierarchicalVAEOptions`.
 
     Raises:
         InputError: for an unknown likelihood or activation, no layers, or a width below 1.
@@ -113,21 +111,20 @@ class HierarchicalVAE(PyroModule):  # type: ignore[misc]
         num_features: int,
         latent_dims: Sequence[int] = HierarchicalVAEOptions.latent_dims,
         *,
-        hidden: Sequence[int] = HierarchicalVAEOptions.hidden,
-        between: Sequence[int] = HierarchicalVAEOptions.between,
-        likelihood: str = HierarchicalVAEOptions.likelihood,
-        activation: str = HierarchicalVAEOptions.activation,
-        start_scale: float | None = HierarchicalVAEOptions.start_scale,
+        image_shape: Sequence[int] | None = None,
+        **keywords: Unpack[FurtherHierarchicalVAEKeywords],
     ) -> None:
         super().__init__("hierarchical_vae")
+        options = HierarchicalVAEOptions(tuple(latent_dims), **keywords)
         if not latent_dims:
             raise InputError("latent_dims is empty; a hierarchical VAE has at least one layer of latents")
         for layer, size in enumerate(latent_dims):
             check_whole(1, **{f"the size of latent layer {layer + 1}": size})
         self.num_features, self.latent_dims = num_features, tuple(latent_dims)
+        hidden, between, activation = options.hidden, options.between, options.activation
         self.hidden, self.between, self.activation = tuple(hidden), tuple(between), activation
         self.sites = tuple(f"z{layer + 1}" for layer in range(len(latent_dims)))
-        distribution = make_likelihood(likelihood, num_features, start_scale)
+        distribution = likelihood_of(options, num_features, image_shape)
         num_outputs = distribution.num_outputs(num_features)
         self.decoder = mlp([latent_dims[0], *hidden, num_outputs], activation)
         self.priors = nn.ModuleList(
@@ -152,12 +149,10 @@ class HierarchicalVAE(PyroModule):  # type: ignore[misc]
         Raises:
             InputError: if the rows are outside the likelihood's support.
         """
-        chosen = one_of(HierarchicalVAEOptions, options, keywords)
-        model = cls(
-            rows.num_features, chosen.latent_dims, hidden=chosen.hidden, between=chosen.between,
-            likelihood=chosen.likelihood, activation=chosen.activation, start_scale=chosen.start_scale,
-        )  # fmt: skip
         (x,) = rows.tensors(torch.float32)
+        chosen = completed(one_of(HierarchicalVAEOptions, options, keywords), x)
+        given = cast(HierarchicalVAEKeywords, vars(chosen))
+        model = cls(rows.num_features, image_shape=rows.image_shape, **given)
         model.check_data(x)
         last = model.decoder[-1]
         assert isinstance(last, nn.Linear)
@@ -168,30 +163,30 @@ class HierarchicalVAE(PyroModule):  # type: ignore[misc]
     @classmethod
     def scale_hint(cls, rows: Rows, options: HierarchicalVAEOptions) -> str | None:
         """A sentence where a feature's size is far from 1: the networks are fed the values themselves."""
-        if "real" not in TAKES.get(options.likelihood, ()) or options.start_scale is not None:
-            return None
-        hint = far_from_one(rows, around_mean=False)
-        return hint and f"{hint}, or give the likelihood its scale (--set start_scale=SD)"
+        return far_from_likelihood(rows, options)
 
     def bottom_up_guide(self) -> BottomUp:
         """A guide whose networks mirror the model's, in the order z1, z2, …."""
         below = [self.num_features, *self.latent_dims[:-1]]
         widths = [self.hidden, *(self.between for _ in self.priors)]
-        networks = [
+        networks: list[nn.Module] = [
             mlp([size, *reversed(width), 2 * latent], self.activation)
             for size, width, latent in zip(below, widths, self.latent_dims, strict=True)
         ]
+        networks[0] = self.likelihood.reads(networks[0])
         return BottomUp(networks, sites=self.sites)
 
     def ladder_guide(self) -> Ladder:
         """A guide that goes up without draws and comes down with the model's own conditional priors."""
-        upward, sizes, size = [], [], self.num_features
+        upward: list[nn.Module] = []
+        sizes, size = [], self.num_features
         for width in (self.hidden, *(self.between for _ in self.priors)):
             layers = [size, *reversed(width)]
             upward.append(nn.Sequential(mlp(layers, self.activation), activation_layer(self.activation))
                           if width else nn.Identity())  # fmt: skip
             size = layers[-1]
             sizes.append(size)
+        upward[0] = self.likelihood.reads(upward[0])
         beliefs = [nn.Linear(size, 2 * latent) for size, latent in zip(sizes, self.latent_dims, strict=True)]
         return Ladder(upward, beliefs, self.prior, sites=self.sites)
 
@@ -206,7 +201,8 @@ class HierarchicalVAE(PyroModule):  # type: ignore[misc]
             z = pyro.sample(self.sites[-1], dist.Normal(zero, 1.0).to_event(1))
             for layer in reversed(range(len(self.priors))):
                 z = pyro.sample(self.sites[layer], self.prior(layer, z))
-            return pyro.sample("x", self.likelihood(self.decoder(z)), obs=x[i])
+            outputs = self.likelihood.with_exposure(self.decoder(z), x[i])
+            return pyro.sample("x", self.likelihood(outputs), obs=x[i])
 
     def check_data(self, x: Tensor) -> None:
         """Refuse data of another width or outside the likelihood's support.
@@ -231,7 +227,7 @@ class HierarchicalVAE(PyroModule):  # type: ignore[misc]
         """
         for below in reversed(range(layer - 1)):
             z = self.prior(below, z).sample()
-        outputs = self.decoder(z)
+        outputs = self.likelihood.with_exposure(self.decoder(z), None)
         return self.likelihood(outputs).sample() if draw else self.likelihood.mean(outputs)
 
     @torch.no_grad()

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self, TypedDict, Unpack
+from typing import Any, ClassVar, Self, Unpack, cast
 
 import pyro
 import pyro.distributions as dist
@@ -18,10 +18,11 @@ from ppl_vae.guides.amortised import AmortisedNormal
 from ppl_vae.guides.normal import num_raw
 from ppl_vae.guides.per_datum import PerDatumNormal
 from ppl_vae.models.base import DataType, FitDefaults, Unit, one_of
-from ppl_vae.models.likelihoods.base import TAKES, Likelihood, binarises
-from ppl_vae.models.likelihoods.named import make_likelihood
+from ppl_vae.models.likelihoods.base import Likelihood, binarises
+from ppl_vae.models.likelihoods.named import completed, likelihood_of
+from ppl_vae.models.likelihoods.options import LikelihoodKeywords, LikelihoodOptions
 from ppl_vae.models.networks.named import Architecture
-from ppl_vae.models.scales import far_from_one
+from ppl_vae.models.scales import far_from_likelihood
 from ppl_vae.program.shown import ViewContext
 from ppl_vae.views import ImageGrid, View
 
@@ -31,16 +32,13 @@ NUM_IMAGES = 8
 
 
 @dataclass(frozen=True)
-class VAEOptions:
+class VAEOptions(LikelihoodOptions):
     """What a VAE can be asked for.
 
     Attributes:
         latent_dim: Latent dimensions.
         hidden: Widths of the decoder's hidden layers, from the latent side; the encoder mirrors them.
-        likelihood: bernoulli, gaussian, gaussian-fixed or gaussian-pixel.
         activation: relu, tanh, softplus, silu or identity.
-        start_scale: Where a Gaussian likelihood's scale starts, in the units of x. 0.3 suits standardised
-            data and greys in [0, 1] (default: 0.3)
         network: mlp, or for images conv or resnet; the guide's encoder mirrors the decoder.
         channels: Channels of the maps of a decoder of images, from the latent side; sides double as often.
         norm: none, batch or group: what comes between a layer and its activation.
@@ -48,21 +46,17 @@ class VAEOptions:
 
     latent_dim: int = 10
     hidden: tuple[int, ...] = (200, 200)
-    likelihood: str = "bernoulli"
     activation: str = "relu"
-    start_scale: float | None = None
     network: str = "mlp"
     channels: tuple[int, ...] = (64, 32)
     norm: str = "none"
 
 
-class FurtherVAEKeywords(TypedDict, total=False):
+class FurtherVAEKeywords(LikelihoodKeywords, total=False):
     """`VAEOptions` as keywords, but for the first."""
 
     hidden: tuple[int, ...]
-    likelihood: str
     activation: str
-    start_scale: float | None
     network: str
     channels: tuple[int, ...]
     norm: str
@@ -127,7 +121,7 @@ class VAE(PyroModule):  # type: ignore[misc]
         self.networks = Architecture(
             options.network, options.hidden, options.channels, options.activation, options.norm, image_shape
         )
-        distribution = make_likelihood(options.likelihood, num_features, options.start_scale)
+        distribution = likelihood_of(options, num_features, image_shape)
         self.decoder = self.networks.decoder(latent_dim, distribution.num_outputs(num_features))
         self.likelihood: Likelihood = distribution
 
@@ -147,13 +141,9 @@ class VAE(PyroModule):  # type: ignore[misc]
         Raises:
             InputError: if the rows are outside the likelihood's support.
         """
-        chosen = one_of(VAEOptions, options, keywords)
-        model = cls(
-            rows.num_features, chosen.latent_dim, hidden=chosen.hidden, likelihood=chosen.likelihood,
-            activation=chosen.activation, start_scale=chosen.start_scale, network=chosen.network,
-            channels=chosen.channels, norm=chosen.norm, image_shape=rows.image_shape,
-        )  # fmt: skip
         (x,) = rows.tensors(torch.float32)
+        chosen = completed(one_of(VAEOptions, options, keywords), x)
+        model = cls(rows.num_features, image_shape=rows.image_shape, **cast(VAEKeywords, vars(chosen)))
         model.check_data(x)
         bias = model.decoder[-1].bias
         assert isinstance(bias, nn.Parameter)
@@ -164,22 +154,20 @@ class VAE(PyroModule):  # type: ignore[misc]
     @classmethod
     def scale_hint(cls, rows: Rows, options: VAEOptions) -> str | None:
         """A sentence where a feature's size is far from 1: the networks are fed the values themselves."""
-        if "real" not in TAKES.get(options.likelihood, ()) or options.start_scale is not None:
-            return None
-        hint = far_from_one(rows, around_mean=False)
-        return hint and f"{hint}, or give the likelihood its scale (--set start_scale=SD)"
+        return far_from_likelihood(rows, options)
 
     def encoder_guide(self, covariance: str = "diagonal") -> AmortisedNormal:
         """An amortised guide whose encoder mirrors the decoder."""
         network = self.networks.encoder(self.num_features, num_raw(self.latent_dim, covariance))
-        return AmortisedNormal(network, self.latent_dim, covariance=covariance)
+        return AmortisedNormal(self.likelihood.reads(network), self.latent_dim, covariance=covariance)
 
     def forward(self, x: Tensor) -> Tensor:
         """The Pyro program; x is the full data of shape (num_data, num_features)."""
         zero = torch.zeros(self.latent_dim, dtype=x.dtype, device=x.device)
         with pyro.plate("data", len(x)) as i:
             z = pyro.sample("z", dist.Normal(zero, 1.0).to_event(1))
-            return pyro.sample("x", self.likelihood(self.decoder(z)), obs=x[i])
+            outputs = self.likelihood.with_exposure(self.decoder(z), x[i])
+            return pyro.sample("x", self.likelihood(outputs), obs=x[i])
 
     def check_data(self, x: Tensor) -> None:
         """Refuse data of another width or outside the likelihood's support.
@@ -194,9 +182,12 @@ class VAE(PyroModule):  # type: ignore[misc]
         self.likelihood.check(x)
 
     @torch.no_grad()
-    def decode(self, z: Tensor, *, draw: bool = False) -> Tensor:
-        """The mean of p(x | z) for each row of z, or a draw from it; shape (rows, num_features)."""
-        outputs = self.decoder(z)
+    def decode(self, z: Tensor, *, draw: bool = False, like: Tensor | None = None) -> Tensor:
+        """The mean of p(x | z) for each row of z, or a draw from it; shape (rows, num_features).
+
+        Counts whose exposure is a total have those of the rows ``like``, or the usual one.
+        """
+        outputs = self.likelihood.with_exposure(self.decoder(z), like)
         if draw:
             return self.likelihood(outputs).sample()
         return self.likelihood.mean(outputs)
@@ -259,7 +250,7 @@ def reconstruct(model: VAE, guide: nn.Module, x: Tensor, *, draw: bool = False) 
         InputError: for a guide that is not amortised.
     """
     q = encode(guide, x)
-    return model.decode(q.sample() if draw else q.mean, draw=draw)
+    return model.decode(q.sample() if draw else q.mean, draw=draw, like=x)
 
 
 @torch.no_grad()

@@ -27,7 +27,7 @@ BAD_FITS = {
     "unknown data set": (("ppca", "irises"), "al-east-1987"),
     "unknown guide": (("ppca", "iris", "--guide", "laplace"), "linear-mean-field"),
     "unknown link": (("trueskill", "al-east-1987", "--link", "cauchit"), "probit or logistic"),
-    "unknown likelihood": (("vae", "digits", "--likelihood", "poisson"), "bernoulli, gaussian"),
+    "unknown likelihood": (("vae", "digits", "--likelihood", "gamma"), "bernoulli, gaussian"),
     "option of another model": (("ppca", "iris", "--hidden", "10"), "--latent-dim"),
     "option of another link": (
         ("trueskill", "al-east-1987", "--link", "logistic", "--performance-sd", "1"),

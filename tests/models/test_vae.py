@@ -250,8 +250,8 @@ def test_gaussian_likelihood_is_the_normal_density() -> None:
 
 
 def test_bad_options_and_data_are_refused() -> None:
-    with pytest.raises(InputError, match="likelihood 'poisson' is not known; there are bernoulli, gaussian"):
-        VAE(6, 2, likelihood="poisson")
+    with pytest.raises(InputError, match="likelihood 'gamma' is not known; there are bernoulli, gaussian"):
+        VAE(6, 2, likelihood="gamma")
     with pytest.raises(InputError, match="activation 'sine' is not known; there are relu"):
         VAE(6, 2, activation="sine")
     with pytest.raises(InputError, match="latent_dim is 0"):

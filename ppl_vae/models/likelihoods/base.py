@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import torch
 from pyro.distributions import TorchDistribution
@@ -14,8 +14,16 @@ from ppl_vae.base.errors import InputError
 
 if TYPE_CHECKING:
     from ppl_vae.data.dataset import VariableKind
+    from ppl_vae.models.likelihoods.options import LikelihoodOptions
 
-__all__ = ["LIKELIHOODS", "TAKES", "Likelihood", "binarises", "check_values", "taking"]
+__all__ = [
+    "LIKELIHOODS",
+    "TAKES",
+    "Likelihood",
+    "binarises",
+    "check_values",
+    "taking",
+]
 
 # What values each takes, by name, so that this is known before one is made.
 TAKES: Mapping[str, tuple[VariableKind, ...]] = {
@@ -23,6 +31,15 @@ TAKES: Mapping[str, tuple[VariableKind, ...]] = {
     "gaussian": ("real", "grey"),
     "gaussian-fixed": ("real", "grey"),
     "gaussian-pixel": ("real", "grey"),
+    "gaussian-heteroscedastic": ("real", "grey"),
+    "laplace": ("real", "grey"),
+    "student-t": ("real", "grey"),
+    "continuous-bernoulli": ("grey", "binary"),
+    "discretised-logistic": ("grey", "binary"),
+    "logistic-mixture": ("grey", "binary"),
+    "categorical": ("category",),
+    "poisson": ("count",),
+    "negative-binomial": ("count",),
 }
 LIKELIHOODS = tuple(TAKES)
 # Values that are looked at together.
@@ -38,9 +55,25 @@ class Likelihood(nn.Module, ABC):
 
     Attributes:
         name: on the command line.
+        own_options: those of `LikelihoodOptions` that it has.
     """
 
     name: str
+    own_options: ClassVar[tuple[str, ...]] = ()
+
+    @classmethod
+    def from_options(cls, options: LikelihoodOptions, num_features: int, num_channels: int) -> Self:
+        """One for data of d features.
+
+        Args:
+            options: of which it reads its own.
+            num_features: d.
+            num_channels: values of a pixel, which stand side by side; 1 for what are no images.
+
+        Raises:
+            InputError: for an option out of range.
+        """
+        return cls()
 
     @property
     def takes(self) -> tuple[VariableKind, ...]:
@@ -62,6 +95,19 @@ class Likelihood(nn.Module, ABC):
     @abstractmethod
     def start(self, x: Tensor) -> Tensor:
         """Biases of the decoder, of shape (`num_outputs(d)`,), that suit data of shape (N, d)."""
+
+    def with_exposure(self, outputs: Tensor, x: Tensor | None) -> Tensor:
+        """Outputs for data x of shape (N, d) whose exposure is known; others are the outputs themselves.
+
+        Args:
+            outputs: of the decoder, (*lead, N, `num_outputs(d)`).
+            x: the data, or None for the exposure that is usual in the data it started from.
+        """
+        return outputs
+
+    def reads(self, network: nn.Module) -> nn.Module:
+        """An encoder's network, behind a step that brings the data to a scale which suits it."""
+        return network
 
     def check(self, x: Tensor) -> None:
         """Refuse data outside the support; this default takes any finite number.

@@ -86,7 +86,7 @@ def test_a_likelihood_that_starts_at_the_datas_scale_fits_it_sooner(run, files):
     [
         ((*GAUSSIAN, "--set", "start_scale=0"), "positive"),
         ((*GAUSSIAN, "--set", "start_scale=wide"), "it is a number"),
-        (("--binarize", "static", "--set", "start_scale=1"), "Gaussian"),
+        (("--binarize", "static", "--set", "start_scale=1"), "gaussian-pixel"),
     ],
 )
 def test_a_scale_that_is_none_is_refused(run, files, options, words):
