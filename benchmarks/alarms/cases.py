@@ -93,13 +93,11 @@ def problem(name: str) -> Problem:
 
 
 def _builders() -> Mapping[str, Callable[[], Problem]]:
-    if all(one.present for one in cases_posteriordb.ENTRIES):
-        return {**cases_posteriordb.PROBLEMS, **cases_posteriordb.NEW_PROBLEMS, **_OURS}
-    return _OURS
+    return {**cases_posteriordb.problems(), **_OURS}
 
 
 def all_cases(only: Sequence[str] = ()) -> tuple[Case, ...]:
-    """Every case; those of posteriordb only where its data are.
+    """Every case; those of posteriordb where reference draws are at hand.
 
     Args:
         only: cases whose name holds one of these texts. Posteriors that none of them names are not made.
