@@ -8,6 +8,7 @@ from typing import Any
 __all__ = [
     "data_in_words",
     "distinct_texts",
+    "in_words",
     "of_rows",
     "rows_in_words",
     "rows_option",
@@ -28,6 +29,12 @@ def distinct_texts(value: float, limit: float) -> tuple[str, str]:
         if texts[0] != texts[1]:
             break
     return texts
+
+
+def in_words(names: Sequence[str], most: int = 4) -> str:
+    """Names with commas and an "and"; of very many, the first and how many more there are."""
+    shown = list(names) if len(names) <= most else [*names[: most - 1], f"{len(names) - most + 1} more"]
+    return " and ".join([", ".join(shown[:-1]), shown[-1]]) if len(shown) > 1 else "".join(shown)
 
 
 def with_error(value: float | None, error: float | None, digits: int = 3, *, sign: str = "") -> str:

@@ -12,6 +12,7 @@ AdviceKey = Literal[
     "use",
     "laplace",
     "spread",
+    "proper priors",
     "reweight",
     "use the latents",
     "reparametrise",
@@ -98,6 +99,9 @@ def advise(
         )
     if decision.verdict == "not a posterior":
         return _of_points(facts)
+    if measures.improper:
+        sentence = "give proper priors to the latents that are named, or hold one of them, and fit again"
+        return Advice("proper priors", sentence)
     if "collapse" in decision.failing:
         sentence = "fit again with a longer KL warm-up or a weaker decoder, so that the latents are used"
         return Advice("use the latents", sentence)

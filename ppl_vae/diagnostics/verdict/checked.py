@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ppl_vae.base.errors import InputError
-from ppl_vae.diagnostics.verdict.rule import in_words
+from ppl_vae.base.wording import in_words
 from ppl_vae.program.defined import require_all_data
 from ppl_vae.program.layout import Layout
 from ppl_vae.program.problem import Problem, check_index

@@ -5,12 +5,13 @@ read, argued with, and tried again on measurements that were kept.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 from ppl_vae.base.names import in_sentence
 from ppl_vae.base.plain import Plain
+from ppl_vae.base.wording import in_words
 
 __all__ = [
     "OTHERS",
@@ -23,7 +24,6 @@ __all__ = [
     "Status",
     "Verdict",
     "decide",
-    "in_words",
 ]
 
 Verdict = Literal["trust", "reweight", "do not trust", "not a posterior"]
@@ -74,6 +74,7 @@ class Measures(Plain):
         converged: whether SVI came to rest; None where nothing was fitted, or that was not judged.
         active: fraction of a latent vector's dimensions that depend on the data.
         points: the latent sites whose guide is a point mass.
+        improper: whether the posterior was found to have no integral.
         others: numbers of checks of one's own, by name, which `decide` does not read.
     """
 
@@ -95,6 +96,7 @@ class Measures(Plain):
     converged: bool | None = None
     active: float = NAN
     points: tuple[str, ...] = ()
+    improper: bool = False
     others: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -141,6 +143,8 @@ class Decision:
 REASONS: Mapping[str, tuple[Verdict, tuple[str, ...], str]] = {
     "points": ("not a posterior", ("guide",), "the guide is a point in {}: it has no spread there, and so "
                "neither density, weights nor log p(x)"),
+    "improper": ("do not trust", ("family",), "the posterior cannot be normalised, so that no guide can be "
+                 "right"),
     "collapsed": ("do not trust", ("collapse",), "the latents do not depend on the data at all"),
     "missed": ("do not trust", ("modes",), "the sampler found a part of the posterior in which the guide "
                "puts next to no probability"),
@@ -199,6 +203,8 @@ def decide(measures: Measures, rule: Rule | None = None, names: QuantityNames | 
     m = measures
     if m.points:
         return _decided("points", in_words(m.points))
+    if m.improper:
+        return _decided("improper")
     if m.active == 0:
         return _decided("collapsed")
     if m.missed > rule.missed and not m.reference_ok:
@@ -227,12 +233,6 @@ def _against_reference(m: Measures, rule: Rule, weights_ok: bool, names: Quantit
 def _decided(criterion: str, *words: str) -> Decision:
     verdict, failing, sentence = REASONS[criterion]
     return Decision(verdict, failing, sentence.format(*words), criterion)
-
-
-def in_words(names: Sequence[str], most: int = 4) -> str:
-    """Names with commas and an "and"; of very many, the first and how many more there are."""
-    shown = list(names) if len(names) <= most else [*names[: most - 1], f"{len(names) - most + 1} more"]
-    return " and ".join([", ".join(shown[:-1]), shown[-1]]) if len(shown) > 1 else "".join(shown)
 
 
 def _tolerable(error: float, floor: float, most: float, most_floor: float) -> bool:

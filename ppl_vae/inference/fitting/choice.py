@@ -22,6 +22,7 @@ from ppl_vae.inference.fitting import svi
 from ppl_vae.inference.fitting.autoguides import family_of, is_gaussian
 from ppl_vae.inference.fitting.options import FitKeywords, FitOptions, MethodName
 from ppl_vae.inference.fitting.parts import held_out_mean
+from ppl_vae.inference.fitting.proper import Improper
 from ppl_vae.inference.fitting.svi import Fit
 from ppl_vae.program.abilities import PairwiseFactors
 from ppl_vae.program.pair import Pair
@@ -223,7 +224,8 @@ def fit(
         A `Fit`, whose ``choice`` has the method, its reason and its alternatives.
 
     Raises:
-        InputError: as the method does, and for one that does not take the pair.
+        InputError: as the method does, for one that does not take the pair, and for a posterior of which the
+            methods find that it cannot be normalised.
         TypeError: for an option that there is not.
     """
     method = settled(options.get("method", "auto"), options)
@@ -266,7 +268,7 @@ def fit_by(
         try:
             return _to_optimum(choice, pair, data, options, held_out, seed, progress)
         except InputError as reason:
-            if options.method != "auto":
+            if options.method != "auto" or isinstance(reason, Improper):
                 raise
             choice = Choice("svi", f"{NAMES[choice.method]} did not go: {reason}")
             stage(str(choice), show=progress)

@@ -26,6 +26,7 @@ from ppl_vae.inference.evidence.elbo import ELBO, elbo
 from ppl_vae.inference.fitting.distance import Distance
 from ppl_vae.inference.fitting.gaussian import Gaussian, common_noise
 from ppl_vae.inference.fitting.gaussian_starts import STARTS, Start, best_start
+from ppl_vae.inference.fitting.proper import refuse_flat, refuse_receding
 from ppl_vae.inference.fitting.svi import Fit, final_particles
 from ppl_vae.inference.fitting.target import Target, target_of
 from ppl_vae.program.pair import Pair
@@ -129,8 +130,13 @@ def climb(
     seed: int,
     advance: Callable[[int, str], None] = lambda count, text: None,
 ) -> Climb:
-    """From a Gaussian to the best of its family, in rounds."""
+    """From a Gaussian to the best of its family, in rounds.
+
+    Raises:
+        Improper: where the density has no integral, as far as that is seen.
+    """
     found, history = start, []
+    refuse_flat(target.batches, start, derived(seed, "flat"))
 
     def seen(value: float) -> None:
         history.append(value)
@@ -144,7 +150,10 @@ def climb(
         if not history:
             seen(target.expect(found, noise).elbo)
         far = _judged(method, target, found, noise, options, most, derived(seed, "distance", draws))
-        if far.upper <= options.tolerance or draws >= most:
+        arrived = far.upper <= options.tolerance
+        if not arrived:
+            refuse_receding(target.batches, start, found, derived(seed, "receding", draws))
+        if arrived or draws >= most:
             return Climb(found, far, history, draws, how)
         draws = min(FACTOR * draws, most)
 

@@ -21,14 +21,12 @@ from ppl_vae.engine.graph import Untraceable
 from ppl_vae.guides.prior import Prior
 from ppl_vae.inference.fitting.autoguides import GaussianGuide
 from ppl_vae.inference.fitting.gaussian import Gaussian
+from ppl_vae.inference.fitting.proper import FAR, Improper
 from ppl_vae.program.improper import Feasible
 from ppl_vae.program.pair import Pair
 from ppl_vae.program.problem import Problem
 
 __all__ = ["Expectation", "Target", "at_work", "target_of"]
-
-# No posterior lies so far out in unconstrained space, or is so wide.
-FAR = 1e10
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,18 +81,12 @@ class Target:
         """Refuse a Gaussian that has left all bounds, as its ELBO rises without any.
 
         Raises:
-            InputError: naming the site.
+            Improper: naming the site.
         """
         size = torch.maximum(at.loc.abs(), at.variances().sqrt())
         if float(size.max()) < FAR:  # false for NaN
             return
-        density, column = self.batches.density, int(size.nan_to_num(nan=torch.inf).argmax())
-        sizes = torch.tensor([density.shapes[name].numel() for name in density.names]).cumsum(0)
-        name = density.names[int(torch.searchsorted(sizes, column, right=True))]
-        raise InputError(
-            f"the ELBO rises without bound as site {name} spreads or moves away: the posterior cannot be "
-            "normalised; give the site a proper prior"
-        )
+        raise Improper.along(self.batches.density, size)
 
 
 @contextmanager

@@ -16,11 +16,12 @@ from pyro.infer.autoguide import (
 )
 
 from ppl_vae import InputError, Pair, Posterior, TrueSkill
+from ppl_vae.base.wording import in_words
 from ppl_vae.diagnostics import Measures, Rule, check, check_pair, decide
 from ppl_vae.diagnostics.verdict.checks import reference as beside
 from ppl_vae.diagnostics.verdict.explained import explained
 from ppl_vae.diagnostics.verdict.reference import Sampled
-from ppl_vae.diagnostics.verdict.rule import Finding, QuantityNames, in_words
+from ppl_vae.diagnostics.verdict.rule import Finding, QuantityNames
 from ppl_vae.program.problem import Problem
 
 COUNTS = torch.tensor([3.0, 5.0, 2.0, 0.0, 4.0])

@@ -410,7 +410,7 @@ def test_bad_input_gets_one_sentence(method: str) -> None:
 @pytest.mark.parametrize("method", FITS)
 def test_a_posterior_that_cannot_be_normalised_is_named(method: str, model: Callable[[Tensor], None]) -> None:
     y = torch.tensor(0.5, dtype=torch.float64)
-    with pytest.raises(InputError, match="rises without bound as site z spreads or moves away"):
+    with pytest.raises(InputError, match="cannot be normalised: its density does not fall as z moves away"):
         FITS[method](Pair(model, AutoNormal(model)), y)
 
 

@@ -1,11 +1,12 @@
 """Draws of the guide: what is compared."""
 
 from ppl_vae.base.progress import stage
+from ppl_vae.base.wording import in_words
 from ppl_vae.diagnostics.verdict.case import Case, Found
 from ppl_vae.diagnostics.verdict.checked import ROWS
 from ppl_vae.diagnostics.verdict.findings import say_fewer
 from ppl_vae.diagnostics.verdict.pace import WEIGHTS_SHARE, affordable
-from ppl_vae.diagnostics.verdict.rule import Finding, QuantityNames, in_words
+from ppl_vae.diagnostics.verdict.rule import Finding, QuantityNames
 from ppl_vae.inference.samplers import guide
 
 __all__ = ["DRAWS", "draws"]

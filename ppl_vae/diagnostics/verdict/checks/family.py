@@ -31,6 +31,7 @@ from ppl_vae.inference.fitting.gaussian import Block, Gaussian, common_noise
 from ppl_vae.inference.fitting.gaussian_fit import JUDGES, GaussianOptions, Method, climb
 from ppl_vae.inference.fitting.gaussian_starts import best_start
 from ppl_vae.inference.fitting.natural import MOST_DIMENSIONS, NaturalGradients
+from ppl_vae.inference.fitting.proper import Improper
 from ppl_vae.inference.fitting.target import Target, target_of
 
 __all__ = ["LIMIT", "best_of_family"]
@@ -92,6 +93,8 @@ def best_of_family(case: Case) -> Found | None:
             return _judged(case, target)
     except OutOfTime:
         return Found(skipped("family"))
+    except Improper as error:
+        return Found(Finding("family", "fail", str(error)), {"improper": True})
     except (InputError, NoCurvature) as error:
         return Found(skipped("family", str(error), cut=False))
 

@@ -5,9 +5,10 @@ from dataclasses import replace
 import numpy as np
 
 from ppl_vae.answers.evidence import Evidence
+from ppl_vae.base.wording import in_words
 from ppl_vae.diagnostics.verdict.case import Case, Found, skipped
 from ppl_vae.diagnostics.verdict.findings import say_gap
-from ppl_vae.diagnostics.verdict.rule import Finding, in_words
+from ppl_vae.diagnostics.verdict.rule import Finding
 from ppl_vae.inference.samplers import exact
 from ppl_vae.program.abilities import ExactEvidence
 

@@ -2,8 +2,9 @@
 
 from ppl_vae.base.clock import OutOfTime, deadline
 from ppl_vae.base.watch import watched
+from ppl_vae.base.wording import in_words
 from ppl_vae.diagnostics.verdict.case import Case, Found
-from ppl_vae.diagnostics.verdict.rule import Finding, in_words
+from ppl_vae.diagnostics.verdict.rule import Finding
 from ppl_vae.program.point_mass import point_masses
 
 __all__ = ["points"]

@@ -12,6 +12,7 @@ from ppl_vae.answers.posterior import Posterior
 from ppl_vae.base.clock import Clock, OutOfTime, deadline
 from ppl_vae.base.progress import stage
 from ppl_vae.base.watch import watched
+from ppl_vae.base.wording import in_words
 from ppl_vae.diagnostics.comparison.quantities import beside
 from ppl_vae.diagnostics.latents.funnels import funnel
 from ppl_vae.diagnostics.verdict.case import NO_TIME, Case, Found, skipped
@@ -19,7 +20,7 @@ from ppl_vae.diagnostics.verdict.checked import rows_compared
 from ppl_vae.diagnostics.verdict.checks.draws import DRAWS
 from ppl_vae.diagnostics.verdict.findings import differing, say_score
 from ppl_vae.diagnostics.verdict.reference import Sampled, nuts_within_budget
-from ppl_vae.diagnostics.verdict.rule import Finding, in_words
+from ppl_vae.diagnostics.verdict.rule import Finding
 from ppl_vae.diagnostics.verdict.scored import scored
 from ppl_vae.inference.samplers import exact, nuts
 from ppl_vae.program.abilities import ExactPosterior
