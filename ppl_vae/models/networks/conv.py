@@ -9,7 +9,7 @@ from ppl_vae.base.arguments import check_whole
 from ppl_vae.base.errors import InputError
 from ppl_vae.models.networks.dense import activation_layer, mlp
 from ppl_vae.models.networks.norms import norm_layers
-from ppl_vae.models.networks.shapes import ImagesToRows, RowsToImages, image_sides
+from ppl_vae.models.networks.shapes import Flat, ImagesToRows, RowsToImages, image_sides
 
 __all__ = [
     "Conv2d",
@@ -68,7 +68,7 @@ def unfolded(
     """Dense layers from a vector to the first map (channels, height, width) of a decoder, activated."""
     channels, height, width = map_shape
     dense = mlp([num_inputs, *hidden, channels * height * width], activation, norm)
-    return [*dense, activation_layer(activation), nn.Unflatten(-1, map_shape)]
+    return [*dense, activation_layer(activation), RowsToImages(*map_shape)]
 
 
 def conv_encoder(
@@ -104,7 +104,7 @@ def conv_encoder(
         between = norm_layers(norm, fan_out, spatial_dims=2)
         layers += [halving(fan_in, fan_out, bias=not between), *between, activation_layer(activation)]
     flat = widths[-1] * height * width // 4 ** len(widths)
-    return nn.Sequential(*layers, nn.Flatten(-3), *mlp([flat, *hidden, num_outputs], activation, norm))
+    return nn.Sequential(*layers, Flat(), *mlp([flat, *hidden, num_outputs], activation, norm))
 
 
 def conv_decoder(

@@ -9,7 +9,7 @@ from ppl_vae.base.arguments import check_whole
 from ppl_vae.models.networks.conv import Conv2d, check_channels, doubling, halving, unfolded
 from ppl_vae.models.networks.dense import activation_layer, mlp
 from ppl_vae.models.networks.norms import norm_layers
-from ppl_vae.models.networks.shapes import ImagesToRows, RowsToImages, image_sides
+from ppl_vae.models.networks.shapes import Flat, ImagesToRows, RowsToImages, image_sides
 
 __all__ = ["ResidualBlock", "resnet_decoder", "resnet_encoder"]
 
@@ -78,7 +78,7 @@ def resnet_encoder(
             *_stage(fan_out, num_blocks, activation, norm),
         ]
     flat = widths[-1] * height * width // 4 ** len(widths)
-    return nn.Sequential(*layers, nn.Flatten(-3), *mlp([flat, *hidden, num_outputs], activation, norm))
+    return nn.Sequential(*layers, Flat(), *mlp([flat, *hidden, num_outputs], activation, norm))
 
 
 def resnet_decoder(

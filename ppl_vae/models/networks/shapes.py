@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ppl_vae.base.arguments import check_whole
 from ppl_vae.base.errors import InputError
 
-__all__ = ["ImagesToRows", "OneHot", "RowsToImages", "image_sides"]
+__all__ = ["Flat", "ImagesToRows", "OneHot", "RowsToImages", "image_sides"]
 
 
 def image_sides(image_shape: Sequence[int], num_halvings: int) -> tuple[int, int, int]:
@@ -38,7 +38,7 @@ def image_sides(image_shape: Sequence[int], num_halvings: int) -> tuple[int, int
 class RowsToImages(nn.Module):
     """(*lead, height · width · channels) to (*lead, channels, height, width): in rows channels come last.
 
-    No number is moved in memory: convolutions take images of that layout.
+    No number is moved in memory, and convolutions keep this layout: on processors they are faster in it.
 
     Args:
         channels, height, width: of the images.
@@ -65,6 +65,14 @@ class RowsToImages(nn.Module):
     def extra_repr(self) -> str:
         """What `repr` says beside the class's name."""
         return f"sizes={self.sizes}"
+
+
+class Flat(nn.Module):
+    """(*lead, channels, height, width) to (*lead, height · width · channels): what `RowsToImages` undoes."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Rows of maps."""
+        return x.movedim(-3, -1).flatten(-3)
 
 
 class ImagesToRows(nn.Module):

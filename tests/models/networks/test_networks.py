@@ -16,7 +16,7 @@ from ppl_vae.models.networks.norms import NORMS, GroupNorm
 from ppl_vae.models.networks.recurrent import GRUCell
 from ppl_vae.models.networks.residual import resnet_decoder, resnet_encoder
 from ppl_vae.models.networks.sets import SetEncoder
-from ppl_vae.models.networks.shapes import ImagesToRows, OneHot, RowsToImages
+from ppl_vae.models.networks.shapes import Flat, ImagesToRows, OneHot, RowsToImages
 
 COLOUR, GREY = (8, 4, 3), (4, 12)
 
@@ -144,6 +144,7 @@ def test_images_are_folded_as_data_sets_fold_them() -> None:
     images = torch.arange(2 * 4 * 6 * 3.0).reshape(2, 4, 6, 3)
     found = RowsToImages(3, 4, 6)(images.flatten(1))
     assert torch.equal(found, images.permute(0, 3, 1, 2))
+    assert torch.equal(Flat()(found), images.flatten(1))
     back = ImagesToRows(3, 4, 6, 72)
     assert torch.equal(back(found), images.flatten(1))
     two = ImagesToRows(3, 4, 6, 144)(torch.cat([found, -found], 1))
@@ -154,7 +155,7 @@ def test_moving_a_map_by_one_place_moves_the_image_by_four_pixels() -> None:
     """Convolutions commute with shifts, away from the border."""
     torch.manual_seed(0)
     network = conv_decoder(3, (24, 24), (4, 2)).double()
-    convolutions = network[[type(layer) for layer in network].index(nn.Unflatten) + 1 :]
+    convolutions = network[[type(layer) for layer in network].index(RowsToImages) + 1 :]
     small = torch.zeros(1, 4, 6, 6, dtype=torch.float64)
     small[:, :, 2, 2] = torch.randn(4)
     image, moved = (convolutions(map_).reshape(24, 24) for map_ in (small, small.roll((1, 1), (2, 3))))
