@@ -190,6 +190,14 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def from_the_mode(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gaussian fits try the guide and the mode alone: for tests whose subject is not where they start."""
+    from ppl_vae.inference.fitting import gaussian_starts
+
+    monkeypatch.setattr(gaussian_starts, "STARTS", ("guide", "mode"))
+
+
+@pytest.fixture
 def one_search(monkeypatch: pytest.MonkeyPatch) -> None:
     """The search for the best guides is one short round: for tests whose subject is not what it finds."""
     module = importlib.import_module("ppl_vae.diagnostics.latents.gaps")

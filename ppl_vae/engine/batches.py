@@ -17,8 +17,9 @@ __all__ = ["Batches", "NoCurvature"]
 
 # Positions at once: enough to hide what a call costs, few enough that a last, padded batch wastes little.
 SIZE = 64
-# Numbers in the largest tensor that a program reads, times positions at once: bounds the memory.
-BUDGET = 2**24
+# Numbers in the largest tensor that a program reads, times positions at once: what a processor's cache holds,
+# beyond which positions side by side take several times as long.
+BUDGET = 2**20
 # Points at which products are compared with differences of gradients over a step, in units of a direction,
 # what fraction they may differ by, and how a gradient is rounded.
 CHECKED, STEP, DIFFER, ROUNDING = 2, 1e-5, 1e-2, 1e-9

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,7 +22,7 @@ __all__ = ["hessians", "settled"]
 
 # Positions at once, some batches of the density's.
 POSITIONS = 4096
-# Each step of `settled` leaves at most this of what a quadratic would gain.
+# Each step of `settled` leaves at most this of what a quadratic would gain; and its most steps.
 SHRINKS, STEPS = 0.5, 100
 
 
@@ -59,28 +60,44 @@ def hessians(objective: Objective, members: Sequence[Gaussian], progress: bool) 
 
 
 def settled(objective: Objective, matrix: Tensor, tolerance: float) -> Gaussian | None:
-    """The best member on an objective's draws, by Newton steps with one Hessian of a place near by.
+    """The best member on an objective's draws, by Newton steps that keep a Hessian while it serves.
 
     Args:
         objective: whose origin is near its optimum.
-        matrix: a Hessian, shape (coordinates, coordinates).
+        matrix: its Hessian there or on other draws, shape (coordinates, coordinates).
         tolerance: what may be left to gain, in nats.
 
     Returns:
-        The member; None where the steps do not get shorter fast: the optimum is far, or none is near.
+        The member; None where steps do not get shorter fast: the optimum is far, or none is near.
     """
-    root, failed = torch.linalg.cholesky_ex(matrix)
-    flat, before = objective.start, math.inf
-    for _ in range(0 if int(failed) else STEPS):
-        slope = objective.gradient(flat)
-        step = torch.cholesky_solve(torch.from_numpy(slope).unsqueeze(1), root).squeeze(1).numpy()
-        left = 0.5 * float(slope @ step)
-        if not (left <= SHRINKS * before and math.isfinite(objective.expectation(flat).elbo)):
+    flat = last = objective.start
+    root, before, taken = _root(matrix), math.inf, 0
+    for _ in range(STEPS):
+        step, left = _newton(objective, flat, root)
+        if left <= SHRINKS * before:
+            last, flat, before, taken = flat, flat - step, left, taken + 1
+            if left <= tolerance:
+                return objective.member(flat)
+        elif taken > 1:
+            flat, before, taken = last, math.inf, 0
+            root = _root(hessians(objective, [objective.member(flat)], progress=False)[0])
+        else:
             break
-        flat, before = flat - step, left
-        if left <= tolerance:
-            return objective.member(flat)
     return None
+
+
+def _root(matrix: Tensor) -> Tensor:
+    """Cholesky's; NaN where there is none."""
+    root, failed = torch.linalg.cholesky_ex(matrix)
+    return torch.full_like(root, torch.nan) if int(failed) else root
+
+
+def _newton(objective: Objective, flat: np.ndarray, root: Tensor) -> tuple[np.ndarray, float]:
+    """A step, and what a quadratic would gain by it, in nats; NaN where there is no such step."""
+    slope = objective.gradient(flat)
+    step: np.ndarray = torch.cholesky_solve(torch.from_numpy(slope).unsqueeze(1), root).squeeze(1).numpy()
+    finite = math.isfinite(objective.expectation(flat).elbo)
+    return step, 0.5 * float(slope @ step) if finite else math.nan
 
 
 def _units(objective: Objective) -> Tensor:

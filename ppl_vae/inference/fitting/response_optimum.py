@@ -28,6 +28,8 @@ MOST_DENSE, A_FUNCTION = 2000, 30
 # A Gaussian counts as fitted at this distance on the common draws, in nats; a guide as arrived below the
 # other.
 POLISHED, NEAR = 1e-8, 0.05
+# The most iterations of natural gradients; what is left then is done on the common draws.
+CLIMBS = 30
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +114,8 @@ def _climbed(target: Target, seed: int) -> Gaussian:
         return start
     method = NaturalGradients()
     noise = common_noise(method.first_draws(start), start.family.noise_dim, derived(seed, "climb"))
-    return method.maximise(target, start, noise, GaussianOptions(tolerance=NEAR), lambda elbo: None)[0]
+    options = GaussianOptions(tolerance=NEAR, max_iterations=CLIMBS)
+    return method.maximise(target, start, noise, options, lambda elbo: None)[0]
 
 
 def _refuse_mended(own: Gaussian) -> None:

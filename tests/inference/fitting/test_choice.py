@@ -89,6 +89,7 @@ def evidence(x: Tensor, y: Tensor) -> float:
     return float(dist.MultivariateNormal(zero, covariance).log_prob(y.double()))
 
 
+@pytest.mark.usefixtures("from_the_mode")
 def test_a_gaussian_guide_gets_to_the_evidence_and_says_how(
     rows: tuple[Tensor, Tensor], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -116,6 +117,7 @@ def test_what_svi_alone_knows_makes_it_svi(rows: tuple[Tensor, Tensor]) -> None:
     assert (fits[0].method, fits[0].choice) == ("SVI", Choice("svi", "options of SVI are given"))
 
 
+@pytest.mark.usefixtures("from_the_mode")
 @pytest.mark.parametrize(
     ("model", "guide", "options", "method"),
     [
@@ -161,6 +163,7 @@ def test_minibatches_are_svis(rows: tuple[Tensor, Tensor]) -> None:
     assert found.method == "SVI"
 
 
+@pytest.mark.usefixtures("from_the_mode")
 def test_where_a_chosen_method_does_not_go_svi_does(rows: tuple[Tensor, Tensor]) -> None:
     """A support that hangs on another latent: the guide and the density have other coordinates."""
 

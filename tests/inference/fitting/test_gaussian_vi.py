@@ -25,8 +25,11 @@ from torch import Tensor
 from ppl_vae.base.errors import InputError
 from ppl_vae.inference import fixed_noise, natural
 from ppl_vae.inference.fitting.distance import distance
+from ppl_vae.inference.fitting.fixed_noise import FixedNoise
 from ppl_vae.inference.fitting.gaussian import Gaussian, common_noise
+from ppl_vae.inference.fitting.gaussian_fit import Climb, GaussianOptions, climb
 from ppl_vae.inference.fitting.gaussian_starts import best_start
+from ppl_vae.inference.fitting.natural import NaturalGradients
 from ppl_vae.inference.fitting.svi import Fit
 from ppl_vae.inference.fitting.target import Target, target_of
 from ppl_vae.program.pair import Pair
@@ -83,6 +86,18 @@ def _read(pair: Pair, *data: Any) -> Gaussian:
         return target.guide.read()
 
 
+def _optima(model: Any, guide: Any, *data: Tensor, tolerance: float = 0.01) -> list[Climb]:
+    """Where both methods end, from the mode, on one density: it is traced once."""
+    options, ends = GaussianOptions(tolerance=tolerance), []
+    with target_of(Pair(model, guide).initialise(*data), *data) as target:
+        start = best_start(target, "mode", 0)[0].at
+        for method in (NaturalGradients(), FixedNoise()):
+            found = climb(method, target, start, options, 0)
+            assert found.distance.upper <= tolerance
+            ends.append(found)
+    return ends
+
+
 @pytest.mark.parametrize("method", FITS)
 def test_the_full_rank_guide_of_a_normal_posterior_is_the_posterior(line: Line, method: str) -> None:
     pair = Pair(line.model, AutoMultivariateNormal(line.model))
@@ -99,36 +114,27 @@ def test_the_full_rank_guide_of_a_normal_posterior_is_the_posterior(line: Line, 
 
 
 @pytest.mark.parametrize("make", [AutoNormal, AutoDiagonalNormal])
-@pytest.mark.parametrize("method", FITS)
-def test_a_mean_field_guide_has_the_posteriors_precisions(
-    line: Line, method: str, make: Callable[[Any], Any]
-) -> None:
-    pair = Pair(line.model, make(line.model))
-    found = FITS[method](pair, line.x, line.y, tolerance=1e-3)
-    at = _read(pair, line.x, line.y)
-    torch.testing.assert_close(at.variances(), 1 / line.precision.diagonal(), rtol=1e-3, atol=0.0)
+def test_a_mean_field_guide_has_the_posteriors_precisions(line: Line, make: Callable[[Any], Any]) -> None:
     best = -0.5 * float(line.precision.diagonal().log().sum() - torch.logdet(line.precision))
-    assert line.below(at) == pytest.approx(-best, abs=2e-3)
-    assert found.elbo[-1] == pytest.approx(line.log_evidence - line.below(at), abs=2e-3)
+    for found in _optima(line.model, make(line.model), line.x, line.y, tolerance=1e-3):
+        torch.testing.assert_close(found.at.variances(), 1 / line.precision.diagonal(), rtol=1e-3, atol=0.0)
+        assert line.below(found.at) == pytest.approx(-best, abs=2e-3)
+        assert found.history[-1] == pytest.approx(line.log_evidence - line.below(found.at), abs=2e-3)
 
 
-@pytest.mark.parametrize("method", FITS)
-def test_blocks_have_the_precisions_of_their_sites(line: Line, method: str) -> None:
-    pair = Pair(line.model, line.blocks())
-    found = FITS[method](pair, line.x, line.y, tolerance=1e-3)
-    assert "block-diagonal" in found.reason
-    covariance = _read(pair, line.x, line.y).covariance()
-    for own in (slice(0, 2), slice(2, 4)):
-        expected = torch.linalg.inv(line.precision[own, own])
-        torch.testing.assert_close(covariance[own, own], expected, rtol=2e-3, atol=1e-9)
+def test_blocks_have_the_precisions_of_their_sites(line: Line) -> None:
+    for found in _optima(line.model, line.blocks(), line.x, line.y, tolerance=1e-3):
+        assert found.at.family.name == "block-diagonal"
+        covariance = found.at.covariance()
+        for own in (slice(0, 2), slice(2, 4)):
+            expected = torch.linalg.inv(line.precision[own, own])
+            torch.testing.assert_close(covariance[own, own], expected, rtol=2e-3, atol=1e-9)
 
 
-@pytest.mark.parametrize("method", FITS)
-def test_a_low_rank_guide_is_as_close_as_any_of_its_family(line: Line, method: str) -> None:
-    pair = Pair(line.model, AutoLowRankMultivariateNormal(line.model, rank=1))
-    FITS[method](pair, line.x, line.y)
-    below = line.below(_read(pair, line.x, line.y))
-    assert below < _closest_low_rank(line) + 0.01
+def test_a_low_rank_guide_is_as_close_as_any_of_its_family(line: Line) -> None:
+    closest = _closest_low_rank(line)
+    for found in _optima(line.model, AutoLowRankMultivariateNormal(line.model, rank=1), line.x, line.y):
+        assert line.below(found.at) < closest + 0.01
 
 
 def _closest_low_rank(line: Line) -> float:
@@ -142,7 +148,7 @@ def _closest_low_rank(line: Line) -> float:
         return 0.5 * (np.trace(target @ covariance) - 4 - size) if sign > 0 else np.inf
 
     random = np.random.default_rng(1)
-    starts = random.normal(0, 2, (20, 8))
+    starts = random.normal(0, 2, (8, 8))
     return float(min(optimize.minimize(below, start, bounds=[(-8, 8)] * 8).fun for start in starts))
 
 
@@ -244,7 +250,7 @@ def test_of_a_scale_that_falls_to_none_no_more_is_left_than_its_square_gives() -
     guide, x = AutoLowRankMultivariateNormal(_corner, rank=1), torch.zeros(3).double()
     with target_of(Pair(_corner, guide).initialise(x), x) as target:
         family = target.guide.read().family
-        for thin in (0.1, 0.2, 0.4):
+        for thin in (0.1, 0.4):
             root = torch.tensor([[1.0, 1.0], [1.0, 1.0], [thin, 1.0]]).double()
             at = Gaussian(family, x, (root,))
             left, (found, error) = below(at.covariance()) - below(FACTOR), _mean_distance(target, at)
@@ -271,27 +277,27 @@ def _votes(dim: int, rows: int = 80) -> tuple[Callable[..., None], Tensor, Tenso
 )
 def test_both_methods_come_to_the_same_optimum(make: Callable[[Any], Any]) -> None:
     model, x, y = _votes(6)
-    elbos = []
-    for fit in FITS.values():
-        pair = Pair(model, make(model))
-        assert fit(pair, x, y).converged
-        with target_of(pair, x, y) as target:
-            at = target.guide.read()
-            elbos.append(target.expect(at, common_noise(20_000, at.family.noise_dim, 1)).elbo)
+    ends = _optima(model, make(model), x, y)
+    with target_of(Pair(model, make(model)).initialise(x, y), x, y) as target:
+        noise = common_noise(4000, ends[0].at.family.noise_dim, 1)
+        elbos = [target.expect(found.at, noise).elbo for found in ends]
     assert abs(elbos[0] - elbos[1]) < 0.01
 
 
 def test_beyond_dense_matrices_distances_come_by_products(monkeypatch: pytest.MonkeyPatch) -> None:
     model, x, y = _votes(6)
-    pair = Pair(model, AutoNormal(model))
-    dense = fixed_noise.fit(pair, x, y)
-    monkeypatch.setattr("ppl_vae.inference.fitting.fixed_noise.MOST_JUDGED", 2)
-    other = fixed_noise.fit(Pair(model, AutoNormal(model)), x, y)
-    assert other.converged
-    assert dense.distance is not None
-    assert other.distance is not None
-    both = np.hypot(dense.distance.std_error, other.distance.std_error)
-    assert abs(dense.distance.value - other.distance.value) < 5 * both
+    method = FixedNoise()
+    with target_of(Pair(model, AutoNormal(model)).initialise(x, y), x, y) as target:
+        start, noise = best_start(target, "mode", 0)[0].at, common_noise(64, 6, 0)
+        at = climb(method, target, start, GaussianOptions(), 0).at
+        moved = at.replaced(at.loc, [1.1 * root for root in at.roots])
+        dense, far = (method.distance(target, each, noise, 4096, 1) for each in (at, moved))
+        monkeypatch.setattr("ppl_vae.inference.fitting.fixed_noise.MOST_JUDGED", 2)
+        assert climb(method, target, start, GaussianOptions(), 0).distance.upper <= 0.01
+        other, farther = (method.distance(target, each, noise, 4096, 2) for each in (at, moved))
+    assert abs(dense.value - other.value) < 5 * np.hypot(dense.std_error, other.std_error)
+    # A metric and a Hessian: both are right to a factor.
+    assert far.value / 2 < farther.value < 2 * far.value
 
 
 # Starts ---------------------------------------------------------------------------------------------------
@@ -308,6 +314,7 @@ def test_the_best_start_is_taken(line: Line) -> None:
     assert mode.elbo == pytest.approx(line.log_evidence, abs=1e-3)
 
 
+@pytest.mark.usefixtures("from_the_mode")
 def test_the_same_seed_gives_the_same_numbers_and_nothing_global_changes(oracles: ModuleType) -> None:
     model, x, y = _votes(3)
     ends = []
@@ -319,6 +326,7 @@ def test_the_same_seed_gives_the_same_numbers_and_nothing_global_changes(oracles
     assert torch.equal(*ends)
 
 
+@pytest.mark.usefixtures("from_the_mode")
 def test_guides_keep_their_precision() -> None:
     model, x, y = _votes(3)
     pair = Pair(model, AutoMultivariateNormal(model))
@@ -350,6 +358,7 @@ def once(y: Tensor) -> None:
     pyro.sample("y", dist.Normal(square, 2.0), obs=y)
 
 
+@pytest.mark.usefixtures("from_the_mode")
 @pytest.mark.filterwarnings("ignore:.*through stock Pyro")
 def test_without_second_derivatives_there_is_l_bfgs_which_the_reason_says() -> None:
     y = torch.tensor(0.5, dtype=torch.float64)
@@ -361,6 +370,7 @@ def test_without_second_derivatives_there_is_l_bfgs_which_the_reason_says() -> N
     )
 
 
+@pytest.mark.usefixtures("from_the_mode")
 @pytest.mark.filterwarnings("ignore:.*through stock Pyro")
 def test_distances_by_products_need_second_derivatives(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ppl_vae.inference.fitting.fixed_noise.MOST_JUDGED", 0)
@@ -406,6 +416,7 @@ def test_bad_input_gets_one_sentence(method: str) -> None:
         fit(Pair(once, AutoNormal(once)), y, start="middle")
 
 
+@pytest.mark.usefixtures("from_the_mode")
 @pytest.mark.parametrize("model", [_flat, _tilted])
 @pytest.mark.parametrize("method", FITS)
 def test_a_posterior_that_cannot_be_normalised_is_named(method: str, model: Callable[[Tensor], None]) -> None:

@@ -63,6 +63,7 @@ def covariance(guide: Any) -> Tensor:
     return guide.get_posterior().covariance_matrix.detach().double()
 
 
+@pytest.mark.usefixtures("from_the_mode")
 @pytest.mark.parametrize("kind", [AutoMultivariateNormal, AutoLowRankMultivariateNormal])
 def test_the_steps_guide_is_the_pairs_in_other_coordinates(kind: Any, rows: tuple[Tensor, Tensor]) -> None:
     pair = Pair(model, kind(model))
@@ -78,6 +79,7 @@ def test_the_steps_guide_is_the_pairs_in_other_coordinates(kind: Any, rows: tupl
     torch.testing.assert_close(own.get_posterior().loc, pair.guide.get_posterior().loc, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.usefixtures("from_the_mode")
 def test_gradients_have_no_noise_where_the_guide_is_the_posterior(rows: tuple[Tensor, Tensor]) -> None:
     """Exact to the rounding of a float32 guide, in coordinates of the posterior's own sds."""
     own = Whitened(Pair(model, AutoMultivariateNormal(model)), rows, 0).own
@@ -88,11 +90,12 @@ def test_gradients_have_no_noise_where_the_guide_is_the_posterior(rows: tuple[Te
     assert max(float(gradient.abs().max()) for gradient in gradients) < 0.01
 
 
+@pytest.mark.usefixtures("from_the_mode")
 def test_a_killed_fit_goes_on_to_the_same_numbers(rows: tuple[Tensor, Tensor], tmp_path: Path) -> None:
     def fitted(**options: Any) -> Tensor:
         pair = Pair(model, AutoMultivariateNormal(model))
         svi.fit(
-            pair, *rows, whiten=True, num_steps=40, checkpoint_every=10, checkpoint=tmp_path, progress=False,
+            pair, *rows, whiten=True, num_steps=16, checkpoint_every=4, checkpoint=tmp_path, progress=False,
             **options,
         )  # fmt: skip
         return covariance(pair.guide)
@@ -101,7 +104,7 @@ def test_a_killed_fit_goes_on_to_the_same_numbers(rows: tuple[Tensor, Tensor], t
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fitted(observers=[svi.Callback(kill, 25)])
+        fitted(observers=[svi.Callback(kill, 10)])
     resumed = fitted(resume=True)
     assert torch.equal(resumed, fitted())
 
@@ -114,6 +117,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.usefixtures("from_the_mode")
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_it_is_not_for_is_refused(case: str, rows: tuple[Tensor, Tensor]) -> None:
     method, kind, options, words = REFUSED[case]
