@@ -145,6 +145,7 @@ class Scatter(View):
         joined: whether a line runs through all points in their order.
         hollow: names of groups whose points are hollow.
         levels: horizontal lines, by name.
+        outlines: curves in a group's colour, by its name, shape (points, 2).
     """
 
     groups: Mapping[str, Array]
@@ -154,12 +155,17 @@ class Scatter(View):
     joined: bool = False
     hollow: Collection[str] = ()
     levels: Mapping[str, float] = field(default_factory=dict)
+    outlines: Mapping[str, Array] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         checked = {
             name: self._numbers(f"points {name!r}", values, None, 2) for name, values in self.groups.items()
         }
+        if unknown := [*(self.outlines.keys() - checked.keys())]:
+            raise self._refuse(f"has an outline of {unknown[0]!r}, which is none of its groups")
+        curves = {name: self._numbers("outlines", each, None, 2) for name, each in self.outlines.items()}
         self._take("groups", checked)
+        self._take("outlines", curves)
         self._take("levels", {name: float(value) for name, value in self.levels.items()})
 
 

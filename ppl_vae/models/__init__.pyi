@@ -1,5 +1,6 @@
 from .bayesian_ppca import BayesianPPCA as BayesianPPCA
 from .factor_analysis import FactorAnalysis as FactorAnalysis
+from .gaussian_mixture import GaussianMixture as GaussianMixture
 from .hierarchical_vae import HierarchicalVAE as HierarchicalVAE
 from .ppca import PPCA as PPCA
 from .suite import SUITE as SUITE

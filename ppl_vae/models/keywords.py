@@ -2,6 +2,7 @@
 
 from ppl_vae.models.bayesian_ppca import BayesianPPCAKeywords
 from ppl_vae.models.factor_analysis import FactorAnalysisKeywords
+from ppl_vae.models.gaussian_mixture import GaussianMixtureKeywords
 from ppl_vae.models.hierarchical_vae import HierarchicalVAEKeywords
 from ppl_vae.models.ppca import PPCAKeywords
 from ppl_vae.models.trueskill import TrueSkillKeywords
@@ -13,6 +14,7 @@ __all__ = ["ModelKeywords"]
 class ModelKeywords(
     BayesianPPCAKeywords,
     FactorAnalysisKeywords,
+    GaussianMixtureKeywords,
     HierarchicalVAEKeywords,
     PPCAKeywords,
     TrueSkillKeywords,

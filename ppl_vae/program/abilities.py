@@ -22,6 +22,7 @@ __all__ = [
     "ExactEvidence",
     "ExactPosterior",
     "HasAuxiliary",
+    "HasDegenerate",
     "HasIdentifiable",
     "HasObjective",
     "HasReported",
@@ -87,6 +88,16 @@ class HasAuxiliary(Protocol):
         Args:
             latents: by site, as the model's own sample statements would give them.
         """
+        ...
+
+
+@runtime_checkable
+class HasDegenerate(Protocol):
+    """A model some of whose parameters are no estimate, however high their likelihood, such as a mixture with
+    a component that sits on one row."""
+
+    def degenerate(self) -> str | None:
+        """What is wrong with the parameters that it has now, in a sentence; None where nothing is."""
         ...
 
 

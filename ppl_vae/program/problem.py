@@ -237,7 +237,8 @@ class Problem:
             for name in layout.summed:
                 if name in guide_trace.nodes:
                     guide_trace.remove_node(name)
-            with enumerated(layout), particle_plate(layout, num_particles):
+            # A guide that draws nothing opens no plate, whose indices the model would take over.
+            with Substitute(self.chosen), enumerated(layout), particle_plate(layout, num_particles):
                 model = poutine.replay(self.pair.model, trace=guide_trace)
                 model_trace = poutine.trace(model).get_trace(*self.data)
         return model_trace, guide_trace

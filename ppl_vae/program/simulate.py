@@ -46,7 +46,7 @@ def simulate(problem: Problem, seed: int = 0) -> tuple[dict[str, Tensor], tuple[
             return latents, pair.model.simulate({name: z[0] for name, z in latents.items()}, *data)
         values = {name: (observed.nodes[name]["value"], sites[name]["value"]) for name in layout.observed}
         changed = _exchange(data, values)
-        _check(pair.model, drawn, changed, tuple(layout.latents))
+        _check(pair.model, drawn, changed, (*layout.latents, *layout.summed))
     return latents, changed
 
 

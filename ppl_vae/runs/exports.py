@@ -21,6 +21,7 @@ from ppl_vae.base.seeds import seeded
 from ppl_vae.data.dataset import VariableKind
 from ppl_vae.inference.evidence import importance
 from ppl_vae.inference.samplers import exact, guide
+from ppl_vae.inference.samplers.exact import summed_posterior
 from ppl_vae.program.abilities import ExactEvidence
 from ppl_vae.program.layout import sample_sites
 from ppl_vae.program.problem import Problem
@@ -52,7 +53,8 @@ def export(
     Args:
         run: a fitted one.
         what: "codes", mean and sd of every latent of a row under the guide; "draws" from the guide, with
-            their log importance weights; "samples", data drawn from the model, as many rows as were chosen;
+            their log importance weights; where all latents are summed out, exact posterior probabilities of
+            their values, and exact draws; "samples", data drawn from the model, as many rows as were chosen;
             "reconstructions", E[x | z] at the mean of z under the guide; "log-evidence", log p(x) of every
             unit with its error, exact or by importance sampling.
         split: "train", "validation" or "test"; by default test where there are such rows.
@@ -127,7 +129,11 @@ class _Asked:
         return self.layout.unit_plate
 
     def draws(self) -> xr.Dataset:
-        """Draws of the guide, and their weights."""
+        """Draws of the guide, and their weights; exact ones where all latents are summed out."""
+        if not self.layout.latents:
+            drawn = exact.draws(self.run.model, *self.data, num_draws=self.num_draws, seed=self.seed)
+            chosen = dict.fromkeys({self.layout.unit_plate} & {*drawn.draws.dims}, self.chosen)
+            return self._numbered(drawn.draws.isel(chosen), "chain", "draw")
         found = self._drawn(self.num_draws, self.index)
         weights = {} if found.log_weights is None else {"log_weight": found.log_weights}
         return self._numbered(found.draws.assign(weights), "chain", "draw")
@@ -137,7 +143,9 @@ class _Asked:
 
     def codes(self) -> xr.Dataset:
         """Means and sds, by formula where the guide's distribution has one, else of draws."""
-        self._local("codes")
+        plate = self._local("codes")
+        if not self.layout.latents:
+            return self._numbered(self._probabilities(plate))
         moments = self._moments()
         draws = self._drawn(self._needed(moments), self.index).draws
         over = ("chain", "draw")
@@ -148,6 +156,23 @@ class _Asked:
                 found[kind][name] = one.copy(data=values[self.chosen])
         named = {f"{name}_{kind}": values for kind, each in found.items() for name, values in each.items()}
         return self._numbered(draws.drop_vars(list(draws.data_vars)).drop_dims(over).assign(named))
+
+    def _probabilities(self, plate: str) -> xr.Dataset:
+        """p(k | x) of every value k of the latents that are summed out.
+
+        Raises:
+            InputError: if the model does not know them.
+        """
+        import xarray as xr
+
+        found = {
+            name: (probs.cpu().numpy()[self.chosen], values.cpu().numpy())
+            for name, (probs, values) in summed_posterior(self.run.model, self.data).items()
+        }
+        return xr.Dataset(
+            {f"{name}_probability": ((plate, name), probs) for name, (probs, _) in found.items()},
+            {name: values for name, (_, values) in found.items()},
+        )
 
     def _needed(self, moments: Collection[str]) -> int:
         """How many draws: only their labels, where every latent's moments are known."""
@@ -184,16 +209,32 @@ class _Asked:
     def reconstructions(self) -> xr.Dataset:
         """The mean of the observed sites where every latent is at its mean."""
         self._local("reconstructions")
+        if not self.layout.latents:
+            return self._as_data(self._expected())
         moments = self._moments()
         draws = self._drawn(self._needed(moments), None).draws
         means = {name: draws[name].mean(("chain", "draw")).to_numpy() for name in self.layout.latents}
         means |= {name: mean for name, (mean, _) in moments.items()}
         like = next(tensor for tensor in self.data if tensor.is_floating_point())
         at = {name: torch.as_tensor(mean).to(like) for name, mean in means.items()}
+        return self._as_data(
+            {name: value.cpu().numpy()[self.chosen] for name, value in self._means(at).items()}
+        )
+
+    def _means(self, at: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Means of the observed sites at given latents."""
         with self.run.pair.scope(), torch.no_grad():
             trace = poutine.trace(poutine.condition(self.run.pair.model, data=at)).get_trace(*self.data)
-        observed = {name: site["fn"].mean for name, site in sample_sites(trace) if site["is_observed"]}
-        return self._as_data({name: value.cpu().numpy()[self.chosen] for name, value in observed.items()})
+        return {name: site["fn"].mean for name, site in sample_sites(trace) if site["is_observed"]}
+
+    def _expected(self) -> dict[str, NDArray[Any]]:
+        """Means of the observed sites over the posterior of the one latent, which is summed out."""
+        ((name, (probs, values)),) = summed_posterior(self.run.model, self.data).items()
+        total: dict[str, Tensor] = {}
+        for number, value in enumerate(values):
+            for site, mean in self._means({name: value.expand(len(probs))}).items():
+                total[site] = total.get(site, 0.0) + probs[:, number, None].to(mean) * mean
+        return {site: mean.cpu().numpy()[self.chosen] for site, mean in total.items()}
 
     def samples(self) -> xr.Dataset:
         """Data drawn from the model: what is observed anew, what is conditioned on as it is."""

@@ -15,6 +15,7 @@ from ppl_vae.guides.per_datum import PerDatumNormal
 from ppl_vae.inference.fitting.checkpoint import save_parameters
 from ppl_vae.inference.fitting.choice import fit_by
 from ppl_vae.models.base import HintsAtScale
+from ppl_vae.program.abilities import HasDegenerate
 from ppl_vae.runs.run import OWN_DATA, Run, prepare_folder
 from ppl_vae.runs.settings import Settings
 
@@ -72,6 +73,10 @@ def fit_run(
         progress=progress,
     )
     final = fitted.final
+    warned = run.warnings
+    if isinstance(run.model, HasDegenerate) and (said := run.model.degenerate()):
+        warned = (*warned, said)
+        warnings.warn(said, stacklevel=2)
     result = {
         "split": "train",
         "elbo": final.value,
@@ -92,7 +97,7 @@ def fit_run(
         "method": fitted.method,
         "distance": None if fitted.distance is None else fitted.distance.to_json(),
         "choice": None if fitted.choice is None else fitted.choice.to_json(),
-        "warnings": list(run.warnings),
+        "warnings": list(warned),
         "out": str(out),
     }
     with collected_errors(complaints):

@@ -235,6 +235,8 @@ def sbc(
         raise InputError("calibrating a guide needs a pair of model and guide, and this is a model alone")
     with one_thread():
         place = world(source, *data, index=index)
+        if not place.apart.layout.latents:
+            raise InputError("no latent can be ranked: all of them are summed out")
         with nullcontext() if budget is None else deadline(begin + budget - time.perf_counter()):
             try:
                 answers, place = _answers(source, answer, place, asked, seed)

@@ -102,6 +102,8 @@ def advise(
     if measures.improper:
         sentence = "give proper priors to the latents that are named, or hold one of them, and fit again"
         return Advice("proper priors", sentence)
+    if "parameters" in decision.failing:
+        return Advice("restart", "fit again from other starts, or a model of fewer parameters")
     if "collapse" in decision.failing:
         sentence = "fit again with a longer KL warm-up or a weaker decoder, so that the latents are used"
         return Advice("use the latents", sentence)

@@ -19,8 +19,7 @@ def refuse_unchecked(layout: Layout) -> None:
     """What has no posterior that can be checked.
 
     Raises:
-        InputError: for programs that take a part of their data, guides that draw discrete latents, and models
-            without latents.
+        InputError: for programs that take a part of their data, and guides that draw discrete latents.
     """
     require_all_data(layout)
     if layout.discrete:
@@ -29,8 +28,6 @@ def refuse_unchecked(layout: Layout) -> None:
             "draws leave no trace in any check: leave it out of the guide, and mark it in the model with "
             "infer={'enumerate': 'parallel'} (pyro.infer.config_enumerate), so that it is summed out"
         )
-    if not layout.latents:
-        raise InputError("the model has no latent sites: there is no posterior to check")
 
 
 def rows_compared(problem: Problem, rows: Tensor | None) -> Problem:

@@ -75,6 +75,8 @@ class Measures(Plain):
         active: fraction of a latent vector's dimensions that depend on the data.
         points: the latent sites whose guide is a point mass.
         improper: whether the posterior was found to have no integral.
+        summed: the latent sites, where all of them are summed out and the guide draws nothing.
+        degenerate: what is wrong with the model's parameters, where they are no estimate.
         others: numbers of checks of one's own, by name, which `decide` does not read.
     """
 
@@ -97,6 +99,8 @@ class Measures(Plain):
     active: float = NAN
     points: tuple[str, ...] = ()
     improper: bool = False
+    summed: tuple[str, ...] = ()
+    degenerate: str = ""
     others: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -145,6 +149,8 @@ REASONS: Mapping[str, tuple[Verdict, tuple[str, ...], str]] = {
                "neither density, weights nor log p(x)"),
     "improper": ("do not trust", ("family",), "the posterior cannot be normalised, so that no guide can be "
                  "right"),
+    "degenerate": ("do not trust", ("parameters",), "{}"),
+    "summed": ("trust", (), "nothing is approximated: {} is summed out, and the ELBO is log p(x)"),
     "collapsed": ("do not trust", ("collapse",), "the latents do not depend on the data at all"),
     "missed": ("do not trust", ("modes",), "the sampler found a part of the posterior in which the guide "
                "puts next to no probability"),
@@ -180,6 +186,8 @@ def decide(measures: Measures, rule: Rule | None = None, names: QuantityNames | 
     """Trust, reweight, do not trust, or say that there is nothing to judge.
 
     1. *Point masses*: a guide that is a point in some latent has no density, and is not a posterior.
+       Parameters that are no estimate (a singular solution) are not trusted; where they are one and all
+       latents are summed out, there is nothing that a guide could get wrong.
     2. *Collapse*: a latent vector none of whose dimensions depends on the data is not trusted.
     3. *Missed part*: chains of a sampler that live where the guide puts next to nothing are believed, even
        where they do not agree with each other.
@@ -205,6 +213,10 @@ def decide(measures: Measures, rule: Rule | None = None, names: QuantityNames | 
         return _decided("points", in_words(m.points))
     if m.improper:
         return _decided("improper")
+    if m.degenerate:
+        return _decided("degenerate", m.degenerate)
+    if m.summed:
+        return _decided("summed", in_words(m.summed))
     if m.active == 0:
         return _decided("collapsed")
     if m.missed > rule.missed and not m.reference_ok:

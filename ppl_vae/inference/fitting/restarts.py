@@ -17,7 +17,7 @@ from ppl_vae.inference.fitting.fixed_data import FixedData
 from ppl_vae.inference.fitting.options import FitKeywords, FitOptions
 from ppl_vae.inference.fitting.svi import Fit, fit
 from ppl_vae.inference.samplers import guide
-from ppl_vae.program.abilities import HasIdentifiable
+from ppl_vae.program.abilities import HasDegenerate, HasIdentifiable
 from ppl_vae.program.pair import Pair
 from ppl_vae.program.problem import Problem
 
@@ -40,7 +40,9 @@ class Restarts:
     Attributes:
         pairs: the fitted pairs.
         fits: what each fit did.
-        best: number of the one with the highest ELBO.
+        best: number of the one with the highest ELBO, those left out whose solution is degenerate.
+        degenerate: what is wrong with each one's solution, as the model says it (`HasDegenerate`); None where
+            nothing is.
         behind: how far each one's ELBO lies below the best one's, in nats a unit, shape (restarts,).
         behind_error: Monte Carlo errors of that, by common random numbers.
         mean_difference: largest difference between a mean and the best one's, in that one's sd, over all
@@ -61,6 +63,7 @@ class Restarts:
     worst: str
     agree: bool
     sentence: str
+    degenerate: tuple[str | None, ...] = ()
 
 
 def restarts(
@@ -79,6 +82,7 @@ def restarts(
     for) and, where their latents can be compared, no mean lies more than a quarter of a sd from the best
     one's and no sd is off by more than a factor of 1.25. Latents can be compared if the model has no
     trained parameters, or through its identifiable functions: two VAEs may use their latents differently.
+    Fits that end in a solution that the model calls degenerate are not compared, however high their ELBO.
 
     Args:
         make_pair: makes a new pair from a seed; run under that seed.
@@ -91,7 +95,7 @@ def restarts(
             ends.
 
     Raises:
-        InputError: for fewer than two restarts, and as `svi.fit` does.
+        InputError: for fewer than two restarts, where all of them are degenerate, and as `svi.fit` does.
     """
     if num_restarts < 2:
         raise InputError(f"num_restarts is {num_restarts}; at least 2 can be compared")
@@ -115,32 +119,47 @@ def _compared(
     tolerance: float,
     seed: int,
 ) -> Restarts:
+    wrong = tuple(_degenerate(pair) for pair in pairs)
+    if all(wrong):
+        raise InputError(f"all {len(pairs)} fits are degenerate: {wrong[0]}")
+    proper = [number for number, each in enumerate(wrong) if each is None]
     elbos = torch.stack([_elbo(pair, data, seed) for pair in pairs])
-    best = int(elbos.mean(1).argmax())
+    best = max(proper, key=lambda number: float(elbos[number].mean()))
     behind = elbos[best] - elbos
     mean, error = behind.mean(1).numpy(), (behind.std(1) / math.sqrt(behind.shape[1])).numpy()
     apart, ratio, worst = math.nan, math.nan, ""
     if _comparable(pairs[best], identifiable):
-        apart, ratio, worst = _furthest(pairs, best, data, identifiable, seed)
-    as_good = bool((mean - 2 * error <= tolerance).all())
-    same = not worst or (apart <= MEAN_LIMIT and ratio <= SD_LIMIT)
-    last = int(mean.argmax())
+        kept = [pairs[number] for number in proper]
+        apart, ratio, worst = _furthest(kept, proper.index(best), data, identifiable, seed)
+    as_good = bool((mean - 2 * error <= tolerance)[proper].all())
+    same = len(proper) > 1 and (not worst or (apart <= MEAN_LIMIT and ratio <= SD_LIMIT))
+    last = max(proper, key=lambda number: mean[number])
+    left = len(pairs) - len(proper)
+    said = _sentence(len(proper), as_good and same, (mean[last], error[last]), apart, ratio, worst)
+    if left:
+        said += f"; {left} more are degenerate and left out: {next(filter(None, wrong))}"
     return Restarts(
         pairs=tuple(pairs), fits=tuple(fits), best=best, behind=mean, behind_error=error,
         mean_difference=apart, sd_ratio=ratio, worst=worst, agree=as_good and same,
-        sentence=_sentence(len(pairs), as_good and same, (mean[last], error[last]), apart, ratio, worst),
+        sentence=said, degenerate=wrong,
     )  # fmt: skip
 
 
 def _sentence(
     number: int, agree: bool, behind: tuple[float, float], apart: float, ratio: float, worst: str
 ) -> str:
+    if number == 1:
+        return "one fit is left, which agrees with no other"
     word = "agree" if agree else "do not agree"
     said = f"{number} fits from different starts {word}: the ELBO of the worst lies {behind[0]:.2g} ± "
     said += f"{behind[1]:.1g} nats a unit below the best one's"
     if not worst:
         return f"{said}; their latents cannot be compared"
     return f"{said}, means differ by up to {apart:.2f} sd ({worst}) and sds by up to a factor of {ratio:.2f}"
+
+
+def _degenerate(pair: Pair) -> str | None:
+    return pair.model.degenerate() if isinstance(pair.model, HasDegenerate) else None
 
 
 def _elbo(pair: Pair, data: tuple[Any, ...], seed: int) -> torch.Tensor:

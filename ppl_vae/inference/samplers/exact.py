@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ppl_vae.answers.evidence import Evidence
 from ppl_vae.answers.labels import to_dataset
@@ -19,7 +20,7 @@ from ppl_vae.program.pair import Pair, Program
 from ppl_vae.program.probe import check_data
 from ppl_vae.program.problem import Problem
 
-__all__ = ["draws", "log_evidence"]
+__all__ = ["draws", "log_evidence", "summed_posterior"]
 
 
 @torch.no_grad()
@@ -56,6 +57,27 @@ def draws(
         dependence="independent",
         seconds=time.perf_counter() - start,
     )
+
+
+def summed_posterior(model: Program, data: tuple[Any, ...]) -> dict[str, tuple[Tensor, Tensor]]:
+    """p(k | x) of every discrete latent k: probabilities, shape (units, values), and the values.
+
+    Args:
+        model: a model that is `ExactPosterior`.
+        data: its data.
+
+    Raises:
+        InputError: if the model does not know its posterior.
+    """
+    if not isinstance(model, ExactPosterior):
+        raise InputError(f"{type(model).__name__} does not know the exact posterior of what is summed out")
+    found = {}
+    for name, posterior in model.exact_posterior(*data).items():
+        if posterior.has_enumerate_support:
+            values = posterior.enumerate_support(expand=False).reshape(-1)
+            logs = posterior.log_prob(values.reshape(-1, *[1] * len(posterior.batch_shape)))
+            found[name] = (logs.exp().T, values)
+    return found
 
 
 def _numbers(posterior: torch.distributions.Distribution) -> int:

@@ -10,6 +10,7 @@ import torch
 from ppl_vae.answers.labels import to_dataset
 from ppl_vae.answers.posterior import Posterior
 from ppl_vae.base.arguments import check_whole
+from ppl_vae.base.errors import InputError
 from ppl_vae.base.seeds import seeded
 from ppl_vae.program.memory import refuse_too_many_draws
 from ppl_vae.program.pair import Pair
@@ -38,7 +39,8 @@ def draws(
         of their data or scale their densities.
 
     Raises:
-        InputError: if num_draws is not positive, or so many draws do not fit into memory.
+        InputError: if num_draws is not positive, so many draws do not fit into memory, or all latents are
+            summed out.
     """
     import xarray as xr
 
@@ -46,6 +48,11 @@ def draws(
     start = time.perf_counter()
     problem = Problem.of(pair, *data).rows(index)
     layout = problem.layout
+    if not layout.latents:
+        raise InputError(
+            f"the guide draws nothing: {', '.join(layout.summed)} is summed out, and nothing is approximated"
+            "; exact.draws draws from its posterior where the model knows it"
+        )
     chunks = []
     with seeded(seed):
         for size in problem.blocks(num_draws):

@@ -146,6 +146,8 @@ def _scatter(view: Scatter) -> Figure | None:
             mfc="white" if hollow else None, rasterized=many,
             label=_legend_name(name, number, len(view.groups), 34 if view.joined else 22),
         )  # fmt: skip
+        if name in view.outlines:
+            axes.plot(*view.outlines[name].T, color=paint[number % 10], linewidth=1.2)
     for name, height in view.levels.items():
         if np.isfinite(height):
             axes.axhline(height, color=NEGATIVE, linestyle="--", linewidth=1.5, label=wrapped(name, 22, 1))

@@ -41,7 +41,7 @@ def _by_nuts(case: Case) -> bool:
 
 
 def _calibrated(case: Case, answer: Literal["guide", "nuts"], name: str, share: float) -> Found | None:
-    if not case.options.calibrate:
+    if not case.options.calibrate or not case.layout.latents:
         return None
     if case.clock.left < LEAST_LEFT * case.clock.budget:
         return Found(skipped(name, "there was no time left for simulated data"))

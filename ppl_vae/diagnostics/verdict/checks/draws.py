@@ -16,8 +16,10 @@ SEED = 2
 DRAWS, MOST_NUMBERS = (4000, 1000, 500), 4e7
 
 
-def draws(case: Case) -> Found:
+def draws(case: Case) -> Found | None:
     """As many as there is time and memory for; without any, nothing more can be checked."""
+    if not case.layout.latents:
+        return None
     stage("check: draws of the guide", show=case.options.progress)
     layout, index = case.layout, case.index
     units = layout.num_units if case.local else 1

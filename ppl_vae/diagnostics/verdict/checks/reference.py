@@ -37,8 +37,10 @@ REFERENCE_SHARE, WHOLE_SHARE = 0.75, 0.95
 BEGINNING = 0.05
 
 
-def reference(case: Case) -> Found:
+def reference(case: Case) -> Found | None:
     """Draw one and judge it, and set both answers beside it."""
+    if not case.layout.latents:
+        return None
     found, kind = _drawn(case)
     late = {"late": found.cut}
     if found.posterior is None:

@@ -16,9 +16,11 @@ __all__ = ["reweighted"]
 SEED = 3
 
 
-def reweighted(case: Case) -> Found:
+def reweighted(case: Case) -> Found | None:
     """How far the guide's draws are from themselves, resampled by their importance weights."""
-    own = case.posteriors["svi"]
+    own = case.posteriors.get("svi")
+    if own is None:
+        return None
     answers: dict[str, Posterior] = {}
     try:
         answers["reweighted"] = own.resampled(seed=case.seed(SEED))

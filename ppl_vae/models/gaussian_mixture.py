@@ -1,0 +1,300 @@
+"""The Gaussian mixture of maximum likelihood, its components summed out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self, TypedDict, Unpack
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro import poutine
+from pyro.nn import PyroModule
+from torch import Tensor, nn
+
+from ppl_vae.base.arguments import check_real, check_whole
+from ppl_vae.base.errors import InputError
+from ppl_vae.base.seeds import derived
+from ppl_vae.data.inputs import Features, Input
+from ppl_vae.data.rows import Rows
+from ppl_vae.guides.enumerated import Enumerated
+from ppl_vae.models.base import DataType, FitDefaults, Unit, one_of
+from ppl_vae.models.mixture_em import (
+    COVARIANCES,
+    FLOOR,
+    Covariance,
+    Mixture,
+    best_of,
+    k_means_start,
+    log_normals,
+    smallest,
+)
+from ppl_vae.models.mixture_views import mixture_views
+from ppl_vae.program.shown import ViewContext
+from ppl_vae.views import View
+
+__all__ = ["GaussianMixture", "GaussianMixtureKeywords", "GaussianMixtureOptions"]
+
+# Rows that EM looks at before a fit; the fit itself takes all of them.
+START_ROWS = 2000
+
+
+@dataclass(frozen=True)
+class GaussianMixtureOptions:
+    """What a Gaussian mixture can be asked for.
+
+    Attributes:
+        num_components: Components of the mixture.
+        covariance: Covariances of the components: full, diagonal, spherical, or tied (one full for all).
+        num_starts: Runs of EM, from as many k-means++ starts, the best of which the fit begins at; 0 for the
+            first start itself.
+        min_eigenvalue: Solutions with a covariance whose smallest eigenvalue is below this share of the
+            features' variances are singular, and are rejected.
+    """
+
+    num_components: int = 3
+    covariance: Covariance = "full"
+    num_starts: int = 10
+    min_eigenvalue: float = 1e-3
+
+
+class GaussianMixtureKeywords(TypedDict, total=False):
+    """`GaussianMixtureOptions` as keywords."""
+
+    num_components: int
+    covariance: Covariance
+    num_starts: int
+    min_eigenvalue: float
+
+
+class GaussianMixture(PyroModule):  # type: ignore[misc]
+    """k_n ~ Cat(π), x_n | k_n ~ N(μ_k, Σ_k); π, μ and Σ are parameters, and k is summed out.
+
+    The posterior of k_n, the responsibilities, and log p(x) are known exactly. Inside, features are centred
+    and scaled by their own mean and standard deviation; there Σ_k = δ I + F_k F_kᵀ (or δ + exp(2 l) for
+    variances), so that the likelihood has a maximum.
+
+    Args:
+        centre, scale: mean and standard deviation of the features, shape (d,), in the units of x.
+        options: K, covariances, starts, and the bound of which δ is a tenth.
+        feature_names: labels of the features.
+
+    Raises:
+        InputError: for options out of range.
+    """
+
+    data_type: ClassVar[type[DataType]] = Rows
+    inputs: ClassVar[Mapping[str, Input]] = {"x": Features()}
+    name: ClassVar[str] = "gaussian-mixture"
+    Options: ClassVar[type[GaussianMixtureOptions]] = GaussianMixtureOptions
+    unit: ClassVar[Unit] = "datum"
+    oracle: ClassVar[str] = (
+        "responsibilities and log p(x) by Bayes' rule; the best of twenty EM runs of others"
+    )
+    defaults: ClassVar[FitDefaults] = FitDefaults(num_steps=1000, lr=0.01, standardize=True)
+    guides: ClassVar[Mapping[str, Callable[..., nn.Module]]] = {"exact": lambda model, x: Enumerated()}
+
+    def __init__(
+        self,
+        centre: Tensor,
+        scale: Tensor,
+        options: GaussianMixtureOptions | None = None,
+        *,
+        feature_names: tuple[str, ...] = (),
+    ) -> None:
+        super().__init__("gaussian_mixture")
+        self.options = options or GaussianMixtureOptions()
+        _check(self.options)
+        self.num_features, self.num_components = len(centre), self.options.num_components
+        self.feature_names = feature_names or tuple(f"x{j + 1}" for j in range(len(centre)))
+        self.register_buffer("centre", centre.clone())
+        self.register_buffer("scale", scale.clone())
+        count, size = self.num_components, self.num_features
+        round_ = torch.eye(size, dtype=centre.dtype)
+        starts = {"full": round_.repeat(count, 1, 1), "tied": round_, "diagonal": torch.zeros(count, size)}
+        self.logits = nn.Parameter(centre.new_zeros(count))
+        self.locs = nn.Parameter(centre.new_zeros(count, size))
+        self.factors = nn.Parameter(starts.get(self.options.covariance, torch.zeros(count)).to(centre))
+
+    @classmethod
+    def from_data(
+        cls,
+        rows: Rows,
+        options: GaussianMixtureOptions | None = None,
+        **keywords: Unpack[GaussianMixtureKeywords],
+    ) -> Self:
+        """A model that starts at the best of several runs of EM; options as one object or by name.
+
+        Of more than 2,000 rows EM takes that many, chosen at random as its starts are: from the global
+        generator.
+
+        Raises:
+            InputError: for fewer rows than components, or where all runs are singular.
+        """
+        values = torch.as_tensor(rows.values, dtype=torch.float64)
+        spread = values.std(0, correction=0)
+        asked = one_of(GaussianMixtureOptions, options, keywords)
+        scale = torch.where(spread > 0, spread, 1.0)
+        model = cls(values.mean(0), scale, asked, feature_names=rows.feature_names)
+        seed = int(torch.randint(2**62, ()))
+        generator = torch.Generator().manual_seed(derived(seed, "rows"))
+        some = values[torch.randperm(len(values), generator=generator)[:START_ROWS]]
+        some = values if len(values) <= START_ROWS else some
+        return model.set_maximum_likelihood(some, num_starts=asked.num_starts, seed=seed)
+
+    @torch.no_grad()
+    def set_maximum_likelihood(self, x: Tensor, *, num_starts: int = 10, seed: int = 0) -> Self:
+        """Set π, μ and Σ to the best of several runs of EM that are not singular.
+
+        Args:
+            x: rows, shape (num_data, d).
+            num_starts: runs, each from a k-means++ start of its own; with 0, the first start itself.
+            seed: of the starts.
+
+        Raises:
+            InputError: for fewer rows than components, or where all runs are singular.
+        """
+        self.check_data(x)
+        if len(x) < self.num_components:
+            raise InputError(
+                f"num_components is {self.num_components}; it is at most the number of rows, {len(x)}"
+            )
+        scaled, asked = (x.double() - self.centre) / self.scale, self.options
+        if num_starts:
+            best, _ = best_of(
+                scaled, self.num_components, asked.covariance, num_starts=num_starts,
+                bound=asked.min_eigenvalue, seed=seed,
+            )  # fmt: skip
+            return self._set(best.mixture)
+        own = derived(seed, "start", 0)
+        return self._set(
+            k_means_start(scaled, self.num_components, asked.covariance, asked.min_eigenvalue, own)
+        )
+
+    def _set(self, mixture: Mixture) -> Self:
+        """Take over a mixture of standardised features, the heaviest component first."""
+        order = mixture.weights.argsort(descending=True)
+        mixture = Mixture(mixture.weights[order], mixture.means[order], mixture.covariances[order])
+        asked, floor = self.options, FLOOR * self.options.min_eigenvalue
+        self.logits.data.copy_(mixture.weights.log())
+        self.locs.data.copy_(mixture.means)
+        # At the floor itself no gradient would move them.
+        if asked.covariance in ("diagonal", "spherical"):
+            logs = 0.5 * (mixture.covariances - floor).clamp_min(1e-3 * floor).log()
+            self.factors.data.copy_(logs if asked.covariance == "diagonal" else logs[:, 0])
+            return self
+        values, vectors = torch.linalg.eigh(mixture.covariances)
+        roots = (values - floor).clamp_min(1e-3 * floor).sqrt()
+        roots = vectors * roots[:, None] @ vectors.transpose(1, 2)
+        self.factors.data.copy_(roots if asked.covariance == "full" else roots[0])
+        return self
+
+    def _covariances(self) -> Tensor:
+        """Of standardised features: variances (K, d), or matrices (K, d, d)."""
+        factors: Tensor = self.factors
+        floor, count = FLOOR * self.options.min_eigenvalue, self.num_components
+        if self.options.covariance == "spherical":
+            factors = factors[:, None].expand(count, self.num_features)
+        if factors.dim() == 2 and self.options.covariance != "tied":
+            return floor + (2 * factors).exp()
+        product = factors @ factors.transpose(-1, -2)
+        lifted = product + floor * torch.eye(self.num_features, dtype=product.dtype, device=product.device)
+        return lifted.expand(count, *lifted.shape[-2:])
+
+    @property
+    def weights(self) -> Tensor:
+        """π, shape (K,)."""
+        return self.logits.softmax(0)
+
+    @property
+    def means(self) -> Tensor:
+        """μ, shape (K, d), in the units of x."""
+        return self.centre + self.scale * self.locs
+
+    @property
+    def covariances(self) -> Tensor:
+        """Σ, shape (K, d, d), in the squared units of x."""
+        found = self._covariances()
+        found = torch.diag_embed(found) if found.dim() == 2 else found
+        return self.scale[:, None] * found * self.scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The Pyro program; x is the full data of shape (num_data, d)."""
+        logits, means, covariances = self.logits, self.means, self._covariances()
+        variances = covariances.dim() == 2
+        roots = covariances.sqrt() if variances else torch.linalg.cholesky(covariances)
+        roots = self.scale * roots if variances else self.scale[:, None] * roots
+        with pyro.plate("data", len(x)) as i:
+            k = pyro.sample("k", dist.Categorical(logits=logits), infer={"enumerate": "parallel"})
+            component = (
+                dist.Normal(means[k], roots[k]).to_event(1)
+                if variances
+                else dist.MultivariateNormal(means[k], scale_tril=roots[k])
+            )
+            return pyro.sample("x", component, obs=x[i])
+
+    def check_data(self, x: Tensor) -> None:
+        """Refuse data of another width.
+
+        Raises:
+            InputError: if x is not of shape (rows, d).
+        """
+        if x.dim() != 2 or x.shape[1] != self.num_features:
+            raise InputError(
+                f"a mixture of {self.num_features} features was given data of shape {tuple(x.shape)}"
+            )
+
+    @torch.no_grad()
+    def log_joint(self, x: Tensor) -> Tensor:
+        """log p(x_n, k_n = k) in nats for every row and component, shape (num_data, K), in float64."""
+        with poutine.block():
+            covariances, scale = self._covariances().double(), self.scale.double()
+            scaled = (x.double() - self.centre.double()) / scale
+            found = log_normals(scaled, self.locs.double(), covariances) - scale.log().sum()
+            return self.logits.double().log_softmax(0) + found
+
+    def exact_posterior(self, x: Tensor) -> dict[str, dist.TorchDistribution]:
+        """The responsibilities p(k_n | x_n), of batch shape (num_data,), in float64."""
+        return {"k": dist.Categorical(logits=self.log_joint(x))}
+
+    def exact_log_evidence(self, x: Tensor) -> Tensor:
+        """log p(x_n) for every row, in nats, shape (num_data,), in float64."""
+        return self.log_joint(x).logsumexp(1)
+
+    @torch.no_grad()
+    def smallest_eigenvalue(self) -> float:
+        """The smallest eigenvalue of any covariance, of features divided by their standard deviations."""
+        return smallest(self._covariances())
+
+    def degenerate(self) -> str | None:
+        """A sentence where the solution is singular, else None."""
+        least, bound = self.smallest_eigenvalue(), self.options.min_eigenvalue
+        if least >= bound:
+            return None
+        return (
+            f"the solution is singular: a covariance has an eigenvalue of {least:.1g} of the features"
+            f"' variance, below {bound:g}; a component sits on a few rows, and its likelihood has no maximum"
+        )
+
+    def views(self, context: ViewContext) -> list[View]:
+        """The components' means and weights, and the rows with the components' ellipses."""
+        mixture = Mixture(self.weights, self.means, self.covariances)
+        shares = self.exact_posterior(context.data[0])["k"].probs
+        return mixture_views(mixture, context.data[0], shares, self.feature_names, context.training[0])
+
+    def event_dims(self) -> dict[str, tuple[str, ...]]:
+        """No latent has an event dimension."""
+        return {}
+
+    def coords(self) -> dict[str, list[Any]]:
+        """No dimension has labels."""
+        return {}
+
+
+def _check(options: GaussianMixtureOptions) -> None:
+    check_whole(1, num_components=options.num_components)
+    check_whole(0, num_starts=options.num_starts)
+    check_real(lambda v: 0 < v < 1, "is a share between 0 and 1", min_eigenvalue=options.min_eigenvalue)
+    if options.covariance not in COVARIANCES:
+        raise InputError(f"covariance is {options.covariance!r}; it is {', '.join(COVARIANCES)}")
