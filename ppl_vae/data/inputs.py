@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Category",
+    "Condition",
     "Count",
     "Duels",
     "Features",
@@ -149,6 +150,33 @@ class Category(WholeInput):
         except InputError as error:
             raise InputError(f"{search.dataset.name}, {name!r}: {error}") from None
         return Variable(codes, "category", levels=levels)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Condition(Category):
+    """What a program is conditioned on: a category a unit, or a matrix of reals, (units, features).
+
+    One column of text, of whole numbers or of zeros and ones is a category; one of other numbers, several
+    columns, a matrix and images are features, as of `Features`.
+    """
+
+    def prepare(self, name: str, search: Search) -> Variable:
+        """See `Input.prepare`."""
+        names = search.named(name) or [name]
+        found = search.one(name) if len(names) == 1 else stacked(search.dataset, names)
+        if found.is_ragged or found.kind not in (*NUMERIC, "category", "index"):
+            raise InputError(
+                f"{search.dataset.name}: {name!r} is {'ragged' if found.is_ragged else found.kind}, and the "
+                "model is conditioned on a category, numbers or an image."
+            )
+        if found.values.ndim == 1 and (self.levels or found.kind not in ("real", "grey")):
+            return super().prepare(name, search)
+        found = stacked(search.dataset, names) if found.values.ndim == 1 else _folded(found)
+        return search.check_whole(name, found)
+
+    def tensor(self, variable: Variable, where: str, dtype: torch.dtype) -> torch.Tensor:
+        """See `Input.tensor`: int64 of categories, else the program's reals."""
+        return as_whole(variable) if variable.kind == "category" else as_reals(variable, where, dtype)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,7 +25,9 @@ __all__ = ["NUMERIC", "Search", "also", "arguments", "features_of", "resolve", "
 # Kinds of variables that are features.
 NUMERIC = ("real", "grey", "binary", "count", "image")
 # Names under which files hold what an input is called.
-_ALSO = {"x": ("X", "data", "Y"), "label": ("labels", "y")}
+_ALSO = {
+    "x": ("X", "data", "Y"), "label": ("labels", "y"), "condition": ("c", "label", "labels", "y")
+}  # fmt: skip
 
 
 def also(name: str) -> tuple[str, ...]:

@@ -1,4 +1,5 @@
 from .bayesian_ppca import BayesianPPCA as BayesianPPCA
+from .conditional_vae import ConditionalVAE as ConditionalVAE
 from .factor_analysis import FactorAnalysis as FactorAnalysis
 from .gaussian_mixture import GaussianMixture as GaussianMixture
 from .hierarchical_vae import HierarchicalVAE as HierarchicalVAE
