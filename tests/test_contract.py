@@ -65,17 +65,23 @@ def make(name: str, guide_name: str | None = None, seed: int = 0) -> Tiny:
     torch.manual_seed(seed)
     dtype = getattr(torch, family.defaults.dtype)
     options = _narrow(family.Options(**TINY.get(name, {})))
+    for binary in (False, True):
+        data = _data(family, binary=binary)
+        try:
+            model = family.from_data(data, options)
+            break
+        except InputError:
+            if binary:
+                raise
+    tensors = data.arguments(family.inputs, dtype) if isinstance(data, Dataset) else data.tensors(dtype)
+    return Tiny(model, tensors, guide_name or next(iter(family.guides)))
+
+
+def _data(family: Any, *, binary: bool) -> Any:
+    """A handful of units, as the family looks at them; binary where it takes nothing else."""
     if family.data_type is Dataset:
-        data = _dataset(family.inputs)
-        model, tensors = family.from_data(data, options), data.arguments(family.inputs, dtype)
-        return Tiny(model, tensors, guide_name or next(iter(family.guides)))
-    data = _games() if family.data_type is Games else _rows(binary=False)
-    try:
-        model = family.from_data(data, options)
-    except InputError:
-        data = _rows(binary=True)
-        model = family.from_data(data, options)
-    return Tiny(model, data.tensors(dtype), guide_name or next(iter(family.guides)))
+        return _dataset(family.inputs, binary=binary)
+    return _games() if family.data_type is Games else _rows(binary=binary)
 
 
 def _narrow(options: Any) -> Any:
@@ -88,7 +94,7 @@ def _narrow(options: Any) -> Any:
     return replace(options, **widths)
 
 
-def _dataset(inputs: Mapping[str, inputs_.Input]) -> Dataset:
+def _dataset(inputs: Mapping[str, inputs_.Input], *, binary: bool) -> Dataset:
     """A handful of units for whatever a model declares."""
     generator = np.random.default_rng(0)
     shapes = {inputs_.Features: (NUM_FEATURES,), inputs_.Sequence: (5,), inputs_.Points: (4, 2)}
@@ -100,6 +106,8 @@ def _dataset(inputs: Mapping[str, inputs_.Input]) -> Dataset:
             columns[name] = generator.poisson(3.0, NUM_ROWS)
         else:
             columns[name] = generator.normal(size=(NUM_ROWS, *shapes.get(type(kind), ())))
+            if binary:
+                columns[name] = (columns[name] > 0).astype(float)
     return resolve(as_dataset(columns), inputs)
 
 
