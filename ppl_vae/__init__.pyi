@@ -92,6 +92,9 @@ from .models import (
     BayesianPPCA as BayesianPPCA,
 )
 from .models import (
+    ConditionalVAE as ConditionalVAE,
+)
+from .models import (
     HierarchicalVAE as HierarchicalVAE,
 )
 from .models import (

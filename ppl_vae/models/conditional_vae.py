@@ -14,6 +14,7 @@ from ppl_vae.base.arguments import check_whole
 from ppl_vae.base.errors import InputError
 from ppl_vae.data.dataset import Dataset
 from ppl_vae.data.inputs import Condition, Features, Input
+from ppl_vae.data.matching import resolve
 from ppl_vae.data.rows import Rows
 from ppl_vae.guides.amortised import AmortisedNormal
 from ppl_vae.guides.normal import VARIANCE_FLOOR, num_raw, raw_normal
@@ -158,11 +159,12 @@ class ConditionalVAE(PyroModule):  # type: ignore[misc]
         Raises:
             InputError: if x is outside the likelihood's support, or a category never occurs.
         """
-        x, condition = data.arguments(cls.inputs, torch.float32)
-        conditions = Conditions.of(data["condition"])
+        ready = resolve(data, cls.inputs)
+        x, condition = ready.arguments(cls.inputs, torch.float32)
+        conditions = Conditions.of(ready["condition"])
         conditions.check_seen(condition)
         asked = one_of(ConditionalVAEOptions, options, keywords)
-        model = cls(x.shape[1], conditions, asked, image_shape=data["x"].image_shape)
+        model = cls(x.shape[1], conditions, asked, image_shape=ready["x"].image_shape)
         model.check_data(x, condition)
         bias = model.decoder[-1].bias
         assert isinstance(bias, nn.Parameter)
