@@ -1,17 +1,16 @@
 """A log density at any number of positions: values, gradients, and products with its Hessians."""
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ppl_vae.base.clock import check_time
 from ppl_vae.engine.density import Density
-from ppl_vae.engine.gradients import LinAlgError, gradient
-from ppl_vae.engine.graph import Outputs, Untraceable, check_graph, trace, vmap_graph
+from ppl_vae.engine.gradients import Gradient, LinAlgError, gradient
+from ppl_vae.engine.graph import Outputs, Untraceable, trace
 
 __all__ = ["Batches", "NoCurvature"]
 
@@ -23,6 +22,8 @@ BUDGET = 2**20
 # Points at which products are compared with differences of gradients over a step, in units of a direction,
 # what fraction they may differ by, and how a gradient is rounded.
 CHECKED, STEP, DIFFER, ROUNDING = 2, 1e-5, 1e-2, 1e-9
+# What a graph's products may differ by from the program's, of the largest entry.
+SAME = 1e-9
 
 
 class NoCurvature(Exception):
@@ -47,13 +48,14 @@ class Batches:
         self.num_gradients = self.num_products = 0
 
     @cached_property
-    def _gradient(self) -> Any:
+    def gradient(self) -> Gradient:
+        """Of so many positions at once, and of one."""
         return gradient(self.density, self.engine, chains=self.size)
 
     @property
     def ran(self) -> str:
         """How gradients really run: "pyro", "traced" or "compiled"."""
-        return str(self._gradient.engine)
+        return str(self.gradient.engine)
 
     def __call__(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Log densities (n,) and gradients (n, dim) at positions (n, dim)."""
@@ -62,10 +64,19 @@ class Batches:
         values, slopes = zip(*found, strict=True)
         return torch.cat(values), torch.cat(slopes)
 
+    def values(self, positions: Tensor) -> Tensor:
+        """Log densities (n,) at positions (n, dim), which cost less without gradients."""
+        self.num_gradients += len(positions)
+        found = []
+        for part in positions.split(self.size):
+            check_time()
+            found.append(self.gradient.values(_padded(part, self.size))[: len(part)])
+        return torch.cat(found)
+
     def _of_batch(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         check_time()
         count = len(positions)
-        values, slopes = self._gradient.of_each(_padded(positions, self.size), range(count))
+        values, slopes = self.gradient.of_each(_padded(positions, self.size), range(count))
         return values[:count], slopes[:count]
 
     def products(self, positions: Tensor, directions: Tensor) -> Tensor:
@@ -89,32 +100,45 @@ class Batches:
     @cached_property
     def _product(self) -> Callable[[Tensor, Tensor], Tensor]:
         """Products of a whole batch."""
-        density, held = self.density, self.density.tensors
-        position = density.like.new_zeros(density.dim)
-        direction = torch.ones_like(position)
-
-        def one(position: Tensor, direction: Tensor, *_: Any) -> Outputs:
-            return (hessian_product(density, position, direction),)
-
-        self._check_curvature()
-
+        known = list(self._known_products())
         with contextlib.suppress(Untraceable):
-            if self.engine == "pyro":
-                raise Untraceable("stock Pyro was asked for")
-            graph = trace(one, position, direction, *held)
-            vary = [(position, torch.randn_like), (direction, torch.randn_like)]
-            check_graph(graph, one, position, direction, *held, vary=vary, points=1)
-            stacked = [torch.zeros(self.size, density.dim).to(position) for _ in range(2)]
-            lead = [True, True, *(False for _ in held)]
-            together = vmap_graph(graph, lead, [*stacked, *held], noise=False)
-            return lambda positions, directions: together(positions, directions, *held)[0]
+            return self._traced_product(known)
         return lambda positions, directions: torch.stack(
-            [hessian_product(density, *pair) for pair in zip(positions, directions, strict=True)]
+            [hessian_product(self.density, *pair) for pair in zip(positions, directions, strict=True)]
         )
 
-    def _check_curvature(self) -> None:
-        """Compare products with differences of gradients: a function that can be differentiated but once may
-        drop out of autograd's second derivatives without a word (`once_differentiable`).
+    def _traced_product(self, known: list[tuple[Tensor, Tensor, Tensor]]) -> Callable[[Tensor, Tensor], Tensor]:
+        """By the derivative of the gradients' graph, which runs no Pyro, checked against the program's.
+
+        Raises:
+            Untraceable: where they differ, or an operation of the graph has no derivative.
+        """
+        if self.gradient.batched is None:
+            raise Untraceable("the gradient is no graph of many positions")
+        of_gradient, held = self.gradient.batched, self.density.tensors
+
+        def products(positions: Tensor, directions: Tensor, *tensors: Tensor) -> Outputs:
+            with torch.enable_grad():
+                points = positions.detach().requires_grad_(True)
+                slopes = of_gradient.module(points, *tensors, *of_gradient.constants)[1]
+                along = (slopes * directions).sum()
+                return torch.autograd.grad(along, points, materialize_grads=True)
+
+        # Rows do not depend on each other: the sum's gradient is every row's own product.
+        stacked = [torch.zeros(self.size, self.density.dim).to(self.density.like) for _ in range(2)]
+        graph = trace(products, *stacked, *held)
+        for position, direction, product in known:
+            rows = [each.expand(self.size, -1).contiguous() for each in (position, direction)]
+            found = graph(*rows, *held)[0]
+            if not torch.allclose(found[0], product, rtol=SAME, atol=SAME * (1 + float(product.abs().max()))):
+                raise Untraceable("the gradients' graph has another derivative than the program's gradient")
+        return lambda positions, directions: graph(positions, directions, *held)[0]
+
+    def _known_products(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Positions, directions and products by stock Pyro, each compared with a difference of gradients.
+
+        A function that can be differentiated but once may drop out of autograd's second derivatives without a
+        word (`once_differentiable`).
 
         Raises:
             NoCurvature: where they differ.
@@ -141,6 +165,7 @@ class Batches:
                 > DIFFER * float(size) + torch.finfo(size.dtype).tiny
             ):
                 raise NoCurvature("autograd's second derivatives are not those of the gradient")
+            yield position, direction, product
 
 
 def hessian_product(density: Density, position: Tensor, direction: Tensor) -> Tensor:

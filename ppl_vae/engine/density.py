@@ -86,6 +86,14 @@ class Density:
             self.pair.model(*self.data)
         return torch.cat([found.unconstrained[name].reshape(-1) for name in self.names])
 
+    def drawn(self, seed: int) -> Tensor:
+        """A draw (dim,) of the pair's guide; sites that cannot be drawn get a value of their support."""
+        with self.pair.scope(), torch.no_grad(), seeded(seed), Feasible():
+            sites = dict(sample_sites(poutine.trace(self.pair.guide).get_trace(*self.data)))
+        return torch.cat(
+            [biject_to(sites[name]["fn"].support).inv(sites[name]["value"]).reshape(-1) for name in self.names]
+        )
+
     def constrain(self, position: Tensor) -> dict[str, Tensor]:
         """Latent values by site from vectors of shape (*lead, dim)."""
         if not self.moving:

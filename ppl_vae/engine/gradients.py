@@ -4,6 +4,7 @@ import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -62,7 +63,7 @@ class Gradient:
         batched: the graph of many chains, if it is one.
         chains: how many positions it takes at once; None for one, without a leading dimension.
         late: whether it was to be compiled, and a deadline left no time for it.
-        traced: the graph of one position, if it is one.
+        traced: the graph of one position, where the program could be traced.
     """
 
     density: Density
@@ -99,6 +100,32 @@ class Gradient:
         for k in range(len(positions)) if which is None else which:
             values[k], slopes[k] = self._one(positions[k])
         return values, slopes
+
+    def values(self, positions: Tensor) -> Tensor:
+        """The log densities of `of_each`, to the bit, without what only gradients need where that is known."""
+        if self._values is not None:
+            with contextlib.suppress(LinAlgError):
+                return self._values(positions.contiguous())
+        return self.of_each(positions)[0]
+
+    @cached_property
+    def _values(self) -> Callable[[Tensor], Tensor] | None:
+        if self.batched is None or self.compiled is not None:
+            return None
+        graph, held = self.batched.first(1), self.density.tensors
+        return lambda positions: graph(positions, *held)[0]
+
+    @cached_property
+    def one(self) -> "Gradient":
+        """That of one position: by the graph of one where there is one, else by stock Pyro."""
+        if self.chains is None:
+            return self
+        if self.traced is None:
+            return Gradient(self.density, "pyro", 0.0, self.density.value_and_gradient)
+        graph, held = self.traced, self.density.tensors
+        return Gradient(
+            self.density, "traced", 0.0, lambda at: graph(at.contiguous(), *held), traced=graph
+        )
 
     def _guarded(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         try:
@@ -287,7 +314,7 @@ def _graph(
         except TooSlow as reason:
             tell(f"not compiled: {reason}")
             late = True
-    one = graph if chains is None else None
+    one = graph
     if chains is not None:
         graph, position = _side_by_side(density, graph, position, chains)
     held, seconds = density.tensors, time.perf_counter() - start
@@ -306,7 +333,7 @@ def _compiled(density: Density, graph: Graph, position: Tensor, chains: int | No
     Raises:
         Untraceable: if it cannot be compiled, or not in time (`TooSlow`).
     """
-    held = density.tensors
+    held, one = density.tensors, graph
     if chains is not None:
         graph, position = _side_by_side(density, graph, position, chains)
     compiled = compile_graph(graph, position, *held)
@@ -316,7 +343,7 @@ def _compiled(density: Density, graph: Graph, position: Tensor, chains: int | No
     def run(at: Tensor) -> Outputs:
         return compiled(at.contiguous(), *held)
 
-    seconds, one = time.perf_counter() - start, graph if chains is None else None
+    seconds = time.perf_counter() - start
     batched = None if chains is None else graph
     return Gradient(density, "compiled", seconds, run, compiled, batched, chains, traced=one)
 

@@ -13,7 +13,7 @@ A graph freezes shapes and control flow. Reading a number out of a tensor while 
 
 import operator
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -124,6 +124,14 @@ class Graph:
         """Run the operations one by one, without compiling them."""
         drawn = self.draw() if noise is None else noise
         return tuple(self._run(*inputs, *self.constants, *drawn))
+
+    def first(self, count: int) -> "Graph":
+        """The graph of its first so many outputs: what only the others need does not run."""
+        graph = torch.fx.Graph()
+        outputs: Any = graph.graph_copy(self.module.graph, {})
+        graph.output(tuple(outputs[:count]))
+        graph.eliminate_dead_code()
+        return replace(self, module=GraphModule(self.module, graph))
 
     @cached_property
     def _run(self) -> Callable[..., Sequence[Tensor]]:

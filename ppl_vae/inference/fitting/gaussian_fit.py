@@ -36,8 +36,8 @@ __all__ = ["Climb", "GaussianKeywords", "GaussianOptions", "Method", "climb", "f
 
 # Draws by which the distance is judged, at least; draws over those of the round before.
 JUDGES, FACTOR = 512, 4
-# Draws behind the ELBO that is reported.
-FINAL = 2000
+# Draws behind the ELBO that is reported, at most; fewer where its error is this part of the tolerance.
+FINAL, EXACT = 2000, 0.25
 # Numbers in the draws of a round.
 MOST_NUMBERS = 2**25
 
@@ -189,12 +189,12 @@ def fit_gaussian(
         start, _ = best_start(target, options.start, seed)
         found = climb(method, target, start.at, options, seed, advance)
         target.guide.write(found.at)
-        value, error = _value(target, target.guide.read(), seed)
+        value = _value(target, target.guide.read(), options.tolerance, seed)
         engine = target.batches.ran
     return Fit(
         elbo=np.asarray(found.history),
         held_out=np.empty((0, 2)),
-        final=_parts(pair, data, value, error, seed),
+        final=_parts(pair, data, value, seed),
         steps=len(found.history),
         seconds=time.perf_counter() - begun,
         converged=found.distance.upper <= options.tolerance,
@@ -206,24 +206,30 @@ def fit_gaussian(
     )
 
 
-def _value(target: Target, at: Gaussian, seed: int) -> tuple[float, float]:
-    """The ELBO by draws of the density's graph, and its standard error."""
+def _value(target: Target, at: Gaussian, tolerance: float, seed: int) -> tuple[float, float, int]:
+    """The ELBO by draws of the density's graph, its standard error, and how many draws those were."""
     drawn = torch.empty(FINAL, at.family.noise_dim, dtype=torch.float64)
     drawn.normal_(generator=torch.Generator().manual_seed(derived(seed, "final")))
-    here = target.expect(at, drawn)
-    away = here.positions - at.loc
-    # log p − log q, whose spread is small where the guide is good; the entropy's mean is known.
-    spread = here.values + 0.5 * (away * at.whiten(away)).sum(1)
-    value = float(spread.mean()) + at.entropy() - 0.5 * at.family.dim
-    return value, float(spread.std()) / math.sqrt(FINAL)
+    spread = drawn.new_empty(0)
+    for part in drawn.split(FINAL // FACTOR):
+        positions = at.draws(part)
+        away = positions - at.loc
+        # log p − log q, whose spread is small where the guide is good; the entropy's mean is known.
+        found = target.batches.values(positions) + 0.5 * (away * at.whiten(away)).sum(1)
+        spread = torch.cat([spread, found])
+        error = float(spread.std()) / math.sqrt(len(spread))
+        if error <= EXACT * tolerance:
+            break
+    return float(spread.mean()) + at.entropy() - 0.5 * at.family.dim, error, len(spread)
 
 
-def _parts(pair: Pair, data: tuple[Any, ...], value: float, error: float, seed: int) -> ELBO:
+def _parts(pair: Pair, data: tuple[Any, ...], found: tuple[float, float, int], seed: int) -> ELBO:
     """The ELBO of the density's draws, its KL by Pyro's programs on as many as they take lightly."""
     few = elbo(
         pair, *data, num_particles=final_particles(Problem.of(pair, *data).layout, late=False), seed=seed
     )
-    return replace(few, value=value, std_error=error, reconstruction=value + few.kl, num_particles=FINAL)
+    value, error, count = found
+    return replace(few, value=value, std_error=error, reconstruction=value + few.kl, num_particles=count)
 
 
 def _reason(found: Climb, start: Start) -> str:

@@ -19,15 +19,18 @@ from ppl_vae.base.errors import InputError
 from ppl_vae.base.seeds import derived
 from ppl_vae.engine.batches import Batches, NoCurvature
 from ppl_vae.inference.fitting.gaussian import Gaussian, common_noise, symmetric
+from ppl_vae.inference.fitting.newton import ascend
 from ppl_vae.inference.fitting.target import Target
-from ppl_vae.inference.samplers.pathfinder import PathfinderOptions, paths_of
+from ppl_vae.inference.samplers.path_search import Counted
+from ppl_vae.inference.samplers.pathfinder import PathfinderOptions, climbed
 from ppl_vae.inference.samplers.starts import drawn_from
-from ppl_vae.program.problem import Problem
 
 __all__ = ["STARTS", "Start", "best_start", "laplace"]
 
 # Draws by which starts are compared; of the prior, to know its moments.
-DRAWS, PRIOR_DRAWS = 128, 25
+DRAWS, PRIOR_DRAWS = 64, 25
+# Nats that a Newton step gains where a start is so near the best of the family that the mode is no better one.
+NEAR = 0.5
 # Newton's iterations towards a mode, and what is left to gain at one, in nats.
 ITERATIONS, AT_REST = 100, 1e-4
 # Lengths of a step that are tried side by side: 4, 2, 1, 1/2, …
@@ -54,6 +57,9 @@ class Start:
 def best_start(target: Target, name: str, seed: int) -> tuple[Start, list[Start]]:
     """The start with the highest ELBO, and all that were tried.
 
+    The mode, whose search needs second derivatives, is not looked for where one variational Newton step from
+    the best of the others gains next to nothing.
+
     Args:
         target: the density and the guide.
         name: "best", or that of the only one to try.
@@ -67,6 +73,8 @@ def best_start(target: Target, name: str, seed: int) -> tuple[Start, list[Start]
     tried: list[Start] = []
     for other in STARTS if name == "best" else (name,):
         near = max(tried, key=lambda start: start.elbo, default=None)
+        if other == "mode" and near is not None and _is_near(target, near.at, noise, seed):
+            continue
         at = _SOURCES[other](target, own if near is None else near.at, seed)
         if at is not None:
             tried.append(Start(other, at, target.expect(at, noise).elbo))
@@ -77,6 +85,19 @@ def best_start(target: Target, name: str, seed: int) -> tuple[Start, list[Start]
             "guide other parameters, or check that the posterior can be normalised"
         )
     return best, tried
+
+
+def _is_near(target: Target, at: Gaussian, noise: Tensor, seed: int) -> bool:
+    """Whether a whole variational Newton step raises the ELBO a little, and no more."""
+    if target.dim > MOST_DENSE:
+        return False
+    if 2 * target.dim > len(noise):  # a curvature needs more draws than dimensions
+        noise = common_noise(2 * target.dim, at.family.noise_dim, derived(seed, "curvature"))
+    here = target.expect(at, noise)
+    if not math.isfinite(here.elbo):
+        return False
+    step = ascend(target, here)
+    return step.length == 1 and step.rise <= NEAR
 
 
 def laplace(batches: Batches, near: Gaussian) -> Gaussian | None:
@@ -137,8 +158,9 @@ def _pathfinder(target: Target, near: Gaussian, seed: int) -> Gaussian | None:
     asked = PathfinderOptions(num_draws=DRAWS, resample=False)
     prior = [drawn_from(density.pair.guide, density.pair, density.data)]
     try:
-        problem = Problem.of(density.pair, *density.data)
-        best = paths_of(problem, asked, prior, seed=derived(seed, "pathfinder"), progress=False).best
+        gradient = target.batches.gradient
+        counted = Counted(gradient.one, gradient)
+        best = climbed(counted, asked, prior, None, derived(seed, "pathfinder"), False).best
     except InputError:
         return None
     normal = best.normal
@@ -152,14 +174,11 @@ def _pathfinder(target: Target, near: Gaussian, seed: int) -> Gaussian | None:
 
 def _prior(target: Target, near: Gaussian, seed: int) -> Gaussian | None:
     """Means and variances of the prior in unconstrained space; None where it has none."""
-    density = target.batches.density
-    draw, rows = drawn_from(density.pair.guide, density.pair, density.data), []
-    for number in range(PRIOR_DRAWS):
-        try:
-            rows.append(density.unconstrained(draw(derived(seed, "prior", number))))
-        except (RuntimeError, ValueError, NotImplementedError):
-            return None
-    drawn = torch.stack(rows).double()
+    seeds = (derived(seed, "prior", number) for number in range(PRIOR_DRAWS))
+    try:
+        drawn = torch.stack([target.batches.density.drawn(own) for own in seeds]).double()
+    except (RuntimeError, ValueError, NotImplementedError):
+        return None
     variance = drawn.var(0)
     if target.dim > MOST_DENSE or not bool(drawn.isfinite().all() and (variance > 0).all()):
         return None

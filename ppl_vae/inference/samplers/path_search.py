@@ -14,7 +14,7 @@ from torch import Tensor
 from ppl_vae.base.clock import check_time
 from ppl_vae.engine.choice import engine_for
 from ppl_vae.engine.density import Density
-from ppl_vae.engine.gradients import gradient, side_by_side
+from ppl_vae.engine.gradients import Gradient, gradient, side_by_side
 from ppl_vae.engine.graph import Compile
 from ppl_vae.inference.samplers.inverse_hessians import InverseHessian, LowRankNormal
 
@@ -32,17 +32,27 @@ class Counted:
     """A log density, one position at a time with its gradient or many without, and how often each.
 
     Args:
-        target: the log density.
-        compile: as in `PathfinderOptions`.
-        most: how many positions fit into a batch by the model's sites.
+        slope: the gradient at one position.
+        many: at many.
     """
 
-    def __init__(self, target: Density, compile: Compile, most: int) -> None:
-        self.slope = gradient(target, engine_for(compile, 0, compiled=1))
+    def __init__(self, slope: Gradient, many: Gradient) -> None:
+        self.slope, self.many, self.target = slope, many, slope.density
+        self.gradients = self.densities = 0
+
+    @classmethod
+    def of(cls, target: Density, compile: Compile, most: int) -> Counted:
+        """Trace a density.
+
+        Args:
+            target: the log density.
+            compile: as in `PathfinderOptions`.
+            most: how many positions fit into a batch by the model's sites.
+        """
+        slope = gradient(target, engine_for(compile, 0, compiled=1))
         # A product of latents and a table of data is as large as the table.
         largest = max((tensor.numel() for tensor in target.tensors), default=1)
-        self.many = side_by_side(self.slope, max(1, min(BATCH, most, NUMBERS // largest)))
-        self.target, self.gradients, self.densities = target, 0, 0
+        return cls(slope, side_by_side(slope, max(1, min(BATCH, most, NUMBERS // largest))))
 
     def one(self, position: Tensor) -> tuple[float, Tensor]:
         """The log density at a position (dim,), and its gradient."""
@@ -60,7 +70,7 @@ class Counted:
             check_time()
             # Batches have one size: the last is filled up.
             full = torch.cat([part, part[-1:].expand(size - len(part), -1)])
-            values.append(self.many.of_each(full)[0][: len(part)])
+            values.append(self.many.values(full)[: len(part)])
         found = torch.cat(values)
         return torch.where(found.isfinite(), found, -torch.inf)
 

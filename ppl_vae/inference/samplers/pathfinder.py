@@ -39,7 +39,7 @@ from ppl_vae.program.memory import refuse_too_many_draws
 from ppl_vae.program.pair import Pair, Program
 from ppl_vae.program.problem import Problem
 
-__all__ = ["Path", "PathfinderKeywords", "PathfinderOptions", "Paths", "paths", "paths_of", "sample"]
+__all__ = ["Path", "PathfinderKeywords", "PathfinderOptions", "Paths", "climbed", "paths", "paths_of", "sample"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -256,7 +256,6 @@ def paths_of(
     progress: bool = True,
 ) -> Paths:
     """As `paths`, of a problem that `unconstrained.prepare` made, in its precision."""
-    check_seed(seed)
     try:
         target = density(problem.pair, *problem.data)
     except Untraceable as reason:
@@ -265,7 +264,20 @@ def paths_of(
         ) from reason
     refuse_too_many_draws(asked.num_paths * asked.num_draws, target.dim)
     given = None if start is None else given_starts(target, start, asked.num_paths, seed)
-    counted = Counted(target, asked.compile, problem.layout.particles_per_chunk(problem.num_units))
+    counted = Counted.of(target, asked.compile, problem.layout.particles_per_chunk(problem.num_units))
+    return climbed(counted, asked, proposals, given, seed, progress)
+
+
+def climbed(
+    counted: Counted,
+    asked: PathfinderOptions,
+    proposals: list[Proposal],
+    given: Tensor | None,
+    seed: int,
+    progress: bool,
+) -> Paths:
+    """As `paths`, of a density that is traced, in its precision; ``given`` are starts (num_paths, dim)."""
+    check_seed(seed)
     each = []
     with progress_bar("Pathfinder", asked.num_paths, show=progress) as advance:
         for number in range(asked.num_paths):
@@ -274,7 +286,7 @@ def paths_of(
             advance(1, "")
     if not any(path.normal for path in each):
         raise InputError(f"no path came to a point with finite ELBO: {_failures(each)}")
-    return Paths(target, tuple(each))
+    return Paths(counted.target, tuple(each))
 
 
 def _path(
