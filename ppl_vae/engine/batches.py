@@ -107,7 +107,9 @@ class Batches:
             [hessian_product(self.density, *pair) for pair in zip(positions, directions, strict=True)]
         )
 
-    def _traced_product(self, known: list[tuple[Tensor, Tensor, Tensor]]) -> Callable[[Tensor, Tensor], Tensor]:
+    def _traced_product(
+        self, known: list[tuple[Tensor, Tensor, Tensor]]
+    ) -> Callable[[Tensor, Tensor], Tensor]:
         """By the derivative of the gradients' graph, which runs no Pyro, checked against the program's.
 
         Raises:

@@ -91,7 +91,10 @@ class Density:
         with self.pair.scope(), torch.no_grad(), seeded(seed), Feasible():
             sites = dict(sample_sites(poutine.trace(self.pair.guide).get_trace(*self.data)))
         return torch.cat(
-            [biject_to(sites[name]["fn"].support).inv(sites[name]["value"]).reshape(-1) for name in self.names]
+            [
+                biject_to(sites[name]["fn"].support).inv(sites[name]["value"]).reshape(-1)
+                for name in self.names
+            ]
         )
 
     def constrain(self, position: Tensor) -> dict[str, Tensor]:

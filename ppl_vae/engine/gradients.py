@@ -102,7 +102,7 @@ class Gradient:
         return values, slopes
 
     def values(self, positions: Tensor) -> Tensor:
-        """The log densities of `of_each`, to the bit, without what only gradients need where that is known."""
+        """The log densities of `of_each`, to the bit, without what only gradients need where it can be."""
         if self._values is not None:
             with contextlib.suppress(LinAlgError):
                 return self._values(positions.contiguous())
@@ -123,9 +123,7 @@ class Gradient:
         if self.traced is None:
             return Gradient(self.density, "pyro", 0.0, self.density.value_and_gradient)
         graph, held = self.traced, self.density.tensors
-        return Gradient(
-            self.density, "traced", 0.0, lambda at: graph(at.contiguous(), *held), traced=graph
-        )
+        return Gradient(self.density, "traced", 0.0, lambda at: graph(at.contiguous(), *held), traced=graph)
 
     def _guarded(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         try:

@@ -23,13 +23,14 @@ from ppl_vae.inference.fitting.newton import ascend
 from ppl_vae.inference.fitting.target import Target
 from ppl_vae.inference.samplers.path_search import Counted
 from ppl_vae.inference.samplers.pathfinder import PathfinderOptions, climbed
-from ppl_vae.inference.samplers.starts import drawn_from
+from ppl_vae.inference.samplers.starts import Proposal, drawn_from
 
 __all__ = ["STARTS", "Start", "best_start", "laplace"]
 
 # Draws by which starts are compared; of the prior, to know its moments.
 DRAWS, PRIOR_DRAWS = 64, 25
-# Nats that a Newton step gains where a start is so near the best of the family that the mode is no better one.
+# Nats that a Newton step gains, at most, where a start is so near the best of the family that the mode would be
+# no better one.
 NEAR = 0.5
 # Newton's iterations towards a mode, and what is left to gain at one, in nats.
 ITERATIONS, AT_REST = 100, 1e-4
@@ -62,7 +63,8 @@ def best_start(target: Target, name: str, seed: int) -> tuple[Start, list[Start]
 
     Args:
         target: the density and the guide.
-        name: "best", or that of the only one to try.
+        name: "best", "own" for those in reach of where the guide stands (the guide, one path of Pathfinder
+            from its mean, the mode above), or that of the only one to try.
         seed: of the draws.
 
     Raises:
@@ -71,7 +73,7 @@ def best_start(target: Target, name: str, seed: int) -> tuple[Start, list[Start]
     own = target.guide.read()
     noise = common_noise(DRAWS, own.family.noise_dim, derived(seed, "starts"))
     tried: list[Start] = []
-    for other in STARTS if name == "best" else (name,):
+    for other in _TRIED.get(name, (name,)):
         near = max(tried, key=lambda start: start.elbo, default=None)
         if other == "mode" and near is not None and _is_near(target, near.at, noise, seed):
             continue
@@ -81,8 +83,8 @@ def best_start(target: Target, name: str, seed: int) -> tuple[Start, list[Start]
     best = max(tried, key=lambda start: start.elbo, default=None)
     if best is None or not math.isfinite(best.elbo):
         raise InputError(
-            f"the ELBO is finite at no start ({', '.join(STARTS) if name == 'best' else name}): give the "
-            "guide other parameters, or check that the posterior can be normalised"
+            f"the ELBO is finite at no start ({', '.join(_TRIED.get(name, (name,)))}): give the guide other "
+            "parameters, or check that the posterior can be normalised"
         )
     return best, tried
 
@@ -154,13 +156,28 @@ def _mode(target: Target, near: Gaussian, seed: int) -> Gaussian | None:
 
 def _pathfinder(target: Target, near: Gaussian, seed: int) -> Gaussian | None:
     """Of the path with the largest ELBO; None where every one fails."""
-    density, blocks = target.batches.density, near.family.blocks
-    asked = PathfinderOptions(num_draws=DRAWS, resample=False)
+    density = target.batches.density
     prior = [drawn_from(density.pair.guide, density.pair, density.data)]
+    return _of_paths(target, near, PathfinderOptions(num_draws=DRAWS), prior, None, seed)
+
+
+def _path(target: Target, near: Gaussian, seed: int) -> Gaussian | None:
+    """Of the path from a Gaussian's mean."""
+    return _of_paths(target, near, PathfinderOptions(num_draws=DRAWS, num_paths=1), [], near.loc[None], seed)
+
+
+def _of_paths(
+    target: Target,
+    near: Gaussian,
+    asked: PathfinderOptions,
+    proposals: list[Proposal],
+    given: Tensor | None,
+    seed: int,
+) -> Gaussian | None:
+    gradient, blocks = target.batches.gradient, near.family.blocks
+    counted = Counted(gradient.one, gradient)
     try:
-        gradient = target.batches.gradient
-        counted = Counted(gradient.one, gradient)
-        best = climbed(counted, asked, prior, None, derived(seed, "pathfinder"), False).best
+        best = climbed(counted, asked, proposals, given, derived(seed, "pathfinder"), False).best
     except InputError:
         return None
     normal = best.normal
@@ -190,6 +207,8 @@ _SOURCES: dict[str, Callable[[Target, Gaussian, int], Gaussian | None]] = {
     "guide": lambda target, near, seed: near,
     "prior": _prior,
     "pathfinder": _pathfinder,
+    "path": _path,
     "mode": _mode,
 }
-STARTS = tuple(_SOURCES)
+STARTS = ("guide", "prior", "pathfinder", "mode")
+_TRIED = {"best": STARTS, "own": ("guide", "path", "mode")}

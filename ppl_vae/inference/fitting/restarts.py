@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -13,9 +14,12 @@ import torch
 from ppl_vae.base.errors import InputError
 from ppl_vae.base.moments import standard_deviation
 from ppl_vae.base.seeds import derived, seeded
+from ppl_vae.inference.fitting.choice import choose, facts_of
 from ppl_vae.inference.fitting.fixed_data import FixedData
+from ppl_vae.inference.fitting.gaussian_starts import best_start
 from ppl_vae.inference.fitting.options import FitKeywords, FitOptions
 from ppl_vae.inference.fitting.svi import Fit, fit
+from ppl_vae.inference.fitting.target import target_of
 from ppl_vae.inference.samplers import guide
 from ppl_vae.program.abilities import HasDegenerate, HasIdentifiable
 from ppl_vae.program.pair import Pair
@@ -78,6 +82,10 @@ def restarts(
 ) -> Restarts:
     """Fit several times from different initial values, and say whether the fits agree.
 
+    A Gaussian AutoGuide of a model without parameters to learn first goes to the best start in reach of its
+    initial values: itself, the Gaussian of a Pathfinder path from its mean, or the mode above with its
+    curvature.
+
     They agree if none has an ELBO more than ``tolerance`` below the best one's (Monte Carlo error allowed
     for) and, where their latents can be compared, no mean lies more than a quarter of a sd from the best
     one's and no sd is off by more than a factor of 1.25. Latents can be compared if the model has no
@@ -105,10 +113,23 @@ def restarts(
         own = derived(seed, number)
         with seeded(own):
             pair = make_pair(own)
+        _to_own_start(pair, data, FitOptions(**asked), own)
         fits.append(fit(pair, *data, held_out=held_out, seed=own, progress=progress, **asked))
         pairs.append(pair)
     tolerance = FitOptions(**asked).tolerance
     return _compared(pairs, fits, data if held_out is None else held_out, identifiable, tolerance, seed)
+
+
+def _to_own_start(pair: Pair, data: tuple[Any, ...], options: FitOptions, seed: int) -> None:
+    """Move a Gaussian guide for which `fit` would take a second-order method to the best start in its reach.
+
+    Not to the best of all starts, to which every restart would go: restarts are to tell modes apart. Where
+    steps are to be whitened they have starts of their own.
+    """
+    if options.whiten or choose(facts_of(pair, *data, options=options, seed=seed)).method == "svi":
+        return
+    with target_of(pair, *data) as target, suppress(InputError):
+        target.guide.write(best_start(target, "own", seed)[0].at)
 
 
 def _compared(

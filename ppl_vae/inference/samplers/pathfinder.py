@@ -39,7 +39,16 @@ from ppl_vae.program.memory import refuse_too_many_draws
 from ppl_vae.program.pair import Pair, Program
 from ppl_vae.program.problem import Problem
 
-__all__ = ["Path", "PathfinderKeywords", "PathfinderOptions", "Paths", "climbed", "paths", "paths_of", "sample"]
+__all__ = [
+    "Path",
+    "PathfinderKeywords",
+    "PathfinderOptions",
+    "Paths",
+    "climbed",
+    "paths",
+    "paths_of",
+    "sample",
+]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ import pytest
 import torch
 from arviz_stats.base import array_stats
 from pyro.infer.autoguide import AutoMultivariateNormal, AutoNormal
+from pyro.infer.autoguide.initialization import init_to_value
 from torch import Tensor
 
 from ppl_vae.base.errors import InputError
@@ -401,6 +402,21 @@ def test_restarts_that_end_in_two_modes_disagree() -> None:
     assert found.mean_difference > 10
     assert "do not agree" in found.sentence
     assert (found.behind - 2 * found.behind_error <= 0.05).all()
+
+
+def test_restarts_of_gaussian_guides_start_at_the_mode_that_is_in_their_reach() -> None:
+    """log p(z, y) = −z²/18 − 2 (4 − z²)²: modes at z² = 4 − 1/72, of curvature 1/9 + 24 z² − 32."""
+    y, signs = torch.tensor(4.0, dtype=torch.float64), iter([1.0, -1.0])
+
+    def make(seed: int) -> Pair:
+        start = init_to_value(values={"z": torch.tensor(next(signs), dtype=torch.float64)})
+        return Pair(_two_modes, AutoNormal(_two_modes, init_loc_fn=start))
+
+    found = restarting.restarts(make, y, num_restarts=2, num_steps=1, stop=False, lr=1e-6, progress=False)
+    mode = (4 - 1 / 72) ** 0.5
+    for pair, sign in zip(found.pairs, (1, -1), strict=True):
+        assert pair.guide.locs.z.item() == pytest.approx(sign * mode, abs=0.25 * (24 * mode**2 - 32) ** -0.5)
+    assert not found.agree
 
 
 def test_one_restart_is_none(regression: Regression) -> None:
