@@ -70,7 +70,7 @@ class Judge:
         if num_draws not in self.noise:
             self.noise[num_draws] = common_noise(num_draws, at.family.noise_dim, 20_000 + num_draws)
         at = canonical(at)
-        values = torch.cat([self.target.batches(at.draws(part))[0] for part in
+        values = torch.cat([self.target.batches.values(at.draws(part)) for part in
                             self.noise[num_draws].split(4_096)])  # fmt: skip
         return values.reshape(2, -1).mean(0) + at.entropy()
 

@@ -29,8 +29,7 @@ __all__ = ["STARTS", "Start", "best_start", "laplace"]
 
 # Draws by which starts are compared; of the prior, to know its moments.
 DRAWS, PRIOR_DRAWS = 64, 25
-# Nats that a Newton step gains, at most, where a start is so near the best of the family that the mode would be
-# no better one.
+# Nats that a Newton step gains at most, where a start is as near the best of the family as the mode would be.
 NEAR = 0.5
 # Newton's iterations towards a mode, and what is left to gain at one, in nats.
 ITERATIONS, AT_REST = 100, 1e-4
