@@ -14,6 +14,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 __all__ = [
     "Measured",
     "Outcome",
@@ -24,6 +26,7 @@ __all__ = [
     "measure",
     "per_step",
     "run_row",
+    "same_loss",
     "seconds",
 ]
 
@@ -111,6 +114,17 @@ def seconds(job: Callable[[], object]) -> float:
     start = time.perf_counter()
     job()
     return time.perf_counter() - start
+
+
+def same_loss(one: np.ndarray, other: np.ndarray, limit: float = 5.0) -> None:
+    """Two samples of losses at the same parameters have the same mean.
+
+    Raises:
+        AssertionError: naming the difference and its error.
+    """
+    error = np.hypot(*(losses.std(ddof=1) / len(losses) ** 0.5 for losses in (one, other)))
+    difference = one.mean() - other.mean()
+    assert abs(difference) < limit * error, f"the losses differ by {difference:.3g} ± {error:.2g}"
 
 
 def per_step(run: Callable[[int], object], short: int, long: int) -> float:

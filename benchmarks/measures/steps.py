@@ -4,10 +4,8 @@ Both sides first run with a learning rate of nothing, from the same parameters: 
 report must then have the same mean, within Monte Carlo error.
 """
 
-import numpy as np
-
 from benchmarks import harness, ours, problems
-from benchmarks.harness import Measured
+from benchmarks.harness import Measured, same_loss
 from benchmarks.peers import by_hand, numpyro_runs, stock_pyro
 from benchmarks.problems import Fitting
 
@@ -51,17 +49,6 @@ def ppca_against_numpyro(repeats: int) -> Measured:
     problem = problems.ppca()
     same_loss(ours.still(problem, 500), numpyro_runs.ppca(problem, STILL).run(2_000))
     return _measure(problem, numpyro_runs.ppca(problem).run, repeats, (2_000, 42_000), 20_000)
-
-
-def same_loss(one: np.ndarray, other: np.ndarray, limit: float = 5.0) -> None:
-    """Two samples of losses at the same parameters have the same mean.
-
-    Raises:
-        AssertionError: naming the difference and its error.
-    """
-    error = np.hypot(*(losses.std(ddof=1) / len(losses) ** 0.5 for losses in (one, other)))
-    difference = one.mean() - other.mean()
-    assert abs(difference) < limit * error, f"the losses differ by {difference:.3g} ± {error:.2g}"
 
 
 def _against_pyro(problem: Fitting, repeats: int, ours_steps: tuple[int, int], peer_steps: int) -> Measured:

@@ -221,6 +221,24 @@ def test_what_a_layer_carries_is_its_kl_in_closed_form(oracles: ModuleType) -> N
     assert found["num_active"].to_dict() == {"z2": 1, "z1": 2}
 
 
+def test_bottom_up_has_a_part_of_the_kl_a_layer_too(oracles: ModuleType) -> None:
+    """Of the exact guide: E[log q(z1 | x) − log p(z1 | z2)] and E[log q(z2 | z1) − log p(z2)]."""
+    case = _case("both exact")
+    found = collapse(case.bottom_up()[0], case.x, num_draws=1000)
+    covariance, mean = torch.linalg.inv(case.precision), case.mean(case.x).T
+    residual = torch.cat([torch.eye(2).double(), -case.coupling], 1)
+    square = (residual @ covariance @ residual.T).diagonal() + (mean @ residual.T - case.shift).square()
+    kl1 = 0.5 * ((square / case.variance).sum(1) - 2 - torch.logdet(covariance[:2, :2])).mean()
+    kl1 += 0.5 * case.variance.log().sum()
+    given = torch.linalg.inv(case.precision[2:, 2:])
+    square = covariance[2:, 2:].trace() + mean[:, 2:].square().sum(1)
+    kl2 = 0.5 * (square - 2 - torch.logdet(given)).mean()
+    layers = found.by_site
+    for site, kl in (("z1", kl1), ("z2", kl2)):
+        assert abs(layers["kl"][site] - float(kl)) < oracles.z_limit(2) * layers["kl_std_error"][site]
+    assert f"{layers['kl']['z2']:.2f} and {layers['kl']['z1']:.2f} nats from the prior" in found.sentence()
+
+
 def test_a_layer_that_is_cut_off_is_told_by_its_name() -> None:
     case = _case("ladder exact")
     cut = Linear(case.weights, torch.zeros(2, 1).double(), case.variance)

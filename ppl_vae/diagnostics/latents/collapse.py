@@ -40,6 +40,8 @@ __all__ = ["Collapse", "collapse"]
 
 # Burda et al. call a dimension active above this variance of its posterior means (of a N(0, 1) prior).
 ACTIVE = 0.01
+# Sites whose KL is said one by one.
+MAX_SAID = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,19 +118,26 @@ class Collapse(Saved):
             information = f"; the latents carry {self.mutual_information:.2f} nats about which datum it is"
             if self._near_bound:
                 information += f", as many as {self.num_units} data can show (log N)"
+        information = self._each_site() + information
         if self.num_active == self.latent_dim:
             return f"All {self.latent_dim} latent dimensions are active{information}."
-        sites = self.by_site
-        if len(sites) > 1:
-            counts = zip(sites.index, sites["num_active"], sites["latent_dim"], strict=True)
-            each = (f"{active} of {size} in {name}" for name, active, size in counts)
-            information = f" ({', '.join(each)}){information}"
         rest = self.latent_dim - self.num_active
         verb = "does" if rest == 1 else "do"
         return (
             f"{self.num_active} of {self.latent_dim} latent dimensions are active, and {rest} {verb} "
             f"nothing{information}."
         )
+
+    def _each_site(self) -> str:
+        """In brackets, where there are several sites: how many dimensions of each are active, and its KL."""
+        sites = self.by_site
+        if len(sites) < 2:
+            return ""
+        counts = zip(sites.index, sites["num_active"], sites["latent_dim"], strict=True)
+        said = ", ".join(f"{active} of {size} in {name}" for name, active, size in counts)
+        if len(sites) <= MAX_SAID and np.isfinite(sites["kl"]).all():
+            said += f"; {' and '.join(f'{kl:.2f}' for kl in sites['kl'])} nats from the prior"
+        return f" ({said})"
 
     @property
     def _near_bound(self) -> bool:

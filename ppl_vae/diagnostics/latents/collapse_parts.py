@@ -29,6 +29,7 @@ __all__ = [
     "LatentCase",
     "Moments",
     "Programs",
+    "base",
     "checked",
     "component_names",
     "elementwise_kl",

@@ -7,13 +7,29 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from pyro.distributions import Delta
+from pyro.poutine import Trace
 from torch import Tensor
 
 from ppl_vae.base.errors import InputError
-from ppl_vae.diagnostics.latents.collapse_parts import LatentCase, Moments, checked, elementwise_kl, is_normal
+from ppl_vae.diagnostics.latents.collapse_parts import (
+    LatentCase,
+    Moments,
+    base,
+    checked,
+    elementwise_kl,
+    is_normal,
+)
 from ppl_vae.inference.evidence.elbo import analytic_kls
 from ppl_vae.program.given_latents import has_log_density
-from ppl_vae.program.layout import canonical_value, local_matrix, log_prob_per_unit, log_q_per_unit, sizes
+from ppl_vae.program.layout import (
+    canonical_value,
+    local_matrix,
+    log_prob_per_unit,
+    log_q_per_unit,
+    sample_sites,
+    sizes,
+)
 from ppl_vae.program.problem import Problem
 
 __all__ = ["Drawn", "by_parents", "total_kl"]
@@ -27,7 +43,9 @@ class Drawn:
         moments: of (z − E[z | parents]) / sd[z | parents], which the prior makes (0, 1).
         kl, kl_std_error: of every dimension, an expectation over the draws of the parents, and its Monte
             Carlo error; None where the guide's conditional distributions are not known.
-        site_kl: by site, the same of all its dimensions together, and the error.
+        site_kl: by site, the same of all its dimensions together, and the error. Where the guide draws in
+            another order than the model (from the data upwards), no site has a KL of its own; its part of the
+            whole, E_q[log q(z_s | before) − log p(z_s | parents)], comes from the draws then.
         normal: whether every conditional prior is Normal.
     """
 
@@ -101,12 +119,26 @@ def _block(case: LatentCase, problem: Problem, num_draws: int) -> _Chunk:
         if kl is not None:
             kls[name] = _canonical(case, name, site, kl.expand(site["value"].shape))
     whole = len(kls) == len(case.names)
+    site_kl = conditional or _drawn_parts(case, model, guide, num_draws)
     return _Chunk(
         local_matrix(standard, case.layout, case.names),
         local_matrix(kls, case.layout, case.names) if whole else None,
-        {name: value.double().expand(num_draws, -1) for name, value in conditional.items()},
+        {name: value.double().expand(num_draws, -1) for name, value in site_kl.items()},
         all(is_normal(model.nodes[name]["fn"]) for name in case.names),
     )
+
+
+def _drawn_parts(case: LatentCase, model: Trace, guide: Trace, num_draws: int) -> dict[str, Tensor]:
+    """log q − log p of every site at its draws, (draws, units); nothing where q has no density by site."""
+    drawn = [name for name, site in sample_sites(guide) if not site["is_observed"]]
+    points = any(isinstance(base(guide.nodes[name]["fn"]), Delta) for name in drawn)
+    if case.layout.summed or case.layout.unit_plate is None or points or {*drawn} != {*case.layout.latents}:
+        return {}
+    return {
+        name: log_prob_per_unit(guide, case.layout, num_draws, (name,))
+        - log_prob_per_unit(model, case.layout, num_draws, (name,))
+        for name in case.names
+    }
 
 
 def _canonical(case: LatentCase, name: str, site: Any, value: Tensor) -> Tensor:
