@@ -4,6 +4,7 @@ from .amortised import (
 from .amortised import (
     LinearNormal as LinearNormal,
 )
+from .amortised_flow import AmortisedFlow as AmortisedFlow
 from .layered import BottomUp as BottomUp
 from .layered import Ladder as Ladder
 from .local import (
@@ -25,5 +26,6 @@ from .per_datum import (
 )
 from .per_datum_flow import PerDatumFlow as PerDatumFlow
 from .prior import Prior as Prior
+from .semi_amortised import SemiAmortised as SemiAmortised
 from .sparse import SparseNormal as SparseNormal
 from .spline_flow import SplineFlow as SplineFlow

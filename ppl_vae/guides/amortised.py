@@ -13,10 +13,38 @@ from ppl_vae.guides.normal import VARIANCE_FLOOR, multivariate_normal, num_raw, 
 from ppl_vae.program.shown import ViewContext
 from ppl_vae.views import View
 
-__all__ = ["AmortisedNormal", "LinearNormal"]
+__all__ = ["Amortised", "AmortisedNormal", "LinearNormal"]
 
 
-class AmortisedNormal(PyroModule):  # type: ignore[misc]
+class Amortised(PyroModule):  # type: ignore[misc]
+    """What guides share that read the posterior of one vector a datum off the datum: `encode` says it.
+
+    Attributes:
+        num_inputs: how many of the programs' data it reads, the first ones; rows of each are data.
+        latent_dim: q, the size of z.
+        site, plate: names of the latent site and of its plate in the model.
+    """
+
+    num_inputs: int
+    latent_dim: int
+    site: str
+    plate: str
+
+    def encode(self, *inputs: Tensor) -> TorchDistribution:
+        """q(z | x) for each row of the inputs: batch shape (rows,), event shape (q,)."""
+        raise NotImplementedError
+
+    def views(self, context: ViewContext) -> list[View]:
+        """The plane of the rows' posterior means."""
+        return [means_view(self.encode(*context.data[: self.num_inputs]), context)]
+
+    def forward(self, *data: Any) -> Tensor:
+        """The Pyro program; takes the full data, of shape (num_data, …) each that it reads."""
+        with pyro.plate(self.plate, len(data[0])) as i:
+            return pyro.sample(self.site, self.encode(*(values[i] for values in data[: self.num_inputs])))
+
+
+class AmortisedNormal(Amortised):
     """q(z_n | x_n) = N(μ(x_n), Σ(x_n)), the parameters given by one network for all data.
 
     Where the programs take further data, such as labels y that x is conditioned on, the network may read
@@ -55,15 +83,6 @@ class AmortisedNormal(PyroModule):  # type: ignore[misc]
     def encode(self, *inputs: Tensor) -> TorchDistribution:
         """q(z | x) for each row of the network's inputs: batch shape (rows,), event shape (q,)."""
         return raw_normal(self.network(*inputs), self.latent_dim, self.covariance, self.floor)
-
-    def views(self, context: ViewContext) -> list[View]:
-        """The plane of the rows' posterior means."""
-        return [means_view(self.encode(*context.data[: self.num_inputs]), context)]
-
-    def forward(self, *data: Any) -> Tensor:
-        """The Pyro program; takes the full data, of shape (num_data, …) each that the network reads."""
-        with pyro.plate(self.plate, len(data[0])) as i:
-            return pyro.sample(self.site, self.encode(*(values[i] for values in data[: self.num_inputs])))
 
 
 class LinearNormal(PyroModule):  # type: ignore[misc]

@@ -26,13 +26,13 @@ class PerDatum(PyroModule):  # type: ignore[misc]
     vector: LocalVector
     latent_dim: int
 
-    def at(self, index: Tensor) -> TorchDistribution:
-        """The distribution of the vectors at given indices: their batch shape, event shape (q,)."""
+    def at(self, index: Tensor, *data: Any) -> TorchDistribution:
+        """The distribution of the vectors at given indices of the data: batch theirs, event (q,)."""
         raise NotImplementedError
 
     def forward(self, *data: Any) -> Any:
-        """The Pyro program; of the data it reads their number alone."""
-        return self.vector.program(self.at, self.vector.rows(*data))
+        """The Pyro program."""
+        return self.vector.program(lambda index: self.at(index, *data), self.vector.rows(*data))
 
     def auxiliary_values(self, latents: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What its own sample statements must draw for it to arrive at given latents."""
@@ -115,6 +115,6 @@ class PerDatumNormal(PerDatum):
             vector=vector,
         )  # fmt: skip
 
-    def at(self, index: Tensor) -> TorchDistribution:
+    def at(self, index: Tensor, *data: Any) -> TorchDistribution:
         """q(z_n) for the data at the given indices."""
         return raw_normal(self.raw[index], self.latent_dim, self.covariance, self.floor)

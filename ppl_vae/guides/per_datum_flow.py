@@ -1,6 +1,6 @@
 """A guide with one small normalising flow for every datum: richer than any Gaussian."""
 
-from typing import Self
+from typing import Any, Self
 
 import torch
 from pyro.distributions import Normal, TorchDistribution, TransformedDistribution
@@ -12,7 +12,7 @@ from ppl_vae.guides.local import LocalVector
 from ppl_vae.guides.normal import VARIANCE_FLOOR, num_raw, raw_scale_tril
 from ppl_vae.guides.per_datum import PerDatum, PerDatumNormal
 
-__all__ = ["PerDatumFlow", "raw_flow"]
+__all__ = ["PerDatumFlow", "Triangular", "raw_flow"]
 
 
 class PerDatumFlow(PerDatum):
@@ -87,7 +87,7 @@ class PerDatumFlow(PerDatum):
         flow.raw.data.copy_(normal.raw.data)
         return flow
 
-    def at(self, index: Tensor) -> TorchDistribution:
+    def at(self, index: Tensor, *data: Any) -> TorchDistribution:
         """q(z_n) for the data at the given indices: batch shape (indices,), event shape (q,)."""
         return raw_flow(self.raw[index], self.inner[index], self.skew[index], self.tail[index], self.floor)
 
@@ -110,12 +110,12 @@ def raw_flow(raw: Tensor, inner: Tensor, skew: Tensor, tail: Tensor, floor: floa
     return TransformedDistribution(Normal(torch.zeros_like(skew[..., 0, :]), 1.0).to_event(1), parts)
 
 
-def _affine(raw: Tensor, latent_dim: int, floor: float, upper: bool) -> "_Triangular":
+def _affine(raw: Tensor, latent_dim: int, floor: float, upper: bool) -> "Triangular":
     lower = raw_scale_tril(raw[..., latent_dim:], latent_dim, floor)
-    return _Triangular(raw[..., :latent_dim], lower.mT if upper else lower, upper)
+    return Triangular(raw[..., :latent_dim], lower.mT if upper else lower, upper)
 
 
-class _Triangular(Transform):
+class Triangular(Transform):
     """u ↦ T u + b with a triangular T of positive diagonal."""
 
     domain = constraints.real_vector
@@ -135,6 +135,7 @@ class _Triangular(Transform):
         return torch.linalg.solve_triangular(self.matrix, centred, upper=self.upper).squeeze(-1)
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        """Shape that of x without its last dimension."""
         log_det = self.matrix.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         return log_det.expand(x.shape[:-1])
 

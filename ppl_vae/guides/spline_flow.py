@@ -18,7 +18,7 @@ from ppl_vae.base.errors import InputError
 from ppl_vae.program.constrain import flat, unconstrained
 from ppl_vae.program.pair import Program
 
-__all__ = ["SplineFlow"]
+__all__ = ["Remembered", "SplineFlow", "splines"]
 
 
 class SplineFlow(AutoContinuous):  # type: ignore[misc]
@@ -71,30 +71,47 @@ class SplineFlow(AutoContinuous):  # type: ignore[misc]
         self.splines = nn.ModuleList(self._splines()).to(self.loc)
 
     def _splines(self) -> list[nn.Module]:
-        try:
-            from zuko.flows import MAF
-        except ImportError as error:
-            raise InputError("a spline flow needs zuko (pip install zuko)") from error
-        hidden = (self.hidden, self.hidden)
-        flow = MAF(
-            self.latent_dim, transforms=self.num_transforms, univariate=_bent,
-            shapes=[(self.bins,), (self.bins,), (self.bins - 1,), (), ()], hidden_features=hidden,
-            activation=nn.ELU,
-        )  # fmt: skip
-        # Models draw first what the rest depends on: the last spline is in their order.
-        found = list(reversed(flow.transform.transforms))
-        for each in found:  # the identity
-            for leaf in each.hyper[-1].parameters() if self.latent_dim > 1 else each.parameters():
-                nn.init.zeros_(leaf)
-        return found
+        return splines(self.latent_dim, self.num_transforms, self.bins, self.hidden)
 
     def get_posterior(self, *args: Any, **kwargs: Any) -> dist.TransformedDistribution:
         """q over the unconstrained latents, event shape (latent_dim,)."""
-        parts = [_Spline(spline()) for spline in self.splines]
+        parts = [Remembered(spline()) for spline in self.splines]
         base = dist.Normal(torch.zeros_like(self.loc), 1.0).to_event(1)
         return dist.TransformedDistribution(
             base, [*parts, LowerCholeskyAffine(self.loc, self.scale_tril, cache_size=1)]
         )
+
+
+def splines(
+    latent_dim: int, num_transforms: int, bins: int, hidden: int, *, context: int = 0
+) -> list[nn.Module]:
+    """Autoregressive splines that start as the identity, the last one in the order of the coordinates.
+
+    Args:
+        latent_dim, num_transforms, bins, hidden: of `SplineFlow`.
+        context: numbers on which each may depend besides the coordinates before it.
+
+    Returns:
+        Modules of zuko's, each of which gives a transform, called with the context if there is one.
+
+    Raises:
+        InputError: if zuko is not installed.
+    """
+    try:
+        from zuko.flows import MAF
+    except ImportError as error:
+        raise InputError("a spline flow needs zuko (pip install zuko)") from error
+    flow = MAF(
+        latent_dim, context, transforms=num_transforms, univariate=_bent,
+        shapes=[(bins,), (bins,), (bins - 1,), (), ()], hidden_features=(hidden, hidden),
+        activation=nn.ELU,
+    )  # fmt: skip
+    # Models draw first what the rest depends on: the last spline is in their order.
+    found = list(reversed(flow.transform.transforms))
+    for each in found:  # the identity
+        for leaf in each.hyper[-1].parameters() if latent_dim > 1 or context else each.parameters():
+            nn.init.zeros_(leaf)
+    return found
 
 
 def _bent(widths: Tensor, heights: Tensor, slopes: Tensor, shift: Tensor, scale: Tensor) -> Transform:
@@ -106,7 +123,7 @@ def _bent(widths: Tensor, heights: Tensor, slopes: Tensor, shift: Tensor, scale:
     return found
 
 
-class _Spline(Transform):
+class Remembered(Transform):
     """One of zuko's transforms, with its last draw and log-determinant remembered."""
 
     domain = constraints.real_vector
@@ -127,6 +144,7 @@ class _Spline(Transform):
         return self.of.inv(y)
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        """Shape that of x without its last dimension."""
         if self.last is None or self.last[0] is not x:
             self.last = x, self.of.log_abs_det_jacobian(x, y)
         return self.last[1]

@@ -16,9 +16,12 @@ from ppl_vae.data.dataset import Dataset
 from ppl_vae.data.inputs import Condition, Features, Input
 from ppl_vae.data.matching import resolve
 from ppl_vae.data.rows import Rows
-from ppl_vae.guides.amortised import AmortisedNormal
+from ppl_vae.guides.amortised import Amortised, AmortisedNormal
+from ppl_vae.guides.amortised_flow import AmortisedFlow
+from ppl_vae.guides.means import posterior_mean
 from ppl_vae.guides.normal import VARIANCE_FLOOR, num_raw, raw_normal
 from ppl_vae.guides.per_datum import PerDatumNormal
+from ppl_vae.guides.semi_amortised import SemiAmortised
 from ppl_vae.models.base import DataType, FitDefaults, Unit, one_of
 from ppl_vae.models.conditions import Conditions, Joined, bayes_views
 from ppl_vae.models.likelihoods.base import TAKES, Likelihood, binarises
@@ -115,6 +118,8 @@ class ConditionalVAE(PyroModule):  # type: ignore[misc]
         "amortised": lambda model, *data: model.encoder_guide("diagonal"),
         "amortised-full": lambda model, *data: model.encoder_guide("full"),
         "per-datum": PerDatumNormal.from_model,
+        "amortised-flow": lambda model, *data: AmortisedFlow(model.encoder_guide("diagonal")),
+        "semi-amortised": lambda model, *data: SemiAmortised(model.encoder_guide("diagonal"), len(data[0])),
     }
 
     def __init__(
@@ -240,7 +245,7 @@ class ConditionalVAE(PyroModule):  # type: ignore[misc]
     def views(self, context: ViewContext) -> list[View]:
         """For images: reconstructions and samples by condition; of categories: how well they are told."""
         guide, (x, condition) = context.pair.guide, context.data
-        if not isinstance(guide, AmortisedNormal):
+        if not isinstance(guide, Amortised):
             return []
         found: list[View] = []
         shape = None if context.dataset is None else context.dataset["x"].image_shape
@@ -248,7 +253,9 @@ class ConditionalVAE(PyroModule):  # type: ignore[misc]
             few, given = x[:NUM_IMAGES], condition[:NUM_IMAGES]
             rows = {
                 f"{context.part} data": few,
-                "reconstruction (decoder's mean)": self.decode(guide.encode(few, given).mean, given),
+                "reconstruction (decoder's mean)": self.decode(
+                    posterior_mean(guide.encode(few, given)), given
+                ),
                 **self._samples(given),
             }
             caption = (
@@ -256,7 +263,7 @@ class ConditionalVAE(PyroModule):  # type: ignore[misc]
                 f"data {'of their class' if self.conditions.classes else 'of the same condition'}."
             )
             found.append(ImageGrid(caption=caption, rows=rows, image_shape=shape))
-        if self.conditions.classes:
+        if self.conditions.classes and isinstance(guide, AmortisedNormal):
             found += bayes_views(self, guide, x, condition, part=context.part)
         return found
 

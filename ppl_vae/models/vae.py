@@ -14,9 +14,12 @@ from ppl_vae.base.arguments import check_whole
 from ppl_vae.base.errors import InputError
 from ppl_vae.data.inputs import Features, Input
 from ppl_vae.data.rows import Rows
-from ppl_vae.guides.amortised import AmortisedNormal
+from ppl_vae.guides.amortised import Amortised, AmortisedNormal
+from ppl_vae.guides.amortised_flow import AmortisedFlow
+from ppl_vae.guides.means import posterior_mean
 from ppl_vae.guides.normal import num_raw
 from ppl_vae.guides.per_datum import PerDatumNormal
+from ppl_vae.guides.semi_amortised import SemiAmortised
 from ppl_vae.models.base import DataType, FitDefaults, Unit, one_of
 from ppl_vae.models.likelihoods.base import Likelihood, binarises
 from ppl_vae.models.likelihoods.named import completed, likelihood_of
@@ -104,6 +107,8 @@ class VAE(PyroModule):  # type: ignore[misc]
         "amortised": lambda model, x: model.encoder_guide("diagonal"),
         "amortised-full": lambda model, x: model.encoder_guide("full"),
         "per-datum": lambda model, x: PerDatumNormal(len(x), model.latent_dim),
+        "amortised-flow": lambda model, x: AmortisedFlow(model.encoder_guide("diagonal")),
+        "semi-amortised": lambda model, x: SemiAmortised(model.encoder_guide("diagonal"), len(x)),
     }
 
     def __init__(
@@ -203,7 +208,7 @@ class VAE(PyroModule):  # type: ignore[misc]
         """For images and an amortised guide: reconstructions, samples, and the line between two images."""
         guide = context.pair.guide
         shape = None if context.dataset is None else Rows.of(context.dataset).image_shape
-        if shape is None or not isinstance(guide, AmortisedNormal):
+        if shape is None or not isinstance(guide, Amortised):
             return []
         x = context.data[0][:NUM_IMAGES]
         rows = {
@@ -237,7 +242,7 @@ def encode(guide: nn.Module, x: Tensor) -> dist.TorchDistribution:
     Raises:
         InputError: for a guide that knows only the data it was trained on.
     """
-    if not isinstance(guide, AmortisedNormal):
+    if not isinstance(guide, Amortised):
         raise InputError(f"{type(guide).__name__} cannot encode new data: it is not amortised")
     return guide.encode(x)
 
@@ -250,7 +255,7 @@ def reconstruct(model: VAE, guide: nn.Module, x: Tensor, *, draw: bool = False) 
         InputError: for a guide that is not amortised.
     """
     q = encode(guide, x)
-    return model.decode(q.sample() if draw else q.mean, draw=draw, like=x)
+    return model.decode(q.sample() if draw else posterior_mean(q), draw=draw, like=x)
 
 
 @torch.no_grad()
@@ -273,6 +278,6 @@ def interpolate(
     """
     if num_steps < 2:
         raise InputError(f"num_steps is {num_steps}; interpolation needs both ends")
-    ends = encode(guide, torch.stack([first, last])).mean
+    ends = posterior_mean(encode(guide, torch.stack([first, last])))
     at = torch.linspace(0, 1, num_steps, dtype=ends.dtype, device=ends.device)[:, None]
     return model.decode((1 - at) * ends[0] + at * ends[1], draw=draw)

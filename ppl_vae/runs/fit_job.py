@@ -11,7 +11,7 @@ from ppl_vae.base.errors import InputError
 from ppl_vae.base.files import collected_errors, write_json, write_text
 from ppl_vae.base.progress import stage
 from ppl_vae.data.dataset import Dataset
-from ppl_vae.guides.per_datum import PerDatumNormal
+from ppl_vae.guides.per_datum import PerDatum
 from ppl_vae.inference.fitting.checkpoint import save_parameters
 from ppl_vae.inference.fitting.choice import fit_by
 from ppl_vae.models.base import HintsAtScale
@@ -52,7 +52,7 @@ def fit_run(
     run = Run.make(settings, given)
     data = run.tensors("train")
     held_out = None
-    if len(run.parts.get("validation", ())) and not isinstance(run.pair.guide, PerDatumNormal):
+    if len(run.parts.get("validation", ())) and not isinstance(run.pair.guide, PerDatum):
         held_out = run.tensors("validation")
     prepare_folder(out, settings, resume=resume, overwrite=overwrite)
     if given is not None:

@@ -22,7 +22,7 @@ from ppl_vae.diagnostics.comparison.compare import Comparison
 from ppl_vae.diagnostics.comparison.quantities import Quantities, beside
 from ppl_vae.diagnostics.latents.gaps import Gaps, gaps
 from ppl_vae.engine.graph import Compile
-from ppl_vae.guides.per_datum import PerDatumNormal
+from ppl_vae.guides.per_datum import PerDatum
 from ppl_vae.inference.evidence import annealing, importance
 from ppl_vae.inference.fitting.linear_response import lacks_covariances
 from ppl_vae.inference.samplers import exact, guide, nuts
@@ -305,9 +305,7 @@ def part_of(run: Run, split: str | None) -> str:
     """
     if split is None:
         split = (
-            "test"
-            if len(run.parts.get("test", ())) and not isinstance(run.pair.guide, PerDatumNormal)
-            else "train"
+            "test" if len(run.parts.get("test", ())) and not isinstance(run.pair.guide, PerDatum) else "train"
         )
     if split not in ("train", "validation", "test"):
         raise InputError(f"--split is {split!r}; it is train, validation or test")

@@ -92,7 +92,7 @@ def _gaussian(problem: Problem, vector: LocalVector) -> tuple[Tensor, Tensor, st
     if family not in COVARIANCES:
         return None
     if isinstance(guide, PerDatum):
-        fn = guide.at(problem.units)
+        fn = guide.at(problem.units, *problem.data)
         (site,) = LocalVector.one("", vector.size, "", problem.layout.num_units).sites
         read = _as_gaussian(fn, site, 0)
         return None if read is None else (*read, family)
