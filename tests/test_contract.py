@@ -169,6 +169,10 @@ def test_gradients_reach_every_parameter(name: str, guide_name: str) -> None:
     pair = tiny.pair
     shape = layout(pair, *tiny.data)
     parameters = pair.parameters()
+    # Not at the start itself, where what multiplies a correction may be zero.
+    with torch.no_grad():
+        for leaf in parameters.values():
+            leaf.add_(1e-3 * torch.randn_like(leaf))
     objective = _stock(tiny)(4, max_plate_nesting=shape.nesting, vectorize_particles=True)
     with pair.scope():
         loss = objective.differentiable_loss(pair.model, pair.guide, *tiny.data)
