@@ -160,7 +160,7 @@ def gaps(
 
 def export(
     run: RunFolder,
-    what: Annotated[str, typer.Option(help="codes (mean and sd of every latent of a row), draws (of the guide, with their weights), samples (of the model), reconstructions (E[x | z] at the mean of z) or log-evidence (of every row).")],
+    what: Annotated[str, typer.Option(help="codes (mean and sd of every latent of a row), draws (of the guide, with their weights), samples (of the model), reconstructions (E[x | z] at the mean of z), imputed (the data without gaps, and the sd of what was filled in) or log-evidence (of every row).")],
     out: Annotated[Path, typer.Option(help="FILE.csv, FILE.npz or FILE.nc.")],
     split: Split = None,
     rows: Annotated[str | None, typer.Option(help="Rows of that split, as FIRST:LAST; models with a latent per row only. (default: all)")] = None,

@@ -93,7 +93,8 @@ class Prepared:
         if settings["dequantize"]:
             ready = _on(ready, name, lambda data: dequantise(data, seed))
         if settings["standardize"]:
-            unscaled = resolve(raw, {name: inputs[name]}, _only(name, settings["columns"]))
+            own = {key: of for key, of in inputs.items() if name in (key, of.covers(key, inputs))}
+            unscaled = resolve(raw, own, _only(name, settings["columns"]))
             if settings["dequantize"]:
                 unscaled = _on(unscaled, name, lambda data: dequantise(data, seed))
             training = unscaled[name].values[self.parts["train"]]

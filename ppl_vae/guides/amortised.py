@@ -8,6 +8,7 @@ from pyro.distributions import Normal, TorchDistribution
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
+from ppl_vae.base.errors import InputError
 from ppl_vae.guides.means import means_view
 from ppl_vae.guides.normal import VARIANCE_FLOOR, multivariate_normal, num_raw, raw_normal, raw_scale_tril
 from ppl_vae.program.shown import ViewContext
@@ -130,6 +131,19 @@ class LinearNormal(PyroModule):  # type: ignore[misc]
     def views(self, context: ViewContext) -> list[View]:
         """The plane of the rows' posterior means."""
         return [means_view(self.encode(context.data[0]), context)]
+
+    def check_data(self, x: Tensor, *_: Any) -> None:
+        """Refuse rows with missing values.
+
+        Raises:
+            InputError: naming the first.
+        """
+        if len(missing := x.isnan().nonzero()):
+            row, column = missing[0].tolist()
+            raise InputError(
+                f"row {row}, column {column} is missing, and this guide was made for data without missing "
+                "values"
+            )
 
     def forward(self, x: Tensor, *_: Any) -> Tensor:
         """The Pyro program; x is the full data of shape (num_data, num_features), and all that it reads."""

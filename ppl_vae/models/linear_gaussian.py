@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -25,28 +24,16 @@ from ppl_vae.guides.per_datum import PerDatumNormal
 from ppl_vae.models.base import DataType, FitDefaults, Unit
 from ppl_vae.models.missing_values import NormalWhereObserved
 from ppl_vae.models.scales import far_from_one
+from ppl_vae.program.abilities import Imputed
 from ppl_vae.program.shown import ViewContext
 from ppl_vae.views import Intervals, View
 
-__all__ = ["Imputed", "LinearGaussian", "centred_start", "check_latent_dim", "with_every_feature"]
+__all__ = ["LinearGaussian", "centred_start", "check_latent_dim", "with_every_feature"]
 
 # Missing values in the picture of the imputed ones.
 MOST_SHOWN = 24
 # The normal distribution's 5th and 95th percentile are so many standard deviations from the mean.
 NINETY_PER_CENT = 1.6449
-
-
-@dataclass(frozen=True, eq=False)
-class Imputed:
-    """What the model says of values that are missing, given those that are observed; both in float64.
-
-    Attributes:
-        mean: E[x_nd | observed of row n], the value itself where it is observed, shape (num_data, d).
-        sd: its standard deviation, 0 where the value is observed, shape (num_data, d).
-    """
-
-    mean: Tensor
-    sd: Tensor
 
 
 class LinearGaussian(PyroModule):  # type: ignore[misc]
@@ -200,6 +187,9 @@ class LinearGaussian(PyroModule):  # type: ignore[misc]
         Args:
             x: shape (num_data, d).
             x_observed: where there is a value; where x is no NaN, if None.
+
+        Returns:
+            Both of shape (num_data, d), in float64.
         """
         there = ~x.isnan() if x_observed is None else x_observed
         self.check_data(x, there)

@@ -6,6 +6,7 @@ All are optional: methods ask for them by type and do without where they are mis
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
@@ -27,6 +28,8 @@ __all__ = [
     "HasObjective",
     "HasReported",
     "HasViews",
+    "Imputed",
+    "Imputes",
     "Labelled",
     "PairwiseFactors",
     "Settles",
@@ -146,6 +149,28 @@ class HasViews(Protocol):
         Args:
             context: the fitted pair, its data and draws of its latents.
         """
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Imputed:
+    """What a model says of the values of its first argument that are missing, given those that are there.
+
+    Attributes:
+        mean: the expected value where one is missing, the value itself where it is observed.
+        sd: its standard deviation, 0 where the value is observed; both of the argument's shape.
+    """
+
+    mean: Tensor
+    sd: Tensor
+
+
+@runtime_checkable
+class Imputes(Protocol):
+    """A model that takes missing values and says what they may have been, with its parameters held."""
+
+    def impute(self, *data: Tensor) -> Imputed:
+        """The missing values given the observed ones of the same unit."""
         ...
 
 

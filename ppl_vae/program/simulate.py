@@ -58,7 +58,7 @@ def _check(model: Program, drawn: poutine.Trace, changed: tuple[Any, ...], laten
         other = again.nodes[name]
         before, after = (one["fn"].log_prob(site["value"]) for one in (site, other))
         same = other["value"].shape == site["value"].shape and torch.allclose(before, after, rtol=1e-4)
-        if not same or not torch.equal(other["value"], site["value"].to(other["value"].dtype)):
+        if not same or not _covers(site["value"].to(other["value"].dtype), other["value"]):
             raise InputError(
                 "data cannot be simulated: given simulated values in the place of those observed, the model "
                 f"has another site {name}; give the model a method simulate(latents, *data)"
@@ -75,12 +75,19 @@ def _exchange(data: tuple[Any, ...], values: Mapping[str, tuple[Tensor, Tensor]]
             if isinstance(argument, Tensor)
             and changed[number] is argument
             and argument.shape == before.shape == after.shape
-            and torch.equal(argument, before)
+            and _covers(argument, before)
         ]
         if not places:
             raise InputError(
                 f"data cannot be simulated: the values observed at site {name} are none of the model's data "
                 "arguments; give the model a method simulate(latents, *data)"
             )
-        changed[places[0]] = after.to(data[places[0]].dtype)
+        after = after.to(data[places[0]].dtype)
+        # What is missing in the data is missing in simulated ones.
+        changed[places[0]] = torch.where(before.isnan(), before, after) if before.isnan().any() else after
     return tuple(changed)
+
+
+def _covers(whole: Tensor, part: Tensor) -> bool:
+    """Whether values are the same wherever the second ones are there; missing ones are NaN."""
+    return whole.shape == part.shape and bool(((whole == part) | part.isnan()).all())

@@ -92,9 +92,12 @@ class Dimensions:
 def dimensions(run: Run, layout: Layout, data: tuple[Tensor, ...]) -> Dimensions | None:
     """For bits per dimension: discrete values as they are, densities on a grid by their cells' volume.
 
-    None where there is no such number: for games, and for densities of values on no grid.
+    None where there is no such number: for games, where values are missing, and for densities of values on no
+    grid.
     """
     if not isinstance(run.source, Rows) or layout.unit_plate is None:
+        return None
+    if np.isnan(run.source.values.sum()):
         return None
     count = run.source.num_features
     if not is_density(Problem(run.pair, data, layout)):
@@ -140,10 +143,10 @@ def worst_rows(
     if part is None or not isinstance(run.source, Rows) or found.unit != "datum":
         return rows
     place = run.parts[part]
-    values = run.source.values[place]
-    labels = run.source.labels
-    spread = values.std(0)
-    odd = np.abs(values - values.mean(0)) / np.where(spread > 0, spread, np.inf)
+    values, labels = run.source.values[place], run.source.labels
+    there = np.ma.masked_invalid(values)
+    spread = there.std(0).filled(0.0)
+    odd = (np.abs(there - there.mean(0)) / np.where(spread > 0, spread, np.inf)).filled(0.0)
     for row, at in zip(rows, order, strict=True):
         number = int(found.units[at])
         if labels is not None:

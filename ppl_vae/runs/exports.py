@@ -19,10 +19,11 @@ from ppl_vae.base.errors import InputError
 from ppl_vae.base.files import write_bytes, write_netcdf, write_text
 from ppl_vae.base.seeds import seeded
 from ppl_vae.data.dataset import VariableKind
+from ppl_vae.data.inputs import Mask
 from ppl_vae.inference.evidence import importance
 from ppl_vae.inference.samplers import exact, guide
 from ppl_vae.inference.samplers.exact import summed_posterior
-from ppl_vae.program.abilities import ExactEvidence
+from ppl_vae.program.abilities import ExactEvidence, Imputes
 from ppl_vae.program.layout import sample_sites
 from ppl_vae.program.problem import Problem
 from ppl_vae.program.simulate import simulate
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = ["KINDS", "SUFFIXES", "check_ending", "export", "export_table", "write"]
 
-KINDS = ("codes", "draws", "samples", "reconstructions", "log-evidence")
+KINDS = ("codes", "draws", "samples", "reconstructions", "imputed", "log-evidence")
 SUFFIXES = (".csv", ".npz", ".nc")
 
 
@@ -55,16 +56,17 @@ def export(
         what: "codes", mean and sd of every latent of a row under the guide; "draws" from the guide, with
             their log importance weights; where all latents are summed out, exact posterior probabilities of
             their values, and exact draws; "samples", data drawn from the model, as many rows as were chosen;
-            "reconstructions", E[x | z] at the mean of z under the guide; "log-evidence", log p(x) of every
-            unit with its error, exact or by importance sampling.
+            "reconstructions", E[x | z] at the mean of z under the guide; "imputed", the data with expected
+            values in the place of missing ones, and their standard deviations; "log-evidence", log p(x) of
+            every unit with its error, exact or by importance sampling.
         split: "train", "validation" or "test"; by default test where there are such rows.
         rows: of that split; all by default.
         num_draws: of the guide, a unit.
         seed: of everything random; the run's by default.
 
     Returns:
-        Samples and reconstructions are in the units of the data, before they were standardised. Rows have
-        their positions in the data set as a coordinate.
+        Samples, reconstructions and imputed values are in the units of the data, before they were
+        standardised. Rows have their positions in the data set as a coordinate.
 
     Raises:
         InputError: for something else, or what this model does not have.
@@ -79,6 +81,7 @@ def export(
         "draws": asked.draws,
         "samples": asked.samples,
         "reconstructions": asked.reconstructions,
+        "imputed": asked.imputed,
         "log-evidence": asked.log_evidence,
     }[what]()
 
@@ -238,10 +241,45 @@ class _Asked:
 
     def samples(self) -> xr.Dataset:
         """Data drawn from the model: what is observed anew, what is conditioned on as it is."""
-        _, drawn = simulate(Problem(self.run.pair, self.data, self.layout), self.seed)
-        names = list(type(self.run.model).inputs)
+        inputs, names, data = type(self.run.model).inputs, self._names, self.data
+        masks = [name for name in names if isinstance(kind := inputs[name], Mask) and kind.optional]
+        if masks:
+            # Whole units, whatever is missing in the data.
+            whole = (values.nan_to_num() if values.is_floating_point() else values for values in data)
+            each = zip(names, whole, strict=True)
+            data = tuple(torch.ones_like(values) if name in masks else values for name, values in each)
+        _, drawn = simulate(Problem(self.run.pair, data, self.layout), self.seed)
         values = {name: tensor.cpu().numpy() for name, tensor in zip(names, drawn, strict=True)}
-        return self._as_data({name: found[self.chosen] for name, found in values.items()})
+        return self._as_data(
+            {name: found[self.chosen] for name, found in values.items() if name not in masks}
+        )
+
+    @property
+    def _names(self) -> list[str]:
+        """The names of the model's arguments, in their order."""
+        inputs = type(self.run.model).inputs
+        present = [name for name in inputs if name in self.run.data.dataset]
+        return sorted(present, key=lambda name: not inputs[name].observed)
+
+    def imputed(self) -> xr.Dataset:
+        """The data without gaps, and the standard deviations of what was filled in.
+
+        Raises:
+            InputError: where the model does not know what a missing value may have been.
+        """
+        if not isinstance(self.run.model, Imputes):
+            raise InputError(
+                f"{self.run.settings.model} takes no missing values, so that there are none to impute"
+            )
+        found, name = self.run.model.impute(*self.data), self._names[0]
+        mean, sd = (values.cpu().numpy()[self.chosen] for values in (found.mean, found.sd))
+        made = self._as_data({name: mean})
+        variable, own = made[name], self.run.unscaled(self.part)[name].values[self.chosen]
+        # What is observed, to the last digit.
+        made[name] = variable.copy(data=np.where(np.isnan(own), variable.to_numpy(), own))
+        labels = [f"{label} (sd)" for label in variable[variable.dims[1]].to_numpy()]
+        made[f"{name}_sd"] = ((variable.dims[0], "sd of feature"), sd * self._scaling(name)[1])
+        return made.assign_coords({"sd of feature": labels})
 
     def _as_data(self, values: Mapping[str, NDArray[Any]]) -> xr.Dataset:
         """Values of the model's inputs, as the data set has them: its labels and its units of measurement."""
@@ -261,12 +299,18 @@ class _Asked:
 
     def _undone(self, name: str, values: NDArray[Any]) -> NDArray[Any]:
         """Standardised features in their own units again."""
-        asked = self.run.settings.preparation
-        if not asked.standardize or values.ndim != 2 or values.dtype.kind != "f":
+        if not self.run.settings.preparation.standardize or values.ndim != 2 or values.dtype.kind != "f":
             return values
+        mean, scale = self._scaling(name)
+        return values * scale + mean
+
+    def _scaling(self, name: str) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Mean and scale of standardised features, 0 and 1 where they were left alone."""
+        if not self.run.settings.preparation.standardize:
+            return np.zeros(1), np.ones(1)
         raw = self.run.unscaled()[name].values.astype(np.float64)
         mean, scale = np.nanmean(raw, axis=0), np.nanstd(raw, axis=0)
-        return values * np.where(scale > 0, scale, 1.0) + mean
+        return mean, np.where(scale > 0, scale, 1.0)
 
     def log_evidence(self) -> xr.Dataset:
         """log p(x) of every unit, exact or by importance sampling."""

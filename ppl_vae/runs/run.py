@@ -152,10 +152,10 @@ class Run:
         """The data set before anything was done to it."""
         return _loaded(self.settings, self.settings.data) if self.given is None else self.given
 
-    def unscaled(self) -> Dataset:
-        """The training data before they were standardised."""
+    def unscaled(self, part: str = "train") -> Dataset:
+        """The data of a part before they were standardised."""
         asked: PrepareKeywords = {**_preparation(self.settings), "standardize": False}
-        return prepare(self.raw(), type(self.model).inputs, **asked).part("train")
+        return prepare(self.raw(), type(self.model).inputs, **asked).part(part)
 
     def epoch_data(self, epoch: int) -> tuple[Tensor, ...]:
         """Training rows binarised afresh for an epoch."""

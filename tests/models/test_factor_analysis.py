@@ -125,6 +125,7 @@ def test_a_heywood_case_is_bounded_and_named() -> None:
     assert lower.em(torch.from_numpy(x)).log_likelihood[-1] > model.em(torch.from_numpy(x)).log_likelihood[-1]
 
 
+@pytest.mark.slow
 def test_svi_reaches_the_maximum_likelihood(features: Features) -> None:
     x = torch.from_numpy(features("iris"))
     torch.manual_seed(0)

@@ -217,6 +217,5 @@ def _different(values: np.ndarray, columns: np.ndarray) -> list[int]:
 
 
 def _is_one_table(apart: Problem) -> bool:
-    """Whether the units are the rows of one tensor."""
-    rows = apart.data[0] if len(apart.data) == 1 else None
-    return isinstance(rows, Tensor) and rows.dim() > 0 and len(rows) == apart.num_units
+    """Whether the units are the rows of one tensor, or of all that the program takes."""
+    return all(isinstance(t, Tensor) and t.dim() > 0 and len(t) == apart.num_units for t in apart.data)

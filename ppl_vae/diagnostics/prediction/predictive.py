@@ -181,8 +181,17 @@ def predictive_check(
         method="guide" if posterior is None else posterior.method,
         num_draws=num_draws,
         seconds=time.perf_counter() - start,
-        notes=(*notes, CONSERVATIVE),
+        notes=(*notes, *_of_missing(sites), CONSERVATIVE),
     )
+
+
+def _of_missing(sites: Sequence[Observed]) -> list[str]:
+    return [
+        f"values of {site.name} are missing: they stand at their feature's mean, in the data and in every "
+        "replicate"
+        for site in sites
+        if site.missing is not None
+    ]
 
 
 def _names(pair: Pair, site: Observed, given: Sequence[str]) -> list[str]:

@@ -41,9 +41,11 @@ class Observed:
         name: the site's.
         kind: of data.
         values: what was observed, shape (rows, features), float64; for games ones of shape (games, 1).
+            Missing values stand at the mean of those of their feature that are there.
         pairs: who played whom, shape (games, 2), the winner first; None but for games.
         argument: position of the games among the data; −1 but for games.
         event_dim: of the site.
+        missing: which values are, shape (rows, features); None where none is.
     """
 
     name: str
@@ -52,6 +54,11 @@ class Observed:
     event_dim: int = 0
     pairs: Tensor | None = None
     argument: int = -1
+    missing: Tensor | None = None
+
+    def like_observed(self, values: Tensor) -> Tensor:
+        """Replicates, shape (draws, rows, features), with what is missing in the data missing as there."""
+        return values if self.missing is None else _at_means(values.masked_fill(self.missing, torch.nan))
 
 
 def observed_sites(problem: Problem) -> tuple[list[Observed], list[str]]:
@@ -81,8 +88,10 @@ def observed_sites(problem: Problem) -> tuple[list[Observed], list[str]]:
                 f"{tuple(value.shape[1:])}: they cannot be replicated"
             )
             continue
-        values = as_rows(given.expand(value.shape[1:])[None].double(), fn.event_dim)[0]
-        site_found = Observed(name, distribution_kind(fn), values, fn.event_dim)
+        values = as_rows(given.expand(value.shape[1:])[None].double(), fn.event_dim)
+        missing = values[0].isnan() if values.isnan().any() else None
+        values = values[0] if missing is None else _at_means(values)[0]
+        site_found = Observed(name, distribution_kind(fn), values, fn.event_dim, missing=missing)
         constant = site_found.kind == "binary" and values.shape[1] == 1 and len(values.unique()) == 1
         if constant and (games := _as_games(site_found, data)) is not None:
             site_found = games
@@ -121,7 +130,8 @@ def replicate(
             yield _simulated(problem, trace, sites, size)
         else:
             values = {site.name: _leading(trace.nodes[site.name]["value"], layout) for site in sites}
-            yield {site.name: as_rows(values[site.name].double(), site.event_dim) for site in sites}
+            rows = {site.name: as_rows(values[site.name].double(), site.event_dim) for site in sites}
+            yield {site.name: site.like_observed(rows[site.name]) for site in sites}
 
 
 def thinned(posterior: Posterior, problem: Problem, num_draws: int) -> tuple[dict[str, Tensor], int]:
@@ -162,6 +172,11 @@ def as_rows(values: Tensor, event_dim: int) -> Tensor:
     table = values.reshape(len(values), rows, -1)
     # One row of many features is a sample of one feature.
     return table.mT if rows == 1 else table
+
+
+def _at_means(values: Tensor) -> Tensor:
+    """NaN replaced by the mean of the other values of the same set and feature: (sets, rows, features)."""
+    return torch.where(values.isnan(), values.nanmean(1, keepdim=True).nan_to_num(0.0), values)
 
 
 def _fits(given: torch.Size, drawn: torch.Size) -> bool:
