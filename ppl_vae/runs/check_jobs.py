@@ -15,6 +15,7 @@ from ppl_vae.base.progress import stage
 from ppl_vae.base.seeds import seeded
 from ppl_vae.data.rows import Rows
 from ppl_vae.data.user_data import read_arguments
+from ppl_vae.diagnostics.verdict.case import Rested
 from ppl_vae.diagnostics.verdict.check import MOST_STEPS, Check, CheckKeywords, check, check_pair
 from ppl_vae.diagnostics.verdict.fitting import FIT_SHARE
 from ppl_vae.inference.fitting.options import MethodName
@@ -86,7 +87,7 @@ def check_run(
     found = check_pair(
         run.pair,
         *problem.data,
-        rested=(converged_of(fit), str(fit["reason"])) if fit else None,
+        rested=Rested(converged_of(fit), str(fit["reason"]), str(fit.get("method", "SVI"))) if fit else None,
         cut=bool(fit) and was_cut(fit, run.settings.fit.num_steps),
         rows=row_numbers(run, problem.layout, rows, part) if rows is not None else None,
         calibrate=calibrate,

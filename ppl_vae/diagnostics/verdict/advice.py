@@ -8,6 +8,10 @@ from ppl_vae.diagnostics.verdict.rule import OTHERS, Decision, Measures, Quantit
 
 __all__ = ["Advice", "AdviceKey", "Facts", "advise", "next_step"]
 
+# What fits to the best of a family, by method; how full-rank is called; and many latents for a dense matrix.
+LONGER = {"natural gradients": "natural.fit", "deterministic VI": "fixed_noise.fit"}
+FULL, LARGE = "full-rank, AutoMultivariateNormal", 500
+
 AdviceKey = Literal[
     "use",
     "laplace",
@@ -20,6 +24,7 @@ AdviceKey = Literal[
     "linear response",
     "use what is right",
     "train better",
+    "more draws",
     "more steps",
     "use the reference",
     "richer guide",
@@ -47,18 +52,23 @@ class Facts:
     Attributes:
         local: whether every row has latents of its own.
         mean_field: whether the guide lost a correlation that the reference has.
+        within: whether those that it lost are all within single sites, of several.
+        dim: number of latents.
         funnel: whether one was found.
         missed: whether the guide misses a part of the posterior.
         laplace: whether the guide is a Laplace approximation that has not been made yet.
         identified_right: whether the guide is wrong only in what is shown, and right in what data determine.
         cut: whether the budget ended the search for a reference.
         reference_seconds: what a reference that passed its checks took.
-        family, trained, trainer, responds: as in `Notes`.
-        by_svi: whether the guide was fitted by SVI, as far as is known.
+        family, sparse, trained, trainer, responds: as in `Notes`.
+        method: by which the guide was fitted, as in `Rested`: that which was begun first.
+        late: whether that did not arrive in time, so that SVI had the rest.
     """
 
     local: bool = False
     mean_field: bool = False
+    within: bool = False
+    dim: int = 0
     funnel: bool = False
     missed: bool = False
     laplace: bool = False
@@ -66,9 +76,11 @@ class Facts:
     cut: bool = False
     reference_seconds: float = float("nan")
     family: str = ""
+    sparse: bool = False
     trained: bool = False
     trainer: str = ""
-    by_svi: bool = True
+    method: str = "SVI"
+    late: bool = False
     responds: bool = False
 
 
@@ -110,7 +122,10 @@ def advise(
     if facts.funnel:
         return Advice("reparametrise", "write the model in a non-centred form, and fit again")
     if facts.missed:
-        sentence = "fit again from several starts, or give the guide as many components as there are modes"
+        sentence = (
+            "fit again from several starts, or give the guide as many components as there are modes "
+            "(mixture:2 for two)"
+        )
         return Advice("restart", sentence)
     if facts.responds and not facts.trainer:
         sentence = (
@@ -124,10 +139,13 @@ def advise(
             "full-rank)"
         )
         return Advice("use what is right", sentence)
+    short = measures.converged is False and not facts.trained
+    if short and facts.method in LONGER:
+        return _longer(facts)
     if facts.trainer:
         sentence = f"fit the guide by {facts.trainer}, which brings it to the best of its family"
         return Advice("train better", sentence)
-    if measures.converged is False and facts.by_svi and not facts.trained:
+    if short:
         return Advice("more steps", "take more steps: SVI has not come to rest")
     return _by_reference(measures, facts)
 
@@ -145,13 +163,43 @@ def _of_points(facts: Facts) -> Advice:
     )
 
 
+def _longer(facts: Facts) -> Advice:
+    """For a fit to the best of a Gaussian family that did not arrive there."""
+    call = LONGER[facts.method]
+    if facts.late:
+        sentence = f"give a larger budget, or fit the guide by {call} before: {facts.method} ran out of time"
+        return Advice("larger budget", sentence)
+    sentence = (
+        f"fit the guide again by {call} with more common draws and iterations (max_draws, max_iterations): "
+        f"{facts.method} did not arrive at the best of its family"
+    )
+    return Advice("more draws", sentence)
+
+
+def _richer(facts: Facts) -> str:
+    """The guides that suit what was found, by the names that fits and `named_guide` take."""
+    if facts.local:
+        other = "a flow" if facts.family == "full-rank" else "a full covariance or a flow"
+        return f"a guide with {other}"
+    if facts.mean_field and facts.within:
+        return f"a guide with a full covariance a site (block) or of all latents ({FULL})"
+    if facts.mean_field and facts.sparse:
+        return f"a guide with the model's own sparse precision (sparse) or a full covariance ({FULL})"
+    if facts.mean_field and facts.dim > LARGE:
+        return f"a guide of low rank (low-rank:20) or a full covariance ({FULL})"
+    if facts.mean_field:
+        return f"a full-rank guide ({FULL})"
+    if facts.family == "full-rank":
+        return "a guide that is no normal (spline-flow)"
+    return f"a guide with a full covariance ({FULL}) or one that is no normal (spline-flow)"
+
+
 def _by_reference(measures: Measures, facts: Facts) -> Advice:
     """For a guide that came to rest and is not right, by what is known of the posterior."""
-    other = "a flow" if facts.family == "full-rank" else "a full covariance or a flow"
-    richer = Advice("richer guide", f"try a guide with {other}")
+    richer = Advice("richer guide", f"try {_richer(facts)}")
     if measures.reference_ok and not facts.local:
         taken = f" (they took {facts.reference_seconds:.0f} s)" if facts.reference_seconds > 1 else ""
-        also = ", or try a full-rank guide (AutoMultivariateNormal)" if facts.mean_field else ""
+        also = f", or try {_richer(facts)}" if facts.mean_field or facts.trained else ""
         return Advice(
             "use the reference",
             f"use the draws of the {answer_label(measures.reference)} reference{taken}{also}",

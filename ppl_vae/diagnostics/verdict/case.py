@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from torch import Tensor
 
@@ -26,11 +26,27 @@ from ppl_vae.program.problem import Problem
 if TYPE_CHECKING:
     from ppl_vae.diagnostics.verdict.options import CheckOptions
 
-__all__ = ["LEAST_LEFT", "NO_TIME", "Case", "Found", "Listed", "Notes", "examine", "skipped"]
+__all__ = ["LEAST_LEFT", "NO_TIME", "Case", "Found", "Listed", "Notes", "Rested", "examine", "skipped"]
 
 NO_TIME = "there was no time left for it: give a larger budget"
 # Share of the budget with less than which nothing that simulates data is begun.
 LEAST_LEFT = 0.05
+
+
+class Rested(NamedTuple):
+    """How a fit ended.
+
+    Attributes:
+        converged: whether it came to rest, or arrived; None where that was not judged.
+        reason: why that is said, a sentence.
+        method: "SVI", "natural gradients" or "deterministic VI".
+        instead_of: the method that was begun before and did not arrive in time, as ``method``; "" for none.
+    """
+
+    converged: bool | None
+    reason: str
+    method: str = "SVI"
+    instead_of: str = ""
 
 
 @dataclass(frozen=True)
@@ -46,6 +62,8 @@ class Notes:
         identified_right: whether the guide is wrong only in what is shown, and right in what data determine.
         reference_seconds: what a reference that passed its checks took.
         family: of normals that the guide belongs to, where the best of it is known.
+        sparse: whether most pairs of latents are independent given the others and the data; not looked at of
+            few latents, or of very many.
         trained: whether a richer family would bring more than training the guide on.
         trainer: the fit that would bring it to the best of its family, where training would bring more.
         responds: whether linear response gives the covariances that the guide lost.
@@ -59,6 +77,7 @@ class Notes:
     identified_right: bool = False
     reference_seconds: float = float("nan")
     family: str = ""
+    sparse: bool = False
     trained: bool = False
     trainer: str = ""
     responds: bool = False
@@ -113,7 +132,7 @@ class Case:
         options: of the whole check.
         rows: whose posteriors are compared, or None.
         feature_names: of the data's columns.
-        rested: whether SVI came to rest, and why that is said; None where it is not known.
+        rested: how the fit ended; None where it is not known.
         cut: whether the budget ended SVI.
 
     Attributes:
@@ -132,7 +151,7 @@ class Case:
         options: CheckOptions,
         rows: Tensor | None = None,
         feature_names: tuple[str, ...] = (),
-        rested: tuple[bool | None, str] | None = None,
+        rested: Rested | None = None,
         cut: bool = False,
     ) -> None:
         self.clock, self.options = clock, options

@@ -13,19 +13,19 @@ from torch import Tensor
 from ppl_vae.base.clock import Clock, OutOfTime, deadline
 from ppl_vae.base.progress import stage
 from ppl_vae.base.watch import watched
-from ppl_vae.diagnostics.comparison.compare import Comparison
 from ppl_vae.diagnostics.verdict.advice import Facts, advise
-from ppl_vae.diagnostics.verdict.case import Case, examine
+from ppl_vae.diagnostics.verdict.case import Case, Rested, examine
 from ppl_vae.diagnostics.verdict.checked import refuse_unchecked
 from ppl_vae.diagnostics.verdict.checks.reference import begin_reference
 from ppl_vae.diagnostics.verdict.explained import explained
 from ppl_vae.diagnostics.verdict.fitting import FIT_SHARE, fit_within
+from ppl_vae.diagnostics.verdict.lost import loses_correlations, loses_within, num_latents
 from ppl_vae.diagnostics.verdict.options import CheckKeywords, CheckOptions
 from ppl_vae.diagnostics.verdict.outcome import Check
 from ppl_vae.diagnostics.verdict.results import Results
 from ppl_vae.diagnostics.verdict.rule import decide
 from ppl_vae.engine.compile_apart import ahead
-from ppl_vae.inference.fitting.choice import settled
+from ppl_vae.inference.fitting.choice import NAMES, settled
 from ppl_vae.inference.fitting.options import FitOptions, MethodName
 from ppl_vae.inference.fitting.svi import Fit
 from ppl_vae.program.pair import Pair, Program
@@ -86,7 +86,8 @@ def check(
             if asked.reference is None:
                 begin_reference(seen, rows, clock)
             fitted, cut = fit_within(seen, how, lr, FIT_SHARE * clock.left, asked.seed, asked.progress)
-            rested = (False, "the time was over before the first step of SVI") if fitted is None else None
+            late = Rested(False, "the time was over before the first step of SVI")
+            rested = late if fitted is None else None
         _first_look(pair, data, clock)
         case = Case(pair, data, clock, asked, rows, rested=rested or _rested(fitted), cut=cut)
         return _examined(case, fitted)
@@ -96,7 +97,7 @@ def check_pair(
     pair: Pair,
     *data: Any,
     fitted: Fit | None = None,
-    rested: tuple[bool | None, str] | None = None,
+    rested: Rested | tuple[bool | None, str] | None = None,
     cut: bool = False,
     rows: Tensor | None = None,
     feature_names: tuple[str, ...] = (),
@@ -107,8 +108,9 @@ def check_pair(
     Args:
         pair: model and guide.
         data: the programs' data.
-        fitted: what SVI did, if it is known.
-        rested: or only whether SVI came to rest (None: not judged), and a sentence about it.
+        fitted: what the fit did, if it is known.
+        rested: or only whether it came to rest (None: not judged), and a sentence about it; a `Rested` also
+            says by which method.
         cut: whether a budget ended it before that.
         rows: as for `check`.
         feature_names: of the data's columns, for predictive checks.
@@ -117,12 +119,15 @@ def check_pair(
     asked = CheckOptions(**options)
     clock = asked.clock()
     _first_look(pair, data, clock)
-    known = _rested(fitted) if fitted is not None else rested
+    known = _rested(fitted) if fitted is not None or rested is None else Rested(*rested)
     return _examined(Case(pair, data, clock, asked, rows, feature_names, known, cut), fitted)
 
 
-def _rested(fitted: Fit | None) -> tuple[bool | None, str] | None:
-    return None if fitted is None else (fitted.converged, fitted.reason)
+def _rested(fitted: Fit | None) -> Rested | None:
+    if fitted is None:
+        return None
+    before = "" if fitted.choice is None else fitted.choice.instead_of
+    return Rested(fitted.converged, fitted.reason, fitted.method, before and NAMES[before])
 
 
 def _examined(case: Case, fitted: Fit | None) -> Check:
@@ -170,7 +175,7 @@ def _tell(case: Case, fitted: Fit | None) -> bool:
 
 
 def _conclude(case: Case, fitted: Fit | None) -> Check:
-    notes, facts = case.notes, _facts(case, fitted)
+    notes, facts = case.notes, _facts(case)
     decision = decide(case.measures, case.rule, notes.names)
     reasons = [decision.reason]
     if notes.funnel is not None and decision.verdict == "do not trust":
@@ -195,11 +200,12 @@ def _conclude(case: Case, fitted: Fit | None) -> Check:
     )
 
 
-def _facts(case: Case, fitted: Fit | None) -> Facts:
-    notes = case.notes
+def _facts(case: Case) -> Facts:
+    notes, rested = case.notes, case.rested
     return Facts(
         local=case.local,
-        mean_field=_lost(case.results.only(Comparison)),
+        mean_field=loses_correlations(case),
+        within=loses_within(case),
         funnel=notes.funnel is not None,
         missed=notes.missed,
         laplace=isinstance(case.pair.guide, AutoLaplaceApproximation),
@@ -209,12 +215,9 @@ def _facts(case: Case, fitted: Fit | None) -> Facts:
         family=notes.family,
         trained=notes.trained,
         trainer=notes.trainer,
-        by_svi=fitted is None or fitted.method == "SVI",
+        method="SVI" if rested is None else rested.instead_of or rested.method,
+        late=rested is not None and bool(rested.instead_of),
+        dim=num_latents(case),
+        sparse=notes.sparse,
         responds=notes.responds,
     )
-
-
-def _lost(comparison: Comparison | None) -> bool:
-    """Whether the guide lost a correlation that the reference has."""
-    reasons = () if comparison is None else comparison.about("svi")
-    return any("correlation" in (reason.criterion, reason.of) for reason in reasons)

@@ -2,10 +2,11 @@
 
 from contextlib import suppress
 from dataclasses import replace
+from typing import Literal
 
 from ppl_vae.base.clock import OutOfTime, deadline
 from ppl_vae.base.watch import watched
-from ppl_vae.inference.fitting.choice import choice_of, fit_by
+from ppl_vae.inference.fitting.choice import NAMES, Method, choice_of, fit_by
 from ppl_vae.inference.fitting.options import FitOptions
 from ppl_vae.inference.fitting.svi import Fit
 from ppl_vae.program.problem import Problem
@@ -42,7 +43,7 @@ def fit_within(
     pair, data, layout = problem.pair, problem.data, problem.layout
     particles = 8 if layout.vectorized and layout.num_units * layout.event_size <= 10_000 else 1
     options = replace(options, num_particles=particles, stop=True)
-    late = ""
+    late: Method | Literal[""] = ""
     try:
         with deadline(seconds):
             with watched():
@@ -51,12 +52,16 @@ def fit_within(
                 few = sum(leaf.numel() for leaf in pair.parameters(options.train).values()) <= FEW_PARAMETERS
                 lr = LEARNING_RATE if few else OF_NETWORKS
             options = replace(options, lr=lr)
-            if choice_of(pair, data, options, seed=seed).method != "svi":
+            first = choice_of(pair, data, options, seed=seed).method
+            if first != "svi":
                 with suppress(OutOfTime), deadline(OTHER_SHARE * seconds):
                     return fit_by(pair, data, options, seed=seed, progress=progress), False
-                late = f"another method did not arrive in {OTHER_SHARE * seconds:.0f} s"
+                late = first
             options = replace(options, method="svi")
-            found = fit_by(pair, data, options, only_svi=late, seed=seed, progress=progress)
+            why = f"{NAMES[late]} did not arrive in {OTHER_SHARE * seconds:.0f} s" if late else ""
+            found = fit_by(pair, data, options, only_svi=why, seed=seed, progress=progress)
     except OutOfTime:
         return None, True
+    if found.choice is not None:
+        found = replace(found, choice=replace(found.choice, instead_of=late))
     return found, bool(late) or (found.converged is False and found.steps < options.num_steps)

@@ -58,11 +58,13 @@ class Choice(Plain):
         method: "svi", "natural" or "deterministic".
         reason: a clause, such as "the guide is mean-field with 10 latents".
         alternatives: the other methods that take the pair.
+        instead_of: the method that was begun and did not arrive in time; "" for none.
     """
 
     method: Method
     reason: str
     alternatives: tuple[Method, ...] = ()
+    instead_of: Method | Literal[""] = ""
 
     def __str__(self) -> str:
         others = " or ".join(f"method={name!r}" for name in self.alternatives)

@@ -1,6 +1,7 @@
 """The decision rule, case by case, and the cheapest next step."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -70,6 +71,9 @@ def test_measures_survive_json():
     assert decide(back).verdict == decide(measures).verdict
 
 
+NATURAL = Facts(method="natural gradients")
+
+
 @pytest.mark.parametrize(
     ("facts", "measures", "word"),
     [
@@ -81,6 +85,22 @@ def test_measures_survive_json():
         (Facts(trained=True, local=True), Measures("nuts", True, converged=False), "full covariance"),
         (Facts(trained=True, local=True, family="full-rank"), Measures("nuts", True), "guide with a flow"),
         (Facts(missed=True), Measures("nuts", False), "several starts"),
+        (Facts(missed=True), Measures("nuts", False), "mixture:2"),
+        # Other methods than SVI have no steps to take more of.
+        (NATURAL, Measures("nuts", True, converged=False), "natural.fit with more common draws"),
+        (
+            replace(NATURAL, trainer="natural.fit"),
+            Measures("nuts", True, converged=False),
+            "more common draws",
+        ),
+        (replace(NATURAL, late=True), Measures("nuts", True, converged=False), "a larger budget"),
+        (replace(NATURAL, trained=True), Measures("nuts", True, converged=False), "draws of the NUTS"),
+        (Facts(method="deterministic VI"), Measures("nuts", True, converged=False), "fixed_noise.fit with"),
+        # A richer guide is one that has what was lost.
+        (Facts(mean_field=True, within=True), Measures("nuts", True), "(block)"),
+        (Facts(mean_field=True, sparse=True), Measures("nuts", True), "(sparse)"),
+        (Facts(mean_field=True, dim=900), Measures("nuts", True), "low-rank:20"),
+        (Facts(trained=True, family="full-rank"), Measures("nuts", True), "(spline-flow)"),
         (Facts(funnel=True), Measures("nuts", False), "non-centred"),
         (Facts(mean_field=True), Measures("nuts", True), "full-rank"),
         (Facts(mean_field=True, local=True), Measures("nuts", True), "full covariance"),

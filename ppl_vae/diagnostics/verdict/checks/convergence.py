@@ -1,4 +1,4 @@
-"""Whether SVI came to rest, as far as that was judged."""
+"""Whether the fit came to rest, as far as that was judged."""
 
 from ppl_vae.diagnostics.verdict.case import Case, Found
 from ppl_vae.diagnostics.verdict.findings import clause
@@ -11,7 +11,7 @@ def convergence(case: Case) -> Found | None:
     """A fit that was made, or whose end is known."""
     if case.rested is None:
         return None
-    converged, reason = case.rested
+    converged, reason = case.rested.converged, case.rested.reason
     if converged is None:
         said = f"what more steps would gain is not judged after a fixed number of them: {clause(reason)}"
         return Found(Finding("convergence", "cannot tell", said), {"converged": None})

@@ -25,6 +25,7 @@ from ppl_vae.diagnostics.comparison.closeness import Tolerances
 from ppl_vae.diagnostics.verdict.case import Case, Found, skipped
 from ppl_vae.diagnostics.verdict.rule import Finding, Status
 from ppl_vae.engine.batches import NoCurvature
+from ppl_vae.guides.sparse import elimination
 from ppl_vae.inference.fitting.autoguides import is_gaussian
 from ppl_vae.inference.fitting.fixed_noise import FixedNoise
 from ppl_vae.inference.fitting.gaussian import Block, Gaussian, common_noise
@@ -46,6 +47,9 @@ SURE, DRAWS = 3.0, (1000, 4000, 16_000)
 MOST_LATENTS = 10_000
 # A guide is near an optimum where that is no more than so many limits away.
 NEAR = 100
+# Latents whose dependence graph is looked at, points at which that is done, what of second derivatives is
+# rounding, and the share of pairs that a sparse factor has at most.
+FEW, MANY, POINTS, ROUNDING, SPARSE = 30, 500, 2, 1e-9, 0.25
 # k̂ of the best's importance weights above which the approximation gap is probably larger than estimated.
 HEAVY = 0.7
 
@@ -124,10 +128,29 @@ def _judged(case: Case, target: Target) -> Found:
         },
         notes={
             "family": name,
+            "sparse": name != "full-rank" and gaps.approximation > limit and _is_sparse(target, found.at),
             "trainer": ("natural.fit" if small else "fixed_noise.fit") if by_training else "",
             "trained": status == "pass" or (status == "warn" and not by_training),
         },
     )
+
+
+def _is_sparse(target: Target, at: Gaussian) -> bool:
+    """Whether a precision with the zeros of the density's own has a sparse factor."""
+    dim = target.dim
+    if not FEW <= dim <= MANY:
+        return False
+    points = at.draws(common_noise(POINTS, at.family.noise_dim, 0))
+    eye, linked = torch.eye(dim, dtype=torch.float64), torch.zeros(dim, dim, dtype=torch.bool)
+    try:
+        for point in points[:POINTS]:
+            sizes = target.batches.products(point.expand(dim, -1), eye).abs()
+            largest = sizes.amax(0)
+            linked |= sizes > ROUNDING * (largest * largest.unsqueeze(1)).sqrt()
+    except (NoCurvature, OutOfTime):
+        return False
+    _, later = elimination((linked | linked.T).numpy())
+    return sum(map(len, later)) <= SPARSE * dim * (dim - 1) / 2
 
 
 def _start(target: Target, own: Gaussian, method: Method, limit: float, seed: int) -> Gaussian:
