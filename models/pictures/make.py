@@ -9,10 +9,11 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.patches import Ellipse
 
-from ppl_vae import PPCA, VAE, BayesianPPCA, Pair, TrueSkill, guide, nuts, svi
+from ppl_vae import PPCA, VAE, BayesianPPCA, HierarchicalVAE, Pair, TrueSkill, guide, nuts, svi
 from ppl_vae.data import binarise, load, split, standardise
 from ppl_vae.diagnostics import judge_reference
 from ppl_vae.guides import LinearNormal
+from ppl_vae.guides.layered import posterior_moments
 from ppl_vae.models import FactorAnalysis
 from ppl_vae.models.vae import reconstruct
 
@@ -149,13 +150,41 @@ def vae() -> None:
         "samples (decoder means)": model.sample(12),
         "samples (draws of x)": model.sample(12, draw=True),
     }
-    figure, axes = plt.subplots(len(lines), 1, figsize=(8, 4), layout="constrained")
+    save(digit_lines(lines), "vae")
+
+
+def hierarchical_vae() -> None:
+    """Two layers of latents for binarised digits: what comes back from each layer."""
+    rows = binarise(load("digits"), "static", seed=0)
+    parts = split(rows, (0.9, 0.0, 0.1), seed=0)
+    train = rows.take(parts["train"])
+    (x,), (x_test,) = train.tensors(torch.float32), rows.take(parts["test"]).tensors(torch.float32)
+    torch.manual_seed(0)
+    model = HierarchicalVAE.from_data(train, latent_dims=(10, 4), hidden=(100,), between=(50,))
+    pair = Pair(model, model.ladder_guide())
+    svi.fit(pair, x, num_steps=3000, batch_size=128, lr=2e-3, kl_warmup=500)
+    shown = x_test[:12]
+    means = posterior_moments(pair.guide, shown, num_draws=100)
+    z1, z2 = (means[site][0].float() for site in ("z1", "z2"))
+    lines = {
+        "test digits": shown,
+        "from the mean of z1 (decoder means)": model.decode(z1),
+        "from the mean of z2, z1 drawn (decoder means)": model.decode(z2, layer=2),
+        "from the mean of z2, z1 drawn again": model.decode(z2, layer=2),
+        "samples (decoder means)": model.sample(12),
+    }
+    save(digit_lines(lines), "hierarchical-vae")
+
+
+def digit_lines(lines: dict[str, torch.Tensor]) -> plt.Figure:
+    """A line of digits for each name."""
+    figure, axes = plt.subplots(len(lines), 1, figsize=(8, len(lines)), layout="constrained")
     for axis, (name, images) in zip(axes, lines.items(), strict=True):
         padded = torch.nn.functional.pad(images.reshape(-1, 8, 8), (1, 1, 1, 1))
         axis.imshow(torch.cat(list(padded), dim=1), cmap="gray_r", vmin=0, vmax=1)
         axis.set_title(name, fontsize=9, loc="left")
         axis.axis("off")
-    save(figure, "vae")
+    return figure
 
 
 def trueskill() -> None:
@@ -194,6 +223,6 @@ def save(figure: plt.Figure, name: str) -> None:
 
 if __name__ == "__main__":
     plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 11})
-    for make in (ppca, factor_analysis, ppca_missing, bayesian_ppca, vae, trueskill):
+    for make in (ppca, factor_analysis, ppca_missing, bayesian_ppca, vae, hierarchical_vae, trueskill):
         if len(sys.argv) == 1 or make.__name__ in sys.argv[1:]:
             make()
