@@ -31,7 +31,7 @@ from ppl_vae.diagnostics import collapse
 from ppl_vae.guides.layered import Ladder, posterior_moments
 from ppl_vae.models.hierarchical_vae import ACTIVE
 
-NUM_TEST, NUM_SAMPLES, BATCH_SIZE, LR, STILL = 1000, 1000, 100, 1e-3, 1e-12
+NUM_TEST, NUM_SAMPLES, BATCH_SIZE, LR, STILL = 1000, 400, 100, 1e-3, 1e-12
 
 
 @dataclass(frozen=True)

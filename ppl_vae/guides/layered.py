@@ -78,7 +78,7 @@ class Ladder(PyroModule):  # type: ignore[misc]
     It reads the model's networks without owning them: their parameters stay the model's.
 
     Source: Sønderby, Raiko, Maaløe, Sønderby and Winther, "Ladder variational autoencoders" (2016),
-    section 2.2.
+    section 2.
 
     Args:
         upward: h_l, from the data upwards.
