@@ -20,6 +20,7 @@ CONCLUSIONS = {
     "evidence_by_importance_sampling": r"prior: \d+ samples end (within|NOT within) 3 standard errors",
     "can_this_fit_be_trusted": r"centred, mean-field: do not trust[\s\S]*full-rank: (trust|reweight|do not)",
     "refined_encoder": r"semi-amortised: ELBO -?\d+\.\d+, \+\d+\.\d+ in \d+\.\d+ standard errors",
+    "likelihoods_of_counts": r"the negative binomial is ahead by \d+\.\d+ ± \d+\.\d+ nats a row",
     "own_loop": r"\d+ steps, held-out ELBO -?\d+\.\d+, log p\(x\) -?\d+\.\d+",
     "two_layers_of_latents": r"Ladder less bottom-up: [+-]\d+\.\d+ ± \d+\.\d+ nats a digit",
     "own_model_eight_schools": r"AutoNormal: (agrees|differs|cannot tell)",

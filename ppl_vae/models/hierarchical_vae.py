@@ -19,6 +19,7 @@ from ppl_vae.guides.layered import BottomUp, Ladder, posterior_moments
 from ppl_vae.guides.normal import VARIANCE_FLOOR, raw_normal
 from ppl_vae.guides.per_datum import PerDatum, PerDatumNormal
 from ppl_vae.models.base import DataType, FitDefaults, Unit, one_of
+from ppl_vae.models.bits import bits_per_dim
 from ppl_vae.models.likelihoods.base import Likelihood, binarises
 from ppl_vae.models.likelihoods.named import completed, likelihood_of
 from ppl_vae.models.likelihoods.options import LikelihoodKeywords, LikelihoodOptions
@@ -240,9 +241,10 @@ class HierarchicalVAE(PyroModule):  # type: ignore[misc]
     def views(self, context: ViewContext) -> list[View]:
         """Active units by layer; for images what each layer keeps of them, and samples."""
         if isinstance(context.pair.guide, PerDatum):
-            return []
+            return [*bits_per_dim(context, self.likelihood)]
         shape = None if context.dataset is None else Rows.of(context.dataset).image_shape
-        return [self._active_units(context), *([] if shape is None else [self._images(context, shape)])]
+        images = [] if shape is None else [self._images(context, shape)]
+        return [self._active_units(context), *images, *bits_per_dim(context, self.likelihood)]
 
     def _active_units(self, context: ViewContext) -> View:
         """By layer, in how many dimensions E[z | x] varies over x (Burda et al. 2016, section 5.2)."""

@@ -21,6 +21,7 @@ from ppl_vae.guides.normal import num_raw
 from ppl_vae.guides.per_datum import PerDatumNormal
 from ppl_vae.guides.semi_amortised import SemiAmortised
 from ppl_vae.models.base import DataType, FitDefaults, Unit, one_of
+from ppl_vae.models.bits import bits_per_dim
 from ppl_vae.models.likelihoods.base import Likelihood, binarises
 from ppl_vae.models.likelihoods.named import completed, likelihood_of
 from ppl_vae.models.likelihoods.options import LikelihoodKeywords, LikelihoodOptions
@@ -205,11 +206,11 @@ class VAE(PyroModule):  # type: ignore[misc]
         return self.decode(z, draw=draw)
 
     def views(self, context: ViewContext) -> list[View]:
-        """For images and an amortised guide: reconstructions, samples, and the line between two images."""
+        """For images and an amortised guide: reconstructions, samples, a line between two; bits of greys."""
         guide = context.pair.guide
         shape = None if context.dataset is None else Rows.of(context.dataset).image_shape
         if shape is None or not isinstance(guide, Amortised):
-            return []
+            return [*bits_per_dim(context, self.likelihood)]
         x = context.data[0][:NUM_IMAGES]
         rows = {
             f"{context.part} data": x,
@@ -224,7 +225,8 @@ class VAE(PyroModule):  # type: ignore[misc]
             "Reconstructions should keep the shape of the data above them, samples should look like data, "
             "and the line between two images should pass through images that look like data."
         )
-        return [ImageGrid(caption=caption, rows=rows, image_shape=shape)]
+        grid = ImageGrid(caption=caption, rows=rows, image_shape=shape)
+        return [grid, *bits_per_dim(context, self.likelihood)]
 
     def event_dims(self) -> dict[str, tuple[str, ...]]:
         """Names of the latent's event dimension."""

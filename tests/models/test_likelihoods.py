@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,9 +14,12 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from ppl_vae.base.errors import InputError
+from ppl_vae.data import Rows
 from ppl_vae.engine.graph import trace
-from ppl_vae.inference import elbo
+from ppl_vae.guides import Prior
+from ppl_vae.inference import elbo, importance
 from ppl_vae.models import VAE
+from ppl_vae.models.bits import bits_per_dim
 from ppl_vae.models.likelihoods import (
     LIKELIHOODS,
     DiscretisedLogistic,
@@ -34,7 +37,11 @@ from ppl_vae.models.likelihoods import (
 )
 from ppl_vae.models.likelihoods.continuous_bernoulli import LogitContinuousBernoulli
 from ppl_vae.models.likelihoods.negative_binomial import LogNegativeBinomial
+from ppl_vae.models.vae import VAEOptions
 from ppl_vae.program.pair import Pair
+from ppl_vae.program.problem import Problem
+from ppl_vae.program.shown import ViewContext
+from ppl_vae.program.terms import is_density
 
 D, N, LEVELS = 3, 40, 8
 
@@ -332,6 +339,56 @@ def test_rows_of_many_counts_have_the_shares_of_rows_of_few(name: str) -> None:
     # A simulated row may have no counts at all.
     nothing = torch.zeros(1, D).double()
     assert likelihood(likelihood.with_exposure(start[None], nothing)).log_prob(nothing).isfinite()
+
+
+# In a model
+
+
+EXPOSED = {f"{name} of totals": (name, "total") for name in ("poisson", "negative-binomial")}
+INSIDE = {name: (name, "none") for name in CASES} | EXPOSED
+
+
+@pytest.mark.parametrize(("name", "exposure"), INSIDE.values(), ids=INSIDE.keys())
+def test_evidence_of_a_vae_is_that_of_a_grid_over_its_latent(name: str, exposure: str) -> None:
+    torch.manual_seed(0)
+    x = CASES[name].data()[:6] + (exposure == "total")
+    rows = Rows("r", x.numpy(), ("a", "b", "c"), "real")
+    options = replace(CASES[name].options, exposure=exposure)
+    model = VAE.from_data(rows, VAEOptions(latent_dim=1, hidden=(4,), **vars(options))).double()
+    found = importance.log_evidence(Pair(model, Prior(model)), x, num_samples=1000, progress=False)
+    z = torch.linspace(-8, 8, 401, dtype=torch.float64)[:, None]
+    with torch.no_grad():
+        outputs = model.likelihood.with_exposure(model.decoder(z)[:, None].expand(-1, len(x), -1), x)
+        joint = model.likelihood(outputs).log_prob(x) + normal(z)
+    expected = torch.logsumexp(joint, 0) + math.log(16 / 400)
+    # Six errors a likelihood.
+    assert (np.abs(found.log_evidence - expected.numpy()) < 5 * found.std_error + 1e-9).all()
+
+
+def normal(z: Tensor) -> Tensor:
+    """Its log density, of the shape of z."""
+    return -0.5 * (z.square() + math.log(2 * math.pi))
+
+
+def test_bits_per_dimension_are_those_of_the_masses_and_of_grids_alone() -> None:
+    torch.manual_seed(0)
+    x = greys()
+    options = VAEOptions(latent_dim=1, hidden=(), likelihood="logistic-mixture", num_levels=LEVELS)
+    model = VAE.from_data(Rows("r", x.numpy(), ("a", "b", "c"), "grey"), options).double()
+    with torch.no_grad():
+        model.decoder[-1].weight.zero_()
+        log_p = model.likelihood(model.decoder(torch.zeros(N, 1).double())).log_prob(x)
+    # With the prior as guide and a decoder that ignores z every draw gives log p(x) itself.
+    context = ViewContext(Pair(model, Prior(model)), (x,), (x,), part="test")
+    (score,) = model.views(context)
+    scale = D * math.log(2)
+    assert score.value == pytest.approx(-float(log_p.mean()) / scale)
+    assert score.std_error == pytest.approx(float(log_p.std()) / N**0.5 / scale)
+    assert 0 < score.value < 2 * math.log2(LEVELS)
+    found = importance.log_evidence(context.pair, x, num_samples=2, progress=False)
+    assert found.bits_per_dim(D) == pytest.approx(score.value)
+    assert not is_density(Problem.of(context.pair, x))
+    assert bits_per_dim(context, make_likelihood("gaussian", D)) == []
 
 
 # A feature that never changes

@@ -18,6 +18,16 @@ __all__ = ["GREYS", "GridLikelihood", "GridLogistic", "location_of_mean"]
 GREYS = 256
 
 
+class _Levels(constraints.Constraint):
+    """Levels in [0, 1], which have masses and no density."""
+
+    is_discrete = True
+
+    def check(self, value: Tensor) -> Tensor:
+        """Whether values are between the ends; which levels there are is a matter of the likelihood."""
+        return (value >= 0) & (value <= 1)
+
+
 class GridLogistic(OwnDistribution):
     """Mass on the levels 0, 1/(L−1), …, 1 that a logistic distribution has nearer to each than to the others.
 
@@ -31,7 +41,7 @@ class GridLogistic(OwnDistribution):
         num_levels: L.
     """
 
-    support = constraints.unit_interval
+    support = _Levels()
 
     def __init__(self, loc: Tensor, scale: Tensor, num_levels: int = GREYS) -> None:
         super().__init__(loc, scale)
