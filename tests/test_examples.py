@@ -15,6 +15,7 @@ CONCLUSIONS = {
     "digits_by_class": r"right in 0?1?\.\d+ ± 0?\.\d+ of \d+ digits",
     "fit_vae": r"The encoder loses about -?\d+\.\d+ nats a digit",
     "ppca_against_exact": r"mean-field: (agrees|differs|cannot tell)",
+    "ppca_with_missing_values": r"\d+% of the removed values lie in their 90 % intervals",
     "skills_vi_against_nuts": r"full-rank: (agrees|differs|cannot tell)",
     "gap_of_a_vae": r"because of the encoder",
     "evidence_by_importance_sampling": r"prior: \d+ samples end (within|NOT within) 3 standard errors",

@@ -169,16 +169,17 @@ def export(
     quiet: Quiet = False,
     json_: JSON = False,
 ) -> None:  # fmt: skip
-    """Write codes, draws, samples, reconstructions or log p(x) of a run's data into a file."""
+    """Write codes, draws, samples, reconstructions, imputed values or log p(x) of a run's data into a file."""
     from ppl_vae.base.progress import stage
-    from ppl_vae.runs import exports
+    from ppl_vae.runs.export_files import check_ending, write
+    from ppl_vae.runs.exports import export as exported
     from ppl_vae.runs.run import Run
 
-    exports.check_ending(out)
+    check_ending(out)
     opened = Run.open(run)
     stage(what, show=not quiet)
-    found = exports.export(opened, what, split=split, rows=rows_slice(rows), num_draws=draws, seed=seed)
-    path = exports.write(found, out)
+    found = exported(opened, what, split=split, rows=rows_slice(rows), num_draws=draws, seed=seed)
+    path = write(found, out)
     print_json({"out": str(path), "sizes": dict(found.sizes)}) if json_ else print(path)
 
 

@@ -1,11 +1,9 @@
-"""What a fitted run gives away: codes, draws, samples, reconstructions, log p(x); as xarray and in files."""
+"""What a fitted run gives away, as xarray: codes, draws, samples, reconstructions, imputed data, log p(x)."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Collection, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +14,6 @@ from torch import Tensor
 
 from ppl_vae.answers.posterior import Posterior
 from ppl_vae.base.errors import InputError
-from ppl_vae.base.files import write_bytes, write_netcdf, write_text
 from ppl_vae.base.seeds import seeded
 from ppl_vae.data.dataset import VariableKind
 from ppl_vae.data.inputs import Mask
@@ -31,13 +28,11 @@ from ppl_vae.runs.jobs import part_problem, row_numbers
 from ppl_vae.runs.run import Run
 
 if TYPE_CHECKING:
-    import pandas as pd
     import xarray as xr
 
-__all__ = ["KINDS", "SUFFIXES", "check_ending", "export", "export_table", "write"]
+__all__ = ["KINDS", "export"]
 
 KINDS = ("codes", "draws", "samples", "reconstructions", "imputed", "log-evidence")
-SUFFIXES = (".csv", ".npz", ".nc")
 
 
 def export(
@@ -346,69 +341,3 @@ def _kind(before: VariableKind, values: NDArray[Any]) -> VariableKind:
     """The kind of changed values."""
     whole = values.dtype.kind in "iu" or bool(np.all(values == np.round(values)))
     return before if whole or before in ("real", "grey") else "real"
-
-
-def export_table(found: xr.Dataset) -> pd.DataFrame:
-    """An export as a table: a row for every unit or draw, a column for every component."""
-    import pandas as pd
-
-    lead = str(found.attrs["rows"]).split(",")
-    # Data have their own columns' names.
-    plain = found.attrs.get("columns") == "plain"
-    columns: dict[str, Any] = {}
-    for name, values in found.data_vars.items():
-        missing = {dim: found.sizes[dim] for dim in lead if dim not in values.dims}
-        rest = [dim for dim in values.dims if dim not in lead]
-        flat = values.expand_dims(missing).transpose(*lead, *rest)
-        matrix = flat.to_numpy().reshape(int(np.prod([found.sizes[dim] for dim in lead])), -1)
-        for place, label in enumerate(_labels(flat, rest)):
-            columns[label if plain and label else f"{name}[{label}]" if label else str(name)] = matrix[
-                :, place
-            ]
-    index = [found[dim].to_numpy() if dim in found.coords else np.arange(found.sizes[dim]) for dim in lead]
-    rows = (
-        pd.MultiIndex.from_product(index, names=lead) if len(lead) > 1 else pd.Index(index[0], name=lead[0])
-    )
-    return pd.DataFrame(columns, index=rows)
-
-
-def _labels(values: xr.DataArray, rest: list[Any]) -> list[str]:
-    """What to call the entries along the other dimensions."""
-    sizes = [values.sizes[dim] for dim in rest]
-    names = [
-        [str(label) for label in (values[dim].to_numpy() if dim in values.coords else range(size))]
-        for dim, size in zip(rest, sizes, strict=True)
-    ]
-    return [",".join(names[axis][at] for axis, at in enumerate(place)) for place in np.ndindex(*sizes)]
-
-
-def check_ending(path: Path) -> str:
-    """The ending of a file to write.
-
-    Raises:
-        InputError: for another than these.
-    """
-    if (suffix := path.suffix.lower()) not in SUFFIXES:
-        raise InputError(f"--out is {str(path)!r}; it ends in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
-    return suffix
-
-
-def write(found: xr.Dataset, path: Path) -> Path:
-    """Write an export as CSV, NPZ or NetCDF, by the file's ending, whole or not at all.
-
-    Raises:
-        InputError: for another ending, or where it cannot be written.
-    """
-    suffix = check_ending(path)
-    if suffix == ".csv":
-        write_text(path, export_table(found).to_csv())
-    elif suffix == ".nc":
-        write_netcdf(path, found)
-    else:
-        content = io.BytesIO()
-        arrays = {str(name): values.to_numpy() for name, values in found.variables.items()}
-        # Labels as texts: Python's objects could not be read back without running code.
-        arrays = {name: a.astype(str) if a.dtype.hasobject else a for name, a in arrays.items()}
-        np.savez_compressed(content, allow_pickle=False, **arrays)
-        write_bytes(path, content.getbuffer())
-    return path

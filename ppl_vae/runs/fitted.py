@@ -183,14 +183,14 @@ class FittedRun:
         self, what: str, *, split: str | None = None, rows: slice | None = None, num_draws: int = 1000,
         seed: int | None = None,
     ) -> xr.Dataset:  # fmt: skip
-        """Codes, draws, samples, reconstructions or log-evidence, labelled; see `exports.export`."""
+        """Codes, draws, samples, reconstructions, imputed or log-evidence, labelled; see `exports.export`."""
         from ppl_vae.runs.exports import export
 
         return export(self.run, what, split=split, rows=rows, num_draws=num_draws, seed=seed)
 
     def table(self, what: str, **options: Any) -> pd.DataFrame:
         """The same as a DataFrame: a row for every unit or draw."""
-        from ppl_vae.runs.exports import export_table
+        from ppl_vae.runs.export_files import export_table
 
         return export_table(self.export(what, **options))
 

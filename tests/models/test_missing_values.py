@@ -182,7 +182,7 @@ def test_svi_of_the_masked_elbo_reaches_the_maximum_likelihood() -> None:
     model = PPCA.from_data(rows, latent_dim=1)
     best = model.em(x, there).log_likelihood[-1] / len(x)
     pair = Pair(model, PPCA.guides["linear"](model, x, there))
-    fit = svi.fit(pair, x, there, num_steps=1200, lr=0.05, num_particles=4, progress=False)
+    fit = svi.fit(pair, x, there, num_steps=600, lr=0.1, num_particles=4, progress=False)
     reached = exact.log_evidence(model, x, there).mean
     # A fit's own tolerance is .05 nats a row.
     assert best - 0.05 < reached <= best + 1e-9
@@ -235,3 +235,51 @@ def test_masks_that_do_not_fit_are_refused() -> None:
     ):
         with pytest.raises(InputError, match=words):
             model.check_data(x, wrong)
+
+
+@every_family
+def test_ninety_per_cent_of_the_missing_values_lie_in_their_ninety_per_cent_intervals(
+    name: str, oracles: ModuleType
+) -> None:
+    model, generator = some(name), np.random.default_rng(5)
+    mean, covariance = joint(model)
+    whole = torch.from_numpy(generator.multivariate_normal(mean, covariance, size=2000)[:, 2:])
+    there = torch.from_numpy(generator.random(whole.shape) > 0.4)
+    found = model.impute(whole.where(there, torch.nan), there)
+    inside = (found.mean - whole).abs() <= 1.6449 * found.sd
+    # Values of a row depend on each other, rows do not.
+    excess = torch.where(there, 0.0, inside.double() - 0.9).sum(1)
+    assert abs(excess.mean()) < oracles.z_limit(2) * excess.std() / len(excess) ** 0.5
+
+
+def test_tobamoviruses_without_a_fifth_of_their_values_look_as_with_all_of_them(
+    shared: Callable[[str], Any], oracles: ModuleType
+) -> None:
+    """Figure 2 of Tipping and Bishop (1999); the comparison is with filling in the features' means."""
+    whole = torch.from_numpy(np.loadtxt(shared("data/tobamovirus/virus3.dat")))
+    picture = PPCA(18, 2).set_maximum_likelihood(whole).exact_posterior(whole)["z"].mean
+    farther, worse = [], []
+    for seed in range(6):
+        gone = np.random.default_rng(seed).permutation(whole.numel())[:136]
+        there = torch.from_numpy(~np.isin(np.arange(whole.numel()), gone).reshape(whole.shape))
+        x = whole.where(there, torch.nan)
+        model = PPCA(18, 2).set_maximum_likelihood(x, x_observed=there)
+        filled = torch.where(there, x, x.nanmean(0))
+        other = PPCA(18, 2).set_maximum_likelihood(filled)
+        by_model = _distance(picture, model.exact_posterior(x, there)["z"].mean)
+        farther.append(_distance(picture, other.exact_posterior(filled)["z"].mean) - by_model)
+        errors = [
+            (values - whole)[~there].square().mean() for values in (filled, model.impute(x, there).mean)
+        ]
+        worse.append(float(errors[0] - errors[1]))
+        # The directions of two pictures that have nothing to do with each other are 1 apart and more.
+        assert by_model < 0.5
+    for gain in (farther, worse):
+        error = np.std(gain, ddof=1) / np.sqrt(len(gain))
+        assert np.mean(gain) > 2 * error
+
+
+def _distance(one: Tensor, other: Tensor) -> float:
+    """Root mean square distance after the best rotation, over the size of the first picture."""
+    left, _, right = torch.linalg.svd(other.T @ one)
+    return float((one - other @ left @ right).norm() / one.norm())

@@ -16,7 +16,8 @@ from ppl_vae.base.options import differences
 from ppl_vae.inference.fitting.options import FitKeywords
 from ppl_vae.models.keywords import ModelKeywords
 from ppl_vae.models.suite import SUITE
-from ppl_vae.runs.exports import KINDS, SUFFIXES, export, export_table, write
+from ppl_vae.runs.export_files import SUFFIXES, export_table, write
+from ppl_vae.runs.exports import KINDS, export
 from ppl_vae.runs.fitted import PreparationKeywords, RunKeywords
 from ppl_vae.runs.settings import Preparation
 
@@ -238,7 +239,7 @@ def test_the_shell_writes_what_python_gives(
 
 
 BAD = {
-    "unknown kind": (("--what", "colours"), "codes, draws, samples, reconstructions or log-evidence"),
+    "unknown kind": (("--what", "colours"), "codes, draws, samples, reconstructions, imputed or log-evidence"),
     "unknown ending": (("--what", "codes", "--out", "x.txt"), ".csv, .npz or .nc"),
     "no such rows": (("--what", "codes", "--rows", "90:99"), "none of the 30"),
     "no such split": (("--what", "codes", "--split", "validation"), "no validation rows"),

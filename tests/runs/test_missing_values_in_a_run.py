@@ -12,7 +12,8 @@ from ppl_vae.models import PPCA
 from ppl_vae.program.problem import Problem
 from ppl_vae.program.simulate import simulate
 from ppl_vae.runs.evidence_results import dimensions, worst_rows
-from ppl_vae.runs.exports import export, export_table
+from ppl_vae.runs.export_files import export_table
+from ppl_vae.runs.exports import export
 from ppl_vae.runs.fit_job import fit_run
 from ppl_vae.runs.run import Run, settings_for
 
