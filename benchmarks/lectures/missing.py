@@ -1,4 +1,4 @@
-"""Tobamoviruses with missing values: ``python -m benchmarks.lectures missing --data-dir FOLDER``.
+"""Tobamoviruses with missing values: ``python -m benchmarks.lectures missing [--data-dir FOLDER]``.
 
 38 viruses of 18 amino-acid counts, of which 136 of the 684 values are removed at random, as in figure 2 of
 Tipping and Bishop (1999), section 4.2; here for many removals. For each model and number of latent dimensions
@@ -14,6 +14,7 @@ a row says
 """
 
 import argparse
+import os
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -49,10 +50,11 @@ class Measured:
 def main(arguments: list[str]) -> None:
     """Read the command line and print the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.lectures missing", description=__doc__)
-    parser.add_argument("--data-dir", type=Path, required=True, help=f"the folder that holds {FILE}")
+    parser.add_argument("--data-dir", type=Path, help=f"the folder that holds {FILE}; PPL_VAE_SHARED's data")
     parser.add_argument("--removals", type=int, default=20)
     given = parser.parse_args(arguments)
-    whole = torch.from_numpy(np.loadtxt(given.data_dir / FILE))
+    folder = given.data_dir or Path(os.environ.get("PPL_VAE_SHARED", ".")) / "data"
+    whole = torch.from_numpy(np.loadtxt(folder / FILE))
     print("| " + " | ".join(HEAD) + " |\n|" + " --- |" * len(HEAD))
     for family in (PPCA, FactorAnalysis):
         for latent_dim in (1, 2, 3):
