@@ -62,8 +62,9 @@ class Clock:
     def too_short(self) -> "TooLittleTime":
         """What to raise where the budget was spent before anything could be checked."""
         least = max(2.0, 3 * (self.spent + self.reserve))
+        spent = f"{self.spent:.{0 if self.spent >= 10 else 1}f}"
         return TooLittleTime(
-            f"a budget of {self.budget:g} s is too short for any check: {self.spent:.2g} s were over "
+            f"a budget of {self.budget:g} s is too short for any check: {spent} s were over "
             f"before the first could begin; give it {least:.0f} s or more"
         )
 

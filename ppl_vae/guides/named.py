@@ -80,13 +80,13 @@ def low_rank(model: Program, rank: int | None = None) -> Program:
     """
     if rank is not None and rank < 1:
         raise InputError(f"the rank of a low-rank guide is {rank}; it must be at least 1")
-    guide: Program = AutoLowRankMultivariateNormal(Feasible()(model), rank=rank)
+    guide: Program = AutoLowRankMultivariateNormal(_drawn(model), rank=rank)
     return guide
 
 
 def mixture(model: Program, num_components: int = 3) -> Program:
     """A mixture of normals that starts at draws of the prior; `inference.fitting.started` knows better."""
-    guide: Program = MixtureNormal(Feasible()(model), num_components)
+    guide: Program = MixtureNormal(_drawn(model), num_components)
     return guide
 
 
@@ -106,14 +106,25 @@ def flow(model: Program, num_transforms: int = 2, hidden: int = 32) -> Program:
         units = max(hidden, latent_dim)
         return iterated(num_transforms, affine_autoregressive, latent_dim, hidden_dims=[units, units])
 
-    guide: Program = AutoNormalizingFlow(Feasible()(model), transforms)
+    guide: Program = AutoNormalizingFlow(_drawn(model), transforms)
     return guide
 
 
 def _auto(kind: Any, model: Program) -> Program:
-    # Pyro draws a start from each prior; flat ones have no draws, and get a value first.
-    guide: Program = kind(Feasible()(model))
+    guide: Program = kind(_drawn(model))
     return guide
+
+
+def _drawn(model: Program) -> Program:
+    """A model as AutoGuides read it: Pyro draws a start from each prior, so that flat ones, which have no
+    draws, get a value first; and sites that are summed out are none of the guide's."""
+    found: Program = poutine.block(Feasible()(model), hide_fn=_summed_out)
+    return found
+
+
+def _summed_out(site: dict[str, Any]) -> bool:
+    marked = site["type"] == "sample" and not site["is_observed"]
+    return marked and (site.get("infer") or {}).get("enumerate") == "parallel"
 
 
 GUIDES: Mapping[str, Callable[[Program], Program]] = {

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import pyro
+import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.poutine.messenger import Messenger
@@ -198,6 +199,13 @@ def in_pyros_words() -> Iterator[None]:
     except ValueError as error:
         # Pyro's own words, without the tensors that it shows below them.
         raise InputError(f"{DO_NOT_RUN}: {_words(error)}") from error
+    except NotImplementedError as error:
+        if dist.ImproperUniform.__name__ not in str(error):
+            raise
+        raise InputError(
+            f"{DO_NOT_RUN}: a flat prior ({dist.ImproperUniform.__name__}) has no draw to start at; a guide "
+            "by its name, such as named_guide('mean-field', model), finds a start, and so does init_to_value"
+        ) from error
 
 
 def check_data(program: Program, *data: Any) -> None:

@@ -12,6 +12,7 @@ from torch.distributions import MultivariateNormal, constraints
 from ppl_vae.base.errors import InputError
 from ppl_vae.guides.named import GUIDES, BlockNormal, named_guide
 from ppl_vae.inference import laplace, svi
+from ppl_vae.inference.fitting.choice import fit
 from ppl_vae.inference.fitting.started import load_guide
 from ppl_vae.program.pair import Pair
 from ppl_vae.program.problem import Problem
@@ -40,6 +41,11 @@ def test_names_make_guides_of_their_family() -> None:
         named_guide("low-rank:0", flat)
     with pytest.raises(InputError, match=r"mixture, or FILE.py:NAME"):
         load_guide("fullrank", flat)
+
+
+def test_pyros_own_guides_have_no_start_under_flat_priors_and_a_sentence_says_what_has() -> None:
+    with pytest.raises(InputError, match=r"ImproperUniform.* has no draw to start at; .*named_guide"):
+        fit(Pair(flat, AutoMultivariateNormal(flat)), Y, progress=False)
 
 
 @pytest.mark.parametrize("name", GUIDES)
@@ -93,3 +99,16 @@ def test_a_block_is_one_normal_a_site() -> None:
         own: MultivariateNormal = part.get_posterior()
         expected += own.log_prob(found.draws[name])
     np.testing.assert_allclose(found.log_q.detach()[:, 0], expected.detach(), rtol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["mean-field", "low-rank", "block"])
+def test_a_site_that_is_summed_out_is_none_of_the_guides(name: str) -> None:
+    def model(y: Tensor) -> None:
+        high = pyro.sample("high", dist.Bernoulli(y.new_tensor(0.3)), infer={"enumerate": "parallel"})
+        mu = pyro.sample("mu", dist.Normal(y.new_zeros(()), 1.0))
+        with pyro.plate("data", len(y)) as i:
+            pyro.sample("y", dist.Normal(mu + 2 * high, 1.0), obs=y[i])
+
+    pair = Pair(model, named_guide(name, model))
+    layout = Problem.of(pair, Y).layout
+    assert (list(layout.latents), layout.summed) == (["mu"], ("high",))

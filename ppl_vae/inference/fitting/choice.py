@@ -26,7 +26,7 @@ from ppl_vae.inference.fitting.proper import Improper
 from ppl_vae.inference.fitting.svi import Fit
 from ppl_vae.program.abilities import PairwiseFactors
 from ppl_vae.program.pair import Pair
-from ppl_vae.program.probe import check_data
+from ppl_vae.program.probe import check_data, in_pyros_words
 from ppl_vae.program.problem import Problem
 
 __all__ = ["Choice", "Facts", "choice_of", "choose", "facts_of", "fit", "fit_by", "settled"]
@@ -155,7 +155,8 @@ def facts_of(pair: Pair, *data: Any, options: FitOptions, only_svi: str = "", se
         seed: of initial values.
     """
     check_data(pair.model, *data)
-    pair.initialise(*data, seed=seed)
+    with in_pyros_words():
+        pair.initialise(*data, seed=seed)
     guide = type(pair.guide).__name__
     if not is_gaussian(pair.guide):
         return Facts(guide=guide)
