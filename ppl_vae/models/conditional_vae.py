@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self, TypedDict, Unpack
+from typing import Any, ClassVar, Self, Unpack
 
 import pyro
 import pyro.distributions as dist
@@ -23,12 +23,14 @@ from ppl_vae.guides.normal import VARIANCE_FLOOR, num_raw, raw_normal
 from ppl_vae.guides.per_datum import PerDatumNormal
 from ppl_vae.guides.semi_amortised import SemiAmortised
 from ppl_vae.models.base import DataType, FitDefaults, Unit, one_of
+from ppl_vae.models.bits import bits_per_dim
 from ppl_vae.models.conditions import Conditions, Joined, bayes_views
-from ppl_vae.models.likelihoods.base import TAKES, Likelihood, binarises
-from ppl_vae.models.likelihoods.named import make_likelihood
+from ppl_vae.models.likelihoods.base import Likelihood, binarises
+from ppl_vae.models.likelihoods.named import completed, likelihood_of
+from ppl_vae.models.likelihoods.options import LikelihoodKeywords, LikelihoodOptions
 from ppl_vae.models.networks.dense import mlp
 from ppl_vae.models.networks.named import Architecture
-from ppl_vae.models.scales import far_from_one
+from ppl_vae.models.scales import far_from_likelihood
 from ppl_vae.program.shown import ViewContext
 from ppl_vae.views import ImageGrid, View
 
@@ -39,16 +41,13 @@ PRIORS = ("standard", "conditional")
 
 
 @dataclass(frozen=True)
-class ConditionalVAEOptions:
+class ConditionalVAEOptions(LikelihoodOptions):
     """What a conditional VAE can be asked for.
 
     Attributes:
         latent_dim: Latent dimensions.
         hidden: Widths of the decoder's hidden layers, from the latent side; the encoder mirrors them.
-        likelihood: bernoulli, gaussian, gaussian-fixed or gaussian-pixel.
         activation: relu, tanh, softplus, silu or identity.
-        start_scale: Where a Gaussian likelihood's scale starts, in the units of x. 0.3 suits standardised
-            data and greys in [0, 1] (default: 0.3)
         prior: standard, the same N(0, I) for every condition; or conditional, a normal whose mean and
             variances a network reads off the condition.
         network: mlp, or for images conv or resnet; the guide's encoder mirrors the decoder.
@@ -58,23 +57,19 @@ class ConditionalVAEOptions:
 
     latent_dim: int = 10
     hidden: tuple[int, ...] = (200, 200)
-    likelihood: str = "bernoulli"
     activation: str = "relu"
-    start_scale: float | None = None
     prior: str = "standard"
     network: str = "mlp"
     channels: tuple[int, ...] = (64, 32)
     norm: str = "none"
 
 
-class ConditionalVAEKeywords(TypedDict, total=False):
+class ConditionalVAEKeywords(LikelihoodKeywords, total=False):
     """`ConditionalVAEOptions` as keywords."""
 
     latent_dim: int
     hidden: tuple[int, ...]
-    likelihood: str
     activation: str
-    start_scale: float | None
     prior: str
     network: str
     channels: tuple[int, ...]
@@ -139,7 +134,7 @@ class ConditionalVAE(PyroModule):  # type: ignore[misc]
         self.networks = Architecture(
             asked.network, asked.hidden, asked.channels, asked.activation, asked.norm, image_shape
         )
-        distribution = make_likelihood(asked.likelihood, num_features, asked.start_scale)
+        distribution = likelihood_of(asked, num_features, image_shape)
         self.embedding, width = conditions.embedding(self.networks)
         self.decoder = self.networks.decoder(asked.latent_dim + width, distribution.num_outputs(num_features))
         self.prior: nn.Module | None = None
@@ -168,7 +163,7 @@ class ConditionalVAE(PyroModule):  # type: ignore[misc]
         x, condition = ready.arguments(cls.inputs, torch.float32)
         conditions = Conditions.of(ready["condition"])
         conditions.check_seen(condition)
-        asked = one_of(ConditionalVAEOptions, options, keywords)
+        asked = completed(one_of(ConditionalVAEOptions, options, keywords), x)
         model = cls(x.shape[1], conditions, asked, image_shape=ready["x"].image_shape)
         model.check_data(x, condition)
         bias = model.decoder[-1].bias
@@ -180,16 +175,14 @@ class ConditionalVAE(PyroModule):  # type: ignore[misc]
     @classmethod
     def scale_hint(cls, data: Dataset, options: ConditionalVAEOptions) -> str | None:
         """A sentence where a feature's size is far from 1: the networks are fed the values themselves."""
-        if "real" not in TAKES.get(options.likelihood, ()) or options.start_scale is not None:
-            return None
-        hint = far_from_one(Rows.of(data), around_mean=False)
-        return hint and f"{hint}, or give the likelihood its scale (--set start_scale=SD)"
+        return far_from_likelihood(Rows.of(data), options)
 
     def encoder_guide(self, covariance: str = "diagonal") -> AmortisedNormal:
         """An amortised guide of x and c, whose encoder mirrors the decoder."""
         embedding, width = self.conditions.embedding(self.networks)
         raw = num_raw(self.latent_dim, covariance)
-        network = Joined(self.networks, self.num_features, embedding, width, raw)
+        joined = Joined(self.networks, self.num_features, embedding, width, raw)
+        network = self.likelihood.reads(joined)
         return AmortisedNormal(network, self.latent_dim, covariance=covariance, num_inputs=2)
 
     def prior_given(self, c: Tensor) -> dist.TorchDistribution:
@@ -199,9 +192,13 @@ class ConditionalVAE(PyroModule):  # type: ignore[misc]
         zero = torch.zeros(self.latent_dim, dtype=c.dtype, device=c.device)
         return dist.Normal(zero, 1.0).expand([len(c), self.latent_dim]).to_event(1)
 
-    def outputs(self, z: Tensor, c: Tensor) -> Tensor:
-        """What the decoder says of latents (*lead, rows, q) and embedded conditions (rows, width)."""
-        return self.decoder(torch.cat([z, c.expand(*z.shape[:-1], c.shape[-1])], -1))
+    def outputs(self, z: Tensor, c: Tensor, x: Tensor | None = None) -> Tensor:
+        """What the decoder says of latents (*lead, rows, q) and embedded conditions (rows, width).
+
+        Counts whose exposure is a total have those of the rows x, or the usual one where there are none.
+        """
+        outputs = self.decoder(torch.cat([z, c.expand(*z.shape[:-1], c.shape[-1])], -1))
+        return self.likelihood.with_exposure(outputs, x)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         """The Pyro program.
@@ -213,7 +210,7 @@ class ConditionalVAE(PyroModule):  # type: ignore[misc]
         with pyro.plate("data", len(x)) as i:
             c = self.embedding(condition[i])
             z = pyro.sample("z", self.prior_given(c))
-            return pyro.sample("x", self.likelihood(self.outputs(z, c)), obs=x[i])
+            return pyro.sample("x", self.likelihood(self.outputs(z, c, x[i])), obs=x[i])
 
     def check_data(self, x: Tensor, condition: Tensor) -> None:
         """Refuse data of another width or outside the likelihood's support, and unknown conditions.
@@ -246,7 +243,7 @@ class ConditionalVAE(PyroModule):  # type: ignore[misc]
         """For images: reconstructions and samples by condition; of categories: how well they are told."""
         guide, (x, condition) = context.pair.guide, context.data
         if not isinstance(guide, Amortised):
-            return []
+            return [*bits_per_dim(context, self.likelihood)]
         found: list[View] = []
         shape = None if context.dataset is None else context.dataset["x"].image_shape
         if shape is not None:
@@ -265,7 +262,7 @@ class ConditionalVAE(PyroModule):  # type: ignore[misc]
             found.append(ImageGrid(caption=caption, rows=rows, image_shape=shape))
         if self.conditions.classes and isinstance(guide, AmortisedNormal):
             found += bayes_views(self, guide, x, condition, part=context.part)
-        return found
+        return [*found, *bits_per_dim(context, self.likelihood)]
 
     def _samples(self, given: Tensor) -> dict[str, Tensor]:
         """Samples for every class, or for some conditions."""

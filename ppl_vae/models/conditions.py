@@ -151,8 +151,8 @@ class _Conditional(Protocol):
         """p(z | c)."""
         ...
 
-    def outputs(self, z: Tensor, c: Tensor) -> Tensor:
-        """Of the decoder."""
+    def outputs(self, z: Tensor, c: Tensor, x: Tensor | None = None) -> Tensor:
+        """Of the decoder, for data x."""
         ...
 
 
@@ -208,7 +208,7 @@ def _block(model: _Conditional, guide: AmortisedNormal, x: Tensor, noise: Tensor
         condition = torch.full((len(x),), code, device=x.device)
         q, c = guide.encode(x, condition), model.embedding(condition)
         z = _at(q, noise)
-        log_likelihood = model.likelihood(model.outputs(z, c)).log_prob(x)
+        log_likelihood = model.likelihood(model.outputs(z, c, x)).log_prob(x)
         weights = (log_likelihood + model.prior_given(c).log_prob(z) - q.log_prob(z)).double()
         values.append(weights.logsumexp(0) - math.log(len(z)))
         relative = (weights - weights.amax(0)).exp()

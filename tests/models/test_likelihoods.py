@@ -14,12 +14,13 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from ppl_vae.base.errors import InputError
-from ppl_vae.data import Rows
+from ppl_vae.data import Rows, as_dataset
 from ppl_vae.engine.graph import trace
 from ppl_vae.guides import Prior
 from ppl_vae.inference import elbo, importance
-from ppl_vae.models import VAE
+from ppl_vae.models import VAE, ConditionalVAE
 from ppl_vae.models.bits import bits_per_dim
+from ppl_vae.models.conditional_vae import ConditionalVAEOptions
 from ppl_vae.models.likelihoods import (
     LIKELIHOODS,
     DiscretisedLogistic,
@@ -368,6 +369,31 @@ def test_evidence_of_a_vae_is_that_of_a_grid_over_its_latent(name: str, exposure
 def normal(z: Tensor) -> Tensor:
     """Its log density, of the shape of z."""
     return -0.5 * (z.square() + math.log(2 * math.pi))
+
+
+@pytest.mark.parametrize("name", ["poisson", "negative-binomial"])
+def test_a_conditional_vae_counts_in_the_totals_of_its_rows(name: str) -> None:
+    torch.manual_seed(0)
+    x = torch.cat([counts()[:3] + 1, 1000 * (counts()[:3] + 1)])
+    data = as_dataset({"x": x.numpy(), "condition": np.arange(6) % 2})
+    options = ConditionalVAEOptions(latent_dim=1, hidden=(4,), likelihood=name, exposure="total")
+    model = ConditionalVAE.from_data(data, options).double()
+    condition = torch.arange(6) % 2
+    # The encoder reads logarithms: of any size, with or without a condition beside them.
+    assert model.encoder_guide().double().encode(x, condition).mean.abs().max() < 20
+    z = torch.linspace(-8, 8, 401, dtype=torch.float64)[:, None]
+    with torch.no_grad():
+        c = model.embedding(condition)
+        outputs = model.outputs(z[:, None].expand(-1, 6, -1), c, x)
+        np.testing.assert_allclose(
+            model.likelihood.mean(outputs).sum(-1), x.sum(-1).expand(401, -1), rtol=1e-9
+        )
+        joint = model.likelihood(outputs).log_prob(x) + normal(z)
+    expected = torch.logsumexp(joint, 0) + math.log(16 / 400)
+    pair = Pair(model, Prior(model))
+    found = importance.log_evidence(pair, x, condition, num_samples=2000, progress=False)
+    # Of the rows whose posterior is not too narrow for draws of the prior.
+    assert (np.abs(found.log_evidence - expected.numpy())[:3] < 5 * found.std_error[:3]).all()
 
 
 def test_bits_per_dimension_are_those_of_the_masses_and_of_grids_alone() -> None:

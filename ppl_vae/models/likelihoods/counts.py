@@ -13,7 +13,7 @@ from ppl_vae.models.likelihoods.base import Likelihood, check_values
 if TYPE_CHECKING:
     from ppl_vae.models.likelihoods.options import LikelihoodOptions
 
-__all__ = ["CountLikelihood", "Log1p", "bounded"]
+__all__ = ["CountLikelihood", "ReadsLogs", "bounded"]
 
 # A rate of exp(30) = 1e13 is beyond any count; from there on the rate grows linearly with its output.
 MOST = 30.0
@@ -25,12 +25,17 @@ def bounded(log_rate: Tensor) -> Tensor:
     return torch.where(log_rate > MOST, MOST + beyond.log1p(), log_rate)
 
 
-class Log1p(nn.Module):
-    """log (1 + x): counts of any size on a scale that a network can read."""
+class ReadsLogs(nn.Module):
+    """A network that is given log (1 + x) in place of counts x, and whatever else it takes as it is."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Of the shape of x."""
-        return x.log1p()
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor, *others: Tensor) -> Tensor:
+        """Of the shape of the network's answer."""
+        found: Tensor = self.network(x.log1p(), *others)
+        return found
 
 
 class CountLikelihood(Likelihood):
@@ -92,7 +97,7 @@ class CountLikelihood(Likelihood):
 
     def reads(self, network: nn.Module) -> nn.Module:
         """An encoder that is given log (1 + x)."""
-        return nn.Sequential(Log1p(), network)
+        return ReadsLogs(network)
 
     def check(self, x: Tensor) -> None:
         """Refuse what are no counts, and with exposure "total" a row without any.
