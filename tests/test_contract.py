@@ -37,7 +37,10 @@ NUM_ROWS, NUM_FEATURES, NUM_UNITS = 16, 6, 8
 FAMILIES = {cls.__name__: cls for cls in models.SUITE}
 PAIRS = [(name, guide_name) for name, family in FAMILIES.items() for guide_name in family.guides]
 # Options under which a handful of data suffice.
-TINY: Mapping[str, Mapping[str, Any]] = {"GaussianMixture": {"covariance": "spherical", "num_starts": 0}}
+TINY: Mapping[str, Mapping[str, Any]] = {
+    "BayesianMixture": {"num_components": 2},
+    "GaussianMixture": {"covariance": "spherical", "num_starts": 0},
+}
 every_model = pytest.mark.parametrize("name", FAMILIES)
 every_pair = pytest.mark.parametrize(("name", "guide_name"), PAIRS)
 

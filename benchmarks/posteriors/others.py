@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.posteriors.entry import Entry, Settings, columns
-from benchmarks.posteriors.priors import OrderedNormal
+from ppl_vae.models.ordered_normal import OrderedNormal
 from ppl_vae.program.pair import Program
 
 __all__ = ["ENTRIES", "unordered_mixture"]

@@ -26,6 +26,9 @@ from .comparison.compare import (
 from .comparison.compare import (
     judge_reference as judge_reference,
 )
+from .comparison.models import (
+    model_probabilities as model_probabilities,
+)
 from .latents.collapse import (
     Collapse as Collapse,
 )

@@ -1,3 +1,4 @@
+from .bayesian_mixture import BayesianMixture as BayesianMixture
 from .bayesian_ppca import BayesianPPCA as BayesianPPCA
 from .conditional_vae import ConditionalVAE as ConditionalVAE
 from .factor_analysis import FactorAnalysis as FactorAnalysis

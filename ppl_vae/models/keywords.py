@@ -1,5 +1,6 @@
 """The options of all models as keywords, for functions that fit any of them."""
 
+from ppl_vae.models.bayesian_mixture import BayesianMixtureKeywords
 from ppl_vae.models.bayesian_ppca import BayesianPPCAKeywords
 from ppl_vae.models.factor_analysis import FactorAnalysisKeywords
 from ppl_vae.models.gaussian_mixture import GaussianMixtureKeywords
@@ -12,6 +13,7 @@ __all__ = ["ModelKeywords"]
 
 
 class ModelKeywords(
+    BayesianMixtureKeywords,
     BayesianPPCAKeywords,
     FactorAnalysisKeywords,
     GaussianMixtureKeywords,

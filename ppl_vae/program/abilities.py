@@ -27,6 +27,7 @@ __all__ = [
     "HasIdentifiable",
     "HasObjective",
     "HasReported",
+    "HasStarts",
     "HasViews",
     "Imputed",
     "Imputes",
@@ -136,6 +137,20 @@ class HasReported(Protocol):
     def reported(self, draws: xr.Dataset) -> xr.Dataset:
         """What they show, draw by draw, where a verdict must cover it as well: a data set with the same
         (chain, draw) dimensions."""
+        ...
+
+
+@runtime_checkable
+class HasStarts(Protocol):
+    """A model whose posterior has modes of next to no probability, which chains from anywhere stay in."""
+
+    def starting_latents(self, *data: Tensor, seed: int = 0) -> Mapping[str, Tensor]:
+        """Where a chain may begin: values of all latents by site, others with every seed.
+
+        Args:
+            data: the model's data.
+            seed: of the choice.
+        """
         ...
 
 

@@ -21,7 +21,7 @@ from ppl_vae.base.clock import check_time
 from ppl_vae.base.errors import InputError
 from ppl_vae.base.precision import cast_data, default_dtype
 from ppl_vae.base.progress import progress_bar, stage
-from ppl_vae.base.seeds import check_seed, keep_generator
+from ppl_vae.base.seeds import check_seed, derived, keep_generator
 from ppl_vae.base.threads import one_thread
 from ppl_vae.engine.compiler import fall_back
 from ppl_vae.engine.density import Density, density
@@ -32,6 +32,7 @@ from ppl_vae.inference.samplers import batched_nuts, many_chains, nutpie_nuts, p
 from ppl_vae.inference.samplers.chains import ChainSettings
 from ppl_vae.inference.samplers.starts import Proposal, given_starts, starting_points
 from ppl_vae.inference.samplers.unconstrained import labelled, prepare, read
+from ppl_vae.program.abilities import HasStarts
 from ppl_vae.program.improper import Feasible
 from ppl_vae.program.memory import refuse_too_many_draws
 from ppl_vae.program.pair import Pair, Program
@@ -53,6 +54,8 @@ __all__ = [
 Sampler = Literal["nutpie", "pyro", "hmc"]
 Mass = Literal["diagonal", "low-rank", "dense"]
 Start = Mapping[str, Any] | Literal["pathfinder"] | None
+# Starts that a model makes.
+MOST_STARTS = 8
 MASSES = {"nutpie": ("diagonal", "low-rank"), "pyro": ("diagonal", "dense"), "hmc": ("diagonal",)}
 
 
@@ -139,7 +142,8 @@ def sample(
     The model is copied into ``dtype`` if it is a module, and floating-point data are cast; constants
     that a plain function makes get that precision too. Every chain has its own start: uniform in [−2, 2] of
     the unconstrained space, or, where the density is not finite there, a draw of the pair's guide or of the
-    prior. Priors may be flat (``ImproperUniform``, ``.mask(False)``).
+    prior. A model may have starts of its own (`HasStarts`). Priors may be flat (``ImproperUniform``,
+    ``.mask(False)``).
 
     Args:
         model: a Pyro model, or a pair whose model (with its ``pyro.param`` values) is meant.
@@ -262,7 +266,9 @@ def _given(
     proposals: list[Proposal],
     progress: bool,
 ) -> Tensor | None:
-    """Positions (chains, dim) that were asked for."""
+    """Positions (chains, dim) that were asked for, or the model's own."""
+    if start is None and isinstance(problem.pair.model, HasStarts):
+        start = _own_starts(problem.pair.model, problem, settings)
     if start is None or isinstance(start, Mapping):
         return None if start is None else given_starts(target, start, settings.chains, settings.seed)
     if start != "pathfinder":
@@ -272,6 +278,14 @@ def _given(
     asked = pathfinder.PathfinderOptions(num_draws=max(100, settings.chains))
     found = pathfinder.paths_of(problem, asked, proposals, seed=settings.seed, progress=progress)
     return found.starts(settings.chains, settings.seed)
+
+
+def _own_starts(model: HasStarts, problem: Problem, settings: ChainSettings) -> dict[str, Tensor]:
+    """A model's starts, one for each of the first chains and the same again for more."""
+    seeds = [derived(settings.seed, "start", number) for number in range(min(settings.chains, MOST_STARTS))]
+    places = [model.starting_latents(*problem.data, seed=seed) for seed in seeds]
+    chains = range(settings.chains)
+    return {name: torch.stack([places[c % len(places)][name] for c in chains]) for name in places[0]}
 
 
 def nuts_positions(

@@ -15,9 +15,9 @@ from scipy import stats
 from benchmarks.alarms.nuts_study import LIMIT, against_reference, z_scores
 from benchmarks.posteriors import Entry, posterior, posteriors
 from benchmarks.posteriors.entry import Settings
-from benchmarks.posteriors.priors import OrderedNormal
 from ppl_vae.engine.density import density
 from ppl_vae.guides import Prior
+from ppl_vae.models.ordered_normal import OrderedNormal
 from ppl_vae.program.pair import Pair
 
 QUICK = ("eight_schools-eight_schools_noncentered", "sblrc-blr")
