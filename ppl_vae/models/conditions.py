@@ -254,9 +254,10 @@ def bayes_views(
             column_names=names,
             row_label="class",
             column_label="most probable class",
-            limits=(0.0, 1.0),
+            # Zero in the middle, where the colours have none.
+            limits=(-1.0, 1.0),
             percent=True,
-            caption=f"Which class is taken for which: each row adds up to one ({of}).",
+            caption=f"Which class is taken for which, in per cent of the rows of a class ({of}).",
         ),
     ]
 
