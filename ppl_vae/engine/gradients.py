@@ -112,8 +112,8 @@ class Gradient:
     def _values(self) -> Callable[[Tensor], Tensor] | None:
         if self.batched is None or self.compiled is not None:
             return None
-        graph, held = self.batched.first(1), self.density.tensors
-        return lambda positions: graph(positions, *held)[0]
+        run, held = self.batched.first(), self.density.tensors
+        return lambda positions: run(positions, *held)
 
     @cached_property
     def one(self) -> "Gradient":

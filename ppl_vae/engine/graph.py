@@ -13,7 +13,7 @@ A graph freezes shapes and control flow. Reading a number out of a tensor while 
 
 import operator
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
@@ -125,13 +125,14 @@ class Graph:
         drawn = self.draw() if noise is None else noise
         return tuple(self._run(*inputs, *self.constants, *drawn))
 
-    def first(self, count: int) -> "Graph":
-        """The graph of its first so many outputs: what only the others need does not run."""
+    def first(self) -> Callable[..., Tensor]:
+        """What runs its first output alone, of inputs without noise: what others need does not run."""
         graph = torch.fx.Graph()
         outputs: Any = graph.graph_copy(self.module.graph, {})
-        graph.output(tuple(outputs[:count]))
+        graph.output(outputs[0])
         graph.eliminate_dead_code()
-        return replace(self, module=GraphModule(self.module, graph))
+        run, constants = quickened(self.module, graph).forward, self.constants
+        return torch.no_grad()(lambda *inputs: run(*inputs, *constants))
 
     @cached_property
     def _run(self) -> Callable[..., Sequence[Tensor]]:
@@ -172,12 +173,14 @@ def trace(function: Callable[..., Outputs], *inputs: Tensor) -> Graph:
     _refuse_mutation(module)
     drop_copies(module)
     share(module)
-    module.recompile()
-    return Graph(module, len(inputs), constants, noise)
+    return Graph(GraphModule(module, module.graph), len(inputs), constants, noise)
 
 
 def operations(function: Callable[..., Outputs], inputs: Sequence[Tensor]) -> GraphModule:
-    """What a function does, by our recorder; where that gives up, by PyTorch's, which knows more."""
+    """What a function does, by our recorder; where that gives up, by PyTorch's, which knows more.
+
+    Of the result a ``GraphModule`` is made, when it has been simplified, to run it.
+    """
     try:
         from ppl_vae.engine import recorder
 
@@ -273,8 +276,7 @@ def vmap_graph(graph: Graph, batched: Sequence[bool], example: Sequence[Tensor],
     extra = _lift_constants(module, _placeholder(module, len(example) + len(graph.constants)))
     drop_copies(module)
     share(module)
-    module.recompile()
-    return Graph(module, len(example), (*graph.constants, *extra), tuple(lifted))
+    return Graph(GraphModule(module, module.graph), len(example), (*graph.constants, *extra), tuple(lifted))
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,9 @@ def record(
         decompositions: operations that are written out by others; a function that gives NotImplemented
             leaves its operation as it is.
 
+    Returns:
+        The operations, to be changed and made a ``GraphModule`` of, which can run.
+
     Raises:
         Unrecordable: if a value is read out of a tensor that is no constant, or for tensors of other classes.
     """
@@ -63,7 +66,14 @@ def record(
     finally:
         torch.set_autocast_cache_enabled(cached)
     mode.graph.output(tuple(mode.node_of(tensor) for tensor in outputs))
-    return GraphModule(mode.root, mode.graph)
+    return _Unwritten(mode.root, mode.graph)
+
+
+class _Unwritten(GraphModule):
+    """A graph that will be changed: its Python, half of what recording costs, is not written yet."""
+
+    def recompile(self) -> Any:
+        """Nothing: a ``GraphModule`` made of this one has the Python."""
 
 
 class _Recorder(TorchDispatchMode):

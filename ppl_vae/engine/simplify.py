@@ -263,11 +263,16 @@ def _shortest() -> dict[Any, tuple[str, Any]]:
 SHORTEST = _shortest()
 
 
-def quickened(module: GraphModule) -> GraphModule:
-    """The same graph with operations called by the shortest way, for running it without compiling it."""
+def quickened(module: GraphModule, of: Graph | None = None) -> GraphModule:
+    """The same graph with operations called by the shortest way, for running it without compiling it.
+
+    Args:
+        module: has the tensors that the graph reads.
+        of: another graph than the module's.
+    """
     graph = Graph()
     copies: dict[Node, Node] = {}
-    for node in module.graph.nodes:
+    for node in (of or module.graph).nodes:
         check_time()
         copy = copies[node] = graph.node_copy(node, copies.__getitem__)
         op, target = SHORTEST.get(node.target, (node.op, node.target))

@@ -28,7 +28,7 @@ from ppl_vae.inference.samplers.starts import Proposal, drawn_from
 __all__ = ["STARTS", "Start", "best_start", "laplace"]
 
 # Draws by which starts are compared; of the prior, to know its moments.
-DRAWS, PRIOR_DRAWS = 64, 25
+DRAWS, PRIOR_DRAWS = 64, 12
 # Nats that a Newton step gains at most, where a start is as near the best of the family as the mode would be.
 NEAR = 0.5
 # Newton's iterations towards a mode, and what is left to gain at one, in nats.

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.fx import GraphModule
 
 from ppl_vae.engine.compiler import compile_graph
 from ppl_vae.engine.graph import Graph, Untraceable, operations
@@ -60,7 +61,7 @@ class Unrolled:
         except (RuntimeError, TypeError) as error:
             raise Untraceable(f"several steps cannot be traced together: {error}") from error
         share(module)
-        module.recompile()
+        module = GraphModule(module, module.graph)
         self.compiled = compile_graph(Graph(module, len(inputs), (), ()), *inputs)
         self._check(module, inputs)
 
