@@ -278,7 +278,7 @@ PARTS: dict[str, Part] = {
         "CPU seconds to an ELBO within .05 nats of the best (ours, gone on to a thousandth of a nat), "
         "tracing and compiling included. NumPyro: AutoMultivariateNormal, Adam in a compiled scan, the "
         "best of the rates .1, .03 and .01; Pyro: AutoMultivariateNormal, stock SVI, at NumPyro's best "
-        "rate. Looks at the ELBO are not counted. Both are stopped after 100,000 steps, or at six times our "
+        "rate. Looks at the ELBO are not counted. Both are stopped at six times our "
         "seconds or more: where a peer never arrives the ratio is ours over what it had taken. Ours: the "
         "median of three, before and after the peers'.",
         ("posterior", "ours, s", "below the best, nats", "NumPyro, s", "steps", "ratio", "Pyro, s", "steps",
@@ -290,7 +290,7 @@ PARTS: dict[str, Part] = {
         "CPU seconds and nats below the best of deterministic VI (`fixed_noise.fit`), natural gradients "
         "(`natural.fit`) and the suite's Adam (`svi.fit`, rate .03, its own stopping rule, at most 20,000 "
         "steps, stopped at four times the slower of the other two or more), by 20,000 common draws. Stock "
-        "Pyro's Adam at the same rate: CPU seconds to within .05 nats, stopped after 100,000 steps or as the "
+        "Pyro's Adam at the same rate: CPU seconds to within .05 nats, stopped as the "
         "suite's. `fit` chooses natural gradients for mean-field guides of up to 500 latents.",
         ("posterior", "deterministic, s", "below", "natural, s", "below", "Adam, s", "below", "steps",
          "ratio, deterministic", "ratio, natural", "Pyro, s"),

@@ -21,7 +21,7 @@ __all__ = ["Race", "Racer", "best_race", "numpyro_racer", "pyro_racer", "race"]
 RATES = (0.03, 0.1, 0.01)
 # Steps between two looks at the ELBO, and how much of the steps so far where that is more.
 LEAST, SHARE = 100, 0.1
-MOST = 100_000
+MOST = 10_000_000
 
 
 class Racer(Protocol):
