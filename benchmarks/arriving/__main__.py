@@ -17,6 +17,7 @@ import torch
 from benchmarks.arriving.cases import warm_up
 from benchmarks.arriving.parts import PARTS
 from benchmarks.posteriors import Entry, posteriors
+from ppl_vae.base.wording import in_words
 from ppl_vae.inference.fitting import fixed_noise, natural, svi
 
 TITLE = "# Variational inference that arrives"
@@ -35,6 +36,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", metavar="TEXT", help="posteriors whose name holds one of these")
     parser.add_argument("--keep", type=Path, default=Path("arriving.json"), help="rows that are known")
     parser.add_argument("--results", type=Path, help="write the tables of all rows to this file")
+    parser.add_argument("--why", default="", help="why rows are missing, said behind their names")
     given = parser.parse_args()
     if unknown := set(given.parts) - set(PARTS):
         parser.error(f"unknown: {', '.join(sorted(unknown))}; the parts are {', '.join(PARTS)}")
@@ -47,7 +49,7 @@ def main() -> None:
     _prepare()
     for part in asked:
         _measure(part, chosen, kept, given.keep)
-    text = document(kept)
+    text = document(kept, given.why)
     print(text)
     if given.results is not None:
         given.results.write_text(text, encoding="utf-8")
@@ -76,15 +78,16 @@ def _measure(name: str, chosen: Mapping[str, Entry], kept: Kept, path: Path) -> 
         path.write_text(json.dumps(kept, indent=1), encoding="utf-8")
 
 
-def document(kept: Kept) -> str:
-    """All tables whose rows are known, in Markdown."""
+def document(kept: Kept, why: str = "") -> str:
+    """All tables whose rows are known, in Markdown, and which are not, with the reason."""
     sections = [f"{TITLE}\n\n{ABOUT}"]
     for name, part in PARTS.items():
         if known := [row for _, row in sorted(kept.get(name, {}).items())]:
             lines = [_line(part.head), _line("---" for _ in part.head), *(_line(cells) for cells, _ in known)]
             said = part.sums([numbers for _, numbers in known])
-            if part.posteriors and len(known) < len(posteriors()):
-                said += f" Measured so far: {len(known)} of {len(posteriors())} posteriors."
+            if part.posteriors and (missing := sorted(posteriors().keys() - kept[name].keys())):
+                said += f" Measured: {len(known)} of {len(posteriors())} posteriors; not {in_words(missing)}"
+                said += f": {why}." if why else "."
             sections += [f"## {part.title}", part.about, "\n".join(lines), said]
     return "\n\n".join(sections) + "\n"
 
