@@ -47,4 +47,5 @@ from .preprocess import (
     standardise as standardise,
 )
 from .readers import SUFFIXES as SUFFIXES
+from .rows import IncompleteRows as IncompleteRows
 from .rows import Rows as Rows

@@ -12,7 +12,7 @@ from typing import Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ppl_vae.base.errors import InputError
+from ppl_vae.base.errors import InputError, listed
 from ppl_vae.base.seeds import check_seed
 from ppl_vae.data.dataset import Dataset, Variable
 from ppl_vae.data.matching import features_of
@@ -49,8 +49,9 @@ def standardise(data: Data, fit_on: Integers | None = None) -> Data:
     reference = rows.values if fit_on is None else rows.values[index]
     whole = not np.isnan(reference.sum())
     average, lowest, highest = (np.mean, np.min, np.max) if whole else (np.nanmean, np.nanmin, np.nanmax)
-    if not whole and np.isnan(reference).all(axis=0).any():
-        raise InputError(f"{rows.name} has a feature without a value in the rows that it is standardised on.")
+    if not whole and (empty := np.isnan(reference).all(axis=0)).any():
+        names = listed([rows.feature_names[place] for place in np.flatnonzero(empty)])
+        raise InputError(f"{rows.name} has no value of {names} in the rows that it is standardised on.")
     # By comparison: the computed deviation of a constant such as 0.1 need not be exactly zero.
     least = lowest(reference, axis=0)
     constant = least == highest(reference, axis=0)

@@ -62,7 +62,7 @@ class SuiteModel(Protocol):
     Attributes:
         name: on the command line.
         inputs: what its program takes of a data set, in the order of its parameters: what is observed first.
-        data_type: how `from_data` looks at the data set: `Dataset`, `Rows` or `Games`.
+        data_type: how `from_data` looks at the data set: `Dataset`, `Rows`, `IncompleteRows` or `Games`.
         Options: a frozen dataclass of its own options, with a line for each under ``Attributes:`` in its
             docstring. The command line's options, their help and defaults, and the settings that a run keeps
             come from it.

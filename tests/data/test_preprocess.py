@@ -237,7 +237,7 @@ def test_every_step_of_preparing_images_is_in_the_history_of_a_data_set():
 def test_missing_values_are_standardised_around():
     after = standardise(table_of([[1.0, 5], [3, np.nan], [np.nan, 7]]))
     np.testing.assert_array_equal(after["x"].values, [[-1, -1], [1, np.nan], [np.nan, 1]])
-    with pytest.raises(InputError, match="feature without a value"):
+    with pytest.raises(InputError, match="has no value of f1"):
         standardise(table_of([[1.0, np.nan], [2, np.nan]]))
     with pytest.raises(InputError, match="missing"):
         binarise(table_of([[0.5, np.nan], [1, 0.25]]), "static", 0)

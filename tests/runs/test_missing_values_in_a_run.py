@@ -120,3 +120,14 @@ def test_what_takes_no_missing_values_says_so(table, tmp_path, run):
     whole = PPCA.guides["linear"](run.model, x.nan_to_num())
     with pytest.raises(InputError, match="this guide was made for data without missing values"):
         whole.check_data(x, there)
+
+
+def test_a_column_without_a_value_is_named(tmp_path):
+    path = tmp_path / "empty.csv"
+    path.write_text("a,b,c\n1,,2\n2,,3\n4,,1\n")
+    for standardize in (True, False):
+        settings = settings_for(
+            "ppca", str(path), {"steps": 1, "standardize": standardize}, {"latent_dim": 1}
+        )
+        with pytest.raises(InputError, match="has no value of b in"):
+            fit_run(settings, tmp_path / "run", progress=False)
