@@ -2,6 +2,7 @@
 
 from ppl_vae.models.bayesian_mixture import BayesianMixtureKeywords
 from ppl_vae.models.bayesian_ppca import BayesianPPCAKeywords
+from ppl_vae.models.conditional_vae import ConditionalVAEKeywords
 from ppl_vae.models.factor_analysis import FactorAnalysisKeywords
 from ppl_vae.models.gaussian_mixture import GaussianMixtureKeywords
 from ppl_vae.models.hierarchical_vae import HierarchicalVAEKeywords
@@ -15,6 +16,7 @@ __all__ = ["ModelKeywords"]
 class ModelKeywords(
     BayesianMixtureKeywords,
     BayesianPPCAKeywords,
+    ConditionalVAEKeywords,
     FactorAnalysisKeywords,
     GaussianMixtureKeywords,
     HierarchicalVAEKeywords,

@@ -13,6 +13,8 @@ import pytest
 import xarray as xr
 from rich.cells import cell_len
 
+from ppl_vae.models import SUITE
+
 
 def rows_file(folder: Path, text: str) -> Path:
     path = folder / "data.csv"
@@ -23,7 +25,7 @@ def rows_file(folder: Path, text: str) -> Path:
 BAD_FITS = {
     "missing file": (("ppca", "nowhere.csv"), "nowhere.csv"),
     "no model": (("--steps", "3"), "fit needs a model and data"),
-    "unknown model": (("pca", "iris"), "bayesian-ppca, ppca, trueskill, vae"),
+    "unknown model": (("pca", "iris"), ", ".join(sorted(model.name for model in SUITE))),
     "unknown data set": (("ppca", "irises"), "al-east-1987"),
     "unknown guide": (("ppca", "iris", "--guide", "laplace"), "linear-mean-field"),
     "unknown link": (("trueskill", "al-east-1987", "--link", "cauchit"), "probit or logistic"),
