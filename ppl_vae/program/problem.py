@@ -211,9 +211,12 @@ class Problem:
     ) -> Terms:
         model, guide = self.traces(size, latents=latents, proposal=proposal, learning=learning)
         layout = self.layout
+        log_p, log_q = log_prob_per_unit(model, layout, size), log_q_per_unit(guide, layout, size)
+        if log_q.shape != log_p.shape:  # a guide that draws nothing says so once for all units
+            log_q = log_q.expand_as(log_p)
         return Terms(
-            log_prob_per_unit(model, layout, size),
-            log_q_per_unit(guide, layout, size),
+            log_p,
+            log_q,
             {name: canonical_value(name, model.nodes[name], layout) for name in layout.latents},
         )
 
