@@ -1,6 +1,6 @@
 """Guides that read a datum's posterior off the datum itself."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import pyro
 import torch
@@ -62,6 +62,8 @@ class AmortisedNormal(Amortised):
         site, plate: names of the latent site and of its plate in the model.
         num_inputs: how many of the programs' data the network reads, the first ones; rows of each are data.
     """
+
+    made_whole: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -98,6 +98,7 @@ class VAE(PyroModule):  # type: ignore[misc]
     name: ClassVar[str] = "vae"
     Options: ClassVar[type[VAEOptions]] = VAEOptions
     unit: ClassVar[Unit] = "datum"
+    made_whole: ClassVar[bool] = True
     oracle: ClassVar[str] = "log p(x) by a grid over a latent of two dimensions"
     # Without a warm-up the first steps may switch the latents off for good: the KL falls faster than
     # the decoder learns to use them (posterior collapse).

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from ppl_vae.base.errors import InputError
 from ppl_vae.base.seeds import seeded
 from ppl_vae.program.abilities import Settles
+from ppl_vae.program.first_run import first_entries, made_whole
 from ppl_vae.program.improper import Feasible
 from ppl_vae.program.modes import called_modules, evaluation, held, learning
 from ppl_vae.program.promoted import Promoted
@@ -147,11 +148,13 @@ class Pair:
         """Run both programs once, so that lazily made parameters (AutoGuides, ``pyro.param``) exist.
 
         Calling it again changes nothing. The model runs at the guide's draw, since its priors need not be
-        distributions that can be drawn from.
+        distributions that can be drawn from. Programs that have all their parameters from the start may say
+        so by an attribute `made_whole`, True: a few entries of their plates are then enough.
         """
         if self._known.initialised:
             return self
-        with self.scope(), seeded(seed), torch.no_grad():
+        short = first_entries(made_whole(self.model, self.guide))
+        with self.scope(), seeded(seed), torch.no_grad(), short:
             with self._noting("guide", self._guide_names):
                 guide = poutine.trace(self.guide).get_trace(*data)
             with self._noting("model", self._model_names):
