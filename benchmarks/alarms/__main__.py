@@ -74,10 +74,15 @@ def compare_samplers(only: list[str], seed: int, results: Path | None) -> bool:
 def study(given: argparse.Namespace) -> None:
     """Run the cases, or read what a file keeps of them, and print the tables."""
     from benchmarks.alarms import study as studies
-    from benchmarks.alarms.cases import all_cases
+    from benchmarks.alarms.cases import Case, all_cases
+    from benchmarks.alarms.cases_posteriordb import problems
 
+    missing: list[Case] = []
     if given.kept is not None:
         lines = studies.load(given.kept)
+        run = {line.case for line in lines}
+        # The others take minutes to make.
+        missing = [case for case in all_cases(tuple(problems())) if case not in run]
     else:
         cases = all_cases(given.only)
         if given.list:
@@ -89,12 +94,12 @@ def study(given: argparse.Namespace) -> None:
         )
     if given.only:
         lines = [line for line in lines if any(text in line.case.name for text in given.only)]
-    text = tables.study(lines)
+    text = tables.study(lines, missing)
     print(text)
     if given.results is not None:
-        given.results.write_text(
-            f"# How often the verdict is wrong\n\n`make alarms` writes this page.\n\n{text}\n"
-        )
+        before = given.results.read_text() if given.results.exists() else ""
+        page = f"# How often the verdict is wrong\n\n`make alarms` writes this page.\n\n{text}\n"
+        given.results.write_text(tables.with_section(page, tables.section(before, tables.OF_FAMILIES)))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,8 @@ from dataclasses import fields
 import numpy as np
 
 from benchmarks.alarms.alone import alone
-from benchmarks.alarms.family_guides import FAMILIES
+from benchmarks.alarms.cases import Case
+from benchmarks.alarms.family_guides import BEST, FAMILIES
 from benchmarks.alarms.family_study import Found
 from benchmarks.alarms.nuts_study import LIMIT, Agreement
 from benchmarks.alarms.study import Line, count
@@ -16,8 +17,9 @@ from benchmarks.alarms.truth import REFUSED, TOLERANCES
 from benchmarks.alarms.tuning import leave_one_family_out
 from ppl_vae.diagnostics.verdict.checks.family import LIMIT as LIMIT_OF_FAMILY
 
-__all__ = ["families", "samplers", "say", "study", "with_section"]
+__all__ = ["OF_FAMILIES", "families", "samplers", "say", "section", "study", "with_section"]
 
+OF_FAMILIES = "Is the guide the best of its family?"
 VERDICTS = ("trust", "reweight", "do not trust", "not a posterior", "refused")
 
 
@@ -36,8 +38,16 @@ def samplers(found: Iterable[Agreement]) -> str:
     return _table(head, rows)
 
 
+def section(page: str, title: str) -> str:
+    """A page's section of a title; "" where it has none."""
+    parts = page.rstrip("\n").split("\n## ")[1:]
+    return next((f"## {part}".rstrip("\n") for part in parts if part.partition("\n")[0] == title), "")
+
+
 def with_section(page: str, section: str) -> str:
     """A page with a section in the place of that of the same title, or behind its introduction."""
+    if not section:
+        return page
     title = section.partition("\n")[0].removeprefix("## ")
     intro, *parts = page.rstrip("\n").split("\n## ")
     kept = [part for part in parts if part.partition("\n")[0] != title]
@@ -52,14 +62,17 @@ def say(line: Line, left: int) -> None:
     )
 
 
-def study(lines: Sequence[Line]) -> str:
-    """The counts, by kind of guide and without each family, and then every case."""
+def study(lines: Sequence[Line], missing: Sequence[Case] = ()) -> str:
+    """The counts, by kind of guide and without each family, then every case, and those that are missing."""
     run = [line for line in lines if not line.failure and line.truth is not None]
     apart = [line for line in run if refused(line)]
     judged = [line for line in run if not refused(line)]
     grey = [line for line in judged if line.outcome() == "grey"]
     families, posteriors = ({getattr(line.case, name) for line in run} for name in ("family", "problem"))
     counts = [f"- {name}: {found}" for name, found in count(judged).items()]
+    best = [line for line in run if line.case.guide in BEST]
+    warned = sum(line.said.get("family") == "warn" for line in best)
+    counts.append(f"- of the best of its family, that it is not: {warned} of {len(best)}")
     counts.append(f"- between good and bad, where either verdict is right: {len(grey)}")
     parts = [
         f"{len(run)} cases: {len(posteriors)} posteriors of {len(families)} families, each with good guides "
@@ -75,13 +88,25 @@ def study(lines: Sequence[Line]) -> str:
     wrong = [line for line in run if line.outcome() in ("false alarm", "miss")]
     parts.append("## Wrong verdicts\n\n" + (_cases(wrong) if wrong else "None."))
     parts += [f"Could not be run: {line.case.name}: {line.failure}" for line in lines if line.failure]
-    parts.append("## All cases\n\n" + _cases(run))
+    parts += [_not_run(missing), "## All cases\n\n" + _cases(run)]
     return "\n\n".join(part for part in parts if part)
 
 
 def refused(line: Line) -> bool:
     """Whether a case is counted apart: refusing is what it asks for, or one right answer, which it got."""
     return line.case.refusal == "required" or (line.case.refusal == "allowed" and line.verdict == REFUSED)
+
+
+def _not_run(cases: Sequence[Case]) -> str:
+    """Cases that there are, and that were not run, by posterior."""
+    if not cases:
+        return ""
+    by_posterior: dict[str, list[str]] = {}
+    for case in cases:
+        by_posterior.setdefault(case.problem, []).append(case.guide)
+    rows = [[name, str(len(guides)), "; ".join(guides)] for name, guides in by_posterior.items()]
+    table = _table(["posterior", "how many", "guides"], rows)
+    return f"## Not run\n\n{len(cases)} cases of posteriors with reference draws.\n\n{table}"
 
 
 def _by_group(lines: Sequence[Line]) -> str:
@@ -152,7 +177,7 @@ def families(found: Sequence[Found]) -> str:
     head = ["guide", "posteriors", "pass", "warn", "cannot tell", "skipped", "nats short", "largest error",
             "in standard errors", "median s", "longest s"]  # fmt: skip
     return (
-        "## Is the guide the best of its family?\n\nThe finding *family* passes where no more than "
+        f"## {OF_FAMILIES}\n\nThe finding *family* passes where no more than "
         f"{LIMIT_OF_FAMILY:.3f} nats can be gained, and warns where more certainly can; what is true "
         "is measured by other draws and stock Pyro's densities. `python -m benchmarks.alarms --family` "
         "prints this.\n\n" + _table(head, rows)

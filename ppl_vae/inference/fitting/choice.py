@@ -97,7 +97,7 @@ class Facts:
     only_svi: str = ""
 
     def __str__(self) -> str:
-        return f"the guide is {self.family} with {self.dim:,} latents"
+        return f"the guide is {self.family} with {self.dim:,} latent{'s' * (self.dim != 1)}"
 
 
 def choose(facts: Facts) -> Choice:
