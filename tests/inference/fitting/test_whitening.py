@@ -80,7 +80,6 @@ def test_the_steps_guide_is_the_pairs_in_other_coordinates(kind: Any, rows: tupl
 
 
 @pytest.mark.usefixtures("from_the_mode")
-@pytest.mark.usefixtures("from_the_mode")
 def test_gradients_have_no_noise_where_the_guide_is_the_posterior(rows: tuple[Tensor, Tensor]) -> None:
     """Exact to the rounding of a float32 guide, in coordinates of the posterior's own sds."""
     own = Whitened(Pair(model, AutoMultivariateNormal(model)), rows, 0).own
