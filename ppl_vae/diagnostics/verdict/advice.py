@@ -189,6 +189,8 @@ def _richer(facts: Facts) -> str:
         return f"a guide of low rank (low-rank:20) or a full covariance ({FULL})"
     if facts.mean_field:
         return f"a full-rank guide ({FULL})"
+    if facts.dim == 1:
+        return "a mixture of normals (mixture:2)"
     if facts.family == "full-rank":
         return "a guide that is no normal (spline-flow)"
     return f"a guide with a full covariance ({FULL}) or one that is no normal (spline-flow)"

@@ -101,6 +101,7 @@ NATURAL = Facts(method="natural gradients")
         (Facts(mean_field=True, sparse=True), Measures("nuts", True), "(sparse)"),
         (Facts(mean_field=True, dim=900), Measures("nuts", True), "low-rank:20"),
         (Facts(trained=True, family="full-rank"), Measures("nuts", True), "(spline-flow)"),
+        (Facts(trained=True, family="mean-field", dim=1), Measures("nuts", True), "(mixture:2)"),
         (Facts(funnel=True), Measures("nuts", False), "non-centred"),
         (Facts(mean_field=True), Measures("nuts", True), "full-rank"),
         (Facts(mean_field=True, local=True), Measures("nuts", True), "full covariance"),
