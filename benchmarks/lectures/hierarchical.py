@@ -31,7 +31,7 @@ from ppl_vae.diagnostics import collapse
 from ppl_vae.guides.layered import Ladder, posterior_moments
 from ppl_vae.models.hierarchical_vae import ACTIVE
 
-NUM_TEST, NUM_SAMPLES, BATCH_SIZE, LR, STILL = 1000, 400, 100, 1e-3, 1e-12
+NUM_TEST, NUM_SAMPLES, BATCH_SIZE, LR, STILL = 10_000, 100, 100, 1e-3, 1e-12
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ def judged(pair: Pair, test: Tensor, place: Path | None) -> dict[str, Any]:
         "error": evidence.mean_std_error,
         "bias": float(evidence.bias.mean()),
         "elbo": evidence.elbo.tolist(),
-        "active": ", ".join(f"{name} {number}" for name, number in active_units(pair, test).items()),
+        "active": ", ".join(f"{name} {number}" for name, number in active_units(pair, test[:1000]).items()),
         "kl": ", ".join(f"{name} {kl:.2f}" for name, kl in layers["kl"].items()),
         "given": ", ".join(f"{name} {number}" for name, number in layers["num_active"].items()),
     }
