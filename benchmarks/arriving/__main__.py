@@ -17,7 +17,6 @@ import torch
 from benchmarks.arriving.cases import warm_up
 from benchmarks.arriving.parts import PARTS
 from benchmarks.posteriors import Entry, posteriors
-from ppl_vae.base.wording import in_words
 from ppl_vae.inference.fitting import fixed_noise, natural, svi
 
 TITLE = "# Variational inference that arrives"
@@ -86,7 +85,7 @@ def document(kept: Kept, why: str = "") -> str:
             lines = [_line(part.head), _line("---" for _ in part.head), *(_line(cells) for cells, _ in known)]
             said = part.sums([numbers for _, numbers in known])
             if part.posteriors and (missing := sorted(posteriors().keys() - kept[name].keys())):
-                said += f" Measured: {len(known)} of {len(posteriors())} posteriors; not {in_words(missing)}"
+                said += f" Measured: {len(known)} of {len(posteriors())} posteriors; not {', '.join(missing)}"
                 said += f": {why}." if why else "."
             sections += [f"## {part.title}", part.about, "\n".join(lines), said]
     return "\n\n".join(sections) + "\n"
