@@ -37,7 +37,7 @@ class OrderedNormal(dist.TorchDistribution):  # type: ignore[misc]
 
     def rsample(self, sample_shape: torch.Size = ONE_DRAW) -> Tensor:
         """Sorted draws."""
-        shape = self._extended_shape(sample_shape)
+        shape = torch.Size(sample_shape) + self.batch_shape + self.event_shape
         drawn: Tensor = self.base.expand(shape).rsample()
         return drawn.sort(-1).values
 

@@ -120,10 +120,12 @@ def log_evidence(
             their densities, and discrete latents that cannot be summed out.
     """
     asked = ImportanceOptions(**options)
-    num_samples, defensive = asked.num_samples, asked.defensive
     start = time.perf_counter()
     problem = Problem.of(pair, *data).rows(index)
     problem = require_weights(problem) if improper else weighable(problem)
+    if not problem.layout.latents:  # all are summed out: there is no draw that could come from the prior
+        asked = replace(asked, defensive=0.0)
+    num_samples, defensive = asked.num_samples, asked.defensive
     if defensive and problem.layout.improper:
         raise InputError("a defensive mixture draws from the prior, and a flat prior has no draws")
     if defensive and not has_log_density(pair, *data):

@@ -87,6 +87,8 @@ class OfPyro(Protocol):
 class ScaleTerms(Messenger):  # type: ignore[misc]
     """Weigh the latents' terms of model and guide by β, and all terms of a minibatch by N/B.
 
+    What is summed out is no latent to a guide: its terms are those of the sum, and stay as they are.
+
     Args:
         beta: β, a number or a scalar tensor.
         plate: the plate that minibatches are taken from.
@@ -109,7 +111,8 @@ class ScaleTerms(Messenger):  # type: ignore[misc]
             return
         if self.scale is not None and any(f.name == self.plate for f in msg["cond_indep_stack"]):
             msg["scale"] = msg["scale"] / self.ratio * self.scale
-        if not msg["is_observed"] and not (isinstance(self.beta, float) and self.beta == 1.0):
+        latent = not msg["is_observed"] and msg["infer"].get("enumerate") != "parallel"
+        if latent and not (isinstance(self.beta, float) and self.beta == 1.0):
             msg["scale"] = msg["scale"] * self.beta
 
 
