@@ -14,7 +14,7 @@ from ppl_vae.data import binarise, load, split, standardise
 from ppl_vae.diagnostics import judge_reference
 from ppl_vae.guides import LinearNormal
 from ppl_vae.guides.layered import posterior_moments
-from ppl_vae.models import FactorAnalysis
+from ppl_vae.models import FactorAnalysis, GaussianMixture
 from ppl_vae.models.vae import reconstruct
 
 HERE = Path(__file__).parent
@@ -215,6 +215,27 @@ def trueskill() -> None:
     save(figure, "trueskill")
 
 
+def gaussian_mixture() -> None:
+    """Iris in the plane of its first principal axes, with the components of the best of ten EM runs."""
+    rows = standardise(load("iris"))
+    (x,) = rows.tensors(torch.float64)
+    torch.manual_seed(0)
+    model = GaussianMixture.from_data(rows, num_components=3)
+    axes = torch.linalg.eigh(x.T @ x).eigenvectors[:, -2:].flip(1)
+    figure, axis = plt.subplots(figsize=(7.5, 4.2), layout="constrained")
+    for species, (name, colour) in enumerate(
+        zip(("setosa", "versicolor", "virginica"), (BLUE, ORANGE, GREEN), strict=True)
+    ):
+        axis.scatter(*(x @ axes)[torch.as_tensor(rows.labels == species)].T, s=14, color=colour, label=name)
+    with torch.no_grad():
+        for mean, covariance in zip(model.means @ axes, axes.T @ model.covariances @ axes, strict=True):
+            ellipse(axis, mean, covariance, "black", "-")
+    axis.plot([], [], "k-", label="component, 2 sd")
+    axis.set(xlabel="first principal axis", ylabel="second", title="Three components, species unseen")
+    axis.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    save(figure, "gaussian-mixture")
+
+
 def save(figure: plt.Figure, name: str) -> None:
     """Write a PNG beside this file."""
     figure.savefig(HERE / f"{name}.png", dpi=110, metadata={"Software": None})
@@ -223,6 +244,9 @@ def save(figure: plt.Figure, name: str) -> None:
 
 if __name__ == "__main__":
     plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 11})
-    for make in (ppca, factor_analysis, ppca_missing, bayesian_ppca, vae, hierarchical_vae, trueskill):
+    for make in (
+        ppca, factor_analysis, ppca_missing, bayesian_ppca, gaussian_mixture, vae, hierarchical_vae,
+        trueskill,
+    ):  # fmt: skip
         if len(sys.argv) == 1 or make.__name__ in sys.argv[1:]:
             make()

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypedDict, Unpack
 
 import numpy as np
 import pyro
@@ -16,12 +15,13 @@ from pyro.infer.autoguide import AutoMultivariateNormal, AutoNormal, init_to_val
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-from ppl_vae.base.arguments import check_real, check_whole
+from ppl_vae.base.arguments import check_whole
 from ppl_vae.base.errors import InputError
 from ppl_vae.data.inputs import Features, Input
 from ppl_vae.data.rows import Rows
 from ppl_vae.models.base import DataType, FitDefaults, Unit, one_of
 from ppl_vae.models.mixture_em import Covariance, Mixture, best_of, k_means_start
+from ppl_vae.models.mixture_priors import MixturePriors, mixture_of
 from ppl_vae.models.mixture_views import mixture_views
 from ppl_vae.models.ordered_normal import OrderedNormal
 from ppl_vae.program.shown import ViewContext
@@ -30,7 +30,7 @@ from ppl_vae.views import View
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["BayesianMixture", "BayesianMixtureKeywords", "BayesianMixtureOptions", "MixturePriors"]
+__all__ = ["BayesianMixture", "BayesianMixtureKeywords", "BayesianMixtureOptions"]
 
 # Runs of EM behind the place where guides begin, and eigenvalues below which one does not count.
 STARTS, BOUND, START_ROWS = 5, 1e-3, 2000
@@ -56,39 +56,6 @@ class BayesianMixtureKeywords(TypedDict, total=False):
 
     num_components: int
     covariance: Covariance
-
-
-@dataclass(frozen=True)
-class MixturePriors:
-    """The priors, of features that are centred and divided by their standard deviations.
-
-    Attributes:
-        concentration: of the weights' Dirichlet distribution.
-        mean_sd: standard deviation of the means.
-        sd: of the standard deviations, "log-normal" of median ``sd_scale`` and log-scale ``sd_spread``, which
-            keeps them away from 0, or "half-normal" of that scale.
-        sd_scale, sd_spread: see there.
-        correlation: η of the LKJ distribution; 1 is uniform over correlation matrices.
-    """
-
-    concentration: float = 2.0
-    mean_sd: float = 1.0
-    sd: Literal["log-normal", "half-normal"] = "log-normal"
-    sd_scale: float = 0.5
-    sd_spread: float = 0.75
-    correlation: float = 1.0
-
-    def __post_init__(self) -> None:
-        positive = {name: value for name, value in vars(self).items() if name != "sd"}
-        check_real(lambda v: 0 < v < math.inf, "must be positive", **positive)
-        if self.sd not in ("log-normal", "half-normal"):
-            raise InputError(f"sd is {self.sd!r}; it is log-normal or half-normal")
-
-    def of_sds(self, like: Tensor) -> dist.TorchDistribution:
-        """The prior of standard deviations, of the shape of a tensor."""
-        if self.sd == "half-normal":
-            return dist.HalfNormal(self.sd_scale * torch.ones_like(like))
-        return dist.LogNormal(math.log(self.sd_scale) * torch.ones_like(like), self.sd_spread)
 
 
 class BayesianMixture(PyroModule):  # type: ignore[misc]
@@ -193,7 +160,7 @@ class BayesianMixture(PyroModule):  # type: ignore[misc]
             if size > 1 and self.options.covariance == "full":
                 factor = pyro.sample("factor", dist.LKJCholesky(size, x.new_tensor(priors.correlation)))
         with pyro.plate("data", len(x)) as i:
-            marginal = _mixture(weights, centre + scale * means, scale * sd, factor)
+            marginal = mixture_of(weights, centre + scale * means, scale * sd, factor)
             return pyro.sample("x", marginal, obs=x[i])
 
     def check_data(self, x: Tensor) -> None:
@@ -308,14 +275,8 @@ class BayesianMixture(PyroModule):  # type: ignore[misc]
 
     def _dims(self) -> dict[str, tuple[str, ...]]:
         """Dimensions of the latent sites."""
-        over = {
-            "weights": (),
-            "position": (),
-            "offset": ("component",),
-            "sd": ("component",),
-            "factor": ("component",),
-        }
-        return {name: (*plates, *self.event_dims()[name]) for name, plates in over.items()}
+        within = ("offset", "sd", "factor")
+        return {n: (*(["component"] if n in within else []), *d) for n, d in self.event_dims().items()}
 
     def event_dims(self) -> dict[str, tuple[str, ...]]:
         """Names of the event dimensions."""
@@ -334,13 +295,3 @@ class BayesianMixture(PyroModule):  # type: ignore[misc]
             "feature": list(self.feature_names),
             "axis": list(range(2, self.num_features + 1)),
         }
-
-
-def _mixture(weights: Tensor, means: Tensor, sd: Tensor, factor: Tensor | None) -> dist.TorchDistribution:
-    """Of batch shape (*lead, 1): weights (*lead, 1, K), means and sds that broadcast to (*lead, 1, K, d)."""
-    if factor is None:
-        components = dist.Normal(means, sd).to_event(1)
-    else:
-        components = dist.MultivariateNormal(means, scale_tril=sd.unsqueeze(-1) * factor.unsqueeze(-4))
-    which = dist.Categorical(probs=weights.expand(components.batch_shape))
-    return dist.MixtureSameFamily(which, components)

@@ -16,8 +16,9 @@ from ppl_vae.guides.prior import Prior
 from ppl_vae.inference import guide, importance, svi
 from ppl_vae.inference.evidence import bridge
 from ppl_vae.models import BayesianMixture
-from ppl_vae.models.bayesian_mixture import BayesianMixtureOptions, MixturePriors
+from ppl_vae.models.bayesian_mixture import BayesianMixtureOptions
 from ppl_vae.models.mixture_em import best_of
+from ppl_vae.models.mixture_priors import MixturePriors
 from ppl_vae.program.pair import Pair
 
 DOUBLE = torch.float64
