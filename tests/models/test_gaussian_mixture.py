@@ -11,6 +11,7 @@ from sklearn.mixture import GaussianMixture as Scikit
 from ppl_vae.base.errors import InputError
 from ppl_vae.data import Rows
 from ppl_vae.inference import elbo, exact, importance, svi
+from ppl_vae.inference.evidence import annealing
 from ppl_vae.inference.fitting.restarts import restarts
 from ppl_vae.models import GaussianMixture
 from ppl_vae.models.mixture_em import COVARIANCES, best_of, em, k_means_start, log_normals, maximised
@@ -79,6 +80,8 @@ def test_elbo_weights_and_pyros_own_sum_are_the_log_likelihood(covariance: str, 
     some = torch.tensor([3, 77, 120])
     weighed = importance.log_evidence(pair, iris, num_samples=2, index=some, progress=False)
     np.testing.assert_allclose(weighed.log_evidence, truth.log_evidence[some], rtol=1e-12)
+    with pytest.raises(InputError, match="nothing to anneal: k is summed out"):
+        annealing.log_evidence(pair, iris, progress=False)
 
 
 def test_some_rows_of_a_guide_without_plates_are_those_rows(iris: torch.Tensor) -> None:

@@ -65,13 +65,18 @@ class TemperedPath:
         compile_seconds: what compiling took.
 
     Raises:
-        InputError: if a latent site is discrete, or the start is a point.
+        InputError: if a latent site is discrete, all of them are summed out, or the start is a point.
     """
 
     def __init__(self, problem: Problem, num_chains: int, start: str, engine: str) -> None:
         self.index = None if problem.index is None else problem.index.clone()
         self.problem = problem.rows(self.index)
         self.pair, self.data, self.layout = problem.pair, problem.data, problem.layout
+        if not self.layout.latents:
+            raise InputError(
+                f"there is nothing to anneal: {', '.join(self.layout.summed)} is summed out, and that sum is "
+                "log p(x); importance sampling gives it"
+            )
         self.num_chains, self.units = num_chains, problem.num_units
         self.start: Program = Prior(self.pair.model) if start == "prior" else self.pair.guide
         self._shapes: dict[str, torch.Size] = {}
