@@ -25,20 +25,13 @@ from ppl_vae.models.suite import SUITE
 RESULTS = Path(__file__).parent / "MATRIX.md"
 # What a model is fitted to where it is not a matrix of reals.
 DATA: Mapping[str, tuple[str, ...]] = {
+    "conditional-vae": ("digits", "--latent-dim", "2"),
     "hierarchical-vae": (
-        "digits",
-        "--latent-dims",
-        "3,2",
-        "--hidden",
-        "50",
-        "--between",
-        "20",
-        "--guide",
-        "ladder",
+        "digits", "--latent-dims", "3,2", "--hidden", "50", "--between", "20", "--guide", "ladder"
     ),
     "trueskill": ("al-east-1987",),
     "vae": ("digits", "--latent-dim", "2"),
-}
+}  # fmt: skip
 USUAL = ("iris",)
 ROWS = ("--rows", "0:4")
 
