@@ -58,7 +58,7 @@ def _evidence(found: dict[str, Any]) -> str:
 
 
 def _bounds(found: dict[str, Any]) -> str:
-    return f"{found['width_mean']:.2g} wide"
+    return f"{found['simulated']['width_mean']:.2g} wide"
 
 
 def _difference(found: dict[str, Any]) -> str:
