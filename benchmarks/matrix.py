@@ -177,7 +177,8 @@ def _table(
     names = list(columns)
     yield f"| | {' | '.join(names)} |"
     yield "| --- " * (len(names) + 1) + "|"
-    yield f"| tested against | {' | '.join(oracles[name] for name in names)} |"
+    told = [oracles[name].replace("|", "\\|") for name in names]
+    yield f"| tested against | {' | '.join(told)} |"
     for row in next(iter(columns.values())):
         yield f"| {row} | {' | '.join(columns[name][row] for name in names)} |"
     yield ""
