@@ -113,7 +113,8 @@ def test_bayes_rule_over_classes_is_that_of_the_closed_form(monkeypatch: pytest.
     whole, _ = class_log_evidence(linear.model, own, linear.x, num_samples=50)
     monkeypatch.setattr(conditions, "NUMBERS", 2 * 50 * NUM_FEATURES)
     parts, _ = class_log_evidence(linear.model, own, linear.x, num_samples=50)
-    np.testing.assert_allclose(parts, whole, rtol=1e-12)
+    # Products of other sizes are summed in another order.
+    np.testing.assert_allclose(parts, whole, rtol=1e-10)
 
 
 def _binary(classes: tuple[str, ...] = CLASSES) -> tuple[Pair, Tensor, Tensor]:
