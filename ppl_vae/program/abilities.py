@@ -35,6 +35,7 @@ __all__ = [
     "PairwiseFactors",
     "Settles",
     "Simulator",
+    "Unbounded",
 ]
 
 
@@ -264,4 +265,14 @@ class Settles(Protocol):
             inputs: what the layer is called with, for one part of the training data after another. They are
                 made one by one, and may be gone through once.
         """
+        ...
+
+
+@runtime_checkable
+class Unbounded(Protocol):
+    """A model, or a layer in it, whose likelihood may rise beyond all bounds as a parameter goes to an edge,
+    such as a scale that may shrink to nothing."""
+
+    def unbounded(self) -> str | None:
+        """What has no bound, and why the likelihood has none then, in a sentence; None where it has one."""
         ...

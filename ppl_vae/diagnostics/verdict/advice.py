@@ -17,6 +17,7 @@ AdviceKey = Literal[
     "laplace",
     "spread",
     "proper priors",
+    "bound",
     "reweight",
     "use the latents",
     "reparametrise",
@@ -114,6 +115,8 @@ def advise(
     if measures.improper:
         sentence = "give proper priors to the latents that are named, or hold one of them, and fit again"
         return Advice("proper priors", sentence)
+    if decision.criterion == "unbounded":
+        return Advice("bound", "fit again with a lower bound of what has none")
     if "parameters" in decision.failing:
         return Advice("restart", "fit again from other starts, or a model of fewer parameters")
     if "collapse" in decision.failing:

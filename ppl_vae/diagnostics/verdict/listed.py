@@ -13,7 +13,7 @@ from ppl_vae.diagnostics.verdict.checks.family import best_of_family
 from ppl_vae.diagnostics.verdict.checks.funnel import funnel_found
 from ppl_vae.diagnostics.verdict.checks.gap import gap
 from ppl_vae.diagnostics.verdict.checks.modes import modes
-from ppl_vae.diagnostics.verdict.checks.parameters import parameters, summed
+from ppl_vae.diagnostics.verdict.checks.parameters import parameters, summed, unbounded
 from ppl_vae.diagnostics.verdict.checks.points import points
 from ppl_vae.diagnostics.verdict.checks.prediction import prediction
 from ppl_vae.diagnostics.verdict.checks.reference import reference
@@ -27,6 +27,7 @@ CHECKS = (
     Listed("convergence", convergence, "itself"),
     Listed("guide", points, "itself", decides=True),
     Listed("parameters", parameters, "itself"),
+    Listed("parameters", unbounded, "itself"),
     Listed("guide", summed, "itself"),
     Listed("weights", weights, "loops"),
     Listed("evidence", gap, "itself"),

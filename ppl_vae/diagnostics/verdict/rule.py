@@ -77,6 +77,7 @@ class Measures(Plain):
         improper: whether the posterior was found to have no integral.
         summed: the latent sites, where all of them are summed out and the guide draws nothing.
         degenerate: what is wrong with the model's parameters, where they are no estimate.
+        unbounded: why no parameters are one, where the likelihood has no upper bound.
         others: numbers of checks of one's own, by name, which `decide` does not read.
     """
 
@@ -101,6 +102,7 @@ class Measures(Plain):
     improper: bool = False
     summed: tuple[str, ...] = ()
     degenerate: str = ""
+    unbounded: str = ""
     others: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -150,6 +152,7 @@ REASONS: Mapping[str, tuple[Verdict, tuple[str, ...], str]] = {
     "improper": ("do not trust", ("family",), "the posterior cannot be normalised, so that no guide can be "
                  "right"),
     "degenerate": ("do not trust", ("parameters",), "{}"),
+    "unbounded": ("do not trust", ("parameters",), "{}"),
     "summed": ("trust", (), "nothing is approximated: {} is summed out, and the ELBO is log p(x)"),
     "collapsed": ("do not trust", ("collapse",), "the latents do not depend on the data at all"),
     "missed": ("do not trust", ("modes",), "the sampler found a part of the posterior in which the guide "
@@ -186,8 +189,9 @@ def decide(measures: Measures, rule: Rule | None = None, names: QuantityNames | 
     """Trust, reweight, do not trust, or say that there is nothing to judge.
 
     1. *Point masses*: a guide that is a point in some latent has no density, and is not a posterior.
-       Parameters that are no estimate (a singular solution) are not trusted; where they are one and all
-       latents are summed out, there is nothing that a guide could get wrong.
+       Parameters that are no estimate (a singular solution, a likelihood without an upper bound) are not
+       trusted; where they are one and all latents are summed out, there is nothing that a guide could get
+       wrong.
     2. *Collapse*: a latent vector none of whose dimensions depends on the data is not trusted.
     3. *Missed part*: chains of a sampler that live where the guide puts next to nothing are believed, even
        where they do not agree with each other.
@@ -215,6 +219,8 @@ def decide(measures: Measures, rule: Rule | None = None, names: QuantityNames | 
         return _decided("improper")
     if m.degenerate:
         return _decided("degenerate", m.degenerate)
+    if m.unbounded:
+        return _decided("unbounded", m.unbounded)
     if m.summed:
         return _decided("summed", in_words(m.summed))
     if m.active == 0:

@@ -17,6 +17,7 @@ from ppl_vae.models.likelihoods.scaled import (
     ScaledLikelihood,
     check_scale,
     inverse_softplus,
+    no_floor,
     scales_of,
 )
 
@@ -71,3 +72,7 @@ class HeteroscedasticGaussian(Likelihood):
         # What never changes starts at a tenth of the usual scale, or at twice the bound.
         above = (scale - self.min_scale).clamp_min(max(self.min_scale, START_SCALE / 10))
         return torch.cat([x.mean(0), inverse_softplus(above)])
+
+    def unbounded(self) -> str | None:
+        """That σ has no lower bound, where it has none."""
+        return None if self.min_scale else no_floor(self.name)

@@ -15,7 +15,7 @@ from ppl_vae.models.likelihoods.base import Likelihood
 if TYPE_CHECKING:
     from ppl_vae.models.likelihoods.options import LikelihoodOptions
 
-__all__ = ["START_SCALE", "ScaledLikelihood", "check_scale", "inverse_softplus", "scales_of"]
+__all__ = ["START_SCALE", "ScaledLikelihood", "check_scale", "inverse_softplus", "no_floor", "scales_of"]
 
 START_SCALE, MIN_SCALE = 0.3, 0.01
 
@@ -61,6 +61,19 @@ class ScaledLikelihood(Likelihood):
     def scale(self) -> Tensor:
         """The scale, of shape (1,) or (d,), in the units of x."""
         return softplus(self.raw_scale) + self.min_scale
+
+    def unbounded(self) -> str | None:
+        """That the scale has no lower bound, where it is learnt and has none."""
+        learnt = isinstance(self.raw_scale, nn.Parameter)
+        return no_floor(self.name) if learnt and not self.min_scale else None
+
+
+def no_floor(name: str) -> str:
+    """What is wrong with a fit under this likelihood without a lower bound of its scale."""
+    return (
+        f"the scale of the {name} likelihood has no lower bound (no floor): the ELBO rises without limit "
+        "where the scale of a feature that is reproduced exactly goes to 0, so that no parameters are its maximum"
+    )
 
 
 def scales_of(options: LikelihoodOptions) -> tuple[float, float | None]:
