@@ -72,7 +72,7 @@ def no_floor(name: str) -> str:
     """What is wrong with a fit under this likelihood without a lower bound of its scale."""
     return (
         f"the scale of the {name} likelihood has no lower bound (no floor): the ELBO rises without limit "
-        "where the scale of a feature that is reproduced exactly goes to 0, so that no parameters are its maximum"
+        "where the scale of a feature that is reproduced exactly goes to 0, so that it has no maximum"
     )
 
 

@@ -23,7 +23,7 @@ def parameters(case: Case) -> Found | None:
 def unbounded(case: Case) -> Found | None:
     """What the model, or a layer in it, says of a likelihood that has no upper bound."""
     model = case.pair.model
-    layers = model.modules() if isinstance(model, nn.Module) else (model,)
+    layers: tuple[object, ...] = tuple(model.modules()) if isinstance(model, nn.Module) else (model,)
     said = [layer.unbounded() for layer in layers if isinstance(layer, Unbounded)]
     if not (wrong := [each for each in said if each is not None]):
         return None
