@@ -1,0 +1,1 @@
+"""Skills of players, teams and drivers from what games they played and how these ended."""
