@@ -48,7 +48,7 @@ def wine() -> list[Row]:
 
 def skills() -> list[Row]:
     """The AL East season of 1987 with the logistic link, by both Gaussian guides."""
-    (games,) = data.load("al-east-1987").tensors()
+    (games,) = data.load_dataset("al-east-1987").arguments(TrueSkill.inputs)
     found = []
     for name in ("mean-field", "full-rank"):
 

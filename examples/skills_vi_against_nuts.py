@@ -14,7 +14,7 @@ from ppl_vae.data import load
 
 def main(quick: bool = False) -> None:
     season = load("al-east-1987")
-    (games,) = season.tensors()
+    (games,) = season.dataset.arguments(TrueSkill.inputs)
     model = TrueSkill.from_data(season, link="logistic")
 
     answers = {}

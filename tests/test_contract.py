@@ -22,6 +22,7 @@ from ppl_vae.answers.posterior import Posterior
 from ppl_vae.base.errors import InputError
 from ppl_vae.data import Dataset, Games, Rows, as_dataset
 from ppl_vae.data import inputs as inputs_
+from ppl_vae.data.games import games_between
 from ppl_vae.data.matching import resolve
 from ppl_vae.diagnostics import compare
 from ppl_vae.guides import Prior
@@ -76,7 +77,8 @@ def make(name: str, guide_name: str | None = None, seed: int = 0) -> Tiny:
         except InputError:
             if binary:
                 raise
-    tensors = data.arguments(family.inputs, dtype) if isinstance(data, Dataset) else data.tensors(dtype)
+    dataset = data if isinstance(data, Dataset) else data.dataset
+    tensors = dataset.arguments(family.inputs, dtype)
     return Tiny(model, tensors, guide_name or next(iter(family.guides)))
 
 
@@ -124,8 +126,9 @@ def _rows(*, binary: bool) -> Rows:
 
 
 def _games() -> Games:
-    winners, losers = np.array([0, 0, 1, 2, 0, 3, 2]), np.array([1, 2, 2, 0, 3, 1, 3])
-    return Games("tiny", winners, losers, ("Ann", "Bob", "Cyd", "Dee"))
+    pairs = ("Ann Bob", "Ann Cyd", "Bob Cyd", "Cyd Ann", "Ann Dee", "Dee Bob", "Cyd Dee")
+    winners, losers = zip(*map(str.split, pairs), strict=True)
+    return games_between("tiny", winners, losers)
 
 
 def _unconstrained(pair: Pair) -> dict[str, Tensor]:

@@ -190,7 +190,7 @@ def digit_lines(lines: dict[str, torch.Tensor]) -> plt.Figure:
 def trueskill() -> None:
     """Skills of baseball teams: mean-field and NUTS intervals."""
     season = load("al-east-1987")
-    (games,) = season.tensors()
+    (games,) = season.dataset.arguments(TrueSkill.inputs)
     model = TrueSkill.from_data(season, link="logistic")
     pair = Pair(model, TrueSkill.guides["mean-field"](model, games))
     svi.fit(pair, games, num_steps=1000, lr=0.05, num_particles=16)

@@ -1,107 +1,216 @@
-"""Games between two players, a reader of data sets: what skill models take."""
+"""Games between any number of sides of any number of players: what skill models take."""
 
 from __future__ import annotations
 
-import unicodedata
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Self, final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ppl_vae.base.errors import InputError
-from ppl_vae.data.dataset import Columns, Dataset, Variable
+from ppl_vae.data.dataset import Columns, Dataset, Units
+from ppl_vae.data.player_names import look_alikes, numbered_players
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Games", "games_between"]
+    from ppl_vae.data.game_inputs import Observes
 
-_NAMED_AT_MOST = 5
-# Names, below which pandas takes longer to import than it saves.
-FEW = 10**5
+__all__ = ["Games", "games_between", "places_of"]
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
 
 
+@final
 @dataclass(frozen=True, eq=False)
 class Games:
-    """Who beat whom, game by game.
+    """Who played whom, in what sides, and how it ended, game by game.
 
-    A view of a `Dataset` of the columns winner and loser: `Games.of(dataset)` reads it, `games.dataset`
-    gives it back.
+    A view of a `Dataset` of ragged columns: `Games.of(dataset)` reads it, `games.dataset` gives it back. G
+    games have T sides and E entries of players in all; sides are in the file's order, the home side first.
 
     Attributes:
         name: the data set's name, or the file's.
-        winners: shape (num_games,), int64 positions in `players`.
-        losers: shape (num_games,), int64 positions in `players`.
         players: names, in order of first appearance.
+        side_ptr: shape (G + 1,): game g has the sides from ``side_ptr[g]`` up to ``side_ptr[g + 1]``, two or
+            more.
+        entry_ptr: shape (T + 1,): side t has the entries from ``entry_ptr[t]`` up to ``entry_ptr[t + 1]``,
+            one or more.
+        player: shape (E,): positions in `players`.
+        place: shape (T,), int32: how many sides of the game finished ahead, 0 the best; equal places are
+            tied, two sides of the same place have drawn.
+        weight: shape (E,), positive: which part of the game each played; None where all played all of it.
+        score: shape (T,): points, more are better; None where there are none.
+        time: shape (G,): days since the beginning of 1970 for dates, or plain numbers; None without time.
+        game_weight: shape (G,), positive: the power that the game's likelihood is raised to; None for ones.
+        covariates: by name, shape (T,): what else a side had, such as "home", 1 for the side at home and 0 on
+            neutral ground.
         warnings: what the user should know about it, one sentence each.
 
     Raises:
-        ValueError: the shapes do not agree, or a position is no player's.
+        InputError: naming the first game, counted from 1, that has one side, an empty side, a player twice or
+            a weight that is not positive; the shapes do not agree, or a position is no player's.
     """
 
     name: str
-    winners: NDArray[np.int64]
-    losers: NDArray[np.int64]
     players: tuple[str, ...]
+    side_ptr: Ints
+    entry_ptr: Ints
+    player: Ints
+    place: NDArray[np.int32]
+    weight: Floats | None = None
+    score: Floats | None = None
+    time: Floats | None = None
+    game_weight: Floats | None = None
+    covariates: Mapping[str, Floats] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.winners.ndim != 1 or self.winners.shape != self.losers.shape:
-            raise ValueError(f"winners {self.winners.shape} and losers {self.losers.shape} are no pairs.")
-        for side in (self.winners, self.losers):
-            if side.size and not 0 <= side.min() <= side.max() < len(self.players):
-                raise ValueError(f"{self.name} names players outside 0..{len(self.players) - 1}.")
+        from ppl_vae.data.game_checks import check_games
+
+        check_games(self)
 
     @classmethod
-    def of(cls, dataset: Dataset, columns: Columns | None = None) -> Self:
+    def of(cls, dataset: Dataset, columns: Columns | None = None) -> Games:
         """The games in a data set.
 
-        Raises:
-            InputError: where it lacks the columns winner and loser, or a player's name is missing.
-        """
-        from ppl_vae.data import inputs
-        from ppl_vae.data.matching import resolve
+        Args:
+            dataset: what `Games.dataset` gives, the variables that a model of games takes, or a table that
+                `read_games` understands.
+            columns: which of a table's columns play which part, see `read_games`.
 
-        ready = resolve(dataset, {"games": inputs.Duels()}, columns)
-        games = ready["games"]
-        winners, losers = (np.ascontiguousarray(side) for side in games.values.T)
-        return cls(dataset.name, winners, losers, games.levels, ready.warnings)
+        Raises:
+            InputError: where it holds no games, or some at fault.
+        """
+        from ppl_vae.data.game_columns import games_of
+
+        return games_of(dataset, columns)
 
     @property
     def dataset(self) -> Dataset:
-        """The data set that these games are a view of."""
-        sides = {"winner": self.winners, "loser": self.losers}
-        columns = {name: Variable(values, "index", levels=self.players) for name, values in sides.items()}
-        return Dataset(self.name, columns, warnings=self.warnings, unit="game")
+        """The data set that these games are a view of; arrays are shared."""
+        from ppl_vae.data.game_columns import columns_of
+
+        return Dataset(self.name, columns_of(self), warnings=self.warnings, unit="game")
 
     @property
     def num_games(self) -> int:
-        """The number of games."""
-        return len(self.winners)
+        """The number of games G."""
+        return len(self.side_ptr) - 1
 
     @property
     def num_players(self) -> int:
-        """The number of players."""
+        """The number of players, those who play no game among them."""
         return len(self.players)
 
-    def tensors(self, dtype: torch.dtype | None = None) -> tuple[torch.Tensor]:
-        """The data as a program receives them: one long tensor of shape (num_games, 2), the winner's
-        column first.
+    @property
+    def sides(self) -> Ints:
+        """How many sides each game has, shape (G,)."""
+        return np.diff(self.side_ptr)
+
+    @property
+    def sizes(self) -> Ints:
+        """How many players each side has, shape (T,)."""
+        return np.diff(self.entry_ptr)
+
+    @cached_property
+    def is_duels(self) -> bool:
+        """Whether every game is one player against another."""
+        # Every game has two sides at least and every side one player: their numbers alone tell.
+        return len(self.player) == len(self.place) == 2 * self.num_games
+
+    @cached_property
+    def has_ties(self) -> bool:
+        """Whether in some game two sides finished level."""
+        if len(self.place) == 2 * self.num_games:
+            return bool((self.place[::2] == self.place[1::2]).any())
+        keys = np.repeat(np.arange(self.num_games), self.sides) * (len(self.place) + 1) + self.place
+        keys.sort()
+        return bool((keys[1:] == keys[:-1]).any())
+
+    @property
+    def winners(self) -> Ints:
+        """Who won each game, shape (G,).
+
+        Raises:
+            InputError: for games that are no duels, and draws.
+        """
+        return self._won(ahead=True)
+
+    @property
+    def losers(self) -> Ints:
+        """Who lost each game, shape (G,).
+
+        Raises:
+            InputError: for games that are no duels, and draws.
+        """
+        return self._won(ahead=False)
+
+    def _won(self, *, ahead: bool) -> Ints:
+        if not self.is_duels or self.has_ties:
+            raise InputError(
+                f"{self.name} holds {'draws' if self.is_duels else 'games of more than two players'}: only a "
+                "game of two players that one of them won has a winner and a loser."
+            )
+        first = self.place[::2] < self.place[1::2]
+        return np.where(first == ahead, self.player[::2], self.player[1::2])
+
+    def take(self, games: Units) -> Games:
+        """Some games, in the order asked for; players keep their positions."""
+        return Games.of(self.dataset.take(games))
+
+    def renamed(self, name: str) -> Self:
+        """The same games under another name."""
+        return replace(self, name=name)
+
+    def tensors(
+        self, dtype: torch.dtype | None = None, outcome: Observes = "place"
+    ) -> tuple[torch.Tensor, ...]:
+        """What a program of games takes, padded to the largest game: K sides, M players a side, C covariates.
 
         Args:
-            dtype: ignored, since positions are whole numbers; there so that games and rows are asked alike.
-        """
-        import torch
+            dtype: of reals; PyTorch's default if None.
+            outcome: "place", or "score" where the program observes scores.
 
-        return (torch.as_tensor(np.stack([self.winners, self.losers], axis=1)),)
+        Returns:
+            outcome (G, K), places (0 the best) or scores, NaN where there is no such side; players (G, K, M),
+            int64 positions, −1 where there is no such player; weight (G, K, M), 0 there; time (G,), float64,
+            zeros without time; covariate (G, K, C); game_weight (G,), ones without weights.
+
+        Raises:
+            InputError: for scores that there are not.
+        """
+        from ppl_vae.data.game_inputs import game_inputs
+
+        return self.dataset.arguments(game_inputs(outcome), dtype)
+
+    def duels(self, dtype: torch.dtype | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """What a program of duels takes.
+
+        Args:
+            dtype: of the outcome; PyTorch's default if None.
+
+        Returns:
+            The outcome, shape (G,): 1 where the first side won, 0 where the second did and ½ for a draw; and
+            both players' positions, int64 of shape (G, 2).
+
+        Raises:
+            InputError: for games that are no duels.
+        """
+        from ppl_vae.data.game_inputs import DUELS
+
+        outcome, players = self.dataset.arguments(DUELS, dtype)
+        return outcome, players
 
 
 def games_between(
     name: str, winners: Sequence[str] | NDArray[Any], losers: Sequence[str] | NDArray[Any]
 ) -> Games:
-    """Number the players of games given by name, in order of first appearance.
+    """Number the players of duels given by name, in order of first appearance; the winner is the first side.
 
     Names are compared in composed Unicode (NFC). Those that still look alike stay apart and are named in
     `warnings`: other case or spaces, compatible letters, invisible characters, 2 and 2.0.
@@ -112,51 +221,54 @@ def games_between(
         losers: names, shape (num_games,).
 
     Raises:
-        InputError: where a name is missing (None or NaN).
+        InputError: where a name is missing (None or NaN), or a player beats itself.
     """
     # Interleaved, so that "first" runs through the games and not through one column after the other.
     both = np.stack([np.asarray(winners, dtype=object), np.asarray(losers, dtype=object)], axis=1)
-    codes, raw = _numbered(both.ravel())
-    if (codes < 0).any() or any(player is None or player != player for player in raw):
-        raise InputError(f"{name or 'the games'}: a player's name is missing")
-    # Normalising the few distinct names is cheaper than normalising every cell, but may merge some.
-    merged, players = _numbered(np.array([_normal(str(player)) for player in raw], dtype=object))
-    pairs = merged[codes].astype(np.int64).reshape(-1, 2)
-    named = tuple(str(player) for player in players)
-    return Games(name, pairs[:, 0].copy(), pairs[:, 1].copy(), named, _look_alikes(named))
+    codes, players = numbered_players(name, both.ravel())
+    place = np.tile(np.array([0, 1], dtype=np.int32), len(both))
+    return duels_of(name, players, codes, place, warnings=look_alikes(players))
 
 
-def _numbered(names: NDArray[Any]) -> tuple[NDArray[np.int64], Sequence[Any]]:
-    """Every name's number, and the names in order of first appearance."""
-    if len(names) < FEW:
-        seen: dict[Any, int] = {}
-        return np.array([seen.setdefault(name, len(seen)) for name in names], dtype=np.int64), list(seen)
-    import pandas as pd
+def duels_of(
+    name: str,
+    players: tuple[str, ...],
+    player: Ints,
+    place: NDArray[np.int32],
+    warnings: tuple[str, ...] = (),
+) -> Games:
+    """Games of two players each.
 
-    return pd.factorize(names)
-
-
-def _normal(player: str) -> str:
-    return unicodedata.normalize("NFC", player).strip()
-
-
-def _look_alikes(players: Sequence[str]) -> tuple[str, ...]:
-    """A warning that names players whom a reader would take for one."""
-    alike: dict[str, list[str]] = {}
-    for player in players:
-        alike.setdefault(_appearance(player), []).append(player)
-    groups = [group for group in alike.values() if len(group) > 1]
-    if not groups:
-        return ()
-    shown = "; ".join(" and ".join(repr(player) for player in group) for group in groups[:_NAMED_AT_MOST])
-    more = f"; and {len(groups) - _NAMED_AT_MOST} more" if len(groups) > _NAMED_AT_MOST else ""
-    return (f"these players look alike and count as different ones: {shown}{more}",)
+    Args:
+        name: what to call them.
+        players: names.
+        player: shape (2 G,): both players' positions, game after game.
+        place: shape (2 G,).
+        warnings: see `Games`.
+    """
+    entries = np.arange(len(player) + 1)
+    return Games(name, players, entries[::2].copy(), entries, player, place, warnings=warnings)
 
 
-def _appearance(player: str) -> str:
-    """What names that look the same have in common."""
-    folded = unicodedata.normalize("NFKC", player).casefold()
-    visible = "".join(letter for letter in folded if unicodedata.category(letter) != "Cf")
-    text = " ".join(visible.split())
-    # An identifier that a spreadsheet wrote as a real number.
-    return text[: -len(".0")] if text.endswith(".0") and text[: -len(".0")].isdigit() else text
+def places_of(score: Floats, side_ptr: Ints) -> NDArray[np.int32]:
+    """How many sides of the same game have a higher score, shape (T,), int32.
+
+    Args:
+        score: shape (T,), finite or −∞.
+        side_ptr: see `Games`.
+    """
+    sides = np.diff(side_ptr)
+    if len(sides) and (sides == 2).all():
+        behind = np.empty(len(score), dtype=np.int32)
+        behind[::2], behind[1::2] = score[::2] < score[1::2], score[1::2] < score[::2]
+        return behind
+    game = np.repeat(np.arange(len(sides)), sides)
+    order = np.lexsort((-score, game))
+    ranked = score[order]
+    new = np.ones(len(score), dtype=bool)
+    new[1:] = (ranked[1:] != ranked[:-1]) | (game[1:] != game[:-1])
+    # The first of a tied group stands where the whole group does.
+    leader = np.maximum.accumulate(np.where(new, np.arange(len(score)), 0))
+    found = np.empty(len(score), dtype=np.int32)
+    found[order] = leader - side_ptr[:-1][game]
+    return found

@@ -21,7 +21,20 @@ from numpy.typing import NDArray
 from ppl_vae.base.errors import InputError, listed
 from ppl_vae.data.columns import MASK, category_codes, missing
 from ppl_vae.data.dataset import Variable, VariableKind
-from ppl_vae.data.games import games_between
+from ppl_vae.data.game_inputs import (
+    DUELS,
+    Covariates,
+    DuelOutcome,
+    DuelPlayers,
+    Duels,
+    GameInput,
+    GameTime,
+    GameWeight,
+    Outcome,
+    Players,
+    Weight,
+    game_inputs,
+)
 from ppl_vae.data.input import Input, WholeInput, as_reals, as_whole, writable
 from ppl_vae.data.matching import NUMERIC, also, stacked
 from ppl_vae.data.precision import held_exactly
@@ -33,18 +46,29 @@ if TYPE_CHECKING:
     from ppl_vae.data.matching import Search
 
 __all__ = [
+    "DUELS",
     "Category",
     "Condition",
     "Count",
+    "Covariates",
+    "DuelOutcome",
+    "DuelPlayers",
     "Duels",
     "Features",
+    "GameInput",
+    "GameTime",
+    "GameWeight",
     "Group",
     "Index",
     "Input",
     "Mask",
+    "Outcome",
+    "Players",
     "Points",
     "Sequence",
     "Time",
+    "Weight",
+    "game_inputs",
 ]
 
 
@@ -382,32 +406,3 @@ def _dates(found: Variable, where: str) -> NDArray[Any]:
             f"{where} holds text that is no date: numbers, or dates such as 2024-05-31, are needed."
         ) from None
     return levels[found.values]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Duels(WholeInput):
-    """Games of two players, columns winner and loser: int64 of shape (games, 2), positions in the players,
-    the winner's first."""
-
-    def prepare(self, name: str, search: Search) -> Variable:
-        """See `Input.prepare`."""
-        dataset = search.dataset
-        if name in dataset and dataset[name].kind == "index" and dataset[name].values.shape[1:] == (2,):
-            return dataset[name]
-        held = {key.casefold(): key for key in dataset}
-        if missing_side := [side for side in ("winner", "loser") if side not in held]:
-            raise InputError(
-                f"{dataset.name} has no column '{missing_side[0]}': games need the columns winner and "
-                "loser, and it has "
-                f"{listed(search.offered())}."
-            )
-        sides = [dataset[held[side]] for side in ("winner", "loser")]
-        search.taken.update(held[side] for side in ("winner", "loser"))
-        if all(side.kind == "index" for side in sides) and sides[0].levels == sides[1].levels:
-            pairs, players = np.stack([side.values for side in sides], axis=1), sides[0].levels
-        else:
-            names = [side.names() if side.levels else side.values.astype(object) for side in sides]
-            games = games_between(dataset.name, *names)
-            search.warnings += games.warnings
-            pairs, players = np.stack([games.winners, games.losers], axis=1), games.players
-        return Variable(pairs, "index", dims=("side",), labels={"side": ("winner", "loser")}, levels=players)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,6 +55,8 @@ class Search:
         self.found: dict[str, Variable] = {}
         self.taken: set[str] = {"split"}
         self.warnings: list[str] = []
+        # What several inputs read the data set as, by its name: made once.
+        self.views: dict[str, Any] = {}
 
     def named(self, name: str) -> list[str]:
         """The names of the variables that an input is made of by name alone; empty where there is none."""

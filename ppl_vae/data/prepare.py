@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ppl_vae.base.errors import InputError
 from ppl_vae.data.dataset import Columns, Dataset
-from ppl_vae.data.inputs import Category, Duels, Features, Input
+from ppl_vae.data.inputs import Category, Features, GameInput, Input
 from ppl_vae.data.matching import also, arguments, resolve
 from ppl_vae.data.preprocess import binarise, dequantise, dynamic_binarise, split, standardise
 
@@ -143,7 +143,7 @@ def prepare(
     """
     if standardize and binarize != "none":
         raise InputError("--standardize and --binarize exclude each other: standardised values are no greys")
-    games = any(isinstance(found, Duels) for found in inputs.values())
+    games = any(isinstance(found, GameInput) for found in inputs.values())
     if dataset.unit == "game" and not games:
         raise InputError(f"the model needs rows of features; {dataset.name} is a table of games")
     ready = _with_label(resolve(dataset, inputs, columns), dataset)

@@ -296,8 +296,11 @@ def _is_amiss(winners: NDArray[Any], losers: NDArray[Any]) -> bool:
     players = {str(player).strip() for side in (winners, losers) for player in pd.unique(side)}
     if players & (_NOBODY | {""}) or {"winner", "loser"} & {player.casefold() for player in players}:
         return True
-    games = games_between("", winners, losers)
-    return bool(np.any(games.winners == games.losers))
+    try:
+        games_between("", winners, losers)
+    except InputError:
+        return True
+    return False
 
 
 def _check_silent(path: Path, column: str, cells: NDArray[Any], allowed: frozenset[str]) -> None:

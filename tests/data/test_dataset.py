@@ -277,7 +277,7 @@ def test_games_are_a_view_of_their_data_set():
     games = load("al-east-1987")
     again = Games.of(games.dataset)
     assert again.players == games.players
-    assert torch.equal(again.tensors()[0], games.tensors()[0])
+    assert torch.equal(again.duels()[1], games.duels()[1])
     assert games.dataset.unit == "game"
     table = pd.DataFrame({"Winner": ["Ann", "Bo "], "Loser": ["Bo", "Cy"], "note": ["x", "y"]}, index=[3, 3])
     assert Games.of(as_dataset(table)).players == ("Ann", "Bo", "Cy")

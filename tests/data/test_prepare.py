@@ -71,7 +71,7 @@ def test_float32_columns_are_standardised_in_float64(tmp_path):
 
 def test_games_are_all_for_training():
     (games,) = prepare(load_dataset("al-east-1987"), {"games": Duels()}).arguments("train", torch.float64)
-    assert torch.equal(games, load("al-east-1987").tensors()[0])
+    assert torch.equal(games, load("al-east-1987").duels()[1])
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from scipy import stats
 
 from ppl_vae.answers.posterior import Posterior
 from ppl_vae.base.errors import InputError
-from ppl_vae.data import Games
+from ppl_vae.data.games import games_between
 from ppl_vae.inference import guide, importance, nuts, svi
 from ppl_vae.models import TrueSkill
 from ppl_vae.program.pair import Pair
@@ -411,7 +411,7 @@ def test_fewer_than_two_players_are_refused() -> None:
 
 
 def test_defaults_are_trueskills_for_probit_and_standard_normal_for_logistic() -> None:
-    games = Games("g", np.array([0]), np.array([1]), ("Ann", "Bob"))
+    games = games_between("g", ["Ann"], ["Bob"])
     probit, logistic = TrueSkill.from_data(games), TrueSkill.from_data(games, link="logistic")
     assert (probit.skill_mean, probit.skill_sd) == (25.0, 25 / 3)
     assert (probit.performance_sd, probit.draw_margin) == (25 / 6, 0.0)

@@ -1,0 +1,152 @@
+"""Games as columns of a data set, and back: ragged, as they are kept, or padded, as programs take them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ppl_vae.base.errors import InputError, listed
+from ppl_vae.data.dataset import Columns, Dataset, Variable
+from ppl_vae.data.games import Floats, Games, Ints, duels_of, games_between, places_of
+
+__all__ = ["columns_of", "games_of", "is_padded"]
+
+
+def columns_of(games: Games) -> dict[str, Variable]:
+    """The variables that `games_of` makes the same games of.
+
+    ``player`` is ragged, of all entries of a game; so are ``side``, its side's number in the game, and
+    ``weight``. ``place``, ``score`` and ``covariate`` are ragged, of all sides of a game. ``time`` and
+    ``game_weight`` are one a game. What is None is left out, and ``side`` where every side is one player.
+    """
+    alone = len(games.player) == len(games.place)
+    # By game; without teams the sides are the entries.
+    ends = games.side_ptr if alone else games.entry_ptr[games.side_ptr]
+    found = {"player": Variable(games.player, "index", levels=games.players, offsets=ends)}
+    if not alone:
+        numbers = np.arange(len(games.place)) - np.repeat(games.side_ptr[:-1], games.sides)
+        found["side"] = Variable(np.repeat(numbers, games.sizes), "index", offsets=ends)
+    if games.weight is not None:
+        found["weight"] = Variable(games.weight, "real", offsets=ends)
+    found["place"] = Variable(games.place, "count", offsets=games.side_ptr)
+    if games.score is not None:
+        found["score"] = Variable(games.score, "real", offsets=games.side_ptr)
+    if games.covariates:
+        values = np.stack([*games.covariates.values()], axis=1)
+        labels = {"feature": tuple(games.covariates)}
+        found["covariate"] = Variable(values, "real", labels=labels, offsets=games.side_ptr)
+    if games.time is not None:
+        found["time"] = Variable(games.time, "time")
+    if games.game_weight is not None:
+        found["game_weight"] = Variable(games.game_weight, "real")
+    return found
+
+
+def games_of(dataset: Dataset, columns: Columns | None = None) -> Games:
+    """See `Games.of`."""
+    if is_padded(dataset):
+        return _of_padded(dataset)
+    if all(name in dataset and dataset[name].is_ragged for name in ("player", "place")):
+        return _of_ragged(dataset)
+    return _of_table(dataset)
+
+
+def is_padded(dataset: Dataset) -> bool:
+    """Whether a data set holds games as programs take them."""
+    return "players" in dataset and "outcome" in dataset and dataset["players"].kind == "index"
+
+
+def _of_ragged(dataset: Dataset) -> Games:
+    player, place = dataset["player"], dataset["place"]
+    assert player.offsets is not None
+    assert place.offsets is not None
+    entry_ptr = np.arange(len(player.values) + 1)
+    if "side" in dataset:
+        side = dataset["side"].values
+        new = np.ones(len(side), dtype=bool)
+        new[1:] = side[1:] != side[:-1]
+        # A game's first entry may be of a side numbered as the last one of the game before.
+        new[player.offsets[:-1][np.diff(player.offsets) > 0]] = True
+        entry_ptr = np.append(np.flatnonzero(new), len(side))
+    covariates = dataset.variables.get("covariate")
+    named = () if covariates is None else next(iter(covariates.labels.values()))
+    return Games(
+        dataset.name,
+        player.levels,
+        place.offsets,
+        entry_ptr,
+        player.values,
+        place.values.astype(np.int32, copy=False),
+        weight=_values(dataset, "weight"),
+        score=_values(dataset, "score"),
+        time=_values(dataset, "time"),
+        game_weight=_values(dataset, "game_weight"),
+        covariates={}
+        if covariates is None
+        else {name: covariates.values[:, at] for at, name in enumerate(named)},
+        warnings=dataset.warnings,
+    )
+
+
+def _values(dataset: Dataset, name: str) -> Floats | None:
+    return dataset[name].values.astype(np.float64, copy=False) if name in dataset else None
+
+
+def _of_padded(dataset: Dataset) -> Games:
+    """What the program takes, as games again; all that is 1, 0 or empty throughout counts as not given."""
+    players, outcome = dataset["players"], dataset["outcome"]
+    if players.values.ndim == 2:
+        place = np.empty(players.values.size, dtype=np.int32)
+        place[::2], place[1::2] = outcome.values < 0.5, outcome.values > 0.5
+        return duels_of(dataset.name, players.levels, players.values.reshape(-1), place, dataset.warnings)
+    there = players.values >= 0
+    sizes = there.sum(2)
+    side_ptr = _ends((sizes > 0).sum(1))
+    values, weight = outcome.values[sizes > 0], dataset["weight"].values
+    covariates = dataset["covariate"]
+    named = covariates.labels.get("covariate", ())
+    return Games(
+        dataset.name,
+        players.levels,
+        side_ptr,
+        _ends(sizes[sizes > 0]),
+        players.values[there],
+        places_of(values, side_ptr) if outcome.kind == "real" else values.astype(np.int32),
+        weight=_unless(weight[there], 1),
+        score=values if outcome.kind == "real" else None,
+        time=_unless(dataset["time"].values, 0),
+        game_weight=_unless(dataset["game_weight"].values, 1),
+        covariates={name: covariates.values[..., at][sizes > 0] for at, name in enumerate(named)},
+        warnings=dataset.warnings,
+    )
+
+
+def _unless(values: Floats, constant: float) -> Floats | None:
+    return None if (values == constant).all() else values
+
+
+def _ends(lengths: NDArray[np.int64]) -> Ints:
+    ends = np.zeros(len(lengths) + 1, dtype=np.int64)
+    np.cumsum(lengths, out=ends[1:])
+    return ends
+
+
+def _of_table(dataset: Dataset) -> Games:
+    """Columns winner and loser, by name or as positions in the same levels."""
+    held = {key.casefold(): key for key in dataset}
+    if missing := [side for side in ("winner", "loser") if side not in held]:
+        raise InputError(
+            f"{dataset.name} has no column '{missing[0]}': games need the columns winner and loser, and it "
+            f"has {listed(name for name, found in dataset.variables.items() if found.kind != 'mask')}."
+        )
+    winner, loser = (dataset[held[side]] for side in ("winner", "loser"))
+    if winner.kind == loser.kind == "index" and winner.levels == loser.levels:
+        player = np.stack([winner.values, loser.values], axis=1).reshape(-1)
+        place = np.tile(np.array([0, 1], dtype=np.int32), len(player) // 2)
+        return duels_of(dataset.name, winner.levels, player, place, dataset.warnings)
+    names = [side.names() if side.levels else side.values.astype(object) for side in (winner, loser)]
+    games = games_between(dataset.name, *names)
+    new = tuple(words for words in games.warnings if words not in dataset.warnings)
+    return replace(games, warnings=dataset.warnings + new)
