@@ -35,6 +35,8 @@ __all__ = [
     "PairwiseFactors",
     "Settles",
     "Simulator",
+    "Tilted",
+    "TiltedFactors",
     "Unbounded",
 ]
 
@@ -264,6 +266,43 @@ class Settles(Protocol):
         Args:
             inputs: what the layer is called with, for one part of the training data after another. They are
                 made one by one, and may be gone through once.
+        """
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Tilted:
+    """What factors make of independent normal predictors d_r ~ N(μ_r, v_r).
+
+    A factor's normaliser is Z = E[exp ℓ(d)], over all of its predictors.
+
+    Attributes:
+        log_normaliser: log Z of every factor in nats, shape (F,).
+        slope: α_r = ∂ log Z / ∂μ_r of every predictor, shape (R,). Times its factor, the predictor has mean
+            μ_r + v_r α_r,
+        curvature: and variance v_r (1 − v_r β_r), with β_r = −∂² log Z / ∂μ_r², shape (R,).
+    """
+
+    log_normaliser: Tensor
+    slope: Tensor
+    curvature: Tensor
+
+
+@runtime_checkable
+class TiltedFactors(Protocol):
+    """A model with `LinearFactors` that knows its factors' integrals under normal predictors: closed forms,
+    and rankings of several sides, whose factor takes a predictor a side."""
+
+    def factor_sizes(self, *data: Any) -> Tensor:
+        """How many rows of A, one after another, each factor has: integers of shape (F,) that sum to R."""
+        ...
+
+    def tilted(self, mean: Tensor, variance: Tensor, *data: Any) -> Tilted | None:
+        """Normalisers and moments; None where they are not known, and every factor has one row.
+
+        Args:
+            mean, variance: of the predictors, independent normals, in float64, each of shape (R,).
+            data: the programs' full data.
         """
         ...
 
