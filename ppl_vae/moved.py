@@ -50,6 +50,7 @@ _PLACES = (
     ),
     ("models", "models", "options=base"),
     ("models", "models.networks", "batch_norm=norms"),
+    ("models", "models.skills", "trueskill"),
     ("inference", "program", "batches model_densities simulation=simulate sites=layout terms"),
     (
         "report",
