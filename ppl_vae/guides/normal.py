@@ -8,7 +8,15 @@ from torch.nn.functional import softplus
 
 from ppl_vae.base.errors import InputError
 
-__all__ = ["COVARIANCES", "VARIANCE_FLOOR", "multivariate_normal", "num_raw", "raw_normal", "raw_scale_tril"]
+__all__ = [
+    "COVARIANCES",
+    "VARIANCE_FLOOR",
+    "multivariate_normal",
+    "num_raw",
+    "raw_normal",
+    "raw_scale_tril",
+    "raw_spread",
+]
 
 COVARIANCES = ("diagonal", "full")
 VARIANCE_FLOOR = 1e-6
@@ -77,3 +85,25 @@ def raw_scale_tril(raw: Tensor, latent_dim: int, floor: float) -> Tensor:
     place = torch.zeros(rows.numel(), latent_dim, latent_dim, dtype=raw.dtype, device=raw.device)
     place[torch.arange(rows.numel()), rows, columns] = 1.0
     return diagonal + torch.einsum("...k,kij->...ij", raw[..., latent_dim:], place)
+
+
+def raw_spread(precision: Tensor, covariance: str, floor: float) -> Tensor:
+    """The raw numbers of a Normal's spread, as `raw_normal` and `raw_scale_tril` take them.
+
+    Args:
+        precision: shape (..., q, q).
+        covariance: "full", or "diagonal" for the best Normal of independent coordinates: variances 1 / Λ_ii.
+        floor: lower bound on the (conditional) variances; what lies below it comes to lie just above.
+    """
+    if covariance == "diagonal":
+        return _before_softplus(precision.diagonal(dim1=-2, dim2=-1).reciprocal() - floor)
+    scale_tril = torch.linalg.cholesky(torch.linalg.inv(precision))
+    rows, columns = torch.tril_indices(precision.shape[-1], precision.shape[-1], offset=-1)
+    diagonal = _before_softplus(scale_tril.diagonal(dim1=-2, dim2=-1).square() - floor)
+    return torch.cat([diagonal, scale_tril[..., rows, columns]], -1)
+
+
+def _before_softplus(x: Tensor) -> Tensor:
+    """The numbers whose softplus is x > 0, without overflow."""
+    x = x.clamp_min(1e-12)
+    return x + (-(-x).expm1()).log()

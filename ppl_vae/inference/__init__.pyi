@@ -17,6 +17,9 @@ from .evidence.elbo import (
     elbo as elbo,
 )
 from .fitting import (
+    em as em,
+)
+from .fitting import (
     fixed_noise as fixed_noise,
 )
 from .fitting import (

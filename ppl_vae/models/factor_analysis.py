@@ -15,7 +15,7 @@ from ppl_vae.data.rows import Rows
 from ppl_vae.models.axes import loadings_view, principal_axes
 from ppl_vae.models.base import one_of
 from ppl_vae.models.linear_gaussian import LinearGaussian, centred_start, with_every_feature
-from ppl_vae.models.linear_gaussian_em import EM, Rule, first_estimate, maximise
+from ppl_vae.models.linear_gaussian_em import EM, Rule
 from ppl_vae.program.shown import ViewContext
 from ppl_vae.views import Bars, View
 
@@ -146,7 +146,16 @@ class FactorAnalysis(LinearGaussian):
             x: shape (num_data, d).
             x_observed: where there is a value; everywhere if None.
         """
-        found = self.em(x, x_observed)
+        self.take(self.em(x, x_observed))
+        return self
+
+    def em_rule(self, x: Tensor, observed: Tensor) -> Rule:
+        """A noise variance for each feature, above its bound."""
+        return Rule(shared=False, floor=self.noise_floor.double())
+
+    @torch.no_grad()
+    def take(self, found: EM) -> None:
+        """Take over what EM found, Wᵀ Ψ⁻¹ W diagonal; warns of features whose noise is at its bound."""
         left, sizes, _ = torch.linalg.svd(found.loadings / found.noise.sqrt()[:, None], full_matrices=False)
         self.loadings.copy_(left * sizes * found.noise.sqrt()[:, None])
         self.mean.copy_(found.mean)
@@ -154,30 +163,7 @@ class FactorAnalysis(LinearGaussian):
         # At the bound itself the logarithm would be infinite.
         self.log_noise_scale.copy_(0.5 * (found.noise - floor).clamp_min(1e-6 * floor).log())
         if found.bounded:
-            warnings.warn(_heywood([self._label(k) for k in found.bounded]), stacklevel=2)
-        return self
-
-    @torch.no_grad()
-    def em(
-        self,
-        x: Tensor,
-        x_observed: Tensor | None = None,
-        *,
-        tolerance: float = 1e-8,
-        max_iterations: int = 10_000,
-    ) -> EM:
-        """The maximum of the likelihood by EM; the model is left as it is.
-
-        Args:
-            x, x_observed: as for `set_maximum_likelihood`.
-            tolerance: in nats a row, of what further iterations would gain.
-            max_iterations: after which it ends at any rate.
-        """
-        self.check_data(x, x_observed)
-        x = x.double()
-        rule = Rule(shared=False, floor=self.noise_floor.double())
-        start = first_estimate(x, x_observed, self.latent_dim, rule)
-        return maximise(x, x_observed, start, rule, tolerance=tolerance, max_iterations=max_iterations)
+            warnings.warn(_heywood([self._label(k) for k in found.bounded]), stacklevel=3)
 
     def views(self, context: ViewContext) -> list[View]:
         """The loadings by feature, the share of each feature that is noise, and what was imputed."""

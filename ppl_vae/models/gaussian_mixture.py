@@ -24,6 +24,7 @@ from ppl_vae.models.mixture_em import (
     COVARIANCES,
     FLOOR,
     Covariance,
+    EMRun,
     Mixture,
     best_of,
     k_means_start,
@@ -31,6 +32,7 @@ from ppl_vae.models.mixture_em import (
     smallest,
 )
 from ppl_vae.models.mixture_views import mixture_views
+from ppl_vae.program.abilities import Maximum
 from ppl_vae.program.shown import ViewContext
 from ppl_vae.views import View
 
@@ -47,8 +49,8 @@ class GaussianMixtureOptions:
     Attributes:
         num_components: Components of the mixture.
         covariance: Covariances of the components: full, diagonal, spherical, or tied (one full for all).
-        num_starts: Runs of EM, from as many k-means++ starts, the best of which the fit begins at; 0 for the
-            first start itself.
+        num_starts: Runs of EM, from as many k-means++ starts, the best of which the fit begins at, or with
+            --method em is; 0 for the first start itself.
         min_eigenvalue: Solutions with a covariance whose smallest eigenvalue is below this share of the
             features' variances are singular, and are rejected.
     """
@@ -155,22 +157,52 @@ class GaussianMixture(PyroModule):  # type: ignore[misc]
         Raises:
             InputError: for fewer rows than components, or where all runs are singular.
         """
+        scaled, asked = self._scaled(x), self.options
+        if num_starts:
+            return self._set(self._best_run(scaled, num_starts, seed)[0].mixture)
+        own = derived(seed, "start", 0)
+        return self._set(
+            k_means_start(scaled, self.num_components, asked.covariance, asked.min_eigenvalue, own)
+        )
+
+    @torch.no_grad()
+    def fit_em(
+        self, guide: object, x: Tensor, *, seed: int = 0, seen: Callable[[float], None] = lambda value: None
+    ) -> Maximum:
+        """Set the parameters to the best of several runs of EM on all rows; see `abilities.HasEM`.
+
+        The guide draws nothing, and is left as it is. There are as many runs as ``num_starts``, at least one.
+        """
+        scaled = self._scaled(x)
+        best, runs = self._best_run(scaled, max(1, self.options.num_starts), seed, seen)
+        self._set(best.mixture)
+        units = len(x) * float(self.scale.log().sum())
+        singular = sum(run.singular for run in runs)
+        left_out = f"; {singular} of them ended in singular solutions and are left out" if singular else ""
+        reason = f"the best of {len(runs)} run{'s' * (len(runs) > 1)} of EM from k-means++ starts{left_out}"
+        return Maximum((best.log_likelihood - units).tolist(), best.converged, reason)
+
+    def _scaled(self, x: Tensor) -> Tensor:
+        """Standardised rows in float64.
+
+        Raises:
+            InputError: for data of another width, or fewer rows than components.
+        """
         self.check_data(x)
         if len(x) < self.num_components:
             raise InputError(
                 f"num_components is {self.num_components}; it is at most the number of rows, {len(x)}"
             )
-        scaled, asked = (x.double() - self.centre) / self.scale, self.options
-        if num_starts:
-            best, _ = best_of(
-                scaled, self.num_components, asked.covariance, num_starts=num_starts,
-                bound=asked.min_eigenvalue, seed=seed,
-            )  # fmt: skip
-            return self._set(best.mixture)
-        own = derived(seed, "start", 0)
-        return self._set(
-            k_means_start(scaled, self.num_components, asked.covariance, asked.min_eigenvalue, own)
-        )
+        return (x.double() - self.centre) / self.scale
+
+    def _best_run(
+        self, scaled: Tensor, num_starts: int, seed: int, seen: Callable[[float], None] = lambda value: None
+    ) -> tuple[EMRun, list[EMRun]]:
+        asked = self.options
+        return best_of(
+            scaled, self.num_components, asked.covariance, num_starts=num_starts, bound=asked.min_eigenvalue,
+            seed=seed, seen=seen,
+        )  # fmt: skip
 
     def _set(self, mixture: Mixture) -> Self:
         """Take over a mixture of standardised features, the heaviest component first."""

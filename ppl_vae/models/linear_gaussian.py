@@ -22,9 +22,11 @@ from ppl_vae.guides.amortised import LinearNormal
 from ppl_vae.guides.patterns import PatternNormal
 from ppl_vae.guides.per_datum import PerDatumNormal
 from ppl_vae.models.base import DataType, FitDefaults, Unit
+from ppl_vae.models.linear_gaussian_em import EM, Rule, first_estimate, maximise
+from ppl_vae.models.linear_gaussian_guides import check_settable, set_posterior
 from ppl_vae.models.missing_values import NormalWhereObserved
 from ppl_vae.models.scales import far_from_one
-from ppl_vae.program.abilities import Imputed
+from ppl_vae.program.abilities import Imputed, Maximum
 from ppl_vae.program.shown import ViewContext
 from ppl_vae.views import Intervals, View
 
@@ -44,7 +46,7 @@ class LinearGaussian(PyroModule):  # type: ignore[misc]
     without a value it is the prior. That values are missing is taken to tell nothing about them (missing at
     random, Rubin 1976).
 
-    A subclass says what its noise is. Exact answers are computed in float64.
+    A subclass says what its noise is, and how EM is held to it. Exact answers are computed in float64.
 
     Args:
         name: of the program.
@@ -87,6 +89,14 @@ class LinearGaussian(PyroModule):  # type: ignore[misc]
     @property
     def noise_scale(self) -> Tensor:
         """The noise's standard deviation, in the units of x: shape () or (d,)."""
+        raise NotImplementedError
+
+    def em_rule(self, x: Tensor, observed: Tensor) -> Rule:
+        """What EM is held to, for data in float64 and where they have values, both of shape (num_data, d)."""
+        raise NotImplementedError
+
+    def take(self, found: EM) -> None:
+        """Take over the parameters that EM found, W turned so that Wᵀ Ψ⁻¹ W is diagonal."""
         raise NotImplementedError
 
     @classmethod
@@ -152,6 +162,64 @@ class LinearGaussian(PyroModule):  # type: ignore[misc]
         rest = torch.where(x_observed, (x - mean).square() / noise + (2 * math.pi * noise).log(), 0.0).sum(1)
         # Woodbury's identity and the determinant lemma.
         return -0.5 * (rest - (loc * weighted).sum(1) + torch.linalg.slogdet(precision).logabsdet)
+
+    @torch.no_grad()
+    def em(
+        self,
+        x: Tensor,
+        x_observed: Tensor | None = None,
+        *,
+        tolerance: float = 1e-8,
+        max_iterations: int = 10_000,
+        seen: Callable[[float], None] = lambda value: None,
+    ) -> EM:
+        """The maximum of the likelihood by EM; the model is left as it is.
+
+        Args:
+            x: shape (num_data, d).
+            x_observed: where there is a value; everywhere if None.
+            tolerance: in nats a row, of what further iterations would gain.
+            max_iterations: after which it ends at any rate.
+            seen: told the log likelihood at every iteration.
+
+        Raises:
+            InputError: where noise that all features share goes to 0.
+        """
+        self.check_data(x, x_observed)
+        x = x.double()
+        rule = self.em_rule(x, torch.ones_like(x, dtype=torch.bool) if x_observed is None else x_observed)
+        start = first_estimate(x, x_observed, self.latent_dim, rule)
+        found = maximise(
+            x, x_observed, start, rule, tolerance=tolerance, max_iterations=max_iterations, seen=seen
+        )
+        if rule.shared and found.bounded:
+            raise InputError(
+                f"latent_dim is {self.latent_dim}; the noise of these data then goes to 0: take fewer"
+            )
+        return found
+
+    @torch.no_grad()
+    def fit_em(
+        self,
+        guide: nn.Module,
+        x: Tensor,
+        x_observed: Tensor | None = None,
+        *,
+        seed: int = 0,
+        seen: Callable[[float], None] = lambda value: None,
+    ) -> Maximum:
+        """Set the parameters to what EM finds, and the guide to the posterior; see `abilities.HasEM`.
+
+        It starts at the principal components, and nothing in it is random.
+        """
+        check_settable(guide)
+        found = self.em(x, x_observed, seen=seen)
+        self.take(found)
+        loc, precision, _ = self._posterior(x, x_observed)
+        set_posterior(guide, *self._doubles(), loc, precision)
+        count = len(found.log_likelihood) - 1
+        reason = f"{count:,} iterations of EM from the principal components"
+        return Maximum(found.log_likelihood.tolist(), found.converged, reason)
 
     def _doubles(self) -> tuple[Tensor, Tensor, Tensor]:
         """W, μ and the diagonal of Ψ."""

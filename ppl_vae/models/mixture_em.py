@@ -9,12 +9,14 @@ a floor; a run that ends near that floor is singular, and is never the answer.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from ppl_vae.base.clock import check_time
 from ppl_vae.base.errors import InputError
 from ppl_vae.base.seeds import derived
 
@@ -59,12 +61,14 @@ class EMRun:
         log_likelihood: log p(x) in nats before every step and at the end; it never falls.
         smallest: smallest eigenvalue of any covariance.
         singular: whether that lies below the bound.
+        converged: whether it ended because little was left to gain.
     """
 
     mixture: Mixture
     log_likelihood: Tensor
     smallest: float
     singular: bool
+    converged: bool
 
 
 def log_normals(x: Tensor, means: Tensor, covariances: Tensor) -> Tensor:
@@ -82,7 +86,13 @@ def log_normals(x: Tensor, means: Tensor, covariances: Tensor) -> Tensor:
     return -0.5 * (squares + log_det + constant).T
 
 
-def em(x: Tensor, start: Mixture, covariance: Covariance, bound: float) -> EMRun:
+def em(
+    x: Tensor,
+    start: Mixture,
+    covariance: Covariance,
+    bound: float,
+    seen: Callable[[float], None] = lambda value: None,
+) -> EMRun:
     """EM from one start to a local maximum.
 
     It ends where the gains, which fall geometrically in the end, add up to less than a ten thousandth of a
@@ -93,18 +103,21 @@ def em(x: Tensor, start: Mixture, covariance: Covariance, bound: float) -> EMRun
         start: where to begin.
         covariance: which covariances are allowed.
         bound: eigenvalues below it are called singular; a tenth of it is their floor.
+        seen: told the log likelihood at every step.
     """
-    mixture, trace, gain = start, [], math.inf
+    mixture, trace, gain, converged = start, [], math.inf, False
     for _ in range(MOST_STEPS):
+        check_time()
         joint = mixture.log_joint(x)
         trace.append(joint.logsumexp(1).sum())
+        seen(float(trace[-1]))
         if len(trace) > 1:
             before, gain = gain, float(trace[-1] - trace[-2])
-            if gain < TOLERANCE and gain * gain < TOLERANCE * (before - gain):
+            if converged := gain < TOLERANCE and gain * gain < TOLERANCE * (before - gain):
                 break
         mixture = maximised(x, joint.softmax(1), covariance, FLOOR * bound)
     least = smallest(mixture.covariances)
-    return EMRun(mixture, torch.stack(trace), least, least < bound)
+    return EMRun(mixture, torch.stack(trace), least, least < bound, converged)
 
 
 def maximised(x: Tensor, shares: Tensor, covariance: Covariance, floor: float) -> Mixture:
@@ -185,9 +198,22 @@ def _spread_out(x: Tensor, number: int, seed: int) -> Tensor:
 
 
 def best_of(
-    x: Tensor, num_components: int, covariance: Covariance, *, num_starts: int, bound: float, seed: int
+    x: Tensor,
+    num_components: int,
+    covariance: Covariance,
+    *,
+    num_starts: int,
+    bound: float,
+    seed: int,
+    seen: Callable[[float], None] = lambda value: None,
 ) -> tuple[EMRun, list[EMRun]]:
     """EM from several starts: the highest run that is not singular, and all of them.
+
+    Args:
+        x, covariance, bound, seen: as for `em`.
+        num_components: K.
+        num_starts: runs, each from a k-means++ start of its own.
+        seed: of the starts.
 
     Raises:
         InputError: if every run is singular.
@@ -195,7 +221,7 @@ def best_of(
     runs = []
     for number in range(num_starts):
         start = k_means_start(x, num_components, covariance, bound, derived(seed, "start", number))
-        runs.append(em(x, start, covariance, bound))
+        runs.append(em(x, start, covariance, bound, seen))
     proper = [run for run in runs if not run.singular]
     if not proper:
         raise InputError(

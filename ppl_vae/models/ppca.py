@@ -12,7 +12,7 @@ from ppl_vae.data.rows import Rows
 from ppl_vae.models.axes import axes_views, loadings_view, principal_axes
 from ppl_vae.models.base import one_of
 from ppl_vae.models.linear_gaussian import LinearGaussian, centred_start, with_every_feature
-from ppl_vae.models.linear_gaussian_em import EM, Rule, first_estimate, maximise
+from ppl_vae.models.linear_gaussian_em import EM, Rule
 from ppl_vae.program.shown import ViewContext
 from ppl_vae.views import View
 
@@ -120,9 +120,8 @@ class PPCA(LinearGaussian):
         """
         self.check_data(x, x_observed)
         if x_observed is not None:
-            found = self.em(x, x_observed)
-            left, sizes, _ = torch.linalg.svd(found.loadings, full_matrices=False)
-            return self._set(left * sizes, found.mean, found.noise[0], rotation)
+            self.take(self.em(x, x_observed))
+            return self._set(self.loadings.double(), self.mean, self.noise_scale.square(), rotation)
         x = x.double()
         mean = x.mean(0)
         values, vectors = torch.linalg.eigh(_gram(x - mean) / len(x))
@@ -141,37 +140,17 @@ class PPCA(LinearGaussian):
         self.log_noise_scale.copy_(0.5 * noise.log())
         return self
 
+    def em_rule(self, x: Tensor, observed: Tensor) -> Rule:
+        """One noise variance, bounded far below the data's."""
+        spread = torch.where(observed, x - torch.where(observed, x, torch.nan).nanmean(0), 0.0).square().sum()
+        floor = NO_NOISE * spread / observed.sum()
+        return Rule(shared=True, floor=floor.expand(self.num_features))
+
     @torch.no_grad()
-    def em(
-        self,
-        x: Tensor,
-        x_observed: Tensor | None = None,
-        *,
-        tolerance: float = 1e-8,
-        max_iterations: int = 10_000,
-    ) -> EM:
-        """The maximum of the likelihood by EM; the model is left as it is.
-
-        Args:
-            x, x_observed: as for `set_maximum_likelihood`.
-            tolerance: in nats a row, of what further iterations would gain.
-            max_iterations: after which it ends at any rate.
-
-        Raises:
-            InputError: where σ goes to 0.
-        """
-        self.check_data(x, x_observed)
-        x = x.double()
-        there = torch.ones_like(x, dtype=torch.bool) if x_observed is None else x_observed
-        spread = torch.where(there, x - torch.where(there, x, torch.nan).nanmean(0), 0.0).square().sum()
-        rule = Rule(shared=True, floor=(NO_NOISE * spread / there.sum()).expand(self.num_features))
-        start = first_estimate(x, x_observed, self.latent_dim, rule)
-        found = maximise(x, x_observed, start, rule, tolerance=tolerance, max_iterations=max_iterations)
-        if found.bounded:
-            raise InputError(
-                f"latent_dim is {self.latent_dim}; the noise of these data then goes to 0: take fewer"
-            )
-        return found
+    def take(self, found: EM) -> None:
+        """Take over what EM found, Wᵀ W diagonal."""
+        left, sizes, _ = torch.linalg.svd(found.loadings, full_matrices=False)
+        self._set(left * sizes, found.mean, found.noise[0], None)
 
     def views(self, context: ViewContext) -> list[View]:
         """The loadings by feature, the eigenvalues of complete training data's covariance, imputed values."""

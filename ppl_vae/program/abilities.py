@@ -5,7 +5,7 @@ All are optional: methods ask for them by type and do without where they are mis
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -24,6 +24,7 @@ __all__ = [
     "ExactPosterior",
     "HasAuxiliary",
     "HasDegenerate",
+    "HasEM",
     "HasIdentifiable",
     "HasObjective",
     "HasReported",
@@ -32,6 +33,7 @@ __all__ = [
     "Imputed",
     "Imputes",
     "Labelled",
+    "Maximum",
     "PairwiseFactors",
     "Settles",
     "Simulator",
@@ -105,6 +107,44 @@ class HasDegenerate(Protocol):
 
     def degenerate(self) -> str | None:
         """What is wrong with the parameters that it has now, in a sentence; None where nothing is."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Maximum:
+    """What expectation maximisation came to.
+
+    Attributes:
+        log_likelihood: log p(x) in nats of all data after every iteration of the run that was kept.
+        converged: whether it ended because little was left to gain.
+        reason: how it came about, in a sentence: the runs, and which of them were left out.
+    """
+
+    log_likelihood: Sequence[float]
+    converged: bool
+    reason: str
+
+
+@runtime_checkable
+class HasEM(Protocol):
+    """A model whose likelihood expectation maximisation brings to a maximum, its latents being known exactly."""
+
+    def __call__(self, *data: Any) -> Any:
+        """The Pyro program."""
+        ...
+
+    def fit_em(self, guide: Any, *data: Tensor, seed: int, seen: Callable[[float], None]) -> Maximum:
+        """Set the model's parameters to a maximum of the likelihood, and the guide to the posterior there.
+
+        Args:
+            guide: of the model.
+            data: the model's.
+            seed: of the starts, where there are several.
+            seen: told the log likelihood at every iteration.
+
+        Raises:
+            InputError: for a guide that cannot be set so, and where no maximum is found.
+        """
         ...
 
 

@@ -49,6 +49,8 @@ def fit_run(
     Raises:
         InputError: for anything that cannot be done; the folder is then left as it was.
     """
+    if resume and settings.fit.method == "em":
+        raise InputError("EM keeps no checkpoint that --resume could go on from; fit anew, with --overwrite")
     run = Run.make(settings, given)
     data = run.tensors("train")
     held_out = None

@@ -148,7 +148,7 @@ def advise(
     if facts.trainer:
         sentence = f"fit the guide by {facts.trainer}, which brings it to the best of its family"
         return Advice("train better", sentence)
-    if short:
+    if short and facts.method == "SVI":
         return Advice("more steps", "take more steps: SVI has not come to rest")
     return _by_reference(measures, facts)
 

@@ -1,4 +1,7 @@
 from . import (
+    em as em,
+)
+from . import (
     fixed_noise as fixed_noise,
 )
 from . import (

@@ -2,7 +2,8 @@
 
 For a Gaussian guide of a model without parameters of its own, the best of the guide's family is a problem of
 optimisation, which second-order methods solve in a few iterations; SVI needs thousands of steps, and a
-learning rate. Networks, minibatches and every other guide are SVI's.
+learning rate. Networks, minibatches and every other guide are SVI's. Models that know their posterior exactly
+may have EM, for which one asks.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, Unpack
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 
 from ppl_vae.base.errors import InputError
 from ppl_vae.base.plain import Plain
@@ -24,22 +25,25 @@ from ppl_vae.inference.fitting.options import FitKeywords, FitOptions, MethodNam
 from ppl_vae.inference.fitting.parts import held_out_mean
 from ppl_vae.inference.fitting.proper import Improper
 from ppl_vae.inference.fitting.svi import Fit
-from ppl_vae.program.abilities import PairwiseFactors
+from ppl_vae.program.abilities import HasEM, PairwiseFactors
 from ppl_vae.program.pair import Pair
 from ppl_vae.program.probe import check_data, in_pyros_words
 from ppl_vae.program.problem import Problem
 
 __all__ = ["Choice", "Facts", "choice_of", "choose", "facts_of", "fit", "fit_by", "settled"]
 
-Method = Literal["svi", "natural", "deterministic"]
+Method = Literal["svi", "natural", "deterministic", "em"]
 NAMES: dict[Method, str] = {
     "svi": "SVI",
     "natural": "natural gradients",
     "deterministic": "deterministic VI",
+    "em": "EM",
 }
 ASKED = "it was asked for"
 # Options of a fit that every method knows; the others are SVI's.
 SHARED = ("method", "train", "tolerance", "compile")
+# Those that EM knows.
+OF_EM = ("method", "train")
 # Latents up to which natural gradients' dense matrices are worth it for independent or low-rank covariances;
 # the most for any dense covariance; and the most that deterministic VI is chosen for.
 FEW, MOST_NATURAL, MOST = 500, 1500, 5000
@@ -55,7 +59,7 @@ class Choice(Plain):
     """How a fit is made, and why.
 
     Attributes:
-        method: "svi", "natural" or "deterministic".
+        method: "svi", "natural", "deterministic" or "em".
         reason: a clause, such as "the guide is mean-field with 10 latents".
         alternatives: the other methods that take the pair.
         instead_of: the method that was begun and did not arrive in time; "" for none.
@@ -85,6 +89,9 @@ class Facts:
         pairwise: whether quadrature does (`quadrature.fits`).
         numbers: of the data.
         only_svi: what else is asked for that only SVI does, in words; "" for nothing.
+        model: the model's type, by name.
+        has_em: whether the model has EM.
+        held: whether its parameters are held.
     """
 
     guide: str
@@ -95,6 +102,9 @@ class Facts:
     pairwise: bool = False
     numbers: int = 0
     only_svi: str = ""
+    model: str = ""
+    has_em: bool = False
+    held: bool = False
 
     def __str__(self) -> str:
         return f"the guide is {self.family} with {self.dim:,} latent{'s' * (self.dim != 1)}"
@@ -103,7 +113,7 @@ class Facts:
 def choose(facts: Facts) -> Choice:
     """The method for a pair of which these facts are known."""
     if obstacle := _obstacle(facts):
-        return Choice("svi", obstacle)
+        return Choice("svi", obstacle, () if refused("em", facts) else ("em",))
     second_order: tuple[Method, ...] = ("natural", "deterministic")
     possible = [method for method in second_order if not refused(method, facts)]
     if facts.pairwise:
@@ -121,6 +131,8 @@ def refused(method: Method, facts: Facts) -> str:
     """Why a method does not take a pair; "" where it does."""
     if method == "svi":
         return ""
+    if method == "em":
+        return _without_em(facts)
     if obstacle := _obstacle(facts):
         return obstacle
     if method == "natural" and facts.dim > MOST_NATURAL and not facts.pairwise:
@@ -129,6 +141,12 @@ def refused(method: Method, facts: Facts) -> str:
         held = f"deterministic VI takes dense covariances of at most {MOST_DENSE} latents"
         return f"{held}, here {facts.largest:,}"
     return ""
+
+
+def _without_em(facts: Facts) -> str:
+    if not facts.has_em:
+        return f"{facts.model or 'the model'} has no EM"
+    return "EM learns the model's parameters, which train='guide' holds" if facts.held else facts.only_svi
 
 
 def _obstacle(facts: Facts) -> str:
@@ -158,8 +176,15 @@ def facts_of(pair: Pair, *data: Any, options: FitOptions, only_svi: str = "", se
     with in_pyros_words():
         pair.initialise(*data, seed=seed)
     guide = type(pair.guide).__name__
+    general = Facts(
+        guide=guide,
+        only_svi=only_svi,
+        model=type(pair.model).__name__ if isinstance(pair.model, nn.Module) else "the model",
+        has_em=isinstance(pair.model, HasEM),
+        held=options.train == "guide",
+    )
     if not is_gaussian(pair.guide):
-        return Facts(guide=guide)
+        return general
     own = pair.parameters("guide")
     model = {name: leaf for name, leaf in pair.parameters().items() if name not in own}
     size = options.batch_size
@@ -168,8 +193,8 @@ def facts_of(pair: Pair, *data: Any, options: FitOptions, only_svi: str = "", se
     if any(leaf.device.type != "cpu" for leaf in own.values()):
         only_svi = "the parameters are on a GPU"
     family = family_of(pair.guide)
-    return Facts(
-        guide=guide,
+    return replace(
+        general,
         family=family.name,
         dim=family.dim,
         largest=family.largest,
@@ -184,18 +209,20 @@ def settled(method: MethodName, given: Iterable[str]) -> MethodName:
     """The method that is asked for, where options of SVI are given as well.
 
     Args:
-        method: "auto", "svi", "natural" or "deterministic".
+        method: "auto", "svi", "natural", "deterministic" or "em".
         given: names of the options of a fit that were given.
 
     Raises:
         InputError: if the method does not know one of them.
     """
-    own = [name for name in given if name in FitKeywords.__annotations__ and name not in SHARED]
+    shared = OF_EM if method == "em" else SHARED
+    own = [name for name in given if name in FitKeywords.__annotations__ and name not in shared]
     if not own or method == "svi":
         return method
     if method == "auto":
         return "svi"
-    raise InputError(f"{own[0]} belongs to SVI; method={method!r} does not know it")
+    whose = "other methods" if own[0] in SHARED else "SVI"
+    raise InputError(f"{own[0]} belongs to {whose}; method={method!r} does not know it")
 
 
 def fit(
@@ -211,7 +238,8 @@ def fit(
     """Fit a pair by the method that suits it, and say which.
 
     A Gaussian AutoGuide of a model without parameters of its own goes to the best of its family, by
-    `natural.fit` or `fixed_noise.fit`; everything else is SVI's. Of SVI, options that are not given have
+    `natural.fit` or `fixed_noise.fit`; everything else is SVI's. ``method="em"`` is for models that have EM
+    (`HasEM`). Of SVI, options that are not given have
     their defaults, but for at most 20,000 steps, which end by themselves (``stop``).
 
     Args:
@@ -310,15 +338,18 @@ def _to_optimum(
     seed: int,
     progress: bool,
 ) -> Fit:
-    from ppl_vae.inference.fitting import fixed_noise, natural
+    from ppl_vae.inference.fitting import em, fixed_noise, natural
 
-    method = natural.fit if choice.method == "natural" else fixed_noise.fit
     # The default is SVI's, in nats a unit.
     usual = options.tolerance == FitOptions.tolerance
-    found = (
-        method(pair, *data, seed=seed, progress=progress)
-        if usual
-        else method(pair, *data, tolerance=options.tolerance, seed=seed, progress=progress)
-    )
+    if choice.method == "em":
+        found = em.fit(pair, *data, seed=seed, progress=progress)
+    else:
+        method = natural.fit if choice.method == "natural" else fixed_noise.fit
+        found = (
+            method(pair, *data, seed=seed, progress=progress)
+            if usual
+            else method(pair, *data, tolerance=options.tolerance, seed=seed, progress=progress)
+        )
     looks = [] if held_out is None else [(found.steps, held_out_mean(pair, held_out, None, seed))]
     return replace(found, choice=choice, held_out=np.asarray(looks, dtype=float).reshape(-1, 2))

@@ -87,10 +87,10 @@ class Fit:
             that is not known, after a fixed number of steps whose ELBO has levelled off (see `convergence`).
         reason: the numbers behind it in words.
         engine: how the steps ran: "pyro" (stock), "traced" (a graph, operation by operation), "compiled",
-            or "quadrature" (natural gradients).
+            "quadrature" (natural gradients), or "formulas" (EM).
         compile_seconds: what compiling or loading the compiled graph took, part of ``seconds``.
         stopping: why the fit ended where it did, if it was to stop by itself.
-        method: "SVI", "natural gradients" or "deterministic VI".
+        method: "SVI", "natural gradients", "deterministic VI" or "EM".
         distance: the estimated distance to the best of the guide's family, for methods that know it.
         choice: why that method, where it was chosen.
     """
