@@ -15,6 +15,8 @@ from torch import Tensor
 if TYPE_CHECKING:
     import xarray as xr
 
+    from ppl_vae.program.chains import Chains
+    from ppl_vae.program.design import Design
     from ppl_vae.program.shown import ViewContext
     from ppl_vae.views import View
 
@@ -242,6 +244,39 @@ class Labelled(Protocol):
 
     def coords(self) -> Mapping[str, Sequence[Any]]:
         """Labels along plates and event dimensions, by dimension name."""
+        ...
+
+
+@runtime_checkable
+class LinearFactors(Protocol):
+    """A model of one latent site of Gaussian states s, independent Markov chains of them, whose data depend
+    on it only through linear predictors, each with few of the states:
+
+    log p(x, s) = Σ_chains log N(chain of s) + Σ_r c_r ℓ((A s)_r; x_r).
+
+    Independent normals are chains of one state each; a game between two players is a row of A with the two
+    entries 1 and −1. The site's prior is either a plate of ``Normal`` or a `ChainPrior`.
+    """
+
+    def __call__(self, *data: Any) -> Any:
+        """The Pyro program."""
+        ...
+
+    def normal_prior(self) -> tuple[str, Chains]:
+        """The latent site's name, and its prior, differentiable in the model's parameters."""
+        ...
+
+    def rows(self, *data: Any) -> Design:
+        """A, with what is observed of every row and how many times the row counts."""
+        ...
+
+    def log_likelihood(self, predictor: Tensor, *observed: Tensor) -> Tensor:
+        """ℓ in nats, elementwise, differentiable in predictors and the model's parameters.
+
+        Args:
+            predictor: (A s) of any rows, shape (..., rows), in the design's precision.
+            observed: the design's own ``observed`` of the same rows.
+        """
         ...
 
 

@@ -1,0 +1,420 @@
+"""Many Gaussian Markov chains side by side, such as skills over time, stored by rounds.
+
+A chain's states x_1, x_2, … follow x_n − μ_n = φ_n (x_{n−1} − μ_{n−1}) + N(0, v_n). Their joint precision P
+is tridiagonal. Chains are sorted by length, longest first, and the states of the same round, the r-th states
+of all chains that have so many, lie side by side: round r is rows ``rounds[r] : rounds[r + 1]``, and the
+predecessor of its k-th row is the k-th row of round r − 1. Every recursion along the chains is a loop over
+rounds of vector operations, without padding or scattering.
+
+Sources: Kalman (1960) and Rauch, Tung and Striebel (1965), filter and smoother; Rue and Held, *Gaussian
+Markov Random Fields* (2005), section 2.4, for draws; Blelloch, "Prefix sums and their applications" (1990),
+for recursions by doubling.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Tensor
+from torch.distributions import Transform, biject_to, constraints, transform_to
+
+from ppl_vae.base.errors import InputError
+
+__all__ = ["ChainPrior", "Chains", "Innovations", "Smoother"]
+
+ONE_DRAW = torch.Size()
+# Rounds up to which a recursion that is differentiated or traced goes round by round.
+FEW_ROUNDS = 8
+
+
+@dataclass(frozen=True, eq=False)
+class Chains:
+    """Independent Gaussian Markov chains of altogether N states.
+
+    Attributes:
+        mean: μ, shape (N,).
+        variance: v, of a state given its predecessor; of a chain's first state, its prior variance. Positive,
+            shape (N,).
+        transition: φ, shape (N,); what it is at first states is not read.
+        rounds: offsets of the rounds, from 0 to N; rounds do not grow.
+
+    All three may carry gradients, and further dimensions on the left where hyperparameters are drawn.
+
+    Raises:
+        InputError: where shapes or offsets do not fit each other.
+    """
+
+    mean: Tensor
+    variance: Tensor
+    transition: Tensor
+    rounds: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        sizes, offsets = self.sizes, self.rounds
+        if offsets[:1] != (0,) or not sizes or min(sizes) < 1 or any(np.diff(sizes) > 0):
+            raise InputError(
+                f"the rounds of chains start at {offsets[:4]}…; offsets begin at 0 and rounds do not grow"
+            )
+        shapes = [tuple(part.shape[-1:]) for part in (self.mean, self.variance, self.transition)]
+        if shapes != [(self.num_states,)] * 3:
+            raise InputError(
+                f"chains of {self.num_states} states need as many means, variances and transitions; got "
+                f"{shapes}"
+            )
+
+    @classmethod
+    def static(cls, mean: Tensor, variance: Tensor) -> Chains:
+        """Chains of one state each: independent normals."""
+        return cls(mean, variance, torch.zeros_like(mean), (0, mean.shape[-1]))
+
+    @property
+    def num_states(self) -> int:
+        """N."""
+        return self.rounds[-1]
+
+    @property
+    def num_chains(self) -> int:
+        """How many there are, which is how many states the first round has."""
+        return self.rounds[1]
+
+    @property
+    def batch_shape(self) -> torch.Size:
+        """What there is left of the states' dimension."""
+        shapes = (part.shape[:-1] for part in (self.mean, self.variance, self.transition))
+        return torch.broadcast_shapes(*shapes) if self.mean.dim() > 1 or self.variance.dim() > 1 else ONE_DRAW
+
+    @cached_property
+    def sizes(self) -> list[int]:
+        """Rows of every round."""
+        return [after - before for before, after in zip(self.rounds, self.rounds[1:], strict=False)]
+
+    @cached_property
+    def previous(self) -> Tensor:
+        """The predecessors' rows of all rows from the second round on, shape (N − chains,)."""
+        return self._rows_before(1)
+
+    def detach(self) -> Chains:
+        """The same in float64 without gradients."""
+        mean, variance, phi = (part.detach().double() for part in (self.mean, self.variance, self.transition))
+        return Chains(mean, variance, phi, self.rounds)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """log N(x) of states (..., N), shape (...)."""
+        squares = self._innovations(value - self.mean) ** 2 / self.variance
+        return -0.5 * (squares + self.variance.log() + math.log(2 * math.pi)).sum(-1)
+
+    def whiten(self, value: Tensor) -> Tensor:
+        """The independent N(0, 1) that states (..., N) are made of."""
+        return self._innovations(value - self.mean) / self.variance.sqrt()
+
+    def unwhiten(self, noise: Tensor) -> Tensor:
+        """States made of independent N(0, 1), (..., N): a draw of the chains, and the inverse of `whiten`."""
+        return self.mean + self._accumulate(self.transition, noise * self.variance.sqrt())
+
+    def precision_times(self, deviation: Tensor) -> Tensor:
+        """P x for x (..., N)."""
+        pull = self._innovations(deviation) / self.variance
+        if len(self.sizes) == 1:
+            return pull
+        back = self.transition[..., self.num_chains :] * pull[..., self.num_chains :]
+        return pull.index_add(-1, self.previous, back, alpha=-1)
+
+    def expected_log_prob(self, mean: Tensor, variance: Tensor, lag_covariance: Tensor) -> Tensor:
+        """E[log N(x)] under a Gaussian of these moments, a scalar, differentiable in the chains' own.
+
+        Args:
+            mean, variance: of every state, shape (N,).
+            lag_covariance: of the states from the second round on with their predecessors, shape
+                (N − chains,).
+        """
+        squares = self._innovations(mean - self.mean) ** 2 + variance
+        if len(self.sizes) > 1:
+            first = squares.new_zeros(self.num_chains)
+            phi = self.transition[self.num_chains :]
+            before = variance.index_select(-1, self.previous)
+            squares = squares + torch.cat([first, phi * (phi * before - 2 * lag_covariance)])
+        return -0.5 * (squares / self.variance + self.variance.log() + math.log(2 * math.pi)).sum()
+
+    def smoother(self, site_precision: Tensor) -> Smoother:
+        """Filter and smooth with an observation of this precision of every state, shape (N,)."""
+        return Smoother.of(self, site_precision)
+
+    def _innovations(self, deviation: Tensor) -> Tensor:
+        if len(self.sizes) == 1:
+            return deviation
+        later = deviation[..., self.num_chains :]
+        phi = self.transition[..., self.num_chains :]
+        moved = later - phi * deviation.index_select(-1, self.previous)
+        first = deviation[..., : self.num_chains]
+        return torch.cat([first.expand(*moved.shape[:-1], -1), moved], -1)
+
+    def _accumulate(self, factor: Tensor, added: Tensor) -> Tensor:
+        """x_n = a_n x_{n−1} + b_n along every chain, in operations that can be traced."""
+        if len(self.sizes) > FEW_ROUNDS:
+            return self._accumulate_by_doubling(factor, added)
+        return _along(factor[..., self.num_chains :], added, self.sizes)
+
+    def _accumulate_by_doubling(self, factor: Tensor, added: Tensor) -> Tensor:
+        """The same in log₂ of the rounds, each over all states: a short graph for long chains."""
+        stride = 1
+        added = added.expand(*torch.broadcast_shapes(factor.shape, added.shape))
+        while stride < len(self.sizes):
+            start, before = self.rounds[stride], self._rows_before(stride)
+            own = factor[..., start:]
+            added = torch.cat(
+                [added[..., :start], added[..., start:] + own * added.index_select(-1, before)], -1
+            )
+            factor = torch.cat([factor[..., :start], own * factor.index_select(-1, before)], -1)
+            stride *= 2
+        return added
+
+    def _rows_before(self, stride: int) -> Tensor:
+        """Of all rows from round ``stride`` on, the rows so many states earlier in their chains."""
+        offsets = np.asarray(self.rounds)
+        moves = np.repeat(offsets[stride:-1] - offsets[: -1 - stride], self.sizes[stride:])
+        rows = torch.from_numpy(np.arange(offsets[min(stride, len(self.sizes))], offsets[-1]) - moves)
+        return rows.to(self.mean.device)
+
+
+@dataclass(frozen=True, eq=False)
+class Smoother:
+    """Chains seen through an independent Gaussian observation of every state: N(·, (P + diag x)⁻¹).
+
+    Attributes:
+        chains: the prior.
+        site_precision: x, not negative, shape (N,); 0 where nothing is seen.
+        predictive: variances given the observations before, shape (N,).
+        filtered: variances given those up to the state's own, shape (N,).
+        gain: what a state's deviation moves its predecessor by, shape (N − chains,).
+    """
+
+    chains: Chains
+    site_precision: Tensor
+    predictive: Tensor
+    filtered: Tensor
+    gain: Tensor
+
+    @classmethod
+    def of(cls, chains: Chains, site_precision: Tensor) -> Smoother:
+        """Run the filter's variances, round by round."""
+        sizes = chains.sizes
+        squares = (chains.transition**2).split(sizes, -1)
+        parts = zip(squares, chains.variance.split(sizes, -1), site_precision.split(sizes, -1), strict=True)
+        predictive: list[Tensor] = []
+        filtered: list[Tensor] = []
+        for square, variance, precision in parts:
+            ahead = variance
+            if filtered:
+                ahead = torch.addcmul(variance, square, filtered[-1][: len(variance)])
+            predictive.append(ahead)
+            filtered.append(ahead / (1 + precision * ahead))
+        ahead, here = torch.cat(predictive), torch.cat(filtered)
+        first = chains.num_chains
+        gain = here.new_zeros(0)
+        if len(sizes) > 1:
+            gain = chains.transition[first:] * here.index_select(-1, chains.previous) / ahead[first:]
+        return cls(chains, site_precision, ahead, here, gain)
+
+    @cached_property
+    def variance(self) -> Tensor:
+        """Of every state given all observations: the diagonal of (P + diag x)⁻¹, shape (N,)."""
+        return _against(self.gain**2, self._left, self.chains.sizes)
+
+    @property
+    def lag_covariance(self) -> Tensor:
+        """Of the states from the second round on with their predecessors, shape (N − chains,)."""
+        return self.gain * self.variance[self.chains.num_chains :]
+
+    @property
+    def log_det(self) -> Tensor:
+        """log |P + diag x| − log |P|, a scalar."""
+        return (self.site_precision * self.predictive).log1p().sum()
+
+    def solve(self, right: Tensor) -> Tensor:
+        """(P + diag x)⁻¹ b for b (..., N): with b of observations, the smoothed deviations from the mean."""
+        forward = _along(self._kept, self.filtered * right, self.chains.sizes)
+        return _against(self.gain, self._share * forward, self.chains.sizes)
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """Deviations from the mean made of independent N(0, 1), (..., N)."""
+        return _against(self.gain, noise * self._left.sqrt(), self.chains.sizes)
+
+    def log_prob(self, deviation: Tensor) -> Tensor:
+        """log density at deviations (..., N) from the mean, shape (...)."""
+        pull = self.chains.precision_times(deviation) + self.site_precision * deviation
+        volume = self.log_det - self.chains.variance.log().sum()
+        size = self.chains.num_states * math.log(2 * math.pi)
+        return 0.5 * (volume - size - (deviation * pull).sum(-1))
+
+    @cached_property
+    def _kept(self) -> Tensor:
+        """What of its predecessor's filtered mean a state's has, shape (N − chains,)."""
+        first = self.chains.num_chains
+        return self.filtered[first:] * self.chains.transition[first:] / self.predictive[first:]
+
+    @cached_property
+    def _share(self) -> Tensor:
+        """Of a state's filtered variance, what its successor does not know; 1 at the last, shape (N,)."""
+        if len(self.chains.sizes) == 1:
+            return torch.ones_like(self.filtered)
+        first = self.chains.num_chains
+        unknown = self.chains.variance[first:] / self.predictive[first:]
+        return torch.ones_like(self.filtered).index_copy(0, self.chains.previous, unknown)
+
+    @cached_property
+    def _left(self) -> Tensor:
+        """The variance of every state given its successor and the observations, shape (N,)."""
+        return self.filtered * self._share
+
+
+class Innovations(constraints.Constraint):
+    """Vectors of states of given chains, whose unconstrained space is that of their innovations.
+
+    Samplers and AutoGuides, which work in unconstrained space, meet independent N(0, 1) in the prior: the
+    non-centred parametrisation.
+
+    Args:
+        chains: theirs.
+    """
+
+    event_dim = 1
+    is_discrete = False
+
+    def __init__(self, chains: Chains) -> None:
+        self.chains = chains
+        super().__init__()
+
+    def check(self, value: Tensor) -> Tensor:
+        """Which vectors are of real numbers, shape (...)."""
+        return (value == value).all(-1)  # false for NaN alone
+
+
+class _Unwhiten(Transform):
+    """Innovations to states."""
+
+    domain = constraints.real_vector
+    codomain = constraints.real_vector
+    bijective = True
+
+    def __init__(self, chains: Chains) -> None:
+        super().__init__()
+        self.chains = chains
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Unwhiten) and other.chains is self.chains
+
+    def _call(self, x: Tensor) -> Tensor:
+        return self.chains.unwhiten(x)
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        return self.chains.whiten(y)
+
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        volume = 0.5 * self.chains.variance.log().sum(-1)
+        return volume.expand(torch.broadcast_shapes(volume.shape, x.shape[:-1]))
+
+
+def _unwhiten(support: Innovations) -> _Unwhiten:
+    return _Unwhiten(support.chains)
+
+
+biject_to.register(Innovations, _unwhiten)
+transform_to.register(Innovations, _unwhiten)
+
+
+class ChainPrior(TorchDistribution):  # type: ignore[misc]
+    """The states of Gaussian Markov chains as one vector, event shape (N,).
+
+    Args:
+        chains: whose.
+    """
+
+    arg_constraints: Mapping[str, Any] = {}
+    has_rsample = True
+
+    def __init__(self, chains: Chains, batch_shape: torch.Size | None = None) -> None:
+        self.chains = chains
+        batch = chains.batch_shape if batch_shape is None else torch.Size(batch_shape)
+        super().__init__(batch, torch.Size([chains.num_states]), validate_args=False)
+
+    @property
+    def support(self) -> Innovations:
+        """Real vectors, unconstrained as innovations."""
+        return Innovations(self.chains)
+
+    @property
+    def mean(self) -> Tensor:
+        """μ, of batch and event shape."""
+        return self.chains.mean.expand(self.batch_shape + self.event_shape)
+
+    @property
+    def variance(self) -> Tensor:
+        """Marginal variances, of batch and event shape."""
+        chains = self.chains
+        own = chains._accumulate(chains.transition**2, chains.variance)
+        return own.expand(self.batch_shape + self.event_shape)
+
+    def expand(self, batch_shape: torch.Size, _instance: object = None) -> ChainPrior:
+        """The same for a larger batch."""
+        return ChainPrior(self.chains, batch_shape)
+
+    def rsample(self, sample_shape: torch.Size = ONE_DRAW) -> Tensor:
+        """Draws, of shape (*sample, *batch, N)."""
+        shape = torch.Size(sample_shape) + self.batch_shape + self.event_shape
+        like = self.chains.mean
+        return self.chains.unwhiten(torch.randn(shape, dtype=like.dtype, device=like.device))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Of shape (*batch)."""
+        found = self.chains.log_prob(value)
+        return found.expand(torch.broadcast_shapes(found.shape, self.batch_shape))
+
+
+def _along(factor: Tensor, base: Tensor, sizes: Sequence[int]) -> Tensor:
+    """x_n = b_n + a_n x_{n−1}, round by round; a of shape (..., N − chains), b (..., N)."""
+    if len(sizes) == 1:
+        return base
+    factors = factor.split(sizes[1:], -1)
+    if _in_place(factor, base, sizes):
+        found = base.clone()
+        rounds = found.split(sizes, -1)
+        for a, here, before in zip(factors, rounds[1:], rounds, strict=False):
+            here.addcmul_(a, before[..., : a.shape[-1]])
+        return found
+    parts = base.expand(*torch.broadcast_shapes(factor.shape[:-1], base.shape[:-1]), -1).split(sizes, -1)
+    done = [parts[0]]
+    for a, part in zip(factors, parts[1:], strict=True):
+        done.append(part + a * done[-1][..., : a.shape[-1]])
+    return torch.cat(done, -1)
+
+
+def _against(factor: Tensor, base: Tensor, sizes: Sequence[int]) -> Tensor:
+    """x_{n−1} = b_{n−1} + a_n x_n, from the last round back; a of shape (..., N − chains), b (..., N)."""
+    if len(sizes) == 1:
+        return base
+    factors = factor.split(sizes[1:], -1)
+    if _in_place(factor, base, sizes):
+        found = base.clone()
+        rounds = found.split(sizes, -1)
+        for a, here, before in zip(factors[::-1], rounds[:0:-1], rounds[-2::-1], strict=True):
+            before[..., : a.shape[-1]].addcmul_(a, here)
+        return found
+    parts = base.split(sizes, -1)
+    done = [parts[-1]]
+    for a, part in zip(factors[::-1], parts[-2::-1], strict=True):
+        size = a.shape[-1]
+        done.append(torch.cat([part[..., :size] + a * done[-1], part[..., size:]], -1))
+    return torch.cat(done[::-1], -1)
+
+
+def _in_place(factor: Tensor, base: Tensor, sizes: Sequence[int]) -> bool:
+    learning = torch.is_grad_enabled() and (factor.requires_grad or base.requires_grad)
+    same = factor.dim() == 1 or factor.dim() == base.dim()
+    return len(sizes) > FEW_ROUNDS and same and not learning
