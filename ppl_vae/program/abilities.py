@@ -37,6 +37,7 @@ __all__ = [
     "Labelled",
     "Maximum",
     "PairwiseFactors",
+    "RankingFactors",
     "Settles",
     "Simulator",
     "Tilted",
@@ -328,6 +329,29 @@ class Simulator(Protocol):
 
 
 @runtime_checkable
+class RankingFactors(Protocol):
+    """A model of Gaussian chains, as `LinearFactors` has them, whose factors take several predictors each,
+    such as the order of all sides of a game."""
+
+    def __call__(self, *data: Any) -> Any:
+        """The Pyro program."""
+        ...
+
+    def normal_prior(self) -> tuple[str, Chains]:
+        """The latent site's name, and its prior."""
+        ...
+
+    def rankings(self, *data: Any) -> tuple[Design, Tensor] | None:
+        """A with the rows of a factor one after another, and how many each factor has, integers of shape
+        (F,); None where every factor has one row, and `LinearFactors` serves."""
+        ...
+
+    def ranking_moments(self, mean: Tensor, variance: Tensor, *data: Any) -> Tilted:
+        """What the factors make of independent normal predictors, in float64, each of shape (R,)."""
+        ...
+
+
+@runtime_checkable
 class Settles(Protocol):
     """A layer whose statistics learning leaves open, such as a batch norm.
 
@@ -365,19 +389,14 @@ class Tilted:
 
 @runtime_checkable
 class TiltedFactors(Protocol):
-    """A model with `LinearFactors` that knows its factors' integrals under normal predictors: closed forms,
-    and rankings of several sides, whose factor takes a predictor a side."""
+    """A model with `LinearFactors` that knows what its factors make of normal predictors in closed form."""
 
-    def factor_sizes(self, *data: Any) -> Tensor:
-        """How many rows of A, one after another, each factor has: integers of shape (F,) that sum to R."""
-        ...
-
-    def tilted(self, mean: Tensor, variance: Tensor, *data: Any) -> Tilted | None:
-        """Normalisers and moments; None where they are not known, and every factor has one row.
+    def tilted(self, mean: Tensor, variance: Tensor, *observed: Tensor) -> Tilted | None:
+        """Normalisers and moments, a factor a row; None where they are not known.
 
         Args:
-            mean, variance: of the predictors, independent normals, in float64, each of shape (R,).
-            data: the programs' full data.
+            mean, variance: of the predictors, in float64, each of shape (R,).
+            observed: the design's own ``observed``. Rows that count other than once are not asked for.
         """
         ...
 
