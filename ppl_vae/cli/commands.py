@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,6 +12,7 @@ from ppl_vae.cli.common import (
     Compiled,
     Quiet,
     RunFolder,
+    RunFolders,
     Seed,
     Split,
     compile_word,
@@ -20,6 +21,9 @@ from ppl_vae.cli.common import (
     say_complaints,
 )
 from ppl_vae.cli.generated import with_options
+
+if TYPE_CHECKING:
+    from ppl_vae.runs.evidence_of_runs import ModelsFound
 
 __all__ = ["compare", "demo", "evidence", "export", "gaps", "report"]
 
@@ -79,7 +83,7 @@ def compare(
 
 @with_options("evidence")
 def evidence(
-    run: RunFolder,
+    runs: RunFolders,
     method: Annotated[str, typer.Option(help="One or several of exact, is (importance sampling from the guide), defensive (mixed with the prior), prior (simple Monte Carlo), iwae (bound), ais (annealed), bridge (NUTS against the guide), bdmc (bounds from both sides on simulated data), with commas between; or all that apply.")] = "is",
     data: Annotated[str | None, typer.Option(help="Another data set or file. (default: the run's)")] = None,
     split: Split = None,
@@ -92,18 +96,33 @@ def evidence(
     *,
     asked: Mapping[str, Any],
 ) -> None:  # fmt: skip
-    """Estimate log p(x) of a run's data, with its standard error and diagnostics, in one way or in several."""
+    """Estimate log p(x) of a run's data, with its standard error and diagnostics, in one way or in several.
+
+    Of several runs on the same data, it says how probable log p(x) makes each model beside the others, such as
+    mixtures of two, three and four components.
+    """
     from ppl_vae.base.options import from_shell
     from ppl_vae.runs.evidence_jobs import EvidenceOptions, evidence_of_run
+    from ppl_vae.runs.evidence_of_runs import evidence_of_runs
     from ppl_vae.runs.run import Run
 
     methods = tuple(name.strip() for name in method.split(","))
     if asked.get("defensive") and methods == ("is",):
         methods = ("defensive",)
     options = from_shell(EvidenceOptions, {**asked, "methods": methods})
-    opened, complaints = Run.open(run), list[InputError]()
+    complaints = list[InputError]()
+    if len(runs) > 1:
+        if worst:
+            raise InputError("--worst belongs to a single run")
+        several = evidence_of_runs(
+            [Run.open(run) for run in runs], options, data=data, split=split, rows=rows_slice(rows), seed=seed,
+            resume=resume, progress=not quiet, complaints=complaints,
+        )  # fmt: skip
+        _say_runs(several, complaints, json_)
+        return
+    run = runs[0]
     found = evidence_of_run(
-        opened, options, data=data, split=split, rows=rows_slice(rows), worst=worst, seed=seed, resume=resume,
+        Run.open(run), options, data=data, split=split, rows=rows_slice(rows), worst=worst, seed=seed, resume=resume,
         progress=not quiet, complaints=complaints,
     )  # fmt: skip
     if json_:
@@ -113,6 +132,16 @@ def evidence(
     from ppl_vae.cli.tables import console, say_evidence_found
 
     say_evidence_found(console(), run.name, found)
+    say_complaints(complaints)
+
+
+def _say_runs(found: "ModelsFound", complaints: list[InputError], as_json: bool) -> None:
+    if as_json:
+        print_json(found.result)
+    else:
+        from ppl_vae.cli.tables import console, say_models_found
+
+        say_models_found(console(), found)
     say_complaints(complaints)
 
 

@@ -17,6 +17,7 @@ __all__ = [
     "Compiled",
     "Quiet",
     "RunFolder",
+    "RunFolders",
     "Seed",
     "Split",
     "assignments",
@@ -30,6 +31,12 @@ __all__ = [
 JSON = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress on stderr; notes and errors remain.")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A folder that `ppl-vae fit` made.")]
+RunFolders = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="RUN...", help="A folder that `ppl-vae fit` made; several, to compare their models."
+    ),
+]
 Compiled = Annotated[
     str, typer.Option("--compile", help="auto (by the size of the work), on, or off for stock Pyro.")
 ]

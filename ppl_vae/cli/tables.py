@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ppl_vae.diagnostics.verdict.check import Check
     from ppl_vae.diagnostics.verdict.rule import Finding
     from ppl_vae.runs.evidence_jobs import EvidenceFound
+    from ppl_vae.runs.evidence_of_runs import ModelsFound
 
 __all__ = [
     "answers_table",
@@ -31,6 +32,7 @@ __all__ = [
     "plain_table",
     "say_check",
     "say_evidence_found",
+    "say_models_found",
     "say_path",
     "say_rest",
     "say_warnings",
@@ -308,6 +310,31 @@ def say_evidence_found(out: Console, name: str, found: "EvidenceFound") -> None:
         out.print(worst_table(result["worst"]))
     for picture in result.get("pictures", ()):
         say_path(out, "Picture", picture)
+
+
+def say_models_found(out: Console, found: "ModelsFound") -> None:
+    """Print log p(x) of several runs, and the probabilities of their models."""
+    rows = [
+        {
+            "run": str(name),
+            "method": str(row["method"]),
+            "log p(x)": with_error(row["log_evidence"], row["std_error"] or None),
+            "probability": f"{row['probability']:.3f}",
+            "95 %": f"{row['low']:.3f} to {row['high']:.3f}",
+        }
+        for name, row in zip(found.table.index, found.table.to_dict("records"), strict=True)
+    ]
+    units, data = found.result["num_units"], found.result["data"]
+    title = f"log p(x) of the {data} rows{f' ({units:,})' if units > 1 else ''}, in nats in all"
+    table = _fitted(title, rows, ("method", "95 %"), out.width)
+    table.caption = (
+        "± is one standard error; probability: of models that are equally probable beforehand, with what the "
+        "errors leave possible"
+    )
+    table.caption_justify = "left"
+    out.print(table)
+    for note in found.notes:
+        out.print(styled("Note:", "yellow"), f"{note}.")
 
 
 def worst_table(rows: Sequence[Mapping[str, Any]]) -> Table:
