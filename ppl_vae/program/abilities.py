@@ -130,7 +130,7 @@ class Maximum:
 
 @runtime_checkable
 class HasEM(Protocol):
-    """A model whose likelihood expectation maximisation brings to a maximum, its latents being known exactly."""
+    """A model whose likelihood expectation maximisation (EM) brings to a maximum."""
 
     def __call__(self, *data: Any) -> Any:
         """The Pyro program."""

@@ -123,9 +123,9 @@ def _check_same(names: Sequence[str], runs: Sequence[Run], data: Sequence[tuple[
         InputError: naming two runs and what differs.
     """
     density = [is_density(Problem.of(run.pair, *own)) for run, own in zip(runs, data, strict=True)]
-    for (first, *a), (second, *b) in pairwise(zip(names, runs, data, density, strict=True)):
-        if why := _differing(*a, *b):
-            raise InputError(f"{first} and {second} are not of the same data: {why}")
+    for a, b in pairwise(range(len(runs))):
+        if why := _differing(runs[a], data[a], density[a], runs[b], data[b], density[b]):
+            raise InputError(f"{names[a]} and {names[b]} are not of the same data: {why}")
 
 
 def _differing(
@@ -172,8 +172,8 @@ def _learnt(names: Sequence[str], runs: Sequence[Run], data: str) -> list[str]:
     if not fitted:
         return []
     return [
-        f"log p(x) of {', '.join(fitted)} is at parameters that were learnt from these rows, and is the higher "
-        "the more of them there are: compare such models on test rows (fit with --split, then --split test)"
+        f"log p(x) of {', '.join(fitted)} is at parameters that were learnt from these rows, and is the "
+        "higher the more of them there are: compare such models on test rows (fit with --split, then --split test)"
     ]
 
 
