@@ -1,0 +1,122 @@
+"""Which tensors of games a model of skills takes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ppl_vae.base.errors import InputError
+
+if TYPE_CHECKING:
+    from ppl_vae.models.skills.model import Skills
+
+__all__ = ["check_tensors"]
+
+
+def check_tensors(
+    model: Skills,
+    outcome: Tensor,
+    players: Tensor,
+    weight: Tensor,
+    time: Tensor,
+    covariate: Tensor,
+    game_weight: Tensor,
+) -> None:
+    """See `model.Skills.check_data`; games are counted from 0, as rows of the tensors."""
+    _check_shapes(outcome, players, weight, time, covariate, game_weight)
+    design = model.design
+    if design.columns and covariate.shape[-1] <= max(design.columns):
+        raise InputError(f"the games have {covariate.shape[-1]} covariates; the model takes {design.columns}")
+    _check_players(players, design.schedule.num_players)
+    _check_numbers(players, weight, time, covariate, game_weight)
+    unknown = design.schedule.unknown(players, time).any(-1).any(-1)
+    if unknown.any():
+        row = _first(unknown)
+        raise InputError(
+            f"game {row} is at {time[row]:g}, when one of its players has no game of those that the model was "
+            "made for; forecasts of other dates are made from the posterior"
+        )
+    there = (players >= 0).any(-1)
+    wrong = (there & ~outcome.isfinite()).any(-1)
+    if wrong.any():
+        row = _first(wrong)
+        raise InputError(f"game {row} ended {outcome[row].tolist()}; the outcome of every side must be finite")
+    if model.options.outcome == "result":
+        _check_places(model, outcome, there)
+    elif model.options.outcome == "goals":
+        goals = outcome.nan_to_num(0.0)
+        if (wrong := ((goals < 0) | (goals != goals.round())).any(-1)).any():
+            row = _first(wrong)
+            raise InputError(f"game {row} ended {outcome[row].tolist()}; goals are whole numbers")
+
+
+def _check_shapes(
+    outcome: Tensor, players: Tensor, weight: Tensor, time: Tensor, covariate: Tensor, game_weight: Tensor
+) -> None:
+    if players.dim() != 3 or players.is_floating_point() or not len(players) or players.shape[1] < 2:
+        raise InputError(
+            "players are integers of shape (games, sides, members) with at least two sides; got "
+            f"{players.dtype} of shape {tuple(players.shape)}"
+        )
+    games, sides, _ = players.shape
+    wanted = {
+        "outcome": (outcome, (games, sides)),
+        "weight": (weight, tuple(players.shape)),
+        "time": (time, (games,)),
+        "covariate": (covariate, (games, sides, covariate.shape[-1] if covariate.dim() else 0)),
+        "game_weight": (game_weight, (games,)),
+    }
+    for name, (values, shape) in wanted.items():
+        if tuple(values.shape) != shape:
+            raise InputError(f"the {name} of {games} games must have shape {shape}; got {tuple(values.shape)}")
+
+
+def _check_players(players: Tensor, num_players: int) -> None:
+    unknown = ((players < -1) | (players >= num_players)).any(-1).any(-1)
+    if unknown.any():
+        row = _first(unknown)
+        raise InputError(f"game {row} is {players[row].tolist()}; players are 0 to {num_players - 1}")
+    if (few := (players >= 0).any(-1).sum(-1) < 2).any():
+        raise InputError(f"game {_first(few)} has fewer than two sides: {players[_first(few)].tolist()}")
+    flat = players.flatten(1).sort(-1).values
+    twice = ((flat[:, 1:] == flat[:, :-1]) & (flat[:, 1:] >= 0)).any(-1)
+    if twice.any():
+        row = _first(twice)
+        raise InputError(f"game {row} is {players[row].tolist()}: a player plays in it twice")
+
+
+def _check_numbers(
+    players: Tensor, weight: Tensor, time: Tensor, covariate: Tensor, game_weight: Tensor
+) -> None:
+    wrong = ((players >= 0) & ~((weight > 0) & weight.isfinite())).any(-1).any(-1)
+    if wrong.any():
+        row = _first(wrong)
+        raise InputError(f"game {row} has the weights {weight[row].tolist()}; they must be positive and finite")
+    if (wrong := ~((game_weight > 0) & game_weight.isfinite())).any():
+        row = _first(wrong)
+        raise InputError(f"game {row} counts {game_weight[row]:g} times; that must be positive and finite")
+    if (wrong := ~(covariate.isfinite().flatten(1).all(-1) & time.isfinite())).any():
+        raise InputError(f"game {_first(wrong)} has a date or covariate that is not finite")
+
+
+def _check_places(model: Skills, outcome: Tensor, there: Tensor) -> None:
+    """Places count how many sides finished ahead."""
+    place = torch.where(there, outcome, torch.inf)
+    ahead = (place[:, None, :] < place[:, :, None]).sum(-1)
+    if (wrong := (there & (outcome != ahead)).any(-1)).any():
+        row = _first(wrong)
+        raise InputError(
+            f"game {row} ended {outcome[row].tolist()}; places are how many sides finished ahead: 0, 1, 2 and so "
+            "on, the same for those that tied"
+        )
+    tied = ((place[:, None, :] == place[:, :, None]) & there[:, None, :] & there[:, :, None]).sum((-1, -2))
+    drawn = (tied > there.sum(-1)) & ((there.sum(-1) == 2) | (model.options.ties == "draw"))
+    if drawn.any() and not model.options.draws:
+        row = _first(drawn)
+        raise InputError(f"game {row} ended {outcome[row].tolist()}, and the model has no draws (draws=True)")
+
+
+def _first(wrong: Tensor) -> int:
+    return int(wrong.nonzero()[0])

@@ -1,0 +1,248 @@
+"""Skills of players and teams from how their games ended, at rest or drifting from date to date.
+
+Sources: Herbrich, Minka and Graepel, "TrueSkill: A Bayesian Skill Rating System" (2007), for performances and
+margins; Dangauthier, Herbrich, Minka and Graepel, "TrueSkill Through Time" (2008), for skills that drift; Rao and
+Kupper (1967) and Davidson (1970), for draws by the other links; Plackett (1975) and Luce (1959), for rankings;
+Maher (1982), for goals.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any, ClassVar, Self, Unpack, cast
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.distributions import TorchDistribution
+from pyro.nn import PyroModule
+from torch import Tensor, nn
+
+from ppl_vae.data.game_inputs import game_inputs
+from ppl_vae.data.games import Games
+from ppl_vae.data.input import Input
+from ppl_vae.models.base import DataType, FitDefaults, Unit, one_of
+from ppl_vae.models.skills import shown
+from ppl_vae.models.skills.checks import check_tensors
+from ppl_vae.models.skills.design import Design
+from ppl_vae.models.skills.options import SkillsKeywords, SkillsOptions
+from ppl_vae.models.skills.starts import Starts, design_for, starts_for, unit_of_time
+from ppl_vae.program.chains import ChainPrior, Chains
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from ppl_vae.program.shown import ViewContext
+    from ppl_vae.views import View
+
+__all__ = ["Skills"]
+
+
+class Skills(PyroModule):  # type: ignore[misc]
+    """A side's strength is the sum of its players' skills, which games reveal through results, scores or goals.
+
+    A player's skills at the dates of its games are a Gaussian Markov chain: s at the first date is N(μ, σ²); over a
+    time Δ it moves by N(0, γ² Δ) ("walk"), or is drawn back to μ so that its sd stays σ ("ou"). Without drift each
+    player has one skill. Strengths further add the effect of home and of other covariates, and means of groups of
+    players. Given its strengths u, a game of two sides of which the first is d = u₁ − u₂ ahead ends
+
+    - "result": by a link of d, with the margin ε for draws; more sides are ranked by their performances;
+    - "score": y₁ − y₂ ~ N(d, c²), with c² = β² Σ w² over all who play and w the parts that they played;
+    - "goals": y₁ ~ Poisson(exp(b + d)) and y₂ ~ Poisson(exp(b − d)).
+
+    Numbers that the options give are held, others are parameters: σ, γ, ε, the groups' sd, and of scores β.
+
+    Args:
+        design: states, players and effects.
+        options: as they were asked for.
+        starts: where the parameters begin.
+        weighted: whether games count by their weights.
+        dtype: of the arithmetic.
+    """
+
+    data_type: ClassVar[type[DataType]] = Games
+    inputs: ClassVar[Mapping[str, Input]] = game_inputs()
+    name: ClassVar[str] = "skills"
+    Options: ClassVar[type[SkillsOptions]] = SkillsOptions
+    unit: ClassVar[Unit] = "data set"
+    oracle: ClassVar[str] = "quadrature; of scores the exact smoother and the dense Gaussian process"
+    defaults: ClassVar[FitDefaults] = FitDefaults(num_steps=3000, lr=0.05, num_particles=16)
+    guides: ClassVar[Mapping[str, Callable[..., nn.Module]]] = {}
+
+    def __init__(
+        self,
+        design: Design,
+        options: SkillsOptions,
+        starts: Starts,
+        *,
+        weighted: bool = False,
+        dtype: torch.dtype = torch.float64,
+    ) -> None:
+        super().__init__(self.name)
+        self.design, self.options, self.weighted = design, options, weighted
+        self.held: dict[str, bool] = {}
+        learnt = {"skill_sd": True, "performance_sd": options.outcome == "score"}
+        learnt |= {"drift_sd": bool(options.drift), "margin": options.draws}
+        learnt["group_sd"] = bool(design.effects.groups)
+        for number, learns in learnt.items():
+            self._add(number, getattr(options, number), getattr(starts, number), learns, dtype)
+        self._add_prior(starts, dtype)
+
+    def _add(self, name: str, given: float | None, start: float, learns: bool, dtype: torch.dtype) -> None:
+        """A number that is held, or learnt on the scale of its logarithm."""
+        self.held[name] = given is not None or not learns
+        value = torch.tensor(start if given is None else given, dtype=dtype)
+        if self.held[name]:
+            self.register_buffer(name, value, persistent=False)
+        else:
+            self.register_parameter(f"log_{name}", nn.Parameter(value.log()))
+
+    def _add_prior(self, starts: Starts, dtype: torch.dtype) -> None:
+        """What the prior of each state is made of, and the time since its predecessor."""
+        states, roster = self.design.schedule.states_by_rounds, self.design.roster
+        kinds = self.design.effects.kinds
+        mean = torch.as_tensor(roster.mean).nan_to_num(self.options.skill_mean or 0.0)
+        sd = torch.as_tensor(roster.sd)
+        effect_sd = self.options.covariate_sd or starts.performance_sd
+        own = {"effect": effect_sd, "group": 0.0, "base": 1.0}
+        chain = torch.as_tensor(states.chain)
+        groups = torch.tensor([kind == "group" for kind in kinds], dtype=torch.bool)
+        parts = {
+            "prior_mean": torch.cat([mean, mean.new_tensor([starts.base * (kind == "base") for kind in kinds])]),
+            "given_sd": torch.cat([sd.nan_to_num(0.0), sd.new_tensor([own[kind] for kind in kinds])]),
+            "own_sd": torch.cat([sd.isnan(), torch.zeros(len(kinds), dtype=torch.bool)]),
+            "by_group": torch.cat([torch.zeros(len(sd), dtype=torch.bool), groups]),
+        }
+        for name, values in parts.items():
+            self.register_buffer(name, values[chain].to(dtype), persistent=False)
+        gap = torch.as_tensor(states.gap / unit_of_time(self.options), dtype=dtype)
+        self.register_buffer("gap", gap, persistent=False)
+
+    @classmethod
+    def from_data(
+        cls, games: Games, options: SkillsOptions | None = None, **keywords: Unpack[SkillsKeywords]
+    ) -> Self:
+        """A model for the players and dates of these games; options as one object or by name.
+
+        It is of the subclass for these games: of two sides, or of more; of results, of scores or of goals.
+
+        Raises:
+            InputError: for games that lack what the options need.
+        """
+        from ppl_vae.models.skills.kinds import kind_of
+
+        chosen = one_of(SkillsOptions, options, keywords)
+        design = design_for(games, chosen)
+        weighted = games.game_weight is not None
+        made = kind_of(games, chosen)(design, chosen, starts_for(games, chosen), weighted=weighted)
+        return cast(Self, made)
+
+    @classmethod
+    def inputs_for(cls, options: SkillsOptions) -> Mapping[str, Input]:
+        """What the program takes: places, or scores where it observes them."""
+        return game_inputs("place" if options.outcome == "result" else "score")
+
+    def number(self, name: str) -> Tensor:
+        """One of the model's numbers, held or learnt, in skill units."""
+        return getattr(self, name) if self.held[name] else getattr(self, f"log_{name}").exp()
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """The model's numbers as they are now, by name, in skill units."""
+        used = {"margin": self.options.draws, "drift_sd": bool(self.options.drift)}
+        used |= {"group_sd": bool(self.design.effects.groups), "performance_sd": self.options.outcome != "goals"}
+        return {name: self.number(name).item() for name in self.held if used.get(name, True)}
+
+    def normal_prior(self) -> tuple[str, Chains]:
+        """The site "skill" and its prior: chains of all states."""
+        skill_sd = self.number("skill_sd")
+        sd = self.given_sd + self.own_sd * skill_sd + self.by_group * self.number("group_sd")
+        rounds = self.design.schedule.states_by_rounds.rounds
+        if not self.options.drift:
+            return "skill", Chains(self.prior_mean, sd.square(), torch.zeros_like(sd), rounds)
+        first = torch.arange(rounds[-1], device=sd.device) < rounds[1]
+        moved = self.number("drift_sd").square() * self.gap
+        if self.options.process == "walk":
+            variance, phi = torch.where(first, sd.square(), moved), torch.ones_like(sd)
+        else:
+            # Stationary: what is lost of a deviation over a time is made up for by new changes.
+            rate = moved / skill_sd.square()
+            variance = sd.square() * torch.where(first, 1.0, -torch.expm1(-rate))
+            phi = torch.exp(-rate / 2)
+        return "skill", Chains(self.prior_mean, variance, torch.where(first, 0.0, phi), rounds)
+
+    def forward(
+        self, outcome: Tensor, players: Tensor, weight: Tensor, time: Tensor, covariate: Tensor, game_weight: Tensor
+    ) -> Tensor:
+        """The Pyro program.
+
+        Args:
+            outcome: shape (G, K): places, 0 the best, or scores; NaN where there is no such side.
+            players: int64 of shape (G, K, M), −1 where there is no such player.
+            weight: the part of the game that each played, of the same shape.
+            time: shape (G,).
+            covariate: of each side, shape (G, K, C).
+            game_weight: the power that each game's likelihood is raised to, shape (G,).
+        """
+        skill = pyro.sample("skill", ChainPrior(self.normal_prior()[1]))
+        # The plate's dimension stands between particles and states.
+        skill = skill.squeeze(-2) if skill.dim() > 1 else skill
+        with pyro.plate("game", len(outcome)) as i:
+            strengths = self.design.strengths(skill, players[i], weight[i], time[i], covariate[i])
+            with self._power(game_weight[i]):
+                ended = self._ended(strengths, skill, players[i], weight[i])
+                return pyro.sample("outcome", ended, obs=outcome[i])
+
+    def _power(self, game_weight: Tensor) -> AbstractContextManager[Any]:
+        return poutine.scale(scale=game_weight) if self.weighted else nullcontext()
+
+    def _ended(self, strengths: Tensor, skill: Tensor, players: Tensor, weight: Tensor) -> TorchDistribution:
+        """How games end whose sides have these strengths.
+
+        Args:
+            strengths: shape (…, G, K).
+            skill: the states, shape (…, N).
+            players, weight: shape (G, K, M).
+        """
+        raise NotImplementedError
+
+    def side_sd(self, weight: Tensor) -> Tensor:
+        """β √Σ w² of every side, shape (G, K); 0 where there is no such side."""
+        return self.number("performance_sd") * weight.square().sum(-1).sqrt()
+
+    def check_data(
+        self, outcome: Tensor, players: Tensor, weight: Tensor, time: Tensor, covariate: Tensor, game_weight: Tensor
+    ) -> None:
+        """Refuse games that the model was not made for.
+
+        Raises:
+            InputError: naming the first, counted from 0.
+        """
+        check_tensors(self, outcome, players, weight, time, covariate, game_weight)
+
+    def identifiable(self, draws: xr.Dataset) -> xr.Dataset:
+        """See `shown.identifiable`."""
+        return shown.identifiable(self, draws)
+
+    def reported(self, draws: xr.Dataset) -> xr.Dataset:
+        """See `shown.reported`."""
+        return shown.reported(self, draws)
+
+    def views(self, context: ViewContext) -> list[View]:
+        """See `shown.views`."""
+        return shown.views(self, context)
+
+    def event_dims(self) -> dict[str, tuple[str, ...]]:
+        """All states are one event."""
+        return {"skill": ("state",)}
+
+    def coords(self) -> dict[str, list[Any]]:
+        """What each state is of, and when."""
+        return {"state": shown.state_names(self.design)}
+
+    def at_prior_mean(self, site: dict[str, Any]) -> Tensor:
+        """Where AutoGuides start."""
+        mean: Tensor = site["fn"].mean.detach().clone()
+        return mean
