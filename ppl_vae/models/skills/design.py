@@ -61,7 +61,8 @@ class Design(nn.Module):
 
     def __init__(self, schedule: Schedule, roster: Roster, effects: Effects, columns: tuple[int, ...]) -> None:
         super().__init__()
-        self.schedule, self.effects, self.columns = schedule, effects, columns
+        self.schedule, self.roster = schedule, roster
+        self.effects, self.columns = effects, columns
         # Of the chains after the players, which have one state each.
         self.rows = tuple(int(row) for row in schedule.states_by_rounds.last[schedule.num_players :])
         # How much of each effect a player has, whatever it plays in.

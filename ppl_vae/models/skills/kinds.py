@@ -10,10 +10,10 @@ from torch import Tensor
 
 from ppl_vae.data.games import Games
 from ppl_vae.models.skills import exact
-from ppl_vae.models.skills.links import duel_log_prob
+from ppl_vae.models.skills.links import Duel, duel_log_prob
 from ppl_vae.models.skills.model import Skills
 from ppl_vae.models.skills.options import SkillsOptions
-from ppl_vae.models.skills.ranking import Ranking
+from ppl_vae.models.skills.results import TwoSides, result_of
 from ppl_vae.models.skills.scores import Goals, ScoreDifference, goals_log_prob, score_log_prob
 from ppl_vae.program.abilities import Rows
 
@@ -57,16 +57,25 @@ class DuelSkills(_Differences):
         found = super().scale(weight)
         return found if self.options.link == "probit" else found / 2**0.5
 
+    @property
+    def margin(self) -> Tensor | float:
+        """ε, in skill units; 0 where there are no draws."""
+        return self.number("margin") if self.options.draws else 0.0
+
+    @property
+    def duel_link(self) -> str:
+        """That of two sides: the difference of two Gumbel performances is logistic."""
+        return "logistic" if self.options.link == "gumbel" else self.options.link
+
     def log_likelihood(self, predictor: Tensor, *data: Tensor) -> Tensor:
         """See `program.abilities.LinearFactors`; predictor and answer of shape (…, G)."""
         outcome, _, weight, _, _, game_weight = data
-        ended = 0.5 * (1 + torch.sign(outcome[:, 1] - outcome[:, 0]))
-        link = "logistic" if self.options.link == "gumbel" else self.options.link
-        margin = self.number("margin") if self.options.draws else 0.0
-        return game_weight * duel_log_prob(predictor, ended, self.scale(weight), margin, link)
+        found = duel_log_prob(predictor, result_of(outcome), self.scale(weight), self.margin, self.duel_link)
+        return game_weight * found
 
     def _ended(self, strengths: Tensor, skill: Tensor, players: Tensor, weight: Tensor) -> TorchDistribution:
-        return ranking(self, strengths, players, weight)
+        difference = strengths[..., 0] - strengths[..., 1]
+        return TwoSides(Duel(difference, self.scale(weight), self.margin, self.duel_link))
 
 
 class RankingSkills(Skills):
@@ -156,4 +165,6 @@ def ranking(model: Skills, strengths: Tensor, players: Tensor, weight: Tensor) -
         strengths: shape (…, G, K).
         players, weight: shape (G, K, M).
     """
-    raise NotImplementedError
+    from ppl_vae.models.skills.ranking import Ranking
+
+    raise NotImplementedError(Ranking)

@@ -1,0 +1,208 @@
+"""What a model of skills says of its draws: what games determine, what a leaderboard shows, and its pictures."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ppl_vae.views import Intervals, Scatter, TableView, View
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from ppl_vae.models.skills.design import Design
+    from ppl_vae.models.skills.model import Skills
+    from ppl_vae.program.shown import ViewContext
+
+__all__ = ["identifiable", "leaders", "reported", "state_names", "totals", "views"]
+
+MAX_PLAYERS_FOR_PAIRS = 10
+# States along the chains that are compared: more would not be looked at.
+MAX_STATES = 2000
+BOARD_PLAYERS, CURVES = 25, 6
+# Days between 1978 and 2243: numbers such as these are dates, counted from 1970.
+DATES = (3000.0, 100_000.0)
+
+Array = NDArray[np.float64]
+
+
+def state_names(design: Design) -> list[str]:
+    """Of every state: the player, with a date where skills drift; or what else it is of."""
+    states, names = design.schedule.states_by_rounds, design.roster.names
+    others = {
+        "effect": "effect of {}",
+        "group": "group {}",
+        "base": "{}",
+    }
+    fixed = [
+        others[kind].format(name) for kind, name in zip(design.effects.kinds, design.effects.names, strict=True)
+    ]
+    every = (*names, *fixed)
+    if not design.schedule.dated:
+        return [every[chain] for chain in states.chain]
+    dates = _dates(states.time)
+    return [
+        every[chain] + (f" {date}" if chain < len(names) else "")
+        for chain, date in zip(states.chain, dates, strict=True)
+    ]
+
+
+def totals(model: Skills, draws: xr.Dataset) -> Array:
+    """Players' skills with their groups' means at all states, shape (chains, draws, states)."""
+    skill = draws["skill"].transpose("chain", "draw", "state").to_numpy()
+    with torch.no_grad():
+        found: Array = model.design.total(torch.as_tensor(skill)).numpy()
+    return found
+
+
+def leaders(model: Skills) -> NDArray[np.int64]:
+    """The state that each player has at its last date, shape (players,)."""
+    return model.design.schedule.states_by_rounds.last[: model.design.schedule.num_players]
+
+
+def identifiable(model: Skills, draws: xr.Dataset) -> xr.Dataset:
+    """What games determine, draw by draw.
+
+    Skills at the players' last dates relative to their mean; for up to ten players every difference of two; where
+    skills drift, the states relative to the mean of all; the effects of home and other covariates, and the base
+    rate of goals.
+    """
+    import xarray as xr
+
+    design = model.design
+    skill, last = totals(model, draws), leaders(model)
+    names, player = design.roster.names, skill[..., last]
+    found = xr.Dataset(
+        {"relative_skill": (("chain", "draw", "player"), player - player.mean(-1, keepdims=True))},
+        coords={"player": list(names)},
+    )
+    if len(names) <= MAX_PLAYERS_FOR_PAIRS:
+        first, second = np.triu_indices(len(names), k=1)
+        labels = [f"{names[i]} − {names[j]}" for i, j in zip(first, second, strict=True)]
+        found["difference"] = (("chain", "draw", "pair"), player[..., first] - player[..., second])
+        found = found.assign_coords(pair=labels)
+    if design.schedule.dated:
+        found = found.merge(_curves(model, skill))
+    effects = [at for at, kind in enumerate(design.effects.kinds) if kind != "group"]
+    if effects:
+        values = draws["skill"].transpose("chain", "draw", "state").to_numpy()
+        found["effect"] = (("chain", "draw", "of"), values[..., [design.rows[at] for at in effects]])
+        found = found.assign_coords(of=[design.effects.names[at] for at in effects])
+    return found
+
+
+def _curves(model: Skills, skill: Array) -> xr.Dataset:
+    """States of players before their last, relative to the mean of all."""
+    import xarray as xr
+
+    states = model.design.schedule.states_by_rounds
+    own = states.chain < model.design.schedule.num_players
+    earlier = np.setdiff1d(np.flatnonzero(own), leaders(model))
+    if not len(earlier):
+        return xr.Dataset()
+    chosen = earlier[np.linspace(0, len(earlier) - 1, min(len(earlier), MAX_STATES)).round().astype(int)]
+    names = state_names(model.design)
+    values = skill[..., chosen] - skill[..., own].mean(-1, keepdims=True)
+    return xr.Dataset(
+        {"relative_state": (("chain", "draw", "at"), values)}, coords={"at": [names[k] for k in chosen]}
+    )
+
+
+def reported(model: Skills, draws: xr.Dataset) -> xr.Dataset:
+    """What a leaderboard shows, draw by draw: skills at the last dates, and the places that they give.
+
+    ``expected_place`` is 1 and the number of others who would win a game against the player, in expectation. The
+    places themselves are whole numbers, and often one: their quantiles jump, and no sd of them has a useful error.
+    """
+    import xarray as xr
+
+    player = totals(model, draws)[..., leaders(model)]
+    dims = ("chain", "draw", "player")
+    found = {"player_skill": (dims, player), "expected_place": (dims, _expected_place(model, player))}
+    return xr.Dataset(found, coords={"player": list(model.design.roster.names)})
+
+
+def _expected_place(model: Skills, skill: Array) -> Array:
+    scale = 2**0.5 * model.number("performance_sd").item()
+    place = np.ones_like(skill)
+    with torch.no_grad():
+        values = torch.as_tensor(skill)
+        for other in values.unbind(-1):
+            place += torch.special.ndtr((other[..., None] - values) / scale).numpy()
+    # The player itself would win half of the games against itself.
+    return place - 0.5
+
+
+# Pictures -----------------------------------------------------------------------------------------
+
+
+def views(model: Skills, context: ViewContext) -> list[View]:
+    """The leaderboard, skills over time where they drift, and the model's numbers."""
+    found: list[View] = [_numbers(model)]
+    if not context.draws:
+        return found
+    skills = {name: totals(model, draws) for name, draws in context.draws.items()}
+    last = leaders(model)
+    flat = {name: values[..., last].reshape(-1, len(last)) for name, values in skills.items()}
+    first = next(iter(flat.values()))
+    order = np.argsort(-(first.mean(0) - 3 * first.std(0)), kind="stable")[:BOARD_PLAYERS]
+    board = Intervals(
+        caption="The leaderboard, by conservative skill (mean − 3 sd) at each player's last date: overlapping "
+        "bars are players that the games do not tell apart.",
+        names=[model.design.roster.names[k] for k in order],
+        answers={name: _interval(values[:, order]) for name, values in flat.items()},
+        label="skill: posterior mean, 5 % to 95 %",
+    )
+    over_time = [_over_time(model, next(iter(skills.values())), order)] if model.design.schedule.dated else []
+    return [board, *over_time, *found]
+
+
+def _interval(values: Array) -> Array:
+    low, high = np.quantile(values, [0.05, 0.95], axis=0)
+    return np.stack([low, values.mean(0), high], 1)
+
+
+def _over_time(model: Skills, skill: Array, order: NDArray[np.int64]) -> Scatter:
+    """Means at the dates of games, with an outline of 5 % to 95 %, of those who lead the board."""
+    states = model.design.schedule.states_by_rounds
+    days = _are_dates(states.time)
+    groups: dict[str, Any] = {}
+    outlines: dict[str, Any] = {}
+    for player in order[:CURVES]:
+        at = np.flatnonzero(states.chain == player)
+        low, mean, high = _interval(skill[..., at].reshape(-1, len(at))).T
+        when = 1970 + states.time[at] / 365.25 if days else states.time[at]
+        name = model.design.roster.names[player]
+        groups[name] = np.stack([when, mean], 1)
+        outlines[name] = np.stack([np.r_[when, when[::-1]], np.r_[low, high[::-1]]], 1)
+    return Scatter(
+        caption="Skills at the dates of the players' games: posterior means, inside outlines of 5 % to 95 %.",
+        groups=groups, outlines=outlines, x_label="year" if days else "date", y_label="skill",
+    )  # fmt: skip
+
+
+def _numbers(model: Skills) -> TableView:
+    values = {name.replace("_", " "): value for name, value in model.numbers.items()}
+    how = ["given" if model.held[name] else "learnt" for name in model.numbers]
+    return TableView(
+        caption="The model's numbers, in units of skill.",
+        names=[*values],
+        columns={"value": [f"{value:.4g}" for value in values.values()], "how": how},
+        row_label="number",
+    )
+
+
+def _are_dates(time: Array) -> bool:
+    there = time[~np.isnan(time)]
+    return bool(len(there) and DATES[0] < there.max() < DATES[1])
+
+
+def _dates(time: Array) -> list[str]:
+    """Dates as they are written; plain numbers where they are none."""
+    if not _are_dates(time):
+        return [f"{when:g}" for when in time]
+    seconds = (np.nan_to_num(time) * 86_400).round().astype("datetime64[s]")
+    return [str(when).removesuffix("T00:00:00") for when in seconds]
