@@ -12,7 +12,17 @@ if TYPE_CHECKING:
     from ppl_vae.data.dataset import Dataset
     from ppl_vae.data.inputs import Input
 
-__all__ = ["AdaptsDefaults", "FitDefaults", "HintsAtScale", "SuiteModel", "Unit", "defaults_of", "one_of"]
+__all__ = [
+    "AdaptsDefaults",
+    "AdaptsInputs",
+    "FitDefaults",
+    "HintsAtScale",
+    "SuiteModel",
+    "Unit",
+    "defaults_of",
+    "inputs_of",
+    "one_of",
+]
 
 Unit = Literal["datum", "data set"]
 Options = TypeVar("Options")
@@ -126,6 +136,16 @@ class AdaptsDefaults(Protocol):
 
 
 @runtime_checkable
+class AdaptsInputs(Protocol):
+    """A model that takes other things of a data set under other options."""
+
+    @classmethod
+    def inputs_for(cls, options: Any) -> Mapping[str, Input]:
+        """The inputs under these options, of the same names as the model's own."""
+        ...
+
+
+@runtime_checkable
 class HintsAtScale(Protocol):
     """A model that fits badly where features are far from the scale that it starts at."""
 
@@ -138,6 +158,11 @@ class HintsAtScale(Protocol):
 def defaults_of(model: type[SuiteModel], options: Any) -> FitDefaults:
     """A model's defaults of a fit under its options."""
     return model.defaults_for(options) if isinstance(model, AdaptsDefaults) else model.defaults
+
+
+def inputs_of(model: type[SuiteModel], options: Any) -> Mapping[str, Input]:
+    """What a model takes of a data set under its options."""
+    return model.inputs_for(options) if isinstance(model, AdaptsInputs) else model.inputs
 
 
 def one_of(cls: type[Options], options: Options | None, keywords: Mapping[str, Any]) -> Options:

@@ -7,6 +7,7 @@ from ppl_vae.models.factor_analysis import FactorAnalysisKeywords
 from ppl_vae.models.gaussian_mixture import GaussianMixtureKeywords
 from ppl_vae.models.hierarchical_vae import HierarchicalVAEKeywords
 from ppl_vae.models.ppca import PPCAKeywords
+from ppl_vae.models.skills.options import SkillsKeywords
 from ppl_vae.models.skills.trueskill import TrueSkillKeywords
 from ppl_vae.models.vae import VAEKeywords
 
@@ -21,6 +22,7 @@ class ModelKeywords(
     GaussianMixtureKeywords,
     HierarchicalVAEKeywords,
     PPCAKeywords,
+    SkillsKeywords,
     TrueSkillKeywords,
     VAEKeywords,
     total=False,

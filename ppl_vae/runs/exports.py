@@ -236,7 +236,7 @@ class _Asked:
 
     def samples(self) -> xr.Dataset:
         """Data drawn from the model: what is observed anew, what is conditioned on as it is."""
-        inputs, names, data = type(self.run.model).inputs, self._names, self.data
+        inputs, names, data = self.run.data.inputs, self._names, self.data
         masks = [name for name in names if isinstance(kind := inputs[name], Mask) and kind.optional]
         if masks:
             # Whole units, whatever is missing in the data.
@@ -252,7 +252,7 @@ class _Asked:
     @property
     def _names(self) -> list[str]:
         """The names of the model's arguments, in their order."""
-        inputs = type(self.run.model).inputs
+        inputs = self.run.data.inputs
         present = [name for name in inputs if name in self.run.data.dataset]
         return sorted(present, key=lambda name: not inputs[name].observed)
 

@@ -25,7 +25,7 @@ from ppl_vae.guides.named import named_guide
 from ppl_vae.inference.fitting.checkpoint import load_parameters
 from ppl_vae.inference.fitting.choice import settled
 from ppl_vae.inference.fitting.options import FitOptions
-from ppl_vae.models.base import FitDefaults, SuiteModel, defaults_of
+from ppl_vae.models.base import FitDefaults, SuiteModel, defaults_of, inputs_of
 from ppl_vae.program.pair import Pair
 from ppl_vae.program.user_program import is_program
 from ppl_vae.runs.registry import find_model
@@ -88,7 +88,7 @@ class Run:
         chosen = find_model(settings.model)
         check_guide_name(chosen, settings.guide)
         raw = _loaded(settings, settings.data) if given is None else given
-        data = prepare(raw, chosen.inputs, **_preparation(settings))
+        data = prepare(raw, inputs_of(chosen, settings.options), **_preparation(settings))
         with seeded(settings.seed):
             training = chosen.data_type.of(data.part("train"))
             model = chosen.from_data(training, settings.options)
@@ -155,7 +155,7 @@ class Run:
     def unscaled(self, part: str = "train") -> Dataset:
         """The data of a part before they were standardised."""
         asked: PrepareKeywords = {**_preparation(self.settings), "standardize": False}
-        return prepare(self.raw(), type(self.model).inputs, **asked).part(part)
+        return prepare(self.raw(), self.data.inputs, **asked).part(part)
 
     def epoch_data(self, epoch: int) -> tuple[Tensor, ...]:
         """Training rows binarised afresh for an epoch."""
