@@ -26,23 +26,25 @@ def check_tensors(
 ) -> None:
     """See `model.Skills.check_data`; games are counted from 0, as rows of the tensors."""
     _check_shapes(outcome, players, weight, time, covariate, game_weight)
-    design = model.design
-    if design.columns and covariate.shape[-1] <= max(design.columns):
-        raise InputError(f"the games have {covariate.shape[-1]} covariates; the model takes {design.columns}")
-    _check_players(players, design.schedule.num_players)
+    lineup = model.lineup
+    if lineup.columns and covariate.shape[-1] <= max(lineup.columns):
+        raise InputError(f"the games have {covariate.shape[-1]} covariates; the model takes {lineup.columns}")
+    _check_players(players, lineup.schedule.num_players)
     _check_numbers(players, weight, time, covariate, game_weight)
-    unknown = design.schedule.unknown(players, time).any(-1).any(-1)
+    unknown = lineup.schedule.unknown(players, time).any(-1).any(-1)
     if unknown.any():
         row = _first(unknown)
         raise InputError(
-            f"game {row} is at {time[row]:g}, when one of its players has no game of those that the model was "
-            "made for; forecasts of other dates are made from the posterior"
+            f"game {row} is at {time[row]:g}, when one of its players has no game of those that the model "
+            "was made for; forecasts of other dates are made from the posterior"
         )
     there = (players >= 0).any(-1)
     wrong = (there & ~outcome.isfinite()).any(-1)
     if wrong.any():
         row = _first(wrong)
-        raise InputError(f"game {row} ended {outcome[row].tolist()}; the outcome of every side must be finite")
+        raise InputError(
+            f"game {row} ended {outcome[row].tolist()}; the outcome of every side must be finite"
+        )
     if model.options.outcome == "result":
         _check_places(model, outcome, there)
     elif model.options.outcome == "goals":
@@ -70,7 +72,9 @@ def _check_shapes(
     }
     for name, (values, shape) in wanted.items():
         if tuple(values.shape) != shape:
-            raise InputError(f"the {name} of {games} games must have shape {shape}; got {tuple(values.shape)}")
+            raise InputError(
+                f"the {name} of {games} games must have shape {shape}; got {tuple(values.shape)}"
+            )
 
 
 def _check_players(players: Tensor, num_players: int) -> None:
@@ -93,7 +97,9 @@ def _check_numbers(
     wrong = ((players >= 0) & ~((weight > 0) & weight.isfinite())).any(-1).any(-1)
     if wrong.any():
         row = _first(wrong)
-        raise InputError(f"game {row} has the weights {weight[row].tolist()}; they must be positive and finite")
+        raise InputError(
+            f"game {row} has the weights {weight[row].tolist()}; they must be positive and finite"
+        )
     if (wrong := ~((game_weight > 0) & game_weight.isfinite())).any():
         row = _first(wrong)
         raise InputError(f"game {row} counts {game_weight[row]:g} times; that must be positive and finite")
@@ -108,8 +114,8 @@ def _check_places(model: Skills, outcome: Tensor, there: Tensor) -> None:
     if (wrong := (there & (outcome != ahead)).any(-1)).any():
         row = _first(wrong)
         raise InputError(
-            f"game {row} ended {outcome[row].tolist()}; places are how many sides finished ahead: 0, 1, 2 and so "
-            "on, the same for those that tied"
+            f"game {row} ended {outcome[row].tolist()}; places are how many sides finished ahead: 0, 1, 2 "
+            "and so on, the same for those that tied"
         )
     tied = ((place[:, None, :] == place[:, :, None]) & there[:, None, :] & there[:, :, None]).sum((-1, -2))
     drawn = (tied > there.sum(-1)) & ((there.sum(-1) == 2) | (model.options.ties == "draw"))

@@ -38,8 +38,8 @@ def posterior(chains: Chains, rows: csr_array, precision: Tensor, score: Tensor)
     """
     if chains.num_states > MOST_STATES:
         raise InputError(
-            f"the model has {chains.num_states:,} states; exact answers are known of {MOST_STATES:,} at most: fit a "
-            "guide by natural gradients instead"
+            f"the model has {chains.num_states:,} states; exact answers are known of {MOST_STATES:,} at "
+            "most: fit a guide by natural gradients instead"
         )
     prior = chains.precision_times(torch.eye(chains.num_states, dtype=score.dtype))
     scaled = rows.multiply(precision.numpy()[:, None]).tocsr()

@@ -35,7 +35,7 @@ class _Differences(Skills):
 
     def differences(self, *data: Tensor) -> csr_array:
         """A, a row a game: the first side's strength less the second's, shape (G, N)."""
-        sides = self.design.sides(*data[1:5])
+        sides = self.lineup.sides(*data[1:5])
         found = (sides[::2] - sides[1::2]).tocsr()
         found.eliminate_zeros()
         return found
@@ -58,7 +58,7 @@ class DuelSkills(_Differences):
         return found if self.options.link == "probit" else found / 2**0.5
 
     @property
-    def margin(self) -> Tensor | float:
+    def draw_margin(self) -> Tensor | float:
         """ε, in skill units; 0 where there are no draws."""
         return self.number("margin") if self.options.draws else 0.0
 
@@ -70,12 +70,14 @@ class DuelSkills(_Differences):
     def log_likelihood(self, predictor: Tensor, *data: Tensor) -> Tensor:
         """See `program.abilities.LinearFactors`; predictor and answer of shape (…, G)."""
         outcome, _, weight, _, _, game_weight = data
-        found = duel_log_prob(predictor, result_of(outcome), self.scale(weight), self.margin, self.duel_link)
+        found = duel_log_prob(
+            predictor, result_of(outcome), self.scale(weight), self.draw_margin, self.duel_link
+        )
         return game_weight * found
 
     def _ended(self, strengths: Tensor, skill: Tensor, players: Tensor, weight: Tensor) -> TorchDistribution:
         difference = strengths[..., 0] - strengths[..., 1]
-        return TwoSides(Duel(difference, self.scale(weight), self.margin, self.duel_link))
+        return TwoSides(Duel(difference, self.scale(weight), self.draw_margin, self.duel_link))
 
 
 class RankingSkills(Skills):
@@ -135,13 +137,15 @@ class GoalSkills(Skills):
         """See `program.abilities.LinearFactors`: rows 2 g and 2 g + 1 are those of the sides of game g."""
         from scipy.sparse import coo_array, csr_array
 
-        sides = self.design.sides(*data[1:5]).tocoo()
+        sides = self.lineup.sides(*data[1:5]).tocoo()
         other = sides.row ^ 1
-        base = self.design.rows[-1]
+        base = self.lineup.rows[-1]
         row = [sides.row, other, range(sides.shape[0])]
         column = [sides.col, sides.col, [base] * sides.shape[0]]
         value = [sides.data, -sides.data, [1.0] * sides.shape[0]]
-        joined = (torch.cat([torch.as_tensor(part) for part in parts]).numpy() for parts in (value, row, column))
+        joined = (
+            torch.cat([torch.as_tensor(part) for part in parts]).numpy() for parts in (value, row, column)
+        )
         values, rows, columns = joined
         found = csr_array(coo_array((values, (rows, columns)), sides.shape))
         found.sum_duplicates()
@@ -154,7 +158,7 @@ class GoalSkills(Skills):
 
     def _ended(self, strengths: Tensor, skill: Tensor, players: Tensor, weight: Tensor) -> TorchDistribution:
         ahead = strengths - strengths.flip(-1)
-        return Goals(skill[..., self.design.rows[-1], None, None] + ahead)
+        return Goals(skill[..., self.lineup.rows[-1], None, None] + ahead)
 
 
 def ranking(model: Skills, strengths: Tensor, players: Tensor, weight: Tensor) -> TorchDistribution:

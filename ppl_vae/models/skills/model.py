@@ -1,14 +1,13 @@
 """Skills of players and teams from how their games ended, at rest or drifting from date to date.
 
 Sources: Herbrich, Minka and Graepel, "TrueSkill: A Bayesian Skill Rating System" (2007), for performances and
-margins; Dangauthier, Herbrich, Minka and Graepel, "TrueSkill Through Time" (2008), for skills that drift; Rao and
-Kupper (1967) and Davidson (1970), for draws by the other links; Plackett (1975) and Luce (1959), for rankings;
-Maher (1982), for goals.
+margins; Dangauthier, Herbrich, Minka and Graepel, "TrueSkill Through Time" (2008), for skills that drift;
+Rao and Kupper (1967) and Davidson (1970), for draws by the other links; Plackett (1975) and Luce (1959), for
+rankings; Maher (1982), for goals.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar, Self, Unpack, cast
@@ -26,9 +25,9 @@ from ppl_vae.data.input import Input
 from ppl_vae.models.base import DataType, FitDefaults, Unit, one_of
 from ppl_vae.models.skills import shown
 from ppl_vae.models.skills.checks import check_tensors
-from ppl_vae.models.skills.design import Design
+from ppl_vae.models.skills.lineup import Lineup
 from ppl_vae.models.skills.options import SkillsKeywords, SkillsOptions
-from ppl_vae.models.skills.starts import Starts, design_for, starts_for, unit_of_time
+from ppl_vae.models.skills.starts import Starts, lineup_for, starts_for, unit_of_time
 from ppl_vae.program.chains import ChainPrior, Chains
 
 if TYPE_CHECKING:
@@ -41,12 +40,13 @@ __all__ = ["Skills"]
 
 
 class Skills(PyroModule):  # type: ignore[misc]
-    """A side's strength is the sum of its players' skills, which games reveal through results, scores or goals.
+    """A side is as strong as its players' skills add up to; games reveal it by results, scores or goals.
 
-    A player's skills at the dates of its games are a Gaussian Markov chain: s at the first date is N(μ, σ²); over a
-    time Δ it moves by N(0, γ² Δ) ("walk"), or is drawn back to μ so that its sd stays σ ("ou"). Without drift each
-    player has one skill. Strengths further add the effect of home and of other covariates, and means of groups of
-    players. Given its strengths u, a game of two sides of which the first is d = u₁ − u₂ ahead ends
+    A player's skills at the dates of its games are a Gaussian Markov chain: s at the first date is N(μ, σ²);
+    over a time Δ it moves by N(0, γ² Δ) ("walk"), or is drawn back to μ so that its sd stays σ ("ou").
+    Without drift each player has one skill. Strengths further add the effect of home and of other
+    covariates, and means of groups of players. Given its strengths u, a game of two sides of which the first
+    is d = u₁ − u₂ ahead ends
 
     - "result": by a link of d, with the margin ε for draws; more sides are ranked by their performances;
     - "score": y₁ − y₂ ~ N(d, c²), with c² = β² Σ w² over all who play and w the parts that they played;
@@ -55,7 +55,7 @@ class Skills(PyroModule):  # type: ignore[misc]
     Numbers that the options give are held, others are parameters: σ, γ, ε, the groups' sd, and of scores β.
 
     Args:
-        design: states, players and effects.
+        lineup: states, players and effects.
         options: as they were asked for.
         starts: where the parameters begin.
         weighted: whether games count by their weights.
@@ -73,7 +73,7 @@ class Skills(PyroModule):  # type: ignore[misc]
 
     def __init__(
         self,
-        design: Design,
+        lineup: Lineup,
         options: SkillsOptions,
         starts: Starts,
         *,
@@ -81,11 +81,11 @@ class Skills(PyroModule):  # type: ignore[misc]
         dtype: torch.dtype = torch.float64,
     ) -> None:
         super().__init__(self.name)
-        self.design, self.options, self.weighted = design, options, weighted
+        self.lineup, self.options, self.weighted = lineup, options, weighted
         self.held: dict[str, bool] = {}
         learnt = {"skill_sd": True, "performance_sd": options.outcome == "score"}
         learnt |= {"drift_sd": bool(options.drift), "margin": options.draws}
-        learnt["group_sd"] = bool(design.effects.groups)
+        learnt["group_sd"] = bool(lineup.effects.groups)
         for number, learns in learnt.items():
             self._add(number, getattr(options, number), getattr(starts, number), learns, dtype)
         self._add_prior(starts, dtype)
@@ -95,14 +95,14 @@ class Skills(PyroModule):  # type: ignore[misc]
         self.held[name] = given is not None or not learns
         value = torch.tensor(start if given is None else given, dtype=dtype)
         if self.held[name]:
-            self.register_buffer(name, value, persistent=False)
+            self.register_buffer(f"held_{name}", value, persistent=False)
         else:
             self.register_parameter(f"log_{name}", nn.Parameter(value.log()))
 
     def _add_prior(self, starts: Starts, dtype: torch.dtype) -> None:
         """What the prior of each state is made of, and the time since its predecessor."""
-        states, roster = self.design.schedule.states_by_rounds, self.design.roster
-        kinds = self.design.effects.kinds
+        states, roster = self.lineup.schedule.states_by_rounds, self.lineup.roster
+        kinds = self.lineup.effects.kinds
         mean = torch.as_tensor(roster.mean).nan_to_num(self.options.skill_mean or 0.0)
         sd = torch.as_tensor(roster.sd)
         effect_sd = self.options.covariate_sd or starts.performance_sd
@@ -110,7 +110,9 @@ class Skills(PyroModule):  # type: ignore[misc]
         chain = torch.as_tensor(states.chain)
         groups = torch.tensor([kind == "group" for kind in kinds], dtype=torch.bool)
         parts = {
-            "prior_mean": torch.cat([mean, mean.new_tensor([starts.base * (kind == "base") for kind in kinds])]),
+            "prior_mean": torch.cat(
+                [mean, mean.new_tensor([starts.base * (kind == "base") for kind in kinds])]
+            ),
             "given_sd": torch.cat([sd.nan_to_num(0.0), sd.new_tensor([own[kind] for kind in kinds])]),
             "own_sd": torch.cat([sd.isnan(), torch.zeros(len(kinds), dtype=torch.bool)]),
             "by_group": torch.cat([torch.zeros(len(sd), dtype=torch.bool), groups]),
@@ -134,9 +136,9 @@ class Skills(PyroModule):  # type: ignore[misc]
         from ppl_vae.models.skills.kinds import kind_of
 
         chosen = one_of(SkillsOptions, options, keywords)
-        design = design_for(games, chosen)
+        lineup = lineup_for(games, chosen)
         weighted = games.game_weight is not None
-        made = kind_of(games, chosen)(design, chosen, starts_for(games, chosen), weighted=weighted)
+        made = kind_of(games, chosen)(lineup, chosen, starts_for(games, chosen), weighted=weighted)
         return cast(Self, made)
 
     @classmethod
@@ -146,20 +148,26 @@ class Skills(PyroModule):  # type: ignore[misc]
 
     def number(self, name: str) -> Tensor:
         """One of the model's numbers, held or learnt, in skill units."""
-        return getattr(self, name) if self.held[name] else getattr(self, f"log_{name}").exp()
+        found: Tensor = (
+            getattr(self, f"held_{name}") if self.held[name] else getattr(self, f"log_{name}").exp()
+        )
+        return found
 
     @property
     def numbers(self) -> dict[str, float]:
         """The model's numbers as they are now, by name, in skill units."""
         used = {"margin": self.options.draws, "drift_sd": bool(self.options.drift)}
-        used |= {"group_sd": bool(self.design.effects.groups), "performance_sd": self.options.outcome != "goals"}
+        used |= {
+            "group_sd": bool(self.lineup.effects.groups),
+            "performance_sd": self.options.outcome != "goals",
+        }
         return {name: self.number(name).item() for name in self.held if used.get(name, True)}
 
     def normal_prior(self) -> tuple[str, Chains]:
         """The site "skill" and its prior: chains of all states."""
         skill_sd = self.number("skill_sd")
         sd = self.given_sd + self.own_sd * skill_sd + self.by_group * self.number("group_sd")
-        rounds = self.design.schedule.states_by_rounds.rounds
+        rounds = self.lineup.schedule.states_by_rounds.rounds
         if not self.options.drift:
             return "skill", Chains(self.prior_mean, sd.square(), torch.zeros_like(sd), rounds)
         first = torch.arange(rounds[-1], device=sd.device) < rounds[1]
@@ -174,7 +182,13 @@ class Skills(PyroModule):  # type: ignore[misc]
         return "skill", Chains(self.prior_mean, variance, torch.where(first, 0.0, phi), rounds)
 
     def forward(
-        self, outcome: Tensor, players: Tensor, weight: Tensor, time: Tensor, covariate: Tensor, game_weight: Tensor
+        self,
+        outcome: Tensor,
+        players: Tensor,
+        weight: Tensor,
+        time: Tensor,
+        covariate: Tensor,
+        game_weight: Tensor,
     ) -> Tensor:
         """The Pyro program.
 
@@ -190,7 +204,7 @@ class Skills(PyroModule):  # type: ignore[misc]
         # The plate's dimension stands between particles and states.
         skill = skill.squeeze(-2) if skill.dim() > 1 else skill
         with pyro.plate("game", len(outcome)) as i:
-            strengths = self.design.strengths(skill, players[i], weight[i], time[i], covariate[i])
+            strengths = self.lineup.strengths(skill, players[i], weight[i], time[i], covariate[i])
             with self._power(game_weight[i]):
                 ended = self._ended(strengths, skill, players[i], weight[i])
                 return pyro.sample("outcome", ended, obs=outcome[i])
@@ -213,7 +227,13 @@ class Skills(PyroModule):  # type: ignore[misc]
         return self.number("performance_sd") * weight.square().sum(-1).sqrt()
 
     def check_data(
-        self, outcome: Tensor, players: Tensor, weight: Tensor, time: Tensor, covariate: Tensor, game_weight: Tensor
+        self,
+        outcome: Tensor,
+        players: Tensor,
+        weight: Tensor,
+        time: Tensor,
+        covariate: Tensor,
+        game_weight: Tensor,
     ) -> None:
         """Refuse games that the model was not made for.
 
@@ -240,7 +260,7 @@ class Skills(PyroModule):  # type: ignore[misc]
 
     def coords(self) -> dict[str, list[Any]]:
         """What each state is of, and when."""
-        return {"state": shown.state_names(self.design)}
+        return {"state": shown.state_names(self.lineup)}
 
     def at_prior_mean(self, site: dict[str, Any]) -> Tensor:
         """Where AutoGuides start."""

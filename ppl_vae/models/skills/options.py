@@ -23,12 +23,13 @@ _DAYS = {"": 1.0, "d": 1.0, "w": 7.0, "m": 365.25 / 12, "y": 365.25}
 
 @dataclass(frozen=True)
 class SkillsOptions:
-    """What the model of skills can be asked for; a number that is not given is learnt, one that is given is held.
+    """What the model of skills can be asked for; numbers that are given are held, others are learnt.
 
     Attributes:
-        outcome: What is observed: result (who won, or the places), score (normal differences), goals (Poisson).
-        link: How performances vary: probit, logistic, davidson (draws as Davidson has them), or gumbel (rankings as
-            Plackett and Luce have them).
+        outcome: What is observed: result (who won, or the places), score (normal differences), goals
+            (Poisson).
+        link: How performances vary: probit, logistic, davidson (draws as Davidson has them), or gumbel
+            (rankings as Plackett and Luce have them).
         draws: Whether games of two sides may end in a draw.
         margin: Margin ε within which a game is drawn, in skill units (default: learnt)
         ties: What equal places among more than two sides mean: unordered or draw.
@@ -132,6 +133,7 @@ def days_of(text: str) -> float:
     match = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*([dwmy]?)\s*", str(text))
     if match is None or not float(match[1]):
         raise InputError(
-            f"drift {text!r} is no unit of time; it is a number, or one with d, w, m or y behind it, such as 1y"
+            f"drift {text!r} is no unit of time; it is a number, or one with d, w, m or y behind it, such as "
+            "1y"
         )
     return float(match[1]) * _DAYS[match[2]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -30,7 +31,7 @@ class TwoSides(TorchDistribution):  # type: ignore[misc]
         duel: of the batch shape.
     """
 
-    arg_constraints = {}  # noqa: RUF012
+    arg_constraints: Mapping[str, constraints.Constraint] = {}
     support = constraints.independent(constraints.nonnegative_integer, 1)
 
     def __init__(self, duel: Duel, validate_args: bool | None = None) -> None:

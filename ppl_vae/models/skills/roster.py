@@ -61,8 +61,8 @@ class Roster:
             names: the players of the games.
 
         Raises:
-            InputError: for a name that stands twice or is no column, an sd that is not positive, or text where
-                a number is needed.
+            InputError: for a name that stands twice or is no column, an sd that is not positive, or text
+                where a number is needed.
         """
         from ppl_vae.data.accept import as_dataset
 
@@ -71,7 +71,7 @@ class Roster:
     @classmethod
     def told(cls, table: Dataset, names: Sequence[str]) -> Self:
         """As `read`, of a data set."""
-        held = {key.casefold(): key for key in table}
+        held = {key.casefold(): key for key in table if table[key].kind != "mask"}
         key = held.pop("name", None) or held.pop("player", None)
         if key is None:
             raise InputError(f"{table.name} has no column 'name': it has {listed(table)}")
@@ -82,8 +82,12 @@ class Roster:
             for column in ("mean", "sd")
         )
         if (wrong := np.flatnonzero(sd <= 0)).size:
-            raise InputError(f"{table.name}: the sd of {names[wrong[0]]!r} is {sd[wrong[0]]:g}; it must be positive")
-        groups, group = _groups(table, held.pop("group"), at) if "group" in held else ((), np.full(len(at), -1))
+            raise InputError(
+                f"{table.name}: the sd of {names[wrong[0]]!r} is {sd[wrong[0]]:g}; it must be positive"
+            )
+        groups, group = (
+            _groups(table, held.pop("group"), at) if "group" in held else ((), np.full(len(at), -1))
+        )
         columns = [_scaled(table, column, at) for column in held.values()]
         covariate = np.stack(columns, 1) if columns else np.zeros((len(at), 0))
         return cls(tuple(names), mean, sd, group, covariate, groups, tuple(held.values()))
@@ -104,7 +108,9 @@ def _lines(table: Dataset, column: str) -> dict[str, int]:
     lines: dict[str, int] = {}
     for line, name in enumerate(_texts(table, column)):
         if name in lines:
-            raise InputError(f"{table.name}: the player {name!r} stands on lines {lines[name] + 1} and {line + 1}")
+            raise InputError(
+                f"{table.name}: the player {name!r} stands on lines {lines[name] + 1} and {line + 1}"
+            )
         lines[name] = line
     return lines
 
@@ -133,5 +139,7 @@ def _scaled(table: Dataset, column: str, at: NDArray[np.int64]) -> Reals:
     values = _along(_numbers(table, column), at)
     there = values[~np.isnan(values)]
     if not there.size or not there.std():
-        raise InputError(f"{table.name}: the column {brief(column)!r} is the same for all players of these games")
+        raise InputError(
+            f"{table.name}: the column {brief(column)!r} is the same for all players of these games"
+        )
     return np.nan_to_num((values - there.mean()) / there.std())

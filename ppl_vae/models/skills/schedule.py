@@ -47,7 +47,9 @@ class States:
         return cls(chain, np.full(num_chains, np.nan), np.zeros(num_chains), (0, num_chains), chain)
 
     @classmethod
-    def of(cls, player: NDArray[np.int64], time: NDArray[np.float64], num_players: int, num_fixed: int = 0) -> Self:
+    def of(
+        cls, player: NDArray[np.int64], time: NDArray[np.float64], num_players: int, num_fixed: int = 0
+    ) -> Self:
         """A state for each distinct pair of a player and a date.
 
         Args:

@@ -22,7 +22,9 @@ def score_log_prob(difference: Tensor, scores: Tensor, scale: Tensor) -> Tensor:
         scores: y, shape (G, 2).
         scale: c > 0, shape (G,).
     """
-    found: Tensor = dist.Normal(difference, scale, validate_args=False).log_prob(scores[..., 0] - scores[..., 1])
+    found: Tensor = dist.Normal(difference, scale, validate_args=False).log_prob(
+        scores[..., 0] - scores[..., 1]
+    )
     return found
 
 

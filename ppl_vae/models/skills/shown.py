@@ -1,4 +1,4 @@
-"""What a model of skills says of its draws: what games determine, what a leaderboard shows, and its pictures."""
+"""What a model of skills says of its draws: what games determine, what leaderboards show, its pictures."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ppl_vae.views import Intervals, Scatter, TableView, View
 if TYPE_CHECKING:
     import xarray as xr
 
-    from ppl_vae.models.skills.design import Design
+    from ppl_vae.models.skills.lineup import Lineup
     from ppl_vae.models.skills.model import Skills
     from ppl_vae.program.shown import ViewContext
 
@@ -29,19 +29,20 @@ DATES = (3000.0, 100_000.0)
 Array = NDArray[np.float64]
 
 
-def state_names(design: Design) -> list[str]:
+def state_names(lineup: Lineup) -> list[str]:
     """Of every state: the player, with a date where skills drift; or what else it is of."""
-    states, names = design.schedule.states_by_rounds, design.roster.names
+    states, names = lineup.schedule.states_by_rounds, lineup.roster.names
     others = {
         "effect": "effect of {}",
         "group": "group {}",
         "base": "{}",
     }
     fixed = [
-        others[kind].format(name) for kind, name in zip(design.effects.kinds, design.effects.names, strict=True)
+        others[kind].format(name)
+        for kind, name in zip(lineup.effects.kinds, lineup.effects.names, strict=True)
     ]
     every = (*names, *fixed)
-    if not design.schedule.dated:
+    if not lineup.schedule.dated:
         return [every[chain] for chain in states.chain]
     dates = _dates(states.time)
     return [
@@ -54,27 +55,27 @@ def totals(model: Skills, draws: xr.Dataset) -> Array:
     """Players' skills with their groups' means at all states, shape (chains, draws, states)."""
     skill = draws["skill"].transpose("chain", "draw", "state").to_numpy()
     with torch.no_grad():
-        found: Array = model.design.total(torch.as_tensor(skill)).numpy()
+        found: Array = model.lineup.total(torch.as_tensor(skill)).numpy()
     return found
 
 
 def leaders(model: Skills) -> NDArray[np.int64]:
     """The state that each player has at its last date, shape (players,)."""
-    return model.design.schedule.states_by_rounds.last[: model.design.schedule.num_players]
+    return model.lineup.schedule.states_by_rounds.last[: model.lineup.schedule.num_players]
 
 
 def identifiable(model: Skills, draws: xr.Dataset) -> xr.Dataset:
     """What games determine, draw by draw.
 
-    Skills at the players' last dates relative to their mean; for up to ten players every difference of two; where
-    skills drift, the states relative to the mean of all; the effects of home and other covariates, and the base
-    rate of goals.
+    Skills at the players' last dates relative to their mean; for up to ten players every difference of two;
+    where skills drift, the states relative to the mean of all; the effects of home and other covariates, and
+    the base rate of goals.
     """
     import xarray as xr
 
-    design = model.design
+    lineup = model.lineup
     skill, last = totals(model, draws), leaders(model)
-    names, player = design.roster.names, skill[..., last]
+    names, player = lineup.roster.names, skill[..., last]
     found = xr.Dataset(
         {"relative_skill": (("chain", "draw", "player"), player - player.mean(-1, keepdims=True))},
         coords={"player": list(names)},
@@ -84,13 +85,13 @@ def identifiable(model: Skills, draws: xr.Dataset) -> xr.Dataset:
         labels = [f"{names[i]} − {names[j]}" for i, j in zip(first, second, strict=True)]
         found["difference"] = (("chain", "draw", "pair"), player[..., first] - player[..., second])
         found = found.assign_coords(pair=labels)
-    if design.schedule.dated:
+    if lineup.schedule.dated:
         found = found.merge(_curves(model, skill))
-    effects = [at for at, kind in enumerate(design.effects.kinds) if kind != "group"]
+    effects = [at for at, kind in enumerate(lineup.effects.kinds) if kind != "group"]
     if effects:
         values = draws["skill"].transpose("chain", "draw", "state").to_numpy()
-        found["effect"] = (("chain", "draw", "of"), values[..., [design.rows[at] for at in effects]])
-        found = found.assign_coords(of=[design.effects.names[at] for at in effects])
+        found["effect"] = (("chain", "draw", "of"), values[..., [lineup.rows[at] for at in effects]])
+        found = found.assign_coords(of=[lineup.effects.names[at] for at in effects])
     return found
 
 
@@ -98,13 +99,13 @@ def _curves(model: Skills, skill: Array) -> xr.Dataset:
     """States of players before their last, relative to the mean of all."""
     import xarray as xr
 
-    states = model.design.schedule.states_by_rounds
-    own = states.chain < model.design.schedule.num_players
+    states = model.lineup.schedule.states_by_rounds
+    own = states.chain < model.lineup.schedule.num_players
     earlier = np.setdiff1d(np.flatnonzero(own), leaders(model))
     if not len(earlier):
         return xr.Dataset()
     chosen = earlier[np.linspace(0, len(earlier) - 1, min(len(earlier), MAX_STATES)).round().astype(int)]
-    names = state_names(model.design)
+    names = state_names(model.lineup)
     values = skill[..., chosen] - skill[..., own].mean(-1, keepdims=True)
     return xr.Dataset(
         {"relative_state": (("chain", "draw", "at"), values)}, coords={"at": [names[k] for k in chosen]}
@@ -114,15 +115,16 @@ def _curves(model: Skills, skill: Array) -> xr.Dataset:
 def reported(model: Skills, draws: xr.Dataset) -> xr.Dataset:
     """What a leaderboard shows, draw by draw: skills at the last dates, and the places that they give.
 
-    ``expected_place`` is 1 and the number of others who would win a game against the player, in expectation. The
-    places themselves are whole numbers, and often one: their quantiles jump, and no sd of them has a useful error.
+    ``expected_place`` is 1 and the number of others who would win a game against the player, in expectation.
+    The places themselves are whole numbers, and often one: their quantiles jump, and no sd of them has a
+    useful error.
     """
     import xarray as xr
 
     player = totals(model, draws)[..., leaders(model)]
     dims = ("chain", "draw", "player")
     found = {"player_skill": (dims, player), "expected_place": (dims, _expected_place(model, player))}
-    return xr.Dataset(found, coords={"player": list(model.design.roster.names)})
+    return xr.Dataset(found, coords={"player": list(model.lineup.roster.names)})
 
 
 def _expected_place(model: Skills, skill: Array) -> Array:
@@ -150,13 +152,13 @@ def views(model: Skills, context: ViewContext) -> list[View]:
     first = next(iter(flat.values()))
     order = np.argsort(-(first.mean(0) - 3 * first.std(0)), kind="stable")[:BOARD_PLAYERS]
     board = Intervals(
-        caption="The leaderboard, by conservative skill (mean − 3 sd) at each player's last date: overlapping "
-        "bars are players that the games do not tell apart.",
-        names=[model.design.roster.names[k] for k in order],
+        caption="The leaderboard, by conservative skill (mean − 3 sd) at each player's last date: "
+        "overlapping bars are players that the games do not tell apart.",
+        names=[model.lineup.roster.names[k] for k in order],
         answers={name: _interval(values[:, order]) for name, values in flat.items()},
         label="skill: posterior mean, 5 % to 95 %",
     )
-    over_time = [_over_time(model, next(iter(skills.values())), order)] if model.design.schedule.dated else []
+    over_time = [_over_time(model, next(iter(skills.values())), order)] if model.lineup.schedule.dated else []
     return [board, *over_time, *found]
 
 
@@ -167,7 +169,7 @@ def _interval(values: Array) -> Array:
 
 def _over_time(model: Skills, skill: Array, order: NDArray[np.int64]) -> Scatter:
     """Means at the dates of games, with an outline of 5 % to 95 %, of those who lead the board."""
-    states = model.design.schedule.states_by_rounds
+    states = model.lineup.schedule.states_by_rounds
     days = _are_dates(states.time)
     groups: dict[str, Any] = {}
     outlines: dict[str, Any] = {}
@@ -175,7 +177,7 @@ def _over_time(model: Skills, skill: Array, order: NDArray[np.int64]) -> Scatter
         at = np.flatnonzero(states.chain == player)
         low, mean, high = _interval(skill[..., at].reshape(-1, len(at))).T
         when = 1970 + states.time[at] / 365.25 if days else states.time[at]
-        name = model.design.roster.names[player]
+        name = model.lineup.roster.names[player]
         groups[name] = np.stack([when, mean], 1)
         outlines[name] = np.stack([np.r_[when, when[::-1]], np.r_[low, high[::-1]]], 1)
     return Scatter(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ppl_vae.base.errors import InputError, listed
-from ppl_vae.models.skills.design import Design, Effects
+from ppl_vae.models.skills.lineup import Effects, Lineup
 from ppl_vae.models.skills.options import SkillsOptions, days_of
 from ppl_vae.models.skills.roster import Roster
 from ppl_vae.models.skills.schedule import Schedule, States
@@ -16,7 +16,7 @@ from ppl_vae.models.skills.schedule import Schedule, States
 if TYPE_CHECKING:
     from ppl_vae.data.games import Games
 
-__all__ = ["Starts", "check_games", "design_for", "starts_for"]
+__all__ = ["Starts", "check_games", "lineup_for", "starts_for"]
 
 # Of the drift over one unit of time, relative to the prior sd: slow, since what moves fast is soon found out.
 START_DRIFT = 0.2
@@ -56,10 +56,13 @@ def check_games(games: Games, options: SkillsOptions) -> None:
         raise InputError(f"{games.name} has no dates, which drift needs: give the games a column date")
     if missing := [name for name in options.columns if name not in games.covariates]:
         raise InputError(
-            f"{games.name} has no column {missing[0]!r} of its sides: it has {listed(games.covariates) or 'none'}"
+            f"{games.name} has no column {missing[0]!r} of its sides: it has "
+            f"{listed(games.covariates) or 'none'}"
         )
     if not two and options.link == "davidson":
-        raise InputError("link 'davidson' belongs to games of two sides; more take probit, logistic or gumbel")
+        raise InputError(
+            "link 'davidson' belongs to games of two sides; more take probit, logistic or gumbel"
+        )
 
 
 def _check_scores(games: Games, outcome: str, *, two: bool) -> None:
@@ -96,7 +99,7 @@ def _check_ties(games: Games, options: SkillsOptions) -> None:
         raise InputError("ties='draw' needs a margin; ask for draws as well (draws=True, --draws)")
 
 
-def design_for(games: Games, options: SkillsOptions) -> Design:
+def lineup_for(games: Games, options: SkillsOptions) -> Lineup:
     """States, players and effects of these games.
 
     Raises:
@@ -114,7 +117,7 @@ def design_for(games: Games, options: SkillsOptions) -> Design:
         states = States.static(count + fixed)
     names = list(games.covariates)
     columns = tuple(names.index(name) for name in options.columns)
-    return Design(Schedule(states, count, dated=bool(options.drift)), roster, effects, columns)
+    return Lineup(Schedule(states, count, dated=bool(options.drift)), roster, effects, columns)
 
 
 def starts_for(games: Games, options: SkillsOptions) -> Starts:

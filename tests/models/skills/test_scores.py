@@ -20,7 +20,9 @@ def test_score_differences_are_normal_whatever_the_level() -> None:
 
 def test_draws_of_scores_have_the_differences_law() -> None:
     torch.manual_seed(0)
-    drawn = ScoreDifference(torch.tensor([1.0]).double(), torch.tensor([2.0]).double()).sample(torch.Size([4000]))
+    drawn = ScoreDifference(torch.tensor([1.0]).double(), torch.tensor([2.0]).double()).sample(
+        torch.Size([4000])
+    )
     off = (drawn[..., 0] - drawn[..., 1]).squeeze(-1).numpy()
     assert (drawn.sum(-1) == 0).all()
     assert stats.kstest(off, stats.norm(1.0, 2.0).cdf).pvalue > 1e-4

@@ -15,7 +15,7 @@ from ppl_vae.models.skills.schedule import Schedule
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
-__all__ = ["Design", "Effects"]
+__all__ = ["Effects", "Lineup"]
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Effects:
         return ("effect",) * effects + ("group",) * len(self.groups) + ("base",) * self.base
 
 
-class Design(nn.Module):
+class Lineup(nn.Module):
     """Strengths of sides as sums of states: of each member's, by the part of the game that it played, and of
     the effects of its group, of what is known of it, and of what the side had.
 
@@ -59,7 +59,9 @@ class Design(nn.Module):
 
     fixed: Tensor
 
-    def __init__(self, schedule: Schedule, roster: Roster, effects: Effects, columns: tuple[int, ...]) -> None:
+    def __init__(
+        self, schedule: Schedule, roster: Roster, effects: Effects, columns: tuple[int, ...]
+    ) -> None:
         super().__init__()
         self.schedule, self.roster = schedule, roster
         self.effects, self.columns = effects, columns
@@ -74,7 +76,9 @@ class Design(nn.Module):
         self.has_fixed = bool(fixed.any())
         self.register_buffer("fixed", torch.as_tensor(fixed), persistent=False)
 
-    def strengths(self, skill: Tensor, players: Tensor, weight: Tensor, time: Tensor, covariate: Tensor) -> Tensor:
+    def strengths(
+        self, skill: Tensor, players: Tensor, weight: Tensor, time: Tensor, covariate: Tensor
+    ) -> Tensor:
         """How strong each side is, the base rate left out.
 
         Args:

@@ -1,0 +1,384 @@
+"""The family of skills against quadrature, the exact smoother, the dense Gaussian process and TrueSkill."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pyro import poutine
+from scipy import integrate, special, stats
+from scipy.sparse import csr_array
+from torch import Tensor
+
+from ppl_vae.base.errors import InputError
+from ppl_vae.data.games import Games
+from ppl_vae.inference import exact
+from ppl_vae.models import Skills, TrueSkill
+from ppl_vae.models.skills.options import SkillsOptions, days_of
+from tests.models.skills.seasons import games_of, season
+
+
+def tensors(model: Any, games: Games) -> tuple[Tensor, ...]:
+    return games.dataset.arguments(type(model).inputs_for(model.options), torch.float64)
+
+
+def made(games: Games, **options: Any) -> tuple[Any, tuple[Tensor, ...]]:
+    model = Skills.from_data(games, **options)
+    data = tensors(model, games)
+    model.check_data(*data)
+    return model, data
+
+
+def log_likelihood(model: Any, data: tuple[Tensor, ...], skill: Tensor) -> Tensor:
+    """log p(x | s) of many s at once, by the program, as under a plate of particles."""
+    given = skill.unsqueeze(-2) if isinstance(model, Skills) else skill
+    with torch.no_grad():
+        trace = poutine.trace(poutine.condition(model, data={"skill": given})).get_trace(*data)
+        trace.compute_log_prob()
+    (found,) = [trace.nodes[name]["log_prob"] for name in trace.observation_nodes if name != "skill"]
+    return found.sum(-1)
+
+
+# Two sides against quadrature --------------------------------------------------------------------
+
+MARGIN, SD, BETA = 0.4, 1.3, 0.8
+
+
+def probit(d: float, scale: float, result: float) -> float:
+    win, lose = special.ndtr((d - MARGIN) / scale), special.ndtr((-d - MARGIN) / scale)
+    return {1: win, 0: lose}.get(result, 1 - win - lose)
+
+
+def logistic(d: float, scale: float, result: float) -> float:
+    win, lose = special.expit((d - MARGIN) / scale), special.expit((-d - MARGIN) / scale)
+    return {1: win, 0: lose}.get(result, 1 - win - lose)
+
+
+DUELS: Mapping[str, tuple[str, Callable[[float, float, float], float], float]] = {
+    # An sd of the difference of two performances of sd β; by the logistic link β is its own scale.
+    "probit": ("probit", probit, 2**0.5 * BETA),
+    "logistic": ("logistic", logistic, BETA),
+}
+RESULTS = {1.0: (0, 1), 0.0: (1, 0), 0.5: (0, 0)}
+
+
+@pytest.mark.parametrize("link", DUELS)
+def test_one_pair_of_players_is_that_of_quadrature(link: str) -> None:
+    """Wins, a loss and a draw between two players: log p(x) and the mean of a skill, by 80 nodes a skill."""
+    name, chance, scale = DUELS[link]
+    results = (1.0, 1.0, 0.0, 0.5)
+    games = games_of([(("A", "B"), RESULTS[result]) for result in results])
+    model, data = made(games, link=name, draws=True, margin=MARGIN, skill_sd=SD, performance_sd=BETA)
+    nodes, weights = special.roots_hermitenorm(60)
+    weights = weights / weights.sum()
+    pairs = torch.as_tensor(np.stack(np.meshgrid(SD * nodes, SD * nodes, indexing="ij"), -1).reshape(-1, 2))
+    likelihood = log_likelihood(model, data, pairs).exp().numpy() * np.outer(weights, weights).ravel()
+    prior = stats.norm(0, SD * 2**0.5)
+
+    def joint(d: float) -> float:
+        return prior.pdf(d) * np.prod([chance(d, scale, result) for result in results])
+
+    evidence = integrate.quad(joint, -15, 15, epsabs=1e-12)[0]
+    # Given d, a skill has mean d / 2.
+    mean = integrate.quad(lambda d: d / 2 * joint(d), -15, 15, epsabs=1e-12)[0] / evidence
+    assert np.log(likelihood.sum()) == pytest.approx(np.log(evidence), abs=1e-6)
+    assert (pairs[:, 0].numpy() @ likelihood) / likelihood.sum() == pytest.approx(mean, abs=1e-6)
+
+
+def test_teams_of_two_and_weights_are_those_of_quadrature() -> None:
+    """Only the sum of a team that played by parts matters: it is normal, the squares are its variance."""
+    weight = np.array([1.0, 0.5, 0.25, 1.0])
+    games = games_of([((("A", "B"), ("C", "D")), (0, 1))], weight=weight, game_weight=np.array([0.7]))
+    model, data = made(games, draws=True, margin=MARGIN, skill_sd=SD, performance_sd=BETA)
+    scale, total = BETA * np.sqrt((weight**2).sum()), SD * np.sqrt((weight**2).sum())
+    prior = stats.norm(0, total)
+    evidence = integrate.quad(lambda d: prior.pdf(d) * probit(d, scale, 1) ** 0.7, -20, 20, epsabs=1e-12)[0]
+    # The program along the direction of d; across it nothing changes.
+    nodes, weights = special.roots_hermitenorm(80)
+    along = torch.as_tensor(np.outer(nodes * SD, weight * [1, 1, -1, -1] / np.linalg.norm(weight)))
+    values = log_likelihood(model, data, along)
+    assert np.log(values.exp().numpy() @ (weights / weights.sum())) == pytest.approx(
+        np.log(evidence), abs=1e-6
+    )
+    across = along + torch.tensor([0.5, -1.0, 0.0, 0.0])
+    torch.testing.assert_close(log_likelihood(model, data, across), values)
+
+
+@pytest.mark.parametrize("options", [{"draws": True}, {"outcome": "score"}, {"outcome": "goals"}], ids=str)
+def test_rows_and_likelihood_are_the_programs(options: dict[str, Any]) -> None:
+    """A s and ℓ of the linear factors against the program, with drift, home and teams of two."""
+    scores = {"score": "real", "goals": "whole"}.get(options.get("outcome", ""), "")
+    games = season(20, 6, size=2, dates=5, scores=scores)
+    model, data = made(games, drift="1", home=True, **options)
+    rows = model.rows(*data)
+    site, chains = model.normal_prior()
+    skill = chains.detach().unwhiten(torch.randn(4, chains.num_states, dtype=torch.float64))
+    shape = (len(rows.row_ptr) - 1, chains.num_states)
+    matrix = csr_array((rows.value.numpy(), rows.column.numpy(), rows.row_ptr.numpy()), shape)
+    with torch.no_grad():
+        found = model.log_likelihood(torch.as_tensor(skill.numpy() @ matrix.toarray().T), *data).sum(-1)
+    torch.testing.assert_close(found, log_likelihood(model, data, skill), rtol=1e-12, atol=1e-10)
+    assert site == "skill"
+
+
+def test_goals_are_poisson_with_the_base_rate_and_the_difference() -> None:
+    games = games_of([(("A", "B"), (2, 0)), (("B", "C"), (1, 1))], scores=True)
+    model, data = made(games, outcome="goals", skill_sd=0.5)
+    skill = torch.tensor([[0.3, -0.2, 0.6, 0.1]], dtype=torch.float64)
+    log_rates = [0.1 + 0.5, 0.1 - 0.5, 0.1 - 0.8, 0.1 + 0.8]
+    expected = stats.poisson.logpmf([2, 0, 1, 1], np.exp(log_rates)).sum()
+    assert float(log_likelihood(model, data, skill)) == pytest.approx(expected, abs=1e-12)
+
+
+# Scores: everything is Gaussian ------------------------------------------------------------------
+
+
+def _numbers(model: Any) -> dict[str, float]:
+    return {name: float(value) for name, value in model.numbers.items()}
+
+
+def dense_process(
+    games: Games, sd: float, drift: float, beta: float, covariance: Callable[..., Any]
+) -> tuple:
+    """Mean, covariance and log evidence of all states by the dense Gaussian process over (player, date)."""
+    assert games.time is not None
+    assert games.score is not None
+    when = np.repeat(games.time, 2)
+    keys = sorted({*zip(games.player.tolist(), when.tolist(), strict=True)})
+    prior = np.array([[covariance(a, b, keys, sd, drift) for b in keys] for a in keys])
+    place = {key: k for k, key in enumerate(keys)}
+    rows = np.zeros((games.num_games, len(keys)))
+    for game in range(games.num_games):
+        rows[game, place[games.player[2 * game], games.time[game]]] = 1.0
+        rows[game, place[games.player[2 * game + 1], games.time[game]]] = -1.0
+    seen = rows @ prior @ rows.T + 2 * beta**2 * np.eye(games.num_games)
+    y = games.score[::2] - games.score[1::2]
+    gain = prior @ rows.T @ np.linalg.inv(seen)
+    evidence = stats.multivariate_normal(np.zeros(len(y)), seen).logpdf(y)
+    return keys, gain @ y, prior - gain @ rows @ prior, evidence
+
+
+def walk(a: tuple, b: tuple, keys: list, sd: float, drift: float) -> float:
+    begin = min(time for player, time in keys if player == a[0])
+    return float(a[0] == b[0]) * (sd**2 + drift**2 * (min(a[1], b[1]) - begin))
+
+
+def returning(a: tuple, b: tuple, keys: list, sd: float, drift: float) -> float:
+    return float(a[0] == b[0]) * sd**2 * np.exp(-abs(a[1] - b[1]) * drift**2 / (2 * sd**2))
+
+
+@pytest.mark.parametrize(("process", "covariance"), [("walk", walk), ("ou", returning)])
+def test_scores_with_drift_are_the_dense_gaussian_process(
+    process: str, covariance: Callable[..., Any]
+) -> None:
+    games = season(40, 5, dates=9, scores="real")
+    # Two days are the unit of time.
+    model, data = made(games, outcome="score", drift="2", process=process, skill_sd=1.1, drift_sd=0.6,
+                       performance_sd=0.7)  # fmt: skip
+    keys, mean, cov, evidence = dense_process(games, 1.1, 0.6 / 2**0.5, 0.7, covariance)
+    states = model.lineup.schedule.states_by_rounds
+    order = [keys.index((chain, time)) for chain, time in zip(states.chain, states.time, strict=True)]
+    found = model.exact_posterior(*data)["skill"]
+    np.testing.assert_allclose(found.mean, mean[order], atol=1e-9)
+    np.testing.assert_allclose(found.covariance_matrix, cov[np.ix_(order, order)], atol=1e-9)
+    assert exact.log_evidence(model, *data).total == pytest.approx(evidence, abs=1e-8)
+
+
+def test_scores_with_drift_are_the_exact_smoothers() -> None:
+    """Kalman's filter and the smoother of Rauch, Tung and Striebel over all players' skills, date by date."""
+    sd, drift, beta, players = 1.1, 0.5, 0.7, 4
+    games = season(30, players, dates=6, scores="real", seed=1)
+    model, data = made(games, outcome="score", drift="1", skill_sd=sd, drift_sd=drift, performance_sd=beta)
+    assert games.time is not None
+    assert games.score is not None
+    y = games.score[::2] - games.score[1::2]
+    # A player's walk begins at its first date: before it, the noise between dates is not there.
+    begin = [games.time[(games.player[::2] == k) | (games.player[1::2] == k)].min() for k in range(players)]
+    mean, cov, evidence, last = np.zeros(players), sd**2 * np.eye(players), 0.0, None
+    ahead, here = [], []
+    for date in np.unique(games.time):
+        if last is not None:
+            cov = cov + np.diag([drift**2 * max(date - max(last, start), 0.0) for start in begin])
+        ahead.append((mean, cov))
+        for game in np.flatnonzero(games.time == date):
+            row = np.zeros(players)
+            row[games.player[2 * game]], row[games.player[2 * game + 1]] = 1.0, -1.0
+            total = row @ cov @ row + 2 * beta**2
+            evidence += stats.norm.logpdf(y[game], row @ mean, total**0.5)
+            gain = cov @ row / total
+            mean, cov = mean + gain * (y[game] - row @ mean), cov - np.outer(gain, row @ cov)
+        here.append((mean, cov))
+        last = date
+    smoothed = [here[-1]]
+    for (before, own), (forecast, spread) in zip(here[-2::-1], ahead[:0:-1], strict=True):
+        gain = own @ np.linalg.inv(spread)
+        after, wide = smoothed[-1]
+        smoothed.append((before + gain @ (after - forecast), own + gain @ (wide - spread) @ gain.T))
+    smoothed = smoothed[::-1]
+    states = model.lineup.schedule.states_by_rounds
+    dates = np.unique(games.time).tolist()
+    found = model.exact_posterior(*data)["skill"]
+    expected = [smoothed[dates.index(t)][0][c] for c, t in zip(states.chain, states.time, strict=True)]
+    variance = [smoothed[dates.index(t)][1][c, c] for c, t in zip(states.chain, states.time, strict=True)]
+    np.testing.assert_allclose(found.mean, expected, atol=1e-9)
+    np.testing.assert_allclose(found.variance, variance, atol=1e-9)
+    assert exact.log_evidence(model, *data).total == pytest.approx(evidence, abs=1e-8)
+
+
+def test_slow_drift_is_the_static_fit_and_fast_drift_separate_players() -> None:
+    games = season(30, 4, dates=5, scores="real", seed=2)
+    assert games.time is not None
+    given = {"outcome": "score", "skill_sd": 1.1, "performance_sd": 0.7}
+    rest, data = made(games, **given)
+    slow, _ = made(games, drift="1", drift_sd=1e-4, **given)
+    moving, still = slow.exact_posterior(*data)["skill"], rest.exact_posterior(*data)["skill"]
+    chain = slow.lineup.schedule.states_by_rounds.chain
+    np.testing.assert_allclose(moving.mean, still.mean[chain], atol=1e-6)
+    torch.testing.assert_close(
+        slow.exact_log_evidence(*data), rest.exact_log_evidence(*data), atol=1e-6, rtol=0.0
+    )
+    # As fast as never to know itself again: another player at every date.
+    fast, _ = made(games, drift="1", drift_sd=1e3, process="ou", **given)
+    names = [f"{games.players[k]} {t}" for k, t in zip(games.player, np.repeat(games.time, 2), strict=True)]
+    pairs = zip(names[::2], names[1::2], strict=True)
+    assert games.score is not None
+    apart = games_of([(pair, games.score[2 * g : 2 * g + 2]) for g, pair in enumerate(pairs)], scores=True)
+    others, other_data = made(apart, **given)
+    evidence = others.exact_log_evidence(*other_data)
+    torch.testing.assert_close(fast.exact_log_evidence(*data), evidence, atol=1e-8, rtol=0.0)
+
+
+def test_no_order_of_players_or_games_changes_an_answer() -> None:
+    games = season(30, 5, dates=6, scores="real", seed=3)
+    model, data = made(games, outcome="score", drift="1", home=True)
+    generator = np.random.default_rng(0)
+    order = generator.permutation(games.num_games)
+    other = games.take(order)
+    names = generator.permutation(games.num_players)
+    renamed = Games(
+        other.name, tuple(games.players[k] for k in names), other.side_ptr, other.entry_ptr,
+        np.argsort(names)[other.player], other.place, score=other.score, time=other.time,
+        covariates=other.covariates,
+    )  # fmt: skip
+    again, other_data = made(renamed, outcome="score", drift="1", home=True)
+    torch.testing.assert_close(
+        again.exact_log_evidence(*other_data), model.exact_log_evidence(*data), rtol=1e-10, atol=0.0
+    )
+    labels = [each.coords()["state"] for each in (model, again)]
+    first, second = (m.exact_posterior(*d)["skill"].mean for m, d in ((model, data), (again, other_data)))
+    assert {*labels[0]} == {*labels[1]}
+    place = [labels[1].index(label) for label in labels[0]]
+    torch.testing.assert_close(second[place], first, rtol=0.0, atol=1e-9)
+
+
+# The simplest case -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("link", ["probit", "logistic"])
+def test_trueskill_is_the_case_of_duels_at_rest(link: str) -> None:
+    games = games_of([(("A", "B"), (0, 1)), (("B", "C"), (0, 1)), (("A", "C"), (1, 0))])
+    numbers = {"skill_mean": 2.0, "skill_sd": 1.5} | ({"performance_sd": 0.9} if link == "probit" else {})
+    model, data = made(games, link=link, **numbers)
+    old = TrueSkill.from_data(games, link=link, **numbers)
+    skill = torch.randn(3, 3, dtype=torch.float64)
+    duels = games.dataset.arguments(TrueSkill.inputs, torch.float64)
+    torch.testing.assert_close(log_likelihood(model, data, skill), log_likelihood(old, duels, skill))
+
+
+# Players -----------------------------------------------------------------------------------------
+
+
+def test_players_have_priors_and_groups_of_their_own(tmp_path: Any) -> None:
+    table = tmp_path / "players.csv"
+    table.write_text("name,mean,sd,group,age\nA,1.5,0.2,old,20\nB,,,old,30\nC,,,new,40\nnobody,0,1,new,50\n")
+    games = games_of([(("A", "B"), (0, 1)), (("C", "D"), (0, 1))])
+    model, data = made(games, players=str(table), skill_sd=2.0, group_sd=0.5, skill_mean=0.3)
+    _, chains = model.normal_prior()
+    names = model.coords()["state"]
+    assert names == ["A", "B", "C", "D", "effect of age", "group old", "group new"]
+    assert chains.mean.tolist() == [1.5, 0.3, 0.3, 0.3, 0, 0, 0]
+    assert chains.variance.tolist() == [pytest.approx(sd**2) for sd in (0.2, 2.0, 2.0, 2.0, 1.0, 0.5, 0.5)]
+    # A strength is a player's own, its group's and its age's, in sds of those of the games.
+    skill = torch.tensor([[0.0, 0.0, 0.0, 0.0, 1.0, 10.0, 100.0]]).double()
+    sides = model.lineup.sides(*data[1:5]).toarray() @ skill[0].numpy()
+    ages = (np.array([20, 30, 40]) - 30) / np.std([20, 30, 40])
+    np.testing.assert_allclose(sides, [ages[0] + 10, ages[1] + 10, ages[2] + 100, 0.0])
+    with torch.no_grad():
+        torch.testing.assert_close(model.lineup.total(skill)[0, :4], torch.as_tensor(sides))
+        found = model.lineup.strengths(skill, *data[1:5])
+    torch.testing.assert_close(found[0].reshape(-1), torch.as_tensor(sides))
+
+
+BAD_PLAYERS = {
+    "no names": ("who,mean\nA,1\n", "no column 'name'"),
+    "twice": ("name,mean\nA,1\nA,2\n", "lines 1 and 2"),
+    "sd of zero": ("name,sd\nA,0\n", "the sd of 'A' is 0; it must be positive"),
+    "the same everywhere": ("name,age\nA,3\nB,3\n", "the same for all players"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_PLAYERS)
+def test_tables_of_players_that_cannot_be_read_are_refused(case: str, tmp_path: Any) -> None:
+    text, words = BAD_PLAYERS[case]
+    (tmp_path / "p.csv").write_text(text)
+    with pytest.raises(InputError, match=words):
+        Skills.from_data(games_of([(("A", "B"), (0, 1))]), players=str(tmp_path / "p.csv"))
+
+
+# Bad input ---------------------------------------------------------------------------------------
+
+DRAWN = games_of([(("A", "B"), (0, 1)), (("A", "B"), (0, 0))])
+SCORED = games_of([(("A", "B"), (2.5, 1)), (("A", "B"), (0, 0))], scores=True)
+BAD: Mapping[str, tuple[Games, dict[str, Any], str]] = {
+    "ties without draws": (DRAWN, {}, "game 2 of season is a draw, and the model has none"),
+    "no scores": (DRAWN, {"outcome": "score"}, "season has no scores, which outcome 'score' observes"),
+    "goals that are not whole": (SCORED, {"outcome": "goals"}, "game 1 of season has the score 2.5"),
+    "no dates": (DRAWN, {"drift": "1y", "draws": True}, "season has no dates, which drift needs"),
+    "no home": (DRAWN, {"home": True, "draws": True}, "season has no column 'home' of its sides"),
+    "no unit": (DRAWN, {"drift": "soon"}, "drift 'soon' is no unit of time"),
+    "margin of scores": (SCORED, {"outcome": "score", "margin": 1.0}, "draws and margins belong to results"),
+    "margin without draws": (SCORED, {"margin": 1.0}, "ask for draws as well"),
+    "unknown link": (DRAWN, {"link": "cauchit"}, "link 'cauchit' is not known; it is probit or"),
+    "sd of drift at rest": (DRAWN, {"drift_sd": 1.0}, "drift_sd belongs to skills that drift"),
+    "negative sd": (DRAWN, {"skill_sd": -1.0}, "skill_sd"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_games_and_options_that_do_not_go_together_are_refused(case: str) -> None:
+    games, options, words = BAD[case]
+    with pytest.raises(InputError, match=words) as caught:
+        Skills.from_data(games, **options)
+    assert "\n" not in str(caught.value)
+
+
+WRONG: Mapping[str, tuple[int, Callable[[Tensor], Tensor], str]] = {
+    "a tie": (0, lambda x: torch.zeros_like(x), "the model has no draws"),
+    "places that skip": (0, lambda x: 2 * x, "places are how many sides finished ahead"),
+    "no outcome": (0, lambda x: x / 0.0, "the outcome of every side must be finite"),
+    "unknown players": (1, lambda x: x + 5, "players are 0 to 2"),
+    "itself": (1, lambda x: 0 * x, "a player plays in it twice"),
+    "one side": (1, lambda x: torch.cat([x[:, :1], x[:, :1] * 0 - 1], 1), "fewer than two sides"),
+    "no weight": (2, lambda x: 0 * x, "weights .* must be positive"),
+    "another date": (3, lambda x: x + 0.5, "when one of its players has no game"),
+    "a power of zero": (5, lambda x: 0 * x, "counts 0 times"),
+    "shape": (3, lambda x: x[:-1], "time of 2 games must have shape"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_tensors_that_are_no_games_of_the_model_are_refused(case: str) -> None:
+    place, change, words = WRONG[case]
+    games = games_of([(("A", "B"), (0, 1)), (("B", "C"), (1, 0))], time=np.array([0.0, 1.0]))
+    model, data = made(games, drift="1")
+    changed = (*data[:place], change(data[place]), *data[place + 1 :])
+    with pytest.raises(InputError, match=words) as caught:
+        model.check_data(*changed)
+    assert "\n" not in str(caught.value)
+
+
+def test_units_of_time_are_read() -> None:
+    found = [days_of(text) for text in ("1y", "6m", "2w", "30d", "3", "0.5y")]
+    assert found == pytest.approx([365.25, 182.625, 14.0, 30.0, 3.0, 182.625])
+    assert SkillsOptions(home=True, covariates="rest, home,age").columns == ("home", "rest", "age")
