@@ -2,60 +2,62 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 import torch
-from pyro.distributions import MultivariateNormal, TorchDistribution
+from pyro.distributions import MultivariateNormal, Normal, TorchDistribution
 from torch import Tensor
 
+from ppl_vae.base.errors import InputError
 from ppl_vae.data.games import Games
 from ppl_vae.models.skills import exact
 from ppl_vae.models.skills.links import Duel, duel_log_prob
 from ppl_vae.models.skills.model import Skills
 from ppl_vae.models.skills.options import SkillsOptions
 from ppl_vae.models.skills.results import TwoSides, result_of
-from ppl_vae.models.skills.scores import Goals, ScoreDifference, goals_log_prob, score_log_prob
-from ppl_vae.program.abilities import Rows
+from ppl_vae.models.skills.scores import Goals, ScoreDifference, goals_log_prob
+from ppl_vae.program.chains import Chains
+from ppl_vae.program.design import Design
 
-if TYPE_CHECKING:
-    from scipy.sparse import csr_array
-
-__all__ = ["DuelSkills", "GoalSkills", "RankingSkills", "ScoreSkills", "kind_of"]
+__all__ = ["DuelSkills", "GoalSkills", "ScoreSkills", "kind_of"]
 
 
 def kind_of(games: Games, options: SkillsOptions) -> type[Skills]:
-    """Which kind of model these games ask for."""
+    """Which kind of model these games ask for.
+
+    Raises:
+        InputError: for games of more than two sides.
+    """
     if options.outcome != "result":
         return ScoreSkills if options.outcome == "score" else GoalSkills
-    return DuelSkills if (games.sides == 2).all() else RankingSkills
+    if (games.sides != 2).any():
+        game = int((games.sides != 2).argmax())
+        raise InputError(f"game {game + 1} of {games.name} has {games.sides[game]} sides; the model takes two")
+    return DuelSkills
 
 
 class _Differences(Skills):
     """Games of two sides whose outcome depends on the difference of their strengths alone."""
 
-    def differences(self, *data: Tensor) -> csr_array:
-        """A, a row a game: the first side's strength less the second's, shape (G, N)."""
-        sides = self.lineup.sides(*data[1:5])
-        found = (sides[::2] - sides[1::2]).tocsr()
-        found.eliminate_zeros()
-        return found
+    def rows(self, *data: Tensor) -> Design:
+        """See `program.abilities.LinearFactors`: a row a game, the first side's strength less the second's.
 
-    def rows(self, *data: Tensor) -> Rows:
-        """See `program.abilities.LinearFactors`: a row a game."""
-        return Rows.of(self.differences(*data))
+        Observed are the outcome, as `ended` has it, and √Σ w² over all who played.
+        """
+        column, value = self.lineup.matrix((1.0, -1.0), *data[1:5])
+        spread = data[2].square().sum((-1, -2)).sqrt()
+        count = data[5] if self.weighted else None
+        return Design.of_entries(column, value, self.ended(data[0]), spread, count=count)
 
-    def scale(self, weight: Tensor) -> Tensor:
-        """c of every game, shape (G,), in skill units."""
-        return self.side_sd(weight).square().sum(-1).sqrt()
+    def ended(self, outcome: Tensor) -> Tensor:
+        """One number a game for how it ended, shape (G,), of the outcome (G, 2)."""
+        raise NotImplementedError
+
+    def scale(self, spread: Tensor) -> Tensor:
+        """c of games of these √Σ w², in skill units."""
+        return self.number("performance_sd") * spread
 
 
 class DuelSkills(_Differences):
     """Results of two sides: win, draw and loss by a link."""
-
-    def scale(self, weight: Tensor) -> Tensor:
-        """c of every game, shape (G,): by other links than probit that of one player against another is β."""
-        found = super().scale(weight)
-        return found if self.options.link == "probit" else found / 2**0.5
 
     @property
     def draw_margin(self) -> Tensor | float:
@@ -67,36 +69,42 @@ class DuelSkills(_Differences):
         """That of two sides: the difference of two Gumbel performances is logistic."""
         return "logistic" if self.options.link == "gumbel" else self.options.link
 
-    def log_likelihood(self, predictor: Tensor, *data: Tensor) -> Tensor:
-        """See `program.abilities.LinearFactors`; predictor and answer of shape (…, G)."""
-        outcome, _, weight, _, _, game_weight = data
-        found = duel_log_prob(
-            predictor, result_of(outcome), self.scale(weight), self.draw_margin, self.duel_link
-        )
-        return game_weight * found
+    def ended(self, outcome: Tensor) -> Tensor:
+        """1 where the first side won, 0 where the second did, .5 for a draw."""
+        return result_of(outcome)
+
+    def scale(self, spread: Tensor) -> Tensor:
+        """c; by other links than probit that of one player against another is β."""
+        found = super().scale(spread)
+        return found if self.options.link == "probit" else found / 2**0.5
+
+    def log_likelihood(self, predictor: Tensor, *observed: Tensor) -> Tensor:
+        """See `program.abilities.LinearFactors`."""
+        result, spread = observed
+        return duel_log_prob(predictor, result, self.scale(spread), self.draw_margin, self.duel_link)
 
     def _ended(self, strengths: Tensor, skill: Tensor, players: Tensor, weight: Tensor) -> TorchDistribution:
         difference = strengths[..., 0] - strengths[..., 1]
-        return TwoSides(Duel(difference, self.scale(weight), self.draw_margin, self.duel_link))
-
-
-class RankingSkills(Skills):
-    """Results of any number of sides: rankings of performances."""
-
-    def _ended(self, strengths: Tensor, skill: Tensor, players: Tensor, weight: Tensor) -> TorchDistribution:
-        return ranking(self, strengths, players, weight)
+        scale = self.scale(weight.square().sum((-1, -2)).sqrt())
+        return TwoSides(Duel(difference, scale, self.draw_margin, self.duel_link))
 
 
 class ScoreSkills(_Differences):
     """Score differences, normal: all answers are known, given the model's numbers."""
 
-    def log_likelihood(self, predictor: Tensor, *data: Tensor) -> Tensor:
-        """See `program.abilities.LinearFactors`; predictor and answer of shape (…, G)."""
-        outcome, _, weight, _, _, game_weight = data
-        return game_weight * score_log_prob(predictor, outcome, self.scale(weight))
+    def ended(self, outcome: Tensor) -> Tensor:
+        """The first side's score less the second's."""
+        return outcome[..., 0] - outcome[..., 1]
+
+    def log_likelihood(self, predictor: Tensor, *observed: Tensor) -> Tensor:
+        """See `program.abilities.LinearFactors`."""
+        difference, spread = observed
+        found: Tensor = Normal(predictor, self.scale(spread), validate_args=False).log_prob(difference)
+        return found
 
     def _ended(self, strengths: Tensor, skill: Tensor, players: Tensor, weight: Tensor) -> TorchDistribution:
-        return ScoreDifference(strengths[..., 0] - strengths[..., 1], self.scale(weight))
+        scale = self.scale(weight.square().sum((-1, -2)).sqrt())
+        return ScoreDifference(strengths[..., 0] - strengths[..., 1], scale)
 
     @torch.no_grad()
     def exact_posterior(self, *data: Tensor) -> dict[str, TorchDistribution]:
@@ -105,8 +113,8 @@ class ScoreSkills(_Differences):
         Raises:
             InputError: for more than 4,000 states.
         """
-        site, chains, rows, precision, score = self._linear(*data)
-        mean, matrix = exact.posterior(chains, rows, precision, score)
+        site, chains, seen = self._seen(*data)
+        mean, matrix = exact.posterior(chains, seen)
         covariance = torch.cholesky_inverse(matrix)
         return {site: MultivariateNormal(mean, covariance_matrix=covariance, validate_args=False)}
 
@@ -117,58 +125,36 @@ class ScoreSkills(_Differences):
         Raises:
             InputError: for more than 4,000 states.
         """
-        _, chains, rows, precision, score = self._linear(*data)
-        power = data[5].double()
-        scale = self.scale(data[2]).double()
-        return exact.log_evidence(chains, rows, precision, score, power, scale).reshape(1)
+        _, chains, seen = self._seen(*data)
+        return exact.log_evidence(chains, seen).reshape(1)
 
-    def _linear(self, *data: Tensor) -> tuple[str, Any, csr_array, Tensor, Tensor]:
-        """Site and prior, A, the precision of each row, and the difference of its scores, in float64."""
+    def _seen(self, *data: Tensor) -> tuple[str, Chains, exact.Seen]:
+        """Site and prior, and the scores as observations of linear predictors, in float64."""
         site, chains = self.normal_prior()
-        precision = data[5].double() / self.scale(data[2]).double().square()
-        score = (data[0][:, 0] - data[0][:, 1]).double()
-        return site, chains.detach(), self.differences(*data), precision.detach(), score
+        rows = self.rows(*data)
+        difference, spread = rows.observed
+        scale = self.scale(spread).double()
+        power = torch.ones_like(scale) if rows.count is None else rows.count.double()
+        return site, chains.detach(), exact.Seen(rows, difference.double(), scale, power)
 
 
 class GoalSkills(Skills):
     """Goals of two sides, Poisson: two rows a game, whose log rates are b ± d."""
 
-    def rows(self, *data: Tensor) -> Rows:
+    def rows(self, *data: Tensor) -> Design:
         """See `program.abilities.LinearFactors`: rows 2 g and 2 g + 1 are those of the sides of game g."""
-        from scipy.sparse import coo_array, csr_array
+        column, value = self.lineup.matrix((1.0, -1.0), *data[1:5])
+        base = torch.full_like(column[:, :1], self.lineup.rows[-1])
+        columns = torch.cat([column, base], 1).repeat_interleave(2, 0)
+        both = torch.stack([value, -value], 1).flatten(0, 1)
+        values = torch.cat([both, torch.ones_like(both[:, :1])], 1)
+        count = data[5].repeat_interleave(2) if self.weighted else None
+        return Design.of_entries(columns, values, data[0].reshape(-1), count=count)
 
-        sides = self.lineup.sides(*data[1:5]).tocoo()
-        other = sides.row ^ 1
-        base = self.lineup.rows[-1]
-        row = [sides.row, other, range(sides.shape[0])]
-        column = [sides.col, sides.col, [base] * sides.shape[0]]
-        value = [sides.data, -sides.data, [1.0] * sides.shape[0]]
-        joined = (
-            torch.cat([torch.as_tensor(part) for part in parts]).numpy() for parts in (value, row, column)
-        )
-        values, rows, columns = joined
-        found = csr_array(coo_array((values, (rows, columns)), sides.shape))
-        found.sum_duplicates()
-        found.eliminate_zeros()
-        return Rows.of(found)
-
-    def log_likelihood(self, predictor: Tensor, *data: Tensor) -> Tensor:
-        """See `program.abilities.LinearFactors`; predictor and answer of shape (…, 2 G)."""
-        return data[5].repeat_interleave(2) * goals_log_prob(predictor, data[0].reshape(-1))
+    def log_likelihood(self, predictor: Tensor, *observed: Tensor) -> Tensor:
+        """See `program.abilities.LinearFactors`."""
+        return goals_log_prob(predictor, *observed)
 
     def _ended(self, strengths: Tensor, skill: Tensor, players: Tensor, weight: Tensor) -> TorchDistribution:
         ahead = strengths - strengths.flip(-1)
         return Goals(skill[..., self.lineup.rows[-1], None, None] + ahead)
-
-
-def ranking(model: Skills, strengths: Tensor, players: Tensor, weight: Tensor) -> TorchDistribution:
-    """Places of games whose sides have these strengths, by the model's link.
-
-    Args:
-        model: of results.
-        strengths: shape (…, G, K).
-        players, weight: shape (G, K, M).
-    """
-    from ppl_vae.models.skills.ranking import Ranking
-
-    raise NotImplementedError(Ranking)

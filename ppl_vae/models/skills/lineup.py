@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -11,9 +10,6 @@ from torch import Tensor, nn
 
 from ppl_vae.models.skills.roster import Roster
 from ppl_vae.models.skills.schedule import Schedule
-
-if TYPE_CHECKING:
-    from scipy.sparse import csr_array
 
 __all__ = ["Effects", "Lineup"]
 
@@ -116,30 +112,44 @@ class Lineup(nn.Module):
         own = skill[..., self.rows] @ self.fixed.to(skill).T
         return skill + _taken(own, torch.where(chain < own.shape[-1], chain, own.shape[-1]))
 
-    def sides(self, players: Tensor, weight: Tensor, time: Tensor, covariate: Tensor) -> csr_array:
-        """The rows of A that give all sides' strengths, shape (G K, N), zero for sides that there are not.
+    def entries(
+        self, players: Tensor, weight: Tensor, time: Tensor, covariate: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What A's rows are made of: strengths as sums over states.
 
         Args:
             players, weight, time, covariate: as for `strengths`.
-        """
-        from scipy.sparse import coo_array
 
-        num_states, side = self.schedule.num_states, np.arange(players[..., 0].numel())
-        states = self.schedule.states(players, time).numpy(force=True).reshape(len(side), -1)
-        parts = weight.numpy(force=True).reshape(len(side), -1)
-        there = states < num_states
-        entries = [(side.repeat(there.sum(1)), states[there], parts[there])]
-        if self.has_fixed:
-            known = self.fixed.numpy(force=True)[players.numpy(force=True).reshape(len(side), -1).clip(min=0)]
-            amount = (np.where(there, parts, 0.0)[..., None] * known).sum(1)
-            entries.append(_dense(amount, self.rows))
-        if self.columns:
-            amount = covariate[..., self.columns].numpy(force=True).reshape(len(side), -1)
-            entries.append(_dense(amount, self.rows[: len(self.columns)]))
-        row, column, value = (np.concatenate(part) for part in zip(*entries, strict=True))
-        found = coo_array((value, (row, column)), (len(side), num_states)).tocsr()
-        found.sum_duplicates()
-        return found
+        Returns:
+            The states of each side's members, int64 of shape (G, K, M), and how much each of them counts, 0
+            where there is none; and how much of each of ``rows`` but the base rate a side has, shape (G, K,
+            effects).
+        """
+        states, there = self.schedule.states(players, time), players >= 0
+        part = torch.where(there, weight, 0.0)
+        amount = covariate[..., self.columns]
+        if len(self.rows) > len(self.columns):
+            fixed = self.fixed[:, len(self.columns) :].to(part)
+            known = fixed.index_select(0, players.clamp(min=0).reshape(-1)).reshape(*players.shape, -1)
+            amount = torch.cat([amount, (part[..., None] * known).sum(-2)], -1)
+        return torch.where(there, states, 0), part, amount
+
+    def matrix(self, sign: tuple[float, ...], *data: Tensor) -> tuple[Tensor, Tensor]:
+        """Sums of both sides' strengths with these signs, as columns and values of a sparse matrix.
+
+        Args:
+            sign: of each side of two.
+            data: players, weight, time and covariate, as for `strengths`.
+
+        Returns:
+            Columns, int64, and values, both of shape (G, entries).
+        """
+        states, part, amount = self.entries(*data)
+        signs = part.new_tensor(sign)
+        rows = torch.tensor(self.rows, dtype=torch.int64, device=states.device)[: amount.shape[-1]]
+        column = torch.cat([states.flatten(1), rows.expand(len(states), -1)], 1)
+        total = (amount * signs[:, None]).sum(-2)
+        return column, torch.cat([(part * signs[:, None]).flatten(1), total.to(part)], 1)
 
 
 def _taken(values: Tensor, index: Tensor) -> Tensor:
@@ -147,9 +157,3 @@ def _taken(values: Tensor, index: Tensor) -> Tensor:
     padded = torch.cat([values, torch.zeros_like(values[..., :1])], -1)
     found = padded.index_select(-1, index.reshape(-1))
     return found.reshape(*values.shape[:-1], *index.shape)
-
-
-def _dense(amount: Any, rows: tuple[int, ...]) -> tuple[Any, Any, Any]:
-    """The entries of effects that are not zero."""
-    row, place = np.nonzero(amount[:, : len(rows)])
-    return row, np.asarray(rows, dtype=np.int64)[place], amount[row, place]

@@ -16,6 +16,7 @@ import pyro
 import torch
 from pyro import poutine
 from pyro.distributions import TorchDistribution
+from pyro.infer.autoguide import AutoMultivariateNormal, AutoNormal
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
@@ -69,7 +70,12 @@ class Skills(PyroModule):  # type: ignore[misc]
     unit: ClassVar[Unit] = "data set"
     oracle: ClassVar[str] = "quadrature; of scores the exact smoother and the dense Gaussian process"
     defaults: ClassVar[FitDefaults] = FitDefaults(num_steps=3000, lr=0.05, num_particles=16)
-    guides: ClassVar[Mapping[str, Callable[..., nn.Module]]] = {}
+    guides: ClassVar[Mapping[str, Callable[..., nn.Module]]] = {
+        "mean-field": lambda model, *data: AutoNormal(model, init_loc_fn=model.at_prior_mean, init_scale=0.5),
+        "full-rank": lambda model, *data: AutoMultivariateNormal(
+            model, init_loc_fn=model.at_prior_mean, init_scale=0.5
+        ),
+    }
 
     def __init__(
         self,
@@ -221,10 +227,6 @@ class Skills(PyroModule):  # type: ignore[misc]
             players, weight: shape (G, K, M).
         """
         raise NotImplementedError
-
-    def side_sd(self, weight: Tensor) -> Tensor:
-        """β √Σ w² of every side, shape (G, K); 0 where there is no such side."""
-        return self.number("performance_sd") * weight.square().sum(-1).sqrt()
 
     def check_data(
         self,

@@ -11,21 +11,7 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.distributions.utils import broadcast_all
 
-__all__ = ["Goals", "ScoreDifference", "goals_log_prob", "score_log_prob"]
-
-
-def score_log_prob(difference: Tensor, scores: Tensor, scale: Tensor) -> Tensor:
-    """log N(y₁ − y₂; d, c²) in nats, elementwise.
-
-    Args:
-        difference: d, the first side's performance less the second's, shape (…, G).
-        scores: y, shape (G, 2).
-        scale: c > 0, shape (G,).
-    """
-    found: Tensor = dist.Normal(difference, scale, validate_args=False).log_prob(
-        scores[..., 0] - scores[..., 1]
-    )
-    return found
+__all__ = ["Goals", "ScoreDifference", "goals_log_prob"]
 
 
 def goals_log_prob(log_rate: Tensor, goals: Tensor) -> Tensor:
@@ -74,8 +60,10 @@ class ScoreDifference(TorchDistribution):  # type: ignore[misc]
         return torch.stack([half, -half], -1)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """See `score_log_prob`."""
-        return score_log_prob(self.difference, value, self.scale)
+        """log N(y₁ − y₂; d, c²) in nats, of the batch shape."""
+        law = dist.Normal(self.difference, self.scale, validate_args=False)
+        found: Tensor = law.log_prob(value[..., 0] - value[..., 1])
+        return found
 
 
 class Goals(TorchDistribution):  # type: ignore[misc]

@@ -1,6 +1,7 @@
 """The family of skills against quadrature, the exact smoother, the dense Gaussian process and TrueSkill."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -109,15 +110,23 @@ def test_teams_of_two_and_weights_are_those_of_quadrature() -> None:
 def test_rows_and_likelihood_are_the_programs(options: dict[str, Any]) -> None:
     """A s and ℓ of the linear factors against the program, with drift, home and teams of two."""
     scores = {"score": "real", "goals": "whole"}.get(options.get("outcome", ""), "")
-    games = season(20, 6, size=2, dates=5, scores=scores)
+    games = replace(
+        season(20, 6, size=2, dates=5, scores=scores),
+        game_weight=np.linspace(0.5, 1.5, 20),
+        weight=np.tile([1, 0.5], 40),
+    )
     model, data = made(games, drift="1", home=True, **options)
     rows = model.rows(*data)
     site, chains = model.normal_prior()
+    rows.check(chains.num_states)
     skill = chains.detach().unwhiten(torch.randn(4, chains.num_states, dtype=torch.float64))
-    shape = (len(rows.row_ptr) - 1, chains.num_states)
-    matrix = csr_array((rows.value.numpy(), rows.column.numpy(), rows.row_ptr.numpy()), shape)
+    shape = (rows.num_rows, chains.num_states)
+    matrix = csr_array((rows.value.numpy(), rows.column.numpy(), rows.pointer.numpy()), shape)
     with torch.no_grad():
-        found = model.log_likelihood(torch.as_tensor(skill.numpy() @ matrix.toarray().T), *data).sum(-1)
+        predictor = torch.as_tensor(skill.numpy() @ matrix.toarray().T)
+        each = model.log_likelihood(predictor, *rows.observed)
+    count = 1.0 if rows.count is None else rows.count
+    found = (count * each).sum(-1)
     torch.testing.assert_close(found, log_likelihood(model, data, skill), rtol=1e-12, atol=1e-10)
     assert site == "skill"
 
@@ -301,13 +310,12 @@ def test_players_have_priors_and_groups_of_their_own(tmp_path: Any) -> None:
     assert chains.variance.tolist() == [pytest.approx(sd**2) for sd in (0.2, 2.0, 2.0, 2.0, 1.0, 0.5, 0.5)]
     # A strength is a player's own, its group's and its age's, in sds of those of the games.
     skill = torch.tensor([[0.0, 0.0, 0.0, 0.0, 1.0, 10.0, 100.0]]).double()
-    sides = model.lineup.sides(*data[1:5]).toarray() @ skill[0].numpy()
     ages = (np.array([20, 30, 40]) - 30) / np.std([20, 30, 40])
-    np.testing.assert_allclose(sides, [ages[0] + 10, ages[1] + 10, ages[2] + 100, 0.0])
-    with torch.no_grad():
-        torch.testing.assert_close(model.lineup.total(skill)[0, :4], torch.as_tensor(sides))
-        found = model.lineup.strengths(skill, *data[1:5])
-    torch.testing.assert_close(found[0].reshape(-1), torch.as_tensor(sides))
+    sides = torch.tensor([ages[0] + 10, ages[1] + 10, ages[2] + 100, 0.0], dtype=torch.float64)
+    torch.testing.assert_close(model.lineup.total(skill)[0, :4], sides)
+    torch.testing.assert_close(model.lineup.strengths(skill, *data[1:5])[0].reshape(-1), sides)
+    column, value = model.lineup.matrix((1.0, -1.0), *data[1:5])
+    torch.testing.assert_close((value * skill[0][column]).sum(-1), sides[::2] - sides[1::2])
 
 
 BAD_PLAYERS = {
