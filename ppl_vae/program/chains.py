@@ -346,8 +346,13 @@ class ChainPrior(TorchDistribution):  # type: ignore[misc]
 
     @property
     def support(self) -> Innovations:
-        """Real vectors, unconstrained as innovations."""
-        return Innovations(self.chains)
+        """Real vectors, unconstrained as innovations of the chains as they are now.
+
+        AutoGuides and samplers keep it: coordinates stay where they are while the chains' own numbers are
+        learnt.
+        """
+        mean, variance = self.chains.mean.detach(), self.chains.variance.detach()
+        return Innovations(Chains(mean, variance, self.chains.transition.detach(), self.chains.rounds))
 
     @property
     def mean(self) -> Tensor:

@@ -215,7 +215,9 @@ def check_data(program: Program, *data: Any) -> None:
         InputError: naming the argument, row and column.
     """
     for position, values in enumerate(data):
-        if isinstance(values, Tensor) and not values.numel():
+        # What is conditioned on may have no columns, such as the covariates of games without any.
+        columnless = isinstance(values, Tensor) and bool(position and values.dim() > 1 and len(values))
+        if isinstance(values, Tensor) and not values.numel() and not columnless:
             raise InputError(f"data argument {position} is empty, of shape {tuple(values.shape)}")
         if isinstance(values, Tensor) and values.is_floating_point() and not _all_finite(values):
             if _tolerates(program, data):

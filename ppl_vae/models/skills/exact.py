@@ -69,8 +69,8 @@ def posterior(chains: Chains, seen: Seen) -> tuple[Tensor, Tensor]:
     size = chains.num_states
     if size > MOST_STATES:
         raise InputError(
-            f"the model has {size:,} states; exact answers are known of {MOST_STATES:,} at most: fit a guide by "
-            "natural gradients instead"
+            f"the model has {size:,} states; exact answers are known of {MOST_STATES:,} at most: fit a guide "
+            "by natural gradients instead"
         )
     prior = chains.precision_times(torch.eye(size, dtype=seen.value.dtype))
     factor = torch.linalg.cholesky(prior + seen.precision(size))

@@ -30,7 +30,9 @@ def kind_of(games: Games, options: SkillsOptions) -> type[Skills]:
         return ScoreSkills if options.outcome == "score" else GoalSkills
     if (games.sides != 2).any():
         game = int((games.sides != 2).argmax())
-        raise InputError(f"game {game + 1} of {games.name} has {games.sides[game]} sides; the model takes two")
+        raise InputError(
+            f"game {game + 1} of {games.name} has {games.sides[game]} sides; the model takes two"
+        )
     return DuelSkills
 
 
