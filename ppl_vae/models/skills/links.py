@@ -6,8 +6,8 @@ With a difference d, a scale c, a margin ε, x = d / c and e = ε / c, the first
     logistic    σ(x − e),   σ(e − x) σ(e + x) (1 − e^(−2e)),   σ(−x − e)     (Rao and Kupper 1967)
     davidson    exp(x / 2), ν,                                 exp(−x / 2)   over their sum (Davidson 1970)
 
-ν = exp(e) − 1 makes draws of equal sides as likely as the logistic link does: a margin of zero means that there
-are none. All is elementwise, accurate where probabilities underflow, and twice differentiable.
+ν = exp(e) − 1 makes draws of equal sides as likely as the logistic link does: with no margin there are none.
+All is elementwise, accurate where probabilities underflow, and twice differentiable.
 """
 
 import math
