@@ -20,7 +20,7 @@ from ppl_vae.program.chains import Chains
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
-__all__ = ["ChainStates", "DrawnStates", "States"]
+__all__ = ["ChainStates", "DenseStates", "DrawnStates", "States"]
 
 # An observation this many times as precise as the prior's step holds a state, to ten digits.
 HELD = 1e10
@@ -123,6 +123,53 @@ class ChainStates:
         mean = chains.mean + chains.smoother(precision).solve(pull)
         # What is there already is known to the last digit.
         return ChainStates(chains, mean.index_copy(0, place, self.mean), precision)
+
+
+@dataclass(frozen=True, eq=False)
+class DenseStates:
+    """N(m, Σ) with any covariance, of up to some thousands of states.
+
+    Attributes:
+        mean: m, shape (N,), float64.
+        covariance: Σ, shape (N, N).
+    """
+
+    mean: Tensor
+    covariance: Tensor
+
+    @property
+    def variance(self) -> Tensor:
+        """Of every state, shape (N,)."""
+        return self.covariance.diagonal()
+
+    def moments(self, rows: csr_array, num_sides: int = 1) -> tuple[Tensor, Tensor]:
+        """See `States`."""
+        mean = torch.as_tensor(rows @ self.mean.numpy()).reshape(-1, num_sides)
+        smeared = torch.as_tensor(rows @ self.covariance.numpy()).reshape(len(mean), num_sides, -1)
+        found = torch.empty(len(mean), num_sides, num_sides, dtype=torch.float64)
+        for side in range(num_sides):
+            own = rows[side::num_sides]
+            for other in range(num_sides):
+                both = own.multiply(smeared[:, other].numpy()).sum(axis=1)
+                found[:, side, other] = torch.as_tensor(both)
+        return mean, found
+
+    def draws(self, num_draws: int, seed: int = 0) -> Tensor:
+        """See `States`."""
+        root = torch.linalg.cholesky(self.covariance)
+        with seeded(seed):
+            noise = torch.randn(num_draws, len(self.mean), dtype=torch.float64)
+        return self.mean + noise @ root.T
+
+    def extended(self, chains: Chains, place: Tensor) -> DenseStates:
+        """See `States`: L m and L Σ Lᵀ + C, where the prior says L s and C of all states given s."""
+        chains = chains.detach()
+        precision = torch.zeros_like(chains.mean)
+        precision[place] = HELD / chains.variance[place]
+        given = chains.smoother(precision).solve(torch.eye(chains.num_states, dtype=torch.float64))
+        gain = given[:, place] * precision[place]
+        mean = chains.mean + gain @ (self.mean - chains.mean[place])
+        return DenseStates(mean, given + gain @ self.covariance @ gain.T)
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,6 +13,7 @@ Sources: Trefethen and Weideman, "The exponentially convergent trapezoidal rule"
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -23,9 +24,9 @@ from ppl_vae.models.skills.links import duel_log_prob
 __all__ = [
     "duel_probabilities",
     "goal_probabilities",
+    "goal_results",
     "pair_probabilities",
     "place_probabilities",
-    "result_of_goals",
     "winner_probabilities",
 ]
 
@@ -34,6 +35,8 @@ REACH = 8.5
 MOST_NODES = 4001
 # Goals of one side that are told apart; nodes of each dimension of the rule over log rates.
 MOST_GOALS, RATE_NODES = 40, 16
+# A rate of which hardly any goals are beyond them: P(more than 40) is 1e-8.
+MOST_RATE = 15.0
 # Numbers held at a time.
 CHUNK = 4 * 10**6
 
@@ -81,27 +84,53 @@ def goal_probabilities(mean: Tensor, covariance: Tensor, most: int = MOST_GOALS)
         mean, covariance: of the log rates of both sides, shapes (games, 2) and (games, 2, 2).
         most: goals of a side.
     """
-    mean, covariance = mean.double(), covariance.double()
-    points, weights = np.polynomial.hermite_e.hermegauss(RATE_NODES)
-    grid = np.stack(np.meshgrid(points, points, indexing="ij"), -1).reshape(-1, 2)
-    both = torch.as_tensor(np.outer(weights, weights).ravel() / weights.sum() ** 2)
-    factor = _root(covariance)
-    count = torch.arange(most + 1, dtype=torch.float64)
     found = []
-    for part, root in zip(*_chunks(len(both) * (most + 1) * 2, mean, factor), strict=True):
-        log_rate = part[:, None] + torch.as_tensor(grid) @ root.transpose(-1, -2)
-        log_p = count * log_rate[..., None] - log_rate.exp()[..., None] - torch.lgamma(count + 1)
-        p = log_p.exp()
-        found.append(torch.einsum("n,gni,gnj->gij", both, p[:, :, 0], p[:, :, 1]))
+    for log_rate, weights in _rates(mean, covariance, 2 * (most + 1)):
+        p = _poisson(log_rate, most)
+        found.append(torch.einsum("n,gni,gnj->gij", weights, p[:, :, 0], p[:, :, 1]))
     return torch.cat(found)
 
 
-def result_of_goals(scores: Tensor) -> Tensor:
-    """P(the first side wins), P(draw) and P(it loses), shape (games, 3), of `goal_probabilities`."""
-    draw = scores.diagonal(dim1=-2, dim2=-1).sum(-1)
-    won, lost = (torch.tril(side, -1).sum((-2, -1)) for side in (scores, scores.transpose(-2, -1)))
-    found = torch.stack([won, draw, lost], -1)
-    return found / found.sum(-1, keepdim=True)
+def goal_results(mean: Tensor, covariance: Tensor) -> Tensor:
+    """P(the first side wins), P(draw) and P(it loses), shape (games, 3); see `goal_probabilities`.
+
+    Where a rate is so high that goals are beyond those told apart, their difference is taken for normal.
+    """
+    found = []
+    for log_rate, weights in _rates(mean, covariance, 6 * (MOST_GOALS + 1)):
+        p = _poisson(log_rate, MOST_GOALS)
+        first, second = p[:, :, 0], p[:, :, 1]
+        draw = (first * second).sum(-1)
+        below = [side.cumsum(-1) - side for side in (second, first)]
+        by_goals = torch.stack([(first * below[0]).sum(-1), draw, (second * below[1]).sum(-1)], -1)
+        rate = log_rate.clamp_max(600.0).exp()
+        ahead, sd = rate[:, :, 0] - rate[:, :, 1], rate.sum(-1).sqrt()
+        won, lost = (torch.special.ndtr((sign * ahead - 0.5) / sd) for sign in (1, -1))
+        by_normal = torch.stack([won, 1 - won - lost, lost], -1)
+        many = (rate > MOST_RATE).any(-1, keepdim=True)
+        found.append(torch.einsum("n,gnk->gk", weights, torch.where(many, by_normal, by_goals)))
+    every = torch.cat(found)
+    return every / every.sum(-1, keepdim=True)
+
+
+def _rates(mean: Tensor, covariance: Tensor, each: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Log rates at the nodes of the rule, shape (some games, nodes, 2), and its weights.
+
+    Args:
+        mean, covariance: see `goal_probabilities`.
+        each: numbers that a node takes.
+    """
+    points, weights = np.polynomial.hermite_e.hermegauss(RATE_NODES)
+    grid = torch.as_tensor(np.stack(np.meshgrid(points, points, indexing="ij"), -1).reshape(-1, 2))
+    both = torch.as_tensor(np.outer(weights, weights).ravel() / weights.sum() ** 2)
+    for part, root in zip(*_chunks(len(both) * each, mean.double(), _root(covariance.double())), strict=True):
+        yield part[:, None] + grid @ root.transpose(-1, -2), both
+
+
+def _poisson(log_rate: Tensor, most: int) -> Tensor:
+    """P(0 to ``most`` goals), shape (*rates, most + 1)."""
+    count = torch.arange(most + 1, dtype=torch.float64)
+    return (count * log_rate[..., None] - log_rate.exp()[..., None] - torch.lgamma(count + 1)).exp()
 
 
 def pair_probabilities(mean: Tensor, covariance: Tensor, scale: Tensor, link: str) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from pyro.distributions import MultivariateNormal, Normal, TorchDistribution
 from torch import Tensor
@@ -9,6 +11,8 @@ from torch import Tensor
 from ppl_vae.base.errors import InputError
 from ppl_vae.data.games import Games
 from ppl_vae.models.skills import exact
+from ppl_vae.models.skills.forecasts import duel_probabilities, goal_probabilities, goal_results
+from ppl_vae.models.skills.further import matrix_of
 from ppl_vae.models.skills.links import Duel, duel_log_prob
 from ppl_vae.models.skills.model import Skills
 from ppl_vae.models.skills.options import SkillsOptions
@@ -16,6 +20,9 @@ from ppl_vae.models.skills.results import TwoSides, result_of
 from ppl_vae.models.skills.scores import Goals, ScoreDifference, goals_log_prob
 from ppl_vae.program.chains import Chains
 from ppl_vae.program.design import Design
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 __all__ = ["DuelSkills", "GoalSkills", "ScoreSkills", "kind_of"]
 
@@ -34,6 +41,9 @@ def kind_of(games: Games, options: SkillsOptions) -> type[Skills]:
             f"game {game + 1} of {games.name} has {games.sides[game]} sides; the model takes two"
         )
     return DuelSkills
+
+
+THREE_WAYS, TWO_WAYS = ("win", "draw", "loss"), ("win", "loss")
 
 
 class _Differences(Skills):
@@ -57,9 +67,27 @@ class _Differences(Skills):
         """c of games of these √Σ w², in skill units."""
         return self.number("performance_sd") * spread
 
+    @property
+    def outcomes(self) -> tuple[str, ...]:
+        """See `KnowsOutcomes`: of the first side; equal scores have no probability."""
+        return THREE_WAYS if self.options.draws else TWO_WAYS
 
-class DuelSkills(_Differences):
-    """Results of two sides: win, draw and loss by a link."""
+    @torch.no_grad()
+    def outcome_probabilities(self, mean: Tensor, covariance: Tensor, *data: Tensor) -> Tensor:
+        """See `KnowsOutcomes`."""
+        variance = covariance[:, 0, 0] + covariance[:, 1, 1] - 2 * covariance[:, 0, 1]
+        scale = self.scale(data[2].square().sum((-1, -2)).sqrt())
+        ahead = mean[:, 0] - mean[:, 1]
+        found = duel_probabilities(ahead, variance.clamp_min(0.0), scale, self.draw_margin, self.duel_link)
+        return found if self.options.draws else found[:, ::2]
+
+    def outcome_numbers(self, *data: Tensor) -> Tensor:
+        """See `KnowsOutcomes`."""
+        return number_of(self.result(data[0]), len(self.outcomes))
+
+    def result(self, outcome: Tensor) -> Tensor:
+        """1 where the first side did better, 0 where the second did, .5 where both did alike, shape (G,)."""
+        return result_of(outcome)
 
     @property
     def draw_margin(self) -> Tensor | float:
@@ -70,6 +98,10 @@ class DuelSkills(_Differences):
     def duel_link(self) -> str:
         """That of two sides: the difference of two Gumbel performances is logistic."""
         return "logistic" if self.options.link == "gumbel" else self.options.link
+
+
+class DuelSkills(_Differences):
+    """Results of two sides: win, draw and loss by a link."""
 
     def ended(self, outcome: Tensor) -> Tensor:
         """1 where the first side won, 0 where the second did, .5 for a draw."""
@@ -97,6 +129,10 @@ class ScoreSkills(_Differences):
     def ended(self, outcome: Tensor) -> Tensor:
         """The first side's score less the second's."""
         return outcome[..., 0] - outcome[..., 1]
+
+    def result(self, outcome: Tensor) -> Tensor:
+        """See `_Differences`: more is better."""
+        return result_of(-outcome)
 
     def log_likelihood(self, predictor: Tensor, *observed: Tensor) -> Tensor:
         """See `program.abilities.LinearFactors`."""
@@ -157,6 +193,34 @@ class GoalSkills(Skills):
         """See `program.abilities.LinearFactors`."""
         return goals_log_prob(predictor, *observed)
 
+    def predictor_rows(self, *data: Tensor) -> csr_array:
+        """See `KnowsOutcomes`: log rates of goals."""
+        return matrix_of(self.rows(*data), self.lineup.schedule.num_states)
+
+    @property
+    def outcomes(self) -> tuple[str, ...]:
+        """See `KnowsOutcomes`: of the first side."""
+        return THREE_WAYS
+
+    def outcome_probabilities(self, mean: Tensor, covariance: Tensor, *data: Tensor) -> Tensor:
+        """See `KnowsOutcomes`."""
+        return goal_results(mean, covariance)
+
+    def outcome_numbers(self, *data: Tensor) -> Tensor:
+        """See `KnowsOutcomes`."""
+        return number_of(result_of(-data[0]), 3)
+
+    def score_probabilities(self, mean: Tensor, covariance: Tensor, *data: Tensor) -> Tensor:
+        """See `KnowsScores`."""
+        return goal_probabilities(mean, covariance)
+
     def _ended(self, strengths: Tensor, skill: Tensor, players: Tensor, weight: Tensor) -> TorchDistribution:
         ahead = strengths - strengths.flip(-1)
         return Goals(skill[..., self.lineup.rows[-1], None, None] + ahead)
+
+
+def number_of(result: Tensor, num_outcomes: int) -> Tensor:
+    """Which of win, draw and loss a result of 1, ½ or 0 is, from 0; −1 for a draw where there is none."""
+    if num_outcomes == 3:
+        return (2 * (1 - result)).long()
+    return torch.where(result == 0.5, -1, (1 - result).long())

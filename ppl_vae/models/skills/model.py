@@ -8,12 +8,14 @@ rankings; Maher (1982), for goals.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar, Self, Unpack, cast
 
+import numpy as np
 import pyro
 import torch
+from numpy.typing import NDArray
 from pyro import poutine
 from pyro.distributions import TorchDistribution
 from pyro.infer.autoguide import AutoMultivariateNormal, AutoNormal
@@ -26,6 +28,7 @@ from ppl_vae.data.input import Input
 from ppl_vae.models.base import DataType, FitDefaults, Unit, one_of
 from ppl_vae.models.skills import shown
 from ppl_vae.models.skills.checks import check_tensors
+from ppl_vae.models.skills.further import extended_lineup, level_rows, places_in, side_rows
 from ppl_vae.models.skills.lineup import Lineup
 from ppl_vae.models.skills.options import SkillsKeywords, SkillsOptions
 from ppl_vae.models.skills.starts import Starts, lineup_for, starts_for, unit_of_time
@@ -33,11 +36,15 @@ from ppl_vae.program.chains import ChainPrior, Chains
 
 if TYPE_CHECKING:
     import xarray as xr
+    from scipy.sparse import csr_array
 
     from ppl_vae.program.shown import ViewContext
     from ppl_vae.views import View
 
 __all__ = ["Skills"]
+
+Whole = NDArray[np.int64]
+Reals = NDArray[np.float64]
 
 
 class Skills(PyroModule):  # type: ignore[misc]
@@ -88,6 +95,7 @@ class Skills(PyroModule):  # type: ignore[misc]
     ) -> None:
         super().__init__(self.name)
         self.lineup, self.options, self.weighted = lineup, options, weighted
+        self.starts, self.dtype = starts, dtype
         self.held: dict[str, bool] = {}
         learnt = {"skill_sd": True, "performance_sd": options.outcome == "score"}
         learnt |= {"drift_sd": bool(options.drift), "margin": options.draws}
@@ -243,6 +251,29 @@ class Skills(PyroModule):  # type: ignore[misc]
             InputError: naming the first, counted from 0.
         """
         check_tensors(self, outcome, players, weight, time, covariate, game_weight)
+
+    def arguments_of(self, games: Games) -> tuple[Tensor, ...]:
+        """See `KnowsOutcomes`."""
+        return games.tensors(self.dtype, "place" if self.options.outcome == "result" else "score")
+
+    def extended(self, players: Sequence[str], player: Whole, time: Reals) -> Self:
+        """See `KnowsOutcomes`: players who are new have the model's own prior, and no group."""
+        lineup = extended_lineup(self.lineup, players, player, time)
+        made = type(self)(lineup, self.options, self.starts, weighted=self.weighted, dtype=self.dtype)
+        made.load_state_dict(self.state_dict())
+        return made
+
+    def places_in(self, larger: Self) -> Tensor:
+        """See `KnowsOutcomes`."""
+        return places_in(self, larger)
+
+    def level_rows(self, player: Whole, time: Reals) -> csr_array:
+        """See `KnowsOutcomes`: skills, with the means of groups and what is known of players."""
+        return level_rows(self, player, time)
+
+    def predictor_rows(self, *data: Tensor) -> csr_array:
+        """See `KnowsOutcomes`: strengths of sides."""
+        return side_rows(self.lineup, *data[1:5])
 
     def identifiable(self, draws: xr.Dataset) -> xr.Dataset:
         """See `shown.identifiable`."""

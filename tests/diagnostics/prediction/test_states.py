@@ -8,7 +8,7 @@ import torch
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from ppl_vae.diagnostics.prediction.states import ChainStates, DrawnStates
+from ppl_vae.diagnostics.prediction.states import ChainStates, DenseStates, DrawnStates
 from ppl_vae.program.chains import Chains
 
 # Two players: dates of their states before, and where these are among all of them.
@@ -63,6 +63,9 @@ def test_further_states_are_those_of_the_dense_gaussian(process: str) -> None:
     mean = more.mean + gain @ (states.mean - more.mean[place])
     torch.testing.assert_close(found.mean, mean, atol=1e-10, rtol=0)
     torch.testing.assert_close(found.variance, covariance.diagonal(), atol=1e-10, rtol=0)
+    both = DenseStates(states.mean, before).extended(more, place)
+    torch.testing.assert_close(both.mean, mean, atol=1e-8, rtol=0)
+    torch.testing.assert_close(both.covariance, covariance, atol=1e-8, rtol=0)
     # One whom no data have seen is as the prior has it; after the last date, what is known fades.
     after = order_of(AFTER)
     at = after.index(("c", 3.0))
@@ -91,6 +94,11 @@ def test_moments_of_rows_are_those_of_draws(oracles: ModuleType) -> None:
     assert ((mean - sampled[0]).abs() < limit * sd / draws**0.5).all()
     both = sd[:, :, None] * sd[:, None, :]
     assert ((covariance - sampled[1]).abs() < limit * 2**0.5 * both / draws**0.5).all()
+    dense_moments = DenseStates(
+        found.mean, torch.linalg.inv(dense(found.chains) + torch.diag(found.site_precision))
+    ).moments(csr_array(entries), 2)
+    torch.testing.assert_close(dense_moments[0], mean)
+    torch.testing.assert_close(dense_moments[1], covariance)
     single = found.moments(csr_array(entries))
     torch.testing.assert_close(single[1].reshape(2, 2), covariance.diagonal(dim1=-2, dim2=-1))
 

@@ -11,9 +11,9 @@ from torch import Tensor
 from ppl_vae.models.skills.forecasts import (
     duel_probabilities,
     goal_probabilities,
+    goal_results,
     pair_probabilities,
     place_probabilities,
-    result_of_goals,
     winner_probabilities,
 )
 
@@ -45,10 +45,11 @@ def test_duels_are_those_of_quadrature(link: str, sd: float) -> None:
 
 def test_goals_at_known_rates_are_skellams() -> None:
     rates = np.array([1.7, 0.9])
-    scores = goal_probabilities(tensor(*np.log(rates))[None], torch.zeros(1, 2, 2))
+    known = tensor(*np.log(rates))[None], torch.zeros(1, 2, 2)
+    scores = goal_probabilities(*known)
     skellam = stats.skellam(*rates)
     expected = [1 - skellam.cdf(0), skellam.pmf(0), skellam.cdf(-1)]
-    np.testing.assert_allclose(result_of_goals(scores)[0], expected, atol=1e-10)
+    np.testing.assert_allclose(goal_results(*known)[0], expected, atol=1e-10)
     np.testing.assert_allclose(scores[0, 3, 1], np.prod(stats.poisson([*rates]).pmf([3, 1])), atol=1e-12)
 
 
@@ -65,6 +66,17 @@ def test_goals_at_unknown_rates_are_those_of_quadrature() -> None:
 
     for score in [(0, 0), (2, 1), (5, 3)]:
         assert float(scores[0][score]) == pytest.approx(expected(*score), abs=1e-8)
+
+
+def test_many_goals_are_those_of_skellam() -> None:
+    """Beyond the goals that are told apart their difference is nearly normal: skewness is left out."""
+    rates = np.array([30.0, 24.0])
+    found = goal_results(tensor(*np.log(rates))[None], torch.zeros(1, 2, 2))
+    skellam = stats.skellam(*rates)
+    skewness = abs(rates[0] - rates[1]) / rates.sum() ** 1.5
+    np.testing.assert_allclose(
+        found[0], [1 - skellam.cdf(0), skellam.pmf(0), skellam.cdf(-1)], atol=skewness / 6
+    )
 
 
 def test_two_sides_are_a_duel() -> None:
