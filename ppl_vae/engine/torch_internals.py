@@ -110,11 +110,15 @@ def adam(
     """One step of Adam (Kingma and Ba 2015) on all parameters, in place on them and on both moments.
 
     Args:
-        leaves, gradients, mean, square: for each parameter, tensors of one shape.
+        leaves, gradients, mean, square: for each parameter, tensors of one shape; all but the gradients are
+            contiguous in memory.
         counts: for each parameter, the number of this step, from 1.
         rate: the learning rate.
         betas, epsilon: Adam's constants.
     """
+    # The kernel goes through memory and not through indices. Gradients of convolutions have their channels
+    # last; autograd would have brought them to their parameter's order.
+    gradients = [gradient.contiguous() for gradient in gradients]
     try:
         torch._fused_adam_(
             leaves, gradients, mean, square, [], counts, lr=rate, beta1=betas[0], beta2=betas[1],

@@ -86,6 +86,25 @@ def test_a_linear_decoder_of_images_has_the_evidence_and_posterior_of_ppca(
     assert np.abs(same.exact_log_evidence(x).numpy() - truth).max() > 1e-3
 
 
+# Steps -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("network", ["conv", "resnet"])
+def test_traced_steps_of_a_network_of_images_are_those_of_stock_pyro(network: str) -> None:
+    (x,) = _rows((8, 8, 3)).tensors(torch.float64)
+    found = []
+    for compile, engine in (("off", "pyro"), ("auto", "traced")):
+        torch.manual_seed(0)
+        model = VAE(192, 2, image_shape=(8, 8, 3), network=network, channels=(8, 4), hidden=(6,)).double()
+        pair = Pair(model, model.encoder_guide().double())
+        state = svi.init(pair, x, num_steps=500, batch_size=16, lr=0.01, seed=1, compile=compile)
+        svi.step(state, 10)
+        assert state.stepper.engine == engine
+        found.append([leaf.detach() for module in (pair.model, pair.guide) for leaf in module.parameters()])
+    # Rounding of float64 alone, which decides the first steps' direction where a gradient is nothing else.
+    torch.testing.assert_close(*found, rtol=1e-6, atol=1e-8)
+
+
 # Modes -------------------------------------------------------------------------------------------
 
 

@@ -19,7 +19,9 @@ Way = Callable[[list[Tensor], list[Tensor], list[Tensor], list[Tensor], int], li
 
 def _gradients(step: int) -> list[Tensor]:
     generator = torch.Generator().manual_seed(step)
-    return [scale * torch.randn(4, 3, dtype=torch.float64, generator=generator) for scale in SCALES]
+    drawn = [scale * torch.randn(4, 3, dtype=torch.float64, generator=generator) for scale in SCALES]
+    # In memory by columns, as gradients of convolutions may be in another order than their parameters.
+    return [drawn[0], *(gradient.T.contiguous().T for gradient in drawn[1:])]
 
 
 def _in_graph(
