@@ -1,0 +1,1 @@
+"""Studies of the models of skills: ``python -m benchmarks.skills STUDY``."""
