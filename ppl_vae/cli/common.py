@@ -72,17 +72,20 @@ def print_json(content: dict[str, Any]) -> None:
 
 
 def numbers(name: str, text: str | None, kind: Callable[[str], Any]) -> tuple[Any, ...] | None:
-    """Several numbers, with commas between.
+    """Several numbers, with commas between; whole numbers, such as widths, may be none at all.
 
     Raises:
         InputError: for anything else, naming the option.
     """
     if text is None:
         return None
+    if kind is int and text == "none":
+        return ()
     try:
         return tuple(kind(part) for part in text.split(","))
     except ValueError:
-        raise InputError(f"{name} is {text!r}; it is numbers with commas between, such as 200,200") from None
+        such = "such as 200,200, or none" if kind is int else "such as 0.8,0.1,0.1"
+        raise InputError(f"{name} is {text!r}; it is numbers with commas between, {such}") from None
 
 
 def rows_slice(text: str | None) -> slice | None:

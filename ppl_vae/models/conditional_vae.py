@@ -26,15 +26,17 @@ from ppl_vae.models.base import DataType, FitDefaults, Unit, one_of
 from ppl_vae.models.bits import bits_per_dim
 from ppl_vae.models.conditions import Conditions, Joined, bayes_views
 from ppl_vae.models.likelihoods.base import Likelihood, binarises
+from ppl_vae.models.likelihoods.gaussian import Gaussian
 from ppl_vae.models.likelihoods.named import completed, likelihood_of
 from ppl_vae.models.likelihoods.options import LikelihoodKeywords, LikelihoodOptions
+from ppl_vae.models.linear_answers import LinearAnswers, affine, is_linear
 from ppl_vae.models.networks.dense import mlp
 from ppl_vae.models.networks.named import Architecture
 from ppl_vae.models.scales import far_from_likelihood
 from ppl_vae.program.shown import ViewContext
 from ppl_vae.views import ImageGrid, View
 
-__all__ = ["ConditionalVAE", "ConditionalVAEKeywords", "ConditionalVAEOptions"]
+__all__ = ["ConditionalVAE", "ConditionalVAEKeywords", "ConditionalVAEOptions", "LinearConditionalVAE"]
 
 NUM_IMAGES = 8
 PRIORS = ("standard", "conditional")
@@ -46,7 +48,8 @@ class ConditionalVAEOptions(LikelihoodOptions):
 
     Attributes:
         latent_dim: Latent dimensions.
-        hidden: Widths of the decoder's hidden layers, from the latent side; the encoder mirrors them.
+        hidden: Widths of the decoder's hidden layers, from the latent side, or none; the encoder mirrors
+            them.
         activation: relu, tanh, softplus, silu or identity.
         prior: standard, the same N(0, I) for every condition; or conditional, a normal whose mean and
             variances a network reads off the condition.
@@ -141,6 +144,9 @@ class ConditionalVAE(PyroModule):  # type: ignore[misc]
         if asked.prior == "conditional":
             self.prior = mlp([width, *reversed(asked.hidden), 2 * asked.latent_dim], asked.activation)
         self.likelihood: Likelihood = distribution
+        if is_linear(distribution, self.decoder):
+            # Methods ask by type for what is known exactly.
+            self.__class__ = LinearConditionalVAE
 
     @classmethod
     def defaults_for(cls, options: ConditionalVAEOptions) -> FitDefaults:
@@ -281,3 +287,38 @@ class ConditionalVAE(PyroModule):  # type: ignore[misc]
     def coords(self) -> dict[str, list[Any]]:
         """Labels of the components."""
         return {"component": list(range(1, self.latent_dim + 1))}
+
+
+class LinearConditionalVAE(ConditionalVAE):
+    """A `ConditionalVAE` without hidden layers and with Gaussian noise of one size, or of one a feature.
+
+    Given c all is Gaussian: p(z | x, c) and log p(x | c) are known. A `ConditionalVAE` becomes one when it is
+    made.
+    """
+
+    @torch.no_grad()
+    def exact_posterior(self, x: Tensor, condition: Tensor) -> dict[str, dist.TorchDistribution]:
+        """p(z_n | x_n, c_n), of batch shape (num_data,)."""
+        return {"z": self._answers(x, condition).posterior(x)}
+
+    @torch.no_grad()
+    def exact_log_evidence(self, x: Tensor, condition: Tensor) -> Tensor:
+        """log p(x_n | c_n) in nats, shape (num_data,)."""
+        return self._answers(x, condition).log_evidence(x)
+
+    def _answers(self, x: Tensor, condition: Tensor) -> LinearAnswers:
+        c = self.embedding(condition)
+        both, constant = affine(self.decoder, self.latent_dim + c.shape[1], next(self.decoder.parameters()))
+        prior = self.prior_given(c)
+        mean, precision = prior.mean.double(), torch.diag_embed(prior.variance.double().reciprocal())
+        if self.prior is None:
+            mean, precision = mean[0], precision[0]
+        likelihood = self.likelihood
+        assert isinstance(likelihood, Gaussian)
+        return LinearAnswers(
+            mean=mean,
+            precision=precision,
+            loadings=both[:, : self.latent_dim],
+            offset=c.double() @ both[:, self.latent_dim :].T + constant,
+            noise=likelihood.scale.double().square().expand(self.num_features),
+        )

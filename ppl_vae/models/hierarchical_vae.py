@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any, ClassVar, Self, Unpack, cast
+from typing import Any, ClassVar, Literal, Self, Unpack, cast
 
 import pyro
 import pyro.distributions as dist
@@ -21,14 +21,23 @@ from ppl_vae.guides.per_datum import PerDatum, PerDatumNormal
 from ppl_vae.models.base import DataType, FitDefaults, Unit, one_of
 from ppl_vae.models.bits import bits_per_dim
 from ppl_vae.models.likelihoods.base import Likelihood, binarises
+from ppl_vae.models.likelihoods.gaussian import Gaussian
 from ppl_vae.models.likelihoods.named import completed, likelihood_of
 from ppl_vae.models.likelihoods.options import LikelihoodKeywords, LikelihoodOptions
+from ppl_vae.models.linear_answers import LinearAnswers, affine, is_linear, stacked
 from ppl_vae.models.networks.dense import activation_layer, mlp
 from ppl_vae.models.scales import far_from_likelihood
+from ppl_vae.program.abilities import Joint
 from ppl_vae.program.shown import ViewContext
 from ppl_vae.views import ImageGrid, TableView, View
 
-__all__ = ["HierarchicalVAE", "HierarchicalVAEKeywords", "HierarchicalVAEOptions"]
+__all__ = [
+    "ConstantSpread",
+    "HierarchicalVAE",
+    "HierarchicalVAEKeywords",
+    "HierarchicalVAEOptions",
+    "LinearHierarchicalVAE",
+]
 
 NUM_IMAGES = 8
 # Rows and draws behind the numbers of active units.
@@ -43,17 +52,20 @@ class HierarchicalVAEOptions(LikelihoodOptions):
 
     Attributes:
         latent_dims: Latent dimensions of each layer, from the data upwards.
-        hidden: Widths of the hidden layers between x and the lowest latents, from the latents' side; the
-            guide mirrors them.
-        between: Widths of the hidden layers between two layers of latents, from the upper one's side; the
-            guide mirrors them.
+        hidden: Widths of the hidden layers between x and the lowest latents, from the latents' side, or none;
+            the guide mirrors them.
+        between: Widths of the hidden layers between two layers of latents, from the upper one's side, or
+            none; the guide mirrors them.
         activation: relu, tanh, softplus, silu or identity.
+        spread: Standard deviations of a layer given the one above it: given by the network of its means, or
+            constant, one a dimension.
     """
 
     latent_dims: tuple[int, ...] = (50, 20)
     hidden: tuple[int, ...] = (200, 200)
     between: tuple[int, ...] = (100, 100)
     activation: str = "relu"
+    spread: Literal["network", "constant"] = "network"
 
 
 class FurtherHierarchicalVAEKeywords(LikelihoodKeywords, total=False):
@@ -62,12 +74,31 @@ class FurtherHierarchicalVAEKeywords(LikelihoodKeywords, total=False):
     hidden: tuple[int, ...]
     between: tuple[int, ...]
     activation: str
+    spread: Literal["network", "constant"]
 
 
 class HierarchicalVAEKeywords(FurtherHierarchicalVAEKeywords, total=False):
     """`HierarchicalVAEOptions` as keywords."""
 
     latent_dims: tuple[int, ...]
+
+
+class ConstantSpread(nn.Module):
+    """A network that gives means, with raw variances beside them that do not depend on its inputs.
+
+    Args:
+        means: (*lead, inputs) to (*lead, size).
+        size: number of means, and of variances.
+    """
+
+    def __init__(self, means: nn.Module, size: int) -> None:
+        super().__init__()
+        self.means, self.raw_spread = means, nn.Parameter(torch.zeros(size))
+
+    def forward(self, above: Tensor) -> Tensor:
+        """Means and raw variances, shape (*lead, 2 size)."""
+        means = self.means(above)
+        return torch.cat([means, self.raw_spread.expand(means.shape)], -1)
 
 
 class HierarchicalVAE(PyroModule):  # type: ignore[misc]
@@ -128,10 +159,20 @@ class HierarchicalVAE(PyroModule):  # type: ignore[misc]
         distribution = likelihood_of(options, num_features, image_shape)
         num_outputs = distribution.num_outputs(num_features)
         self.decoder = mlp([latent_dims[0], *hidden, num_outputs], activation)
+        if options.spread not in ("network", "constant"):
+            raise InputError(f"spread is {options.spread!r}; it is network or constant")
+        constant = options.spread == "constant"
         self.priors = nn.ModuleList(
-            mlp([above, *between, 2 * below], activation) for below, above in pairwise(latent_dims)
+            ConstantSpread(mlp([above, *between, below], activation), below)
+            if constant
+            else mlp([above, *between, 2 * below], activation)
+            for below, above in pairwise(latent_dims)
         )
         self.likelihood: Likelihood = distribution
+        means = [network.means for network in self.priors if isinstance(network, ConstantSpread)]
+        if len(means) == len(self.priors) and is_linear(distribution, self.decoder, *means):
+            # Methods ask by type for what is known exactly.
+            self.__class__ = LinearHierarchicalVAE
 
     @classmethod
     def defaults_for(cls, options: HierarchicalVAEOptions) -> FitDefaults:
@@ -287,3 +328,41 @@ class HierarchicalVAE(PyroModule):  # type: ignore[misc]
         """Labels of the components."""
         return {f"{site}_component": list(range(1, size + 1))
                 for site, size in zip(self.sites, self.latent_dims, strict=True)}  # fmt: skip
+
+
+class LinearHierarchicalVAE(HierarchicalVAE):
+    """A `HierarchicalVAE` without hidden layers, of constant spread, with noise as `Gaussian` has it.
+
+    All layers and the data are then Gaussian together: p(z1, …, zL | x) and log p(x) are known. A
+    `HierarchicalVAE` becomes one when it is made.
+    """
+
+    @torch.no_grad()
+    def exact_posterior(self, x: Tensor) -> Joint:
+        """p(z1_n, …, zL_n | x_n), of batch shape (num_data,)."""
+        return Joint(self._answers().posterior(x), dict(zip(self.sites, self.latent_dims, strict=True)))
+
+    @torch.no_grad()
+    def exact_log_evidence(self, x: Tensor) -> Tensor:
+        """log p(x_n) in nats, shape (num_data,)."""
+        return self._answers().log_evidence(x)
+
+    def _answers(self) -> LinearAnswers:
+        like, sizes = next(self.decoder.parameters()), self.latent_dims
+        mean, precision = like.new_zeros(sizes[-1]).double(), torch.eye(sizes[-1]).to(like).double()
+        for layer in reversed(range(len(self.priors))):
+            network = self.priors[layer]
+            assert isinstance(network, ConstantSpread)
+            scale = self.prior(layer, like.new_zeros(1, sizes[layer + 1])).stddev[0].double()
+            link = affine(network.means, sizes[layer + 1], like)
+            mean, precision = stacked(mean, precision, *link, scale)
+        loadings, offset = affine(self.decoder, sizes[0], like)
+        likelihood = self.likelihood
+        assert isinstance(likelihood, Gaussian)
+        return LinearAnswers(
+            mean=mean,
+            precision=precision,
+            loadings=torch.nn.functional.pad(loadings, (0, sum(sizes[1:]))),
+            offset=offset,
+            noise=likelihood.scale.double().square().expand(self.num_features),
+        )

@@ -41,7 +41,8 @@ class VAEOptions(LikelihoodOptions):
 
     Attributes:
         latent_dim: Latent dimensions.
-        hidden: Widths of the decoder's hidden layers, from the latent side; the encoder mirrors them.
+        hidden: Widths of the decoder's hidden layers, from the latent side, or none; the encoder mirrors
+            them.
         activation: relu, tanh, softplus, silu or identity.
         network: mlp, or for images conv or resnet; the guide's encoder mirrors the decoder.
         channels: Channels of the maps of a decoder of images, from the latent side; sides double as often.

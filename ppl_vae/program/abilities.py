@@ -38,6 +38,7 @@ __all__ = [
     "HasViews",
     "Imputed",
     "Imputes",
+    "Joint",
     "KnowsOutcomes",
     "KnowsPlaces",
     "KnowsScores",
@@ -66,6 +67,25 @@ class ChecksData(Protocol):
         ...
 
 
+@dataclass(frozen=True, eq=False)
+class Joint:
+    """A distribution of several latent sites that depend on each other given the data.
+
+    Attributes:
+        distribution: of the sites' vectors, one after another: batch shape (units,), event shape (sum of
+            sizes,).
+        sizes: of the vectors by site, in their order.
+    """
+
+    distribution: torch.distributions.Distribution
+    sizes: Mapping[str, int]
+
+    def sample(self, shape: torch.Size) -> dict[str, Tensor]:
+        """Draws by site, each of shape (*shape, units, size)."""
+        parts = self.distribution.sample(shape).split([*self.sizes.values()], -1)
+        return dict(zip(self.sizes, parts, strict=True))
+
+
 @runtime_checkable
 class ExactPosterior(Protocol):
     """A model that can draw from p(z | x) exactly, with its parameters held."""
@@ -74,9 +94,9 @@ class ExactPosterior(Protocol):
         """The Pyro program."""
         ...
 
-    def exact_posterior(self, *data: Tensor) -> Mapping[str, torch.distributions.Distribution]:
+    def exact_posterior(self, *data: Tensor) -> Mapping[str, torch.distributions.Distribution] | Joint:
         """One distribution per latent site (independent of each other given the data), of batch
-        shape (units,) for local latents and () for global ones."""
+        shape (units,) for local latents and () for global ones; or one of all of them together."""
         ...
 
 

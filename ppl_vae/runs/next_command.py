@@ -82,7 +82,7 @@ def _option(name: str, value: object) -> list[str]:
     if isinstance(value, bool):
         return [word] if (word := name.split("/")[0 if value else -1]) else []
     if isinstance(value, tuple | list):
-        return [name, ",".join(map(str, value))]
+        return [name, ",".join(map(str, value)) or "none"]
     return [name, str(value)]
 
 

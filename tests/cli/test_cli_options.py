@@ -179,3 +179,14 @@ def test_the_shell_completes_commands_models_and_their_options(words, expected):
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
     assert expected in done.stdout.split(), done.stderr
     assert "True" not in done.stdout
+
+
+def test_widths_may_be_none_at_all():
+    from ppl_vae.cli.common import numbers
+
+    assert numbers("--hidden", "none", int) == ()
+    assert numbers("--hidden", "3,4", int) == (3, 4)
+    with pytest.raises(InputError, match="it is numbers with commas between, such as 200,200, or none"):
+        numbers("--hidden", "wide", int)
+    with pytest.raises(InputError, match=r"--split is 'none'; .* such as 0\.8,0\.1,0\.1"):
+        numbers("--split", "none", float)

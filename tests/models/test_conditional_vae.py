@@ -1,7 +1,11 @@
 """Linear conditional VAEs are Gaussian given the condition; elsewhere a grid over latents is the oracle."""
 
+import copy
 import math
+from collections.abc import Callable
+from dataclasses import replace
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,10 +18,11 @@ from ppl_vae.data import as_dataset
 from ppl_vae.data.matching import resolve
 from ppl_vae.guides.amortised import AmortisedNormal
 from ppl_vae.guides.normal import VARIANCE_FLOOR
-from ppl_vae.inference import elbo, importance
+from ppl_vae.inference import elbo, exact, importance
 from ppl_vae.models import ConditionalVAE, conditions
 from ppl_vae.models.conditional_vae import ConditionalVAEOptions
 from ppl_vae.models.conditions import Conditions, class_log_evidence
+from ppl_vae.program.abilities import ExactEvidence, ExactPosterior
 from ppl_vae.program.pair import Pair
 from ppl_vae.program.shown import ViewContext, views_of
 from ppl_vae.views import ImageGrid, Matrix, Score
@@ -227,3 +232,49 @@ def test_bad_conditions_are_refused_in_a_sentence() -> None:
         other.check(x)
     with pytest.raises(InputError, match="needs a condition that is a class"):
         class_log_evidence(ConditionalVAE(2, other), model.encoder_guide(), x)
+
+
+@pytest.mark.parametrize("make", [_vector, _labelled])
+def test_a_linear_one_knows_its_answers(make: Callable[[], Linear]) -> None:
+    linear = make()
+    data = linear.x, linear.condition
+    assert isinstance(linear.model, ExactPosterior)
+    assert isinstance(linear.model, ExactEvidence)
+    np.testing.assert_allclose(
+        exact.log_evidence(linear.model, *data).log_evidence, linear.log_evidence(linear.condition), rtol=1e-9
+    )
+    found, q = linear.model.exact_posterior(*data)["z"], linear.guide().encode(*data)
+    torch.testing.assert_close(found.mean, q.mean)
+    torch.testing.assert_close(found.covariance_matrix, q.covariance_matrix)
+    # The standard prior, and a copy in the precision of a fit.
+    options = replace(LINEAR, prior="standard", likelihood="gaussian-pixel")
+    model = copy.deepcopy(ConditionalVAE(NUM_FEATURES, linear.model.conditions, options))
+    x = linear.x.float()
+    c = linear.condition if linear.condition.dim() == 1 else linear.condition.float()
+    q = model.exact_posterior(x, c)["z"]
+    assert q.mean.dtype == torch.float32
+    draws = q.sample(torch.Size([3]))
+    joint = model.likelihood(model.outputs(draws, model.embedding(c), x)).log_prob(x)
+    weights = joint + model.prior_given(model.embedding(c)).log_prob(draws) - q.log_prob(draws)
+    expected = model.exact_log_evidence(x, c).float().expand(3, -1)
+    torch.testing.assert_close(weights, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"hidden": (3,)},
+        {"likelihood": "bernoulli", "start_scale": None},
+        {"likelihood": "gaussian-heteroscedastic"},
+    ],
+)
+def test_others_do_not_say_that_they_know_their_answers(options: dict[str, Any]) -> None:
+    model = ConditionalVAE(NUM_FEATURES, Conditions(num_features=3), replace(LINEAR, **options))
+    assert not isinstance(model, ExactPosterior | ExactEvidence)
+
+
+def test_a_network_that_took_the_place_of_a_linear_one_is_noticed() -> None:
+    linear = _vector()
+    linear.model.decoder.append(nn.Tanh())
+    with pytest.raises(InputError, match="not linear"):
+        exact.log_evidence(linear.model, linear.x, linear.condition)

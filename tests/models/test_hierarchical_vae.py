@@ -6,6 +6,7 @@ x = W z1 + b + s ε, z1 = A z2 + a + N(0, diag v), z2 ~ N(0, I).
 import math
 from dataclasses import dataclass
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,15 +14,16 @@ import torch
 from pyro import poutine
 from scipy import stats
 from torch import Tensor
-from torch.distributions import MultivariateNormal
+from torch.distributions import MultivariateNormal, Normal
 
 from ppl_vae.base.errors import InputError
 from ppl_vae.data import Rows
 from ppl_vae.diagnostics.latents.collapse import collapse
 from ppl_vae.guides.layered import BottomUp, Ladder
 from ppl_vae.guides.normal import VARIANCE_FLOOR
-from ppl_vae.inference import elbo, guide, importance, nuts, svi
+from ppl_vae.inference import elbo, exact, guide, importance, nuts, svi
 from ppl_vae.models import VAE, HierarchicalVAE
+from ppl_vae.program.abilities import ExactEvidence, ExactPosterior
 from ppl_vae.program.pair import Pair
 from ppl_vae.program.shown import ViewContext
 from ppl_vae.views import ImageGrid, TableView
@@ -154,12 +156,12 @@ def test_each_guide_loses_what_its_family_must(name: str, oracles: ModuleType) -
     """Weights of an exact guide are all p(x); another's ELBO is below by the KL of diagonal Normals."""
     case = _case(name)
     truth = case.marginal.log_prob(case.x).numpy()
-    for (pair, loss), exact in (
+    for (pair, loss), tight in (
         (case.bottom_up(), name != "ladder exact"),
         (case.ladder(), name != "bottom-up exact"),
     ):
         log_w = _log_weights(pair, case.x)
-        if exact:
+        if tight:
             assert loss == pytest.approx(0, abs=1e-12)
             np.testing.assert_allclose(log_w, np.broadcast_to(truth, log_w.shape), rtol=1e-9)
         else:
@@ -354,3 +356,59 @@ def test_bad_options_and_data_are_refused() -> None:
         HierarchicalVAE(6, (3, 2), likelihood="sine")
     with pytest.raises(InputError, match=r"hierarchical VAE of 6 features was given data of shape \(4, 5\)"):
         HierarchicalVAE(6, (3, 2)).check_data(torch.zeros(4, 5))
+
+
+def test_a_linear_one_of_constant_spread_knows_its_answers() -> None:
+    case = _case("ladder exact")
+    model = HierarchicalVAE(
+        NUM_FEATURES, (case.q1, case.q2), hidden=(), between=(), likelihood="gaussian-fixed",
+        start_scale=SCALE, spread="constant",
+    ).double()  # fmt: skip
+    with torch.no_grad():
+        model.decoder.load_state_dict(case.model.decoder.state_dict())
+        above = model.priors[0]
+        above.means[0].weight.copy_(case.coupling)
+        above.means[0].bias.copy_(case.shift)
+        above.raw_spread.copy_(_raw(case.variance))
+    assert isinstance(model, ExactPosterior)
+    assert isinstance(model, ExactEvidence)
+    found = exact.log_evidence(model, case.x)
+    np.testing.assert_allclose(found.log_evidence, case.marginal.log_prob(case.x), rtol=1e-9)
+    joint = model.exact_posterior(case.x)
+    assert isinstance(joint.distribution, MultivariateNormal)
+    torch.testing.assert_close(joint.distribution.mean, case.mean(case.x).T)
+    torch.testing.assert_close(
+        joint.distribution.precision_matrix, case.precision.expand_as(joint.distribution.precision_matrix)
+    )
+    drawn = exact.draws(model, case.x, num_draws=500).draws
+    assert {name: values.shape for name, values in drawn.items()} == {
+        "z1": (1, 500, 6, 2),
+        "z2": (1, 500, 6, 1),
+    }
+
+
+def test_three_layers_agree_with_the_weights_of_their_own_posterior() -> None:
+    torch.manual_seed(0)
+    model = HierarchicalVAE(
+        NUM_FEATURES, (3, 2, 1), hidden=(), between=(), likelihood="gaussian", spread="constant"
+    )
+    x = torch.randn(5, NUM_FEATURES)
+    joint = model.exact_posterior(x)
+    values = joint.sample(torch.Size([4]))
+    log_q = joint.distribution.log_prob(torch.cat([*values.values()], -1))
+    log_p = Normal(0.0, 1.0).log_prob(values["z3"]).sum(-1)
+    for layer, (site, above) in enumerate((("z1", "z2"), ("z2", "z3"))):
+        log_p = log_p + model.prior(layer, values[above]).log_prob(values[site])
+    log_p = log_p + model.likelihood(model.decoder(values["z1"])).log_prob(x)
+    # float32, with squares up to a thousand over the noise.
+    expected = model.exact_log_evidence(x).expand(4, -1)
+    torch.testing.assert_close((log_p - log_q).double(), expected, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("options", [{"spread": "network"}, {"between": (3,)}, {"likelihood": "laplace"}])
+def test_others_do_not_say_that_they_know_their_answers(options: dict[str, Any]) -> None:
+    linear: dict[str, Any] = {"hidden": (), "between": (), "likelihood": "gaussian", "spread": "constant"}
+    assert isinstance(HierarchicalVAE(NUM_FEATURES, (2, 1), **linear), ExactEvidence)
+    assert not isinstance(HierarchicalVAE(NUM_FEATURES, (2, 1), **linear | options), ExactEvidence)
+    with pytest.raises(InputError, match="spread is 'wide'; it is network or constant"):
+        HierarchicalVAE(NUM_FEATURES, (2, 1), spread="wide")  # type: ignore[arg-type]

@@ -18,6 +18,7 @@ from ppl_vae.inference.fitting import svi
 from ppl_vae.inference.fitting.refits import Refits, Refitter, parameters_at
 from ppl_vae.inference.samplers import nuts
 from ppl_vae.inference.samplers.chains import ChainSettings
+from ppl_vae.inference.samplers.exact import sampled
 from ppl_vae.inference.samplers.many_data import Chained, ManyData, thinning
 from ppl_vae.program.abilities import ExactPosterior
 from ppl_vae.program.pair import Pair
@@ -327,9 +328,7 @@ class Exact:
         found: list[Draws] = []
         for number, data in enumerate(data_sets):
             with seeded(derived(self.seed, 2, first + number)), self.pair.scope(), torch.no_grad():
-                answers = self.model.exact_posterior(*data)
-                lead = torch.Size([self.num_draws])
-                found.append({name: one.sample(lead) for name, one in answers.items()})
+                found.append(sampled(self.model.exact_posterior(*data), torch.Size([self.num_draws])))
         return found
 
     def notes(self) -> list[str]:

@@ -1,6 +1,7 @@
 """Exact answers, from models that know them."""
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,13 +15,13 @@ from ppl_vae.base.arguments import check_whole
 from ppl_vae.base.errors import InputError
 from ppl_vae.base.seeds import seeded
 from ppl_vae.guides.prior import Prior
-from ppl_vae.program.abilities import ExactEvidence, ExactPosterior
+from ppl_vae.program.abilities import ExactEvidence, ExactPosterior, Joint
 from ppl_vae.program.memory import refuse_too_many_draws
 from ppl_vae.program.pair import Pair, Program
 from ppl_vae.program.probe import check_data
 from ppl_vae.program.problem import Problem
 
-__all__ = ["draws", "log_evidence", "summed_posterior"]
+__all__ = ["draws", "log_evidence", "sampled", "summed_posterior"]
 
 
 @torch.no_grad()
@@ -44,12 +45,11 @@ def draws(
     check_data(model, *data)
     start = time.perf_counter()
     check_whole(1, num_draws=num_draws)
-    posteriors = model.exact_posterior(*data)
-    refuse_too_many_draws(num_draws, sum(map(_numbers, posteriors.values())))
+    found = model.exact_posterior(*data)
+    parts = [found.distribution] if isinstance(found, Joint) else [*found.values()]
+    refuse_too_many_draws(num_draws, sum(map(_numbers, parts)))
     with seeded(seed):
-        values = {
-            name: posterior.sample(torch.Size([1, num_draws])) for name, posterior in posteriors.items()
-        }
+        values = sampled(found, torch.Size([1, num_draws]))
     plates = Problem.of(Pair(model, Prior(model)), *data).layout.latents
     return Posterior(
         draws=to_dataset(values, plates, model, coords),
@@ -57,6 +57,20 @@ def draws(
         dependence="independent",
         seconds=time.perf_counter() - start,
     )
+
+
+def sampled(
+    posterior: Mapping[str, torch.distributions.Distribution] | Joint, shape: torch.Size
+) -> dict[str, Tensor]:
+    """Draws of an exact posterior by site.
+
+    Args:
+        posterior: as `ExactPosterior` gives it.
+        shape: of the draws.
+    """
+    if isinstance(posterior, Joint):
+        return posterior.sample(shape)
+    return {name: one.sample(shape) for name, one in posterior.items()}
 
 
 def summed_posterior(model: Program, data: tuple[Any, ...]) -> dict[str, tuple[Tensor, Tensor]]:
@@ -71,8 +85,8 @@ def summed_posterior(model: Program, data: tuple[Any, ...]) -> dict[str, tuple[T
     """
     if not isinstance(model, ExactPosterior):
         raise InputError(f"{type(model).__name__} does not know the exact posterior of what is summed out")
-    found = {}
-    for name, posterior in model.exact_posterior(*data).items():
+    found, known = {}, model.exact_posterior(*data)
+    for name, posterior in () if isinstance(known, Joint) else known.items():
         if posterior.has_enumerate_support:
             values = posterior.enumerate_support(expand=False).reshape(-1)
             logs = posterior.log_prob(values.reshape(-1, *[1] * len(posterior.batch_shape)))
