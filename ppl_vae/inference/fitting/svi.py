@@ -15,6 +15,7 @@ from pyro.infer import ELBO as PyroELBO
 
 from ppl_vae.base.clock import no_deadline
 from ppl_vae.base.notebook import Tone, banner, panel, table
+from ppl_vae.base.plain import Plain
 from ppl_vae.base.progress import progress_bar
 from ppl_vae.base.seeds import seeded
 from ppl_vae.base.threads import one_thread
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 __all__ = [
     "IWAE",
     "Callback",
+    "EvidenceEstimate",
     "Fit",
     "FitKeywords",
     "FitOptions",
@@ -72,13 +74,30 @@ _WORDS: dict[bool | None, tuple[str, Tone]] = {
 }
 
 
+@dataclass(frozen=True)
+class EvidenceEstimate(Plain):
+    """What a method that has no bound says log p(x) is.
+
+    Attributes:
+        log_evidence: in nats for the whole data. It may be too high as well as too low, by an error that the
+            method does not know: importance sampling from the guide judges it.
+        approximation: by name, such as "expectation propagation".
+    """
+
+    log_evidence: float
+    approximation: str
+
+    def __str__(self) -> str:
+        return f"log p(x) ≈ {self.log_evidence:.2f} nats by {self.approximation}, no bound"
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Fit:
     """What a fit did. The parameters themselves stay in the pair.
 
     Attributes:
         elbo: the objective's estimate at every step (the ELBO or the IWAE bound), in nats for the whole
-            data, shape (steps,).
+            data, shape (steps,). Of expectation propagation, its estimate of log p(x), which is no bound.
         held_out: step and held-out objective per unit at every check, shape (checks, 2).
         final: the ELBO of the training data under the final parameters, with its error and parts.
         steps: number of steps.
@@ -87,12 +106,13 @@ class Fit:
             that is not known, after a fixed number of steps whose ELBO has levelled off (see `convergence`).
         reason: the numbers behind it in words.
         engine: how the steps ran: "pyro" (stock), "traced" (a graph, operation by operation), "compiled",
-            "quadrature" (natural gradients), or "formulas" (EM).
+            "quadrature" (natural gradients), "formulas" (EM), or "moments" (expectation propagation).
         compile_seconds: what compiling or loading the compiled graph took, part of ``seconds``.
         stopping: why the fit ended where it did, if it was to stop by itself.
-        method: "SVI", "natural gradients", "deterministic VI" or "EM".
+        method: "SVI", "natural gradients", "deterministic VI", "EM" or "expectation propagation".
         distance: the estimated distance to the best of the guide's family, for methods that know it.
         choice: why that method, where it was chosen.
+        estimate: of log p(x), of a method that has no bound.
     """
 
     elbo: np.ndarray
@@ -108,11 +128,14 @@ class Fit:
     method: str = "SVI"
     distance: Distance | None = None
     choice: Choice | None = None
+    estimate: EvidenceEstimate | None = None
 
     def __repr__(self) -> str:
         word, _ = _WORDS[self.converged]
         elbo = with_error(self.final.value, self.final.std_error)
-        return f"Fit({self.steps:,} steps, {self.engine}, {self.seconds:.0f} s: ELBO {elbo} nats; {word})"
+        also = "" if self.estimate is None else f"; {self.estimate}"
+        took = f"{self.steps:,} steps, {self.engine}, {self.seconds:.0f} s"
+        return f"Fit({took}: ELBO {elbo} nats; {word}{also})"
 
     def _repr_html_(self) -> str:
         """How a notebook shows it."""
@@ -125,6 +148,9 @@ class Fit:
             ("held-out objective per unit, last", self.held_out[-1, 1] if len(self.held_out) else "–"),
             ("seconds", self.seconds),
         ]
+        if self.estimate is not None:
+            estimate = f"log p(x) by {self.estimate.approximation}, no bound, in nats"
+            rows.insert(1, (estimate, self.estimate.log_evidence))
         return panel(
             f"Fit by {self.method}: {self.steps:,} steps, {self.engine}",
             banner(word.upper(), tone, self.reason),

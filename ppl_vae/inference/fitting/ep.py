@@ -1,0 +1,117 @@
+"""Expectation propagation for linear factors on Gaussian chains: the answer of TrueSkill, also through time.
+
+Its fixed point is reached by Newton steps in place of message passing (`ep_steps`). The answer is written
+into the guide, and is judged as any other's: expectation propagation has no bound of its own, but the guide
+has an ELBO.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+import numpy as np
+import pyro
+
+from ppl_vae.base.arguments import check_real, check_whole
+from ppl_vae.base.progress import progress_bar
+from ppl_vae.base.threads import SMALL_WORK, one_thread
+from ppl_vae.inference.evidence.elbo import elbo
+from ppl_vae.inference.fitting.ep_factors import factors_of
+from ppl_vae.inference.fitting.ep_guides import check_guide, write
+from ppl_vae.inference.fitting.ep_loop import Propagated, propagate
+from ppl_vae.inference.fitting.svi import EvidenceEstimate, Fit, final_particles
+from ppl_vae.program.pair import Pair
+from ppl_vae.program.problem import Problem
+
+__all__ = ["fit"]
+
+NAME = "expectation propagation"
+
+
+def fit(
+    pair: Pair,
+    *data: Any,
+    tolerance: float = 1e-8,
+    max_steps: int = 200,
+    damping: float = 0.0,
+    num_nodes: int = 32,
+    seed: int = 0,
+    progress: bool = True,
+) -> Fit:
+    """Set a guide to the answer of expectation propagation.
+
+    Every entry of a factor has a Gaussian site of its own, so that chains (players) are independent in the
+    answer, as they are in TrueSkill (a normal guide of independent skills) and in TrueSkill Through Time (a
+    Gaussian chain a player). Factors of one predictor are matched in closed form where the model knows it
+    (`TiltedFactors`), else by quadrature; rankings of whole games by their exact marginal moments
+    (`RankingFactors`), where TrueSkill approximates within the game. Nothing is random but the last ELBO of
+    models of rankings, and the order of data changes nothing.
+
+    Args:
+        pair: a model with the ability `LinearFactors` or `RankingFactors`, and Pyro's ``AutoNormal`` where
+            chains have one state each, or a `ChainNormal`. The guide's parameters are changed in place, in
+            their own precision; all arithmetic is in float64. The model's parameters are held, and where the
+            guide stands does not matter.
+        data: the programs' full data.
+        tolerance: change of the means, in their sds, and of log variances at which to stop.
+        max_steps: most steps.
+        damping: part of its way that every step leaves out, from 0 to less than 1. Steps are shortened by
+            themselves where they come no nearer.
+        num_nodes: nodes of the Gauss–Hermite rule, where moments are not known in closed form.
+        seed: of the draws of the last ELBO.
+        progress: whether to show a progress bar on a terminal.
+
+    Returns:
+        A `Fit`. Its ``elbo`` holds EP's estimate of log p(x) before every step, and ``estimate`` the last,
+        which are no bounds; its ``final`` is the guide's ELBO, which is one. The engine is "moments".
+
+    Raises:
+        InputError: for a model without these abilities, another guide, data or arguments that are not
+            acceptable, and factors without finite integrals.
+    """
+    _check_arguments(tolerance, max_steps, damping, num_nodes)
+    begun = time.perf_counter()
+    site, factors = factors_of(pair.model, *data, num_nodes=num_nodes)
+    pair.initialise(*data, seed=seed)
+    check_guide(pair.guide, site, factors.chains)
+    with (
+        one_thread(len(factors.design.column) * num_nodes < SMALL_WORK),
+        pyro.validation_enabled(False),
+        progress_bar(NAME, max_steps, open_ended=True, show=progress) as advance,
+    ):
+        found = propagate(
+            factors, tolerance=tolerance, max_steps=max_steps, damping=damping,
+            seen=lambda value, change: advance(1, f"log p(x) ≈ {value:.4f}, change {change:.1g}"),
+        )  # fmt: skip
+    write(pair.guide, site, factors.chains, found)
+    num_particles = final_particles(Problem.of(pair, *data).layout, late=False)
+    return Fit(
+        elbo=np.asarray(found.log_evidence),
+        held_out=np.empty((0, 2)),
+        final=elbo(pair, *data, num_particles=num_particles, seed=seed),
+        steps=len(found.log_evidence),
+        seconds=time.perf_counter() - begun,
+        converged=found.converged,
+        reason=_reason(found, tolerance),
+        engine="moments",
+        compile_seconds=0.0,
+        method=NAME,
+        estimate=EvidenceEstimate(found.log_evidence[-1], NAME),
+    )
+
+
+def _reason(found: Propagated, tolerance: float) -> str:
+    damped = "" if found.length == 1 else f", at {found.length:.2g} of their length"
+    return (
+        f"the last of {len(found.log_evidence)} steps moved means and log variances by at most "
+        f"{found.change:.2g} (tolerance {tolerance:g}){damped}"
+    )
+
+
+def _check_arguments(tolerance: float, max_steps: int, damping: float, num_nodes: int) -> None:
+    check_real(lambda v: 0 < v < math.inf, "must be positive", tolerance=tolerance)
+    check_real(lambda v: 0 <= v < 1, "is a part of the way, from 0 to less than 1", damping=damping)
+    check_whole(1, max_steps=max_steps)
+    check_whole(2, num_nodes=num_nodes)
