@@ -20,6 +20,9 @@ from .fitting import (
     em as em,
 )
 from .fitting import (
+    ep as ep,
+)
+from .fitting import (
     fixed_noise as fixed_noise,
 )
 from .fitting import (

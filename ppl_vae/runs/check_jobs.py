@@ -34,8 +34,8 @@ class CheckedOptions:
 
     Attributes:
         budget: time for everything, such as 90s, 2m or 1h; the important checks come first.
-        method: svi, natural, deterministic, em or auto, where a fit is made (default: auto for programs of
-            your own, svi for models)
+        method: svi, natural, deterministic, em, ep or auto, where a fit is made (default: auto for
+            programs of your own, svi for models)
         steps: the most steps of SVI.
         lr: learning rate that SVI begins with (default: the model's, or 0.05)
         split: train, validation or test rows (default: test where there are any, else train)

@@ -13,7 +13,7 @@ from ppl_vae.base.progress import stage
 from ppl_vae.data.dataset import Dataset
 from ppl_vae.guides.per_datum import PerDatum
 from ppl_vae.inference.fitting.checkpoint import save_parameters
-from ppl_vae.inference.fitting.choice import fit_by
+from ppl_vae.inference.fitting.choice import NAMES, fit_by
 from ppl_vae.models.base import HintsAtScale
 from ppl_vae.program.abilities import HasDegenerate
 from ppl_vae.runs.run import OWN_DATA, Run, prepare_folder
@@ -49,8 +49,9 @@ def fit_run(
     Raises:
         InputError: for anything that cannot be done; the folder is then left as it was.
     """
-    if resume and settings.fit.method == "em":
-        raise InputError("EM keeps no checkpoint that --resume could go on from; fit anew, with --overwrite")
+    if resume and settings.fit.method in ("em", "ep"):
+        name = NAMES[settings.fit.method]
+        raise InputError(f"{name} keeps no checkpoint for --resume to go on from; fit anew, with --overwrite")
     run = Run.make(settings, given)
     data = run.tensors("train")
     held_out = None
@@ -99,6 +100,7 @@ def fit_run(
         "method": fitted.method,
         "distance": None if fitted.distance is None else fitted.distance.to_json(),
         "choice": None if fitted.choice is None else fitted.choice.to_json(),
+        "estimate": None if fitted.estimate is None else fitted.estimate.to_json(),
         "warnings": list(warned),
         "out": str(out),
     }

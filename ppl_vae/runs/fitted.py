@@ -25,7 +25,7 @@ from ppl_vae.inference.fitting.choice import Choice
 from ppl_vae.inference.fitting.distance import Distance
 from ppl_vae.inference.fitting.options import FitKeywords
 from ppl_vae.inference.fitting.stopping import Stopping
-from ppl_vae.inference.fitting.svi import Fit
+from ppl_vae.inference.fitting.svi import EvidenceEstimate, Fit
 from ppl_vae.inference.samplers import guide as guide_method
 from ppl_vae.models.base import SuiteModel
 from ppl_vae.models.keywords import ModelKeywords
@@ -135,6 +135,7 @@ class FittedRun:
             content["kl_is_analytic"], content["num_units"], content.get("num_particles", 0),
         )  # fmt: skip
         stopping, distance, choice = (content.get(name) for name in ("stopping", "distance", "choice"))
+        estimate = content.get("estimate")
         return Fit(
             elbo=pd.read_csv(self.folder / "elbo.csv")["elbo"].to_numpy(),
             held_out=pd.read_csv(self.folder / "held-out.csv").to_numpy(dtype=np.float64),
@@ -149,6 +150,7 @@ class FittedRun:
             method=content.get("method", "SVI"),
             distance=Distance.from_json(distance) if distance else None,
             choice=Choice.from_json(choice) if choice else None,
+            estimate=EvidenceEstimate.from_json(estimate) if estimate else None,
         )
 
     @property

@@ -2,6 +2,9 @@ from . import (
     em as em,
 )
 from . import (
+    ep as ep,
+)
+from . import (
     fixed_noise as fixed_noise,
 )
 from . import (

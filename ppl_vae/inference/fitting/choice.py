@@ -2,8 +2,8 @@
 
 For a Gaussian guide of a model without parameters of its own, the best of the guide's family is a problem of
 optimisation, which second-order methods solve in a few iterations; SVI needs thousands of steps, and a
-learning rate. Networks, minibatches and every other guide are SVI's. Models that know their posterior exactly
-may have EM, for which one asks.
+learning rate. Networks, minibatches and every other guide are SVI's. One asks for EM, of models that know their
+posterior exactly, and for expectation propagation, of skills and what is like them.
 """
 
 from __future__ import annotations
@@ -21,29 +21,31 @@ from ppl_vae.base.plain import Plain
 from ppl_vae.base.progress import stage
 from ppl_vae.inference.fitting import svi
 from ppl_vae.inference.fitting.autoguides import family_of, is_gaussian
+from ppl_vae.inference.fitting.ep_guides import holds
 from ppl_vae.inference.fitting.options import FitKeywords, FitOptions, MethodName
 from ppl_vae.inference.fitting.parts import held_out_mean
 from ppl_vae.inference.fitting.proper import Improper
 from ppl_vae.inference.fitting.svi import Fit
-from ppl_vae.program.abilities import HasEM, PairwiseFactors
+from ppl_vae.program.abilities import HasEM, LinearFactors, PairwiseFactors, RankingFactors
 from ppl_vae.program.pair import Pair
 from ppl_vae.program.probe import check_data, in_pyros_words
 from ppl_vae.program.problem import Problem
 
 __all__ = ["Choice", "Facts", "choice_of", "choose", "facts_of", "fit", "fit_by", "settled"]
 
-Method = Literal["svi", "natural", "deterministic", "em"]
+Method = Literal["svi", "natural", "deterministic", "em", "ep"]
 NAMES: dict[Method, str] = {
     "svi": "SVI",
     "natural": "natural gradients",
     "deterministic": "deterministic VI",
     "em": "EM",
+    "ep": "expectation propagation",
 }
 ASKED = "it was asked for"
 # Options of a fit that every method knows; the others are SVI's.
 SHARED = ("method", "train", "tolerance", "compile")
-# Those that EM knows.
-OF_EM = ("method", "train")
+# Those that EM and expectation propagation know.
+OF_OTHERS = ("method", "train")
 # Latents up to which natural gradients' dense matrices are worth it for independent or low-rank covariances;
 # the most for any dense covariance; and the most that deterministic VI is chosen for.
 FEW, MOST_NATURAL, MOST = 500, 1500, 5000
@@ -59,7 +61,7 @@ class Choice(Plain):
     """How a fit is made, and why.
 
     Attributes:
-        method: "svi", "natural", "deterministic" or "em".
+        method: "svi", "natural", "deterministic", "em" or "ep".
         reason: a clause, such as "the guide is mean-field with 10 latents".
         alternatives: the other methods that take the pair.
         instead_of: the method that was begun and did not arrive in time; "" for none.
@@ -91,6 +93,7 @@ class Facts:
         only_svi: what else is asked for that only SVI does, in words; "" for nothing.
         model: the model's type, by name.
         has_em: whether the model has EM.
+        has_ep: whether expectation propagation takes the pair.
         held: whether its parameters are held.
     """
 
@@ -104,6 +107,7 @@ class Facts:
     only_svi: str = ""
     model: str = ""
     has_em: bool = False
+    has_ep: bool = False
     held: bool = False
 
     def __str__(self) -> str:
@@ -133,6 +137,8 @@ def refused(method: Method, facts: Facts) -> str:
         return ""
     if method == "em":
         return _without_em(facts)
+    if method == "ep":
+        return _without_ep(facts)
     if obstacle := _obstacle(facts):
         return obstacle
     if method == "natural" and facts.dim > MOST_NATURAL and not facts.pairwise:
@@ -147,6 +153,15 @@ def _without_em(facts: Facts) -> str:
     if not facts.has_em:
         return f"{facts.model or 'the model'} has no EM"
     return "EM learns the model's parameters, which train='guide' holds" if facts.held else facts.only_svi
+
+
+def _without_ep(facts: Facts) -> str:
+    if not facts.has_ep:
+        model, guide = facts.model or "the model", facts.guide
+        return f"{model} with {guide} is no model of linear factors with a guide of independent chains"
+    if facts.learnt:
+        return f"expectation propagation holds the model's {facts.learnt:,} parameters; add train='guide'"
+    return facts.only_svi
 
 
 def _obstacle(facts: Facts) -> str:
@@ -176,17 +191,19 @@ def facts_of(pair: Pair, *data: Any, options: FitOptions, only_svi: str = "", se
     with in_pyros_words():
         pair.initialise(*data, seed=seed)
     guide = type(pair.guide).__name__
+    own = pair.parameters("guide")
+    model = {name: leaf for name, leaf in pair.parameters().items() if name not in own}
     general = Facts(
         guide=guide,
+        learnt=sum(leaf.numel() for leaf in model.values()) if options.train == "both" else 0,
         only_svi=only_svi,
         model=type(pair.model).__name__ if isinstance(pair.model, nn.Module) else "the model",
         has_em=isinstance(pair.model, HasEM),
+        has_ep=isinstance(pair.model, LinearFactors | RankingFactors) and holds(pair.guide),
         held=options.train == "guide",
     )
     if not is_gaussian(pair.guide):
         return general
-    own = pair.parameters("guide")
-    model = {name: leaf for name, leaf in pair.parameters().items() if name not in own}
     size = options.batch_size
     if size is not None and size < (plate := Problem.of(pair, *data).layout.batch_plate_size):
         only_svi = f"minibatches of {size:,} of {plate:,} are asked for"
@@ -198,7 +215,6 @@ def facts_of(pair: Pair, *data: Any, options: FitOptions, only_svi: str = "", se
         family=family.name,
         dim=family.dim,
         largest=family.largest,
-        learnt=sum(leaf.numel() for leaf in model.values()) if options.train == "both" else 0,
         pairwise=isinstance(pair.model, PairwiseFactors) and guide == "AutoNormal",
         numbers=sum(values.numel() for values in data if isinstance(values, Tensor)),
         only_svi=only_svi,
@@ -209,13 +225,13 @@ def settled(method: MethodName, given: Iterable[str]) -> MethodName:
     """The method that is asked for, where options of SVI are given as well.
 
     Args:
-        method: "auto", "svi", "natural", "deterministic" or "em".
+        method: "auto", "svi", "natural", "deterministic", "em" or "ep".
         given: names of the options of a fit that were given.
 
     Raises:
         InputError: if the method does not know one of them.
     """
-    shared = OF_EM if method == "em" else SHARED
+    shared = OF_OTHERS if method in ("em", "ep") else SHARED
     own = [name for name in given if name in FitKeywords.__annotations__ and name not in shared]
     if not own or method == "svi":
         return method
@@ -239,8 +255,8 @@ def fit(
 
     A Gaussian AutoGuide of a model without parameters of its own goes to the best of its family, by
     `natural.fit` or `fixed_noise.fit`; everything else is SVI's. ``method="em"`` is for models that have EM
-    (`HasEM`). Of SVI, options that are not given have
-    their defaults, but for at most 20,000 steps, which end by themselves (``stop``).
+    (`HasEM`), ``method="ep"`` for skills and what is like them (`ep.fit`). Of SVI, options that are not given
+    have their defaults, but for at most 20,000 steps, which end by themselves (``stop``).
 
     Args:
         pair: model and guide; their parameters are changed in place.
@@ -338,12 +354,13 @@ def _to_optimum(
     seed: int,
     progress: bool,
 ) -> Fit:
-    from ppl_vae.inference.fitting import em, fixed_noise, natural
+    from ppl_vae.inference.fitting import em, ep, fixed_noise, natural
 
     # The default is SVI's, in nats a unit.
     usual = options.tolerance == FitOptions.tolerance
-    if choice.method == "em":
-        found = em.fit(pair, *data, seed=seed, progress=progress)
+    if choice.method in ("em", "ep"):
+        method = em.fit if choice.method == "em" else ep.fit
+        found = method(pair, *data, seed=seed, progress=progress)
     else:
         method = natural.fit if choice.method == "natural" else fixed_noise.fit
         found = (

@@ -11,7 +11,7 @@ from ppl_vae.inference.fitting.objective import Objective
 
 __all__ = ["FitKeywords", "FitOptions", "MethodName"]
 
-MethodName = Literal["svi", "natural", "deterministic", "em", "auto"]
+MethodName = Literal["svi", "natural", "deterministic", "em", "ep", "auto"]
 ObjectiveName = Literal["elbo", "mean-field", "iwae"]
 # Which option belongs to the shell under which name; None: it is Python's alone.
 STEPS, PARTICLES, PYTHON = {"shell": "--steps"}, {"shell": "--particles"}, {"shell": None}
@@ -24,8 +24,8 @@ class FitOptions:
     Attributes:
         method: "svi", or "natural" or "deterministic" for the best Gaussian guide of its family (`natural`,
             `fixed_noise`), or "auto", which takes those where they go and SVI where not, or "em" for a model
-            that has EM. Options but this, ``train``, ``tolerance`` and ``compile`` are SVI's alone, and the
-            last two none of EM's.
+            that has EM, or "ep" for expectation propagation. Options but this, ``train``, ``tolerance`` and
+            ``compile`` are SVI's alone, and the last two none of EM's and EP's.
         num_steps: number of Adam steps, in all; with ``stop``, the most.
         batch_size: entries of the data plate a step; all by default.
         lr: learning rate of the first step. It falls along a half cosine, or as ``stop`` says.
