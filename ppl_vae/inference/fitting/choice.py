@@ -2,8 +2,8 @@
 
 For a Gaussian guide of a model without parameters of its own, the best of the guide's family is a problem of
 optimisation, which second-order methods solve in a few iterations; SVI needs thousands of steps, and a
-learning rate. Networks, minibatches and every other guide are SVI's. One asks for EM, of models that know their
-posterior exactly, and for expectation propagation, of skills and what is like them.
+learning rate. Networks, minibatches and every other guide are SVI's. One asks for EM, of models that know
+their posterior exactly, and for expectation propagation, of skills and what is like them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Expectation propagation for linear factors on Gaussian chains: the answer of TrueSkill, also through time.
+"""Expectation propagation for linear factors on Gaussian chains: how games usually rate players.
 
 Its fixed point is reached by Newton steps in place of message passing (`ep_steps`). The answer is written
 into the guide, and is judged as any other's: expectation propagation has no bound of its own, but the guide
@@ -43,11 +43,11 @@ def fit(
     """Set a guide to the answer of expectation propagation.
 
     Every entry of a factor has a Gaussian site of its own, so that chains (players) are independent in the
-    answer, as they are in TrueSkill (a normal guide of independent skills) and in TrueSkill Through Time (a
-    Gaussian chain a player). Factors of one predictor are matched in closed form where the model knows it
-    (`TiltedFactors`), else by quadrature; rankings of whole games by their exact marginal moments
-    (`RankingFactors`), where TrueSkill approximates within the game. Nothing is random but the last ELBO of
-    models of rankings, and the order of data changes nothing.
+    answer, whether they have one state each (Herbrich et al. 2006) or many, through time (Dangauthier et al.
+    2007). Factors of one predictor are matched in closed form where the model knows it (`TiltedFactors`),
+    else by quadrature; rankings of whole games by their exact marginal moments (`RankingFactors`), which
+    those authors iterate for within the game. Nothing is random but the draws of the last ELBO, and the order
+    of data changes nothing.
 
     Args:
         pair: a model with the ability `LinearFactors` or `RankingFactors`, and Pyro's ``AutoNormal`` where

@@ -2,10 +2,10 @@
 
 States s ~ N(μ, P⁻¹) meet data through factors exp ℓ of predictors d = A s, a row of A each. Every entry
 (r, n) of A has a site, exp(t (s_n − m_n) − π (s_n − m_n)² / 2), so that the answer q = N(m, (P + diag X)⁻¹),
-with X the sum of a state's π, leaves chains independent of each other: the factorisation of TrueSkill and of
-TrueSkill Through Time. An entry's cavity is the marginal N(m_n, v_n) of its state without its own site, of
-precision 1/w = 1/v_n − π. A row's cavity is d_r ~ N(δ_r, u_r) with u_r = Σ a² w; with α and β of its tilted
-density (`tilted`)
+with X the sum of a state's π, leaves chains independent of each other: the factorisation that Herbrich et al.
+rate players by, and Dangauthier et al. through time. An entry's cavity is the marginal N(m_n, v_n) of its
+state without its own site, of precision 1/w = 1/v_n − π. A row's cavity is d_r ~ N(δ_r, u_r) with
+u_r = Σ a² w; with α and β of its tilted density (`tilted`)
 
 t = a α,   π = a² β / (1 − a² w β),   δ_r = (A m)_r − u_r α_r,   P (m − μ) = Aᵀ α.
 
@@ -28,8 +28,8 @@ log Z = Σ_f log Z_f + ½ Σ_r u_r α_r² + ½ Σ_e log(1 + π_e w_e) − ½ (m 
 It is no bound.
 
 Sources: Minka, "Expectation Propagation for Approximate Bayesian Inference", UAI 2001; Herbrich, Minka and
-Graepel, "TrueSkill: A Bayesian Skill Rating System", NIPS 2006; Dangauthier, Herbrich, Minka and Graepel,
-"TrueSkill Through Time", NIPS 2007; Opper and Winther, "Expectation Consistent Approximate Inference", JMLR 6
+Graepel, "A Bayesian Skill Rating System", NIPS 2006; Dangauthier, Herbrich, Minka and Graepel, "Revisiting
+the History of Chess", NIPS 2007; Opper and Winther, "Expectation Consistent Approximate Inference", JMLR 6
 (2005), for the free energy of which these are the stationary points.
 """
 

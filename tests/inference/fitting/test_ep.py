@@ -18,8 +18,10 @@ from torch import Tensor
 from ppl_vae.base.errors import InputError
 from ppl_vae.inference.evidence import importance
 from ppl_vae.inference.fitting import ep
+from ppl_vae.inference.fitting.choice import Choice, fit
 from ppl_vae.inference.fitting.ep_factors import factors_of
 from ppl_vae.inference.fitting.ep_loop import Propagated, propagate
+from ppl_vae.inference.fitting.svi import EvidenceEstimate
 from ppl_vae.models.skills.duel_moments import probit_moments
 from ppl_vae.models.skills.links import Duel, duel_log_prob
 from ppl_vae.program.abilities import Tilted
@@ -375,20 +377,50 @@ def test_the_guide_holds_the_answer_and_is_judged_by_importance_sampling():
     pairs, outcome = season(5, 8, 60)
     model = Closed(static(8, 0.5, 2.0), pairs, None, margin=0.5)
     pair, data = Pair(model, AutoNormal(model)), torch.tensor(outcome).double()
-    fit = ep.fit(pair, data, progress=False)
+    fitted = ep.fit(pair, data, progress=False)
     mean, sd, _ = solved(model, outcome)
-    assert fit.converged, fit.reason
-    assert fit.method == "expectation propagation"
-    assert fit.estimate is not None
-    assert "no bound" in repr(fit)
+    assert fitted.converged, fitted.reason
+    assert fitted.method == "expectation propagation"
+    assert fitted.estimate is not None
+    assert "no bound" in repr(fitted)
     loc, scale = (part.skill.detach() for part in (pair.guide.locs, pair.guide.scales))
     torch.testing.assert_close(loc, (mean - 0.5) / 2, rtol=0, atol=1e-7)
     torch.testing.assert_close(scale, sd / 2, rtol=0, atol=1e-7)
     judged = importance.log_evidence(pair, data, num_samples=20_000, compile=False, seed=1)
-    error = 4 * (judged.total_std_error + fit.final.std_error)
-    assert fit.final.value < judged.total + error
+    error = 4 * (judged.total_std_error + fitted.final.std_error)
+    assert fitted.final.value < judged.total + error
     # Not a theorem, but what EP is used for: its estimate is nearer to log p(x) than its guide's bound.
-    assert abs(fit.estimate.log_evidence - judged.total) < abs(fit.final.value - judged.total)
+    assert abs(fitted.estimate.log_evidence - judged.total) < abs(fitted.final.value - judged.total)
+
+
+def test_it_is_a_method_of_fits():
+    pairs, outcome = season(6, 5, 20)
+    model = Closed(static(5), pairs, None, margin=0.5)
+    data = torch.tensor(outcome).double()
+    found = fit(Pair(model, AutoNormal(model)), data, method="ep", held_out=(data,), progress=False)
+    assert found.choice == Choice("ep", "it was asked for", ("svi", "natural", "deterministic"))
+    assert found.held_out[0, 1] == pytest.approx(found.final.value, abs=8 * found.final.std_error)
+    assert found.estimate is not None
+    assert EvidenceEstimate.from_json(found.estimate.to_json()) == found.estimate
+    refused = {
+        "no model of linear factors with a guide": Pair(model, AutoMultivariateNormal(model)),
+        "holds the model's 1 parameters; add train='guide'": Pair(
+            learning := Learning(static(5), pairs), AutoNormal(learning)
+        ),
+    }
+    for message, pair in refused.items():
+        with pytest.raises(InputError, match=message):
+            fit(pair, data, method="ep", progress=False)
+    with pytest.raises(InputError, match="tolerance belongs to other methods; method='ep' does not know it"):
+        fit(Pair(model, AutoNormal(model)), data, method="ep", tolerance=0.1)
+
+
+class Learning(Contests):
+    """With a number that is to be learnt."""
+
+    def __init__(self, chains: Chains, states: Sequence[Sequence[int]]) -> None:
+        super().__init__(chains, states)
+        self.level = torch.nn.Parameter(torch.zeros(()))
 
 
 def test_what_it_does_not_take():
