@@ -118,7 +118,7 @@ def _check_places(model: Skills, outcome: Tensor, there: Tensor) -> None:
             "and so on, the same for those that tied"
         )
     tied = ((place[:, None, :] == place[:, :, None]) & there[:, None, :] & there[:, :, None]).sum((-1, -2))
-    drawn = (tied > there.sum(-1)) & ((there.sum(-1) == 2) | (model.options.ties == "draw"))
+    drawn = (tied > there.sum(-1)) & (there.sum(-1) == 2)
     if drawn.any() and not model.options.draws:
         row = _first(drawn)
         raise InputError(f"game {row} ended {outcome[row].tolist()}, and the model has no draws (draws=True)")

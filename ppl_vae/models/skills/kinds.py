@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+import math
 
 import torch
 from pyro.distributions import MultivariateNormal, Normal, TorchDistribution
 from torch import Tensor
 
-from ppl_vae.base.errors import InputError
 from ppl_vae.data.games import Games
 from ppl_vae.models.skills import exact
 from ppl_vae.models.skills.forecasts import duel_probabilities, goal_probabilities, goal_results
 from ppl_vae.models.skills.further import matrix_of
+from ppl_vae.models.skills.duel_moments import probit_moments
 from ppl_vae.models.skills.links import Duel, duel_log_prob
 from ppl_vae.models.skills.model import Skills
+from ppl_vae.models.skills.many_sides import RankingSkills
 from ppl_vae.models.skills.options import SkillsOptions
 from ppl_vae.models.skills.results import TwoSides, result_of
 from ppl_vae.models.skills.scores import Goals, ScoreDifference, goals_log_prob
+from ppl_vae.program.abilities import Tilted
 from ppl_vae.program.chains import Chains
 from ppl_vae.program.design import Design
 
@@ -28,11 +31,7 @@ __all__ = ["DuelSkills", "GoalSkills", "ScoreSkills", "kind_of"]
 
 
 def kind_of(games: Games, options: SkillsOptions) -> type[Skills]:
-    """Which kind of model these games ask for.
-
-    Raises:
-        InputError: for games of more than two sides.
-    """
+    """Which kind of model these games ask for."""
     if options.outcome != "result":
         return ScoreSkills if options.outcome == "score" else GoalSkills
     if (games.sides != 2).any():
@@ -117,6 +116,15 @@ class DuelSkills(_Differences):
         result, spread = observed
         return duel_log_prob(predictor, result, self.scale(spread), self.draw_margin, self.duel_link)
 
+    def tilted(self, mean: Tensor, variance: Tensor, *observed: Tensor) -> Tilted | None:
+        """See `program.abilities.TiltedFactors`: closed for the probit link."""
+        result, spread = observed
+        if self.options.link != "probit":
+            return None
+        margin = self.draw_margin
+        held = margin.detach() if isinstance(margin, Tensor) else margin
+        return probit_moments(mean, variance, result, self.scale(spread).detach(), held)
+
     def _ended(self, strengths: Tensor, skill: Tensor, players: Tensor, weight: Tensor) -> TorchDistribution:
         difference = strengths[..., 0] - strengths[..., 1]
         scale = self.scale(weight.square().sum((-1, -2)).sqrt())
@@ -139,6 +147,14 @@ class ScoreSkills(_Differences):
         difference, spread = observed
         found: Tensor = Normal(predictor, self.scale(spread), validate_args=False).log_prob(difference)
         return found
+
+    def tilted(self, mean: Tensor, variance: Tensor, *observed: Tensor) -> Tilted | None:
+        """See `program.abilities.TiltedFactors`: a normal times a normal."""
+        difference, spread = observed
+        total = self.scale(spread).detach().square() + variance
+        off = difference - mean
+        log_total = -0.5 * (off.square() / total + total.log() + math.log(2 * math.pi))
+        return Tilted(log_total, off / total, 1 / total)
 
     def _ended(self, strengths: Tensor, skill: Tensor, players: Tensor, weight: Tensor) -> TorchDistribution:
         scale = self.scale(weight.square().sum((-1, -2)).sqrt())

@@ -15,7 +15,6 @@ __all__ = ["CHOICES", "SkillsKeywords", "SkillsOptions", "days_of"]
 CHOICES = {
     "outcome": ("result", "score", "goals"),
     "link": ("probit", "logistic", "davidson", "gumbel"),
-    "ties": ("unordered", "draw"),
     "process": ("walk", "ou"),
 }
 _DAYS = {"": 1.0, "d": 1.0, "w": 7.0, "m": 365.25 / 12, "y": 365.25}
@@ -30,9 +29,8 @@ class SkillsOptions:
             (Poisson).
         link: How performances vary: probit, logistic, davidson (draws as Davidson has them), or gumbel
             (rankings as Plackett and Luce have them).
-        draws: Whether games of two sides may end in a draw.
+        draws: Whether sides may draw; among more than two, equal places are else of unknown order.
         margin: Margin ε within which a game is drawn, in skill units (default: learnt)
-        ties: What equal places among more than two sides mean: unordered or draw.
         drift: Unit of time over which skills drift, such as 1y, 6m, 2w, 30d; a plain number counts in the
             dates' own units (default: skills do not change)
         process: How skills drift: walk, or ou, which returns to the mean.
@@ -51,7 +49,6 @@ class SkillsOptions:
     link: str = "probit"
     draws: bool = False
     margin: float | None = None
-    ties: str = "unordered"
     drift: str = ""
     process: str = "walk"
     drift_sd: float | None = None
@@ -110,7 +107,6 @@ class SkillsKeywords(TypedDict, total=False):
     link: str
     draws: bool
     margin: float | None
-    ties: str
     drift: str
     process: str
     drift_sd: float | None

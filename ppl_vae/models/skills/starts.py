@@ -95,8 +95,6 @@ def _check_ties(games: Games, options: SkillsOptions) -> None:
             f"game {int(level.argmax()) + 1} of {games.name} is a draw, and the model has none; ask for them "
             "(draws=True, --draws)"
         )
-    if options.ties == "draw":
-        raise InputError("ties='draw' needs a margin; ask for draws as well (draws=True, --draws)")
 
 
 def lineup_for(games: Games, options: SkillsOptions) -> Lineup:
