@@ -15,8 +15,8 @@ from ppl_vae.models.skills.forecasts import duel_probabilities, goal_probabiliti
 from ppl_vae.models.skills.further import matrix_of
 from ppl_vae.models.skills.duel_moments import probit_moments
 from ppl_vae.models.skills.links import Duel, duel_log_prob
-from ppl_vae.models.skills.model import Skills
 from ppl_vae.models.skills.many_sides import RankingSkills
+from ppl_vae.models.skills.model import Skills
 from ppl_vae.models.skills.options import SkillsOptions
 from ppl_vae.models.skills.results import TwoSides, result_of
 from ppl_vae.models.skills.scores import Goals, ScoreDifference, goals_log_prob
@@ -34,12 +34,7 @@ def kind_of(games: Games, options: SkillsOptions) -> type[Skills]:
     """Which kind of model these games ask for."""
     if options.outcome != "result":
         return ScoreSkills if options.outcome == "score" else GoalSkills
-    if (games.sides != 2).any():
-        game = int((games.sides != 2).argmax())
-        raise InputError(
-            f"game {game + 1} of {games.name} has {games.sides[game]} sides; the model takes two"
-        )
-    return DuelSkills
+    return DuelSkills if (games.sides == 2).all() else RankingSkills
 
 
 THREE_WAYS, TWO_WAYS = ("win", "draw", "loss"), ("win", "loss")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ __all__ = ["RankingSkills", "shared_places"]
 
 
 def shared_places(games: Games) -> str:
-    """Which places some sides of a game share: "none", "last" for the last ones alone, or "unordered" for any."""
+    """Which places sides of a game share: "none", "last" for the last alone, or "unordered" for any."""
     if not games.has_ties:
         return "none"
     game = np.repeat(np.arange(games.num_games), games.sides)
@@ -36,16 +36,13 @@ def shared_places(games: Games) -> str:
 class RankingSkills(Skills):
     """Results of any number of sides: the order of their performances."""
 
-    def __init__(self, *args: Any, **keywords: Any) -> None:
-        super().__init__(*args, **keywords)
-        self.ties, self.panels, self.all_sides = "unordered", None, 0
+    ties: str = "unordered"
+    panels: int | None = None
+    all_sides: int = 0
 
-    def suited(self, games: Games) -> None:
+    def suit(self, games: Games) -> None:
         """Note what all games have in common, so that a program need not look at it to be traced."""
-        if self.options.draws:
-            self.ties = "draw"
-        else:
-            self.ties = shared_places(games)
+        self.ties = "draw" if self.options.draws else shared_places(games)
         sides = games.sides
         self.all_sides = int(sides[0]) if (sides == sides[0]).all() else 0
         weight = np.ones(len(games.player)) if games.weight is None else games.weight

@@ -56,8 +56,8 @@ class Skills(PyroModule):  # type: ignore[misc]
     covariates, and means of groups of players. Given its strengths u, a game of two sides of which the first
     is d = u₁ − u₂ ahead ends
 
-    - "result": by a link of d, with the margin ε for draws; more sides are ranked by their performances, and of
-      those that share a place the order is not known;
+    - "result": by a link of d, with the margin ε for draws; more sides are ranked by their performances, and
+      of those that share a place the order is not known;
     - "score": y₁ − y₂ ~ N(d, c²), with c² = β² Σ w² over all who play and w the parts that they played;
     - "goals": y₁ ~ Poisson(exp(b + d)) and y₂ ~ Poisson(exp(b − d)).
 
@@ -154,7 +154,11 @@ class Skills(PyroModule):  # type: ignore[misc]
         lineup = lineup_for(games, chosen)
         weighted = games.game_weight is not None
         made = kind_of(games, chosen)(lineup, chosen, starts_for(games, chosen), weighted=weighted)
+        made.suit(games)
         return cast(Self, made)
+
+    def suit(self, games: Games) -> None:
+        """Note what else all games have in common; nothing here."""
 
     @classmethod
     def inputs_for(cls, options: SkillsOptions) -> Mapping[str, Input]:
