@@ -61,6 +61,8 @@ class RankingSkills(Skills):
         if sides is None and self.ties in ("draw", "unordered"):
             sides = there.sum(-1).tolist()
         margin = self.number("margin") if self.options.draws else 0.0
+        # Nobody performs for a side that there is not: neither does one that is drawn.
+        strengths = strengths if self.all_sides else torch.where(there, strengths, torch.nan)
         return Ranking(
             strengths, self.side_scale(weight), margin, sides, self.options.link, self.ties, self.panels
         )

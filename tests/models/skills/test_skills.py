@@ -15,9 +15,13 @@ from torch import Tensor
 
 from ppl_vae.base.errors import InputError
 from ppl_vae.data.games import Games
+from ppl_vae.guides import Prior
 from ppl_vae.inference import exact
 from ppl_vae.models import Skills, TrueSkill
 from ppl_vae.models.skills.options import SkillsOptions, days_of
+from ppl_vae.program.pair import Pair
+from ppl_vae.program.problem import Problem
+from ppl_vae.program.simulate import simulate
 from tests.models.skills.seasons import games_of, season
 
 
@@ -161,6 +165,22 @@ def test_rankings_are_the_orders_of_performances(race: str) -> None:
     found = log_likelihood(model, data, skill).numpy()
     for own, value in zip(skill.numpy(), found, strict=True):
         assert value == pytest.approx(_by_orders(games, own), abs=3e-4)
+
+
+@pytest.mark.parametrize("link", ["probit", "gumbel"])
+@pytest.mark.parametrize("race", RACES)
+def test_races_are_simulated_with_the_sides_that_they_have(race: str, link: str) -> None:
+    games, _ = RACES[race]
+    model, data = made(games, link=link)
+    problem = Problem.of(Pair(model, Prior(model)), *data)
+    assert problem.layout.vectorized
+    latents, simulated = simulate(problem, seed=1)
+    model.check_data(*simulated)
+    assert torch.equal(simulated[0].isnan(), data[0].isnan())
+    leaves = [*model.parameters()]
+    trace = poutine.trace(poutine.condition(model, data={"skill": latents["skill"][0]})).get_trace(*simulated)
+    gradients = torch.autograd.grad(trace.log_prob_sum(), leaves)
+    assert all(bool(gradient.isfinite().all()) for gradient in gradients)
 
 
 def _by_orders(games: Games, skill: np.ndarray) -> float:
