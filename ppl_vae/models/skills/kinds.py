@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
 import math
+from typing import TYPE_CHECKING
 
 import torch
 from pyro.distributions import MultivariateNormal, Normal, TorchDistribution
@@ -11,9 +11,9 @@ from torch import Tensor
 
 from ppl_vae.data.games import Games
 from ppl_vae.models.skills import exact
+from ppl_vae.models.skills.duel_moments import probit_moments
 from ppl_vae.models.skills.forecasts import duel_probabilities, goal_probabilities, goal_results
 from ppl_vae.models.skills.further import matrix_of
-from ppl_vae.models.skills.duel_moments import probit_moments
 from ppl_vae.models.skills.links import Duel, duel_log_prob
 from ppl_vae.models.skills.many_sides import RankingSkills
 from ppl_vae.models.skills.model import Skills
