@@ -48,10 +48,6 @@ def games_of(dataset: Dataset, columns: Columns | None = None) -> Games:
     """See `Games.of`."""
     if is_padded(dataset):
         return _of_padded(dataset)
-    if "games" in dataset and dataset["games"].values.shape[1:] == (2,):
-        pairs = dataset["games"]
-        place = np.tile(np.array([0, 1], dtype=np.int32), len(pairs.values))
-        return duels_of(dataset.name, pairs.levels, pairs.values.reshape(-1), place, dataset.warnings)
     if all(name in dataset and dataset[name].is_ragged for name in ("player", "place")):
         return _of_ragged(dataset)
     return _of_table(dataset)

@@ -26,7 +26,6 @@ __all__ = [
     "Covariates",
     "DuelOutcome",
     "DuelPlayers",
-    "Duels",
     "GameInput",
     "GameTime",
     "GameWeight",
@@ -206,25 +205,6 @@ class DuelPlayers(GameInput):
 
     def _is_ready(self, dataset: Dataset, found: Variable) -> bool:
         return is_padded(dataset) and found.values.ndim == 2
-
-
-@dataclass(frozen=True, kw_only=True)
-class Duels(GameInput):
-    """Duels that somebody won: int64 of shape (games, 2), positions in the players, the winner's first."""
-
-    def of(self, games: Games) -> Variable:
-        """See `GameInput.of`."""
-        _check_duels(games)
-        pairs = np.stack([games.winners, games.losers], axis=1)
-        labels = {"side": ("winner", "loser")}
-        return Variable(pairs, "index", dims=("side",), labels=labels, levels=games.players)
-
-    def tensor(self, variable: Variable, where: str, dtype: torch.dtype) -> torch.Tensor:
-        """See `Input.tensor`: int64."""
-        return as_whole(variable)
-
-    def _is_ready(self, dataset: Dataset, found: Variable) -> bool:
-        return found.kind == "index" and found.values.shape[1:] == (2,)
 
 
 DUELS: Mapping[str, Input] = {"outcome": DuelOutcome(), "players": DuelPlayers()}

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Self, final
+from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -162,10 +162,6 @@ class Games:
     def take(self, games: Units) -> Games:
         """Some games, in the order asked for; players keep their positions."""
         return Games.of(self.dataset.take(games))
-
-    def renamed(self, name: str) -> Self:
-        """The same games under another name."""
-        return replace(self, name=name)
 
     def tensors(
         self, dtype: torch.dtype | None = None, outcome: Observes = "place"

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from ppl_vae.base.errors import InputError
+from ppl_vae.base.errors import InputError, brief
 from ppl_vae.data.dataset import Columns, Dataset
+from ppl_vae.data.game_joining import numbered_like, unseen_players
+from ppl_vae.data.games import Games
 from ppl_vae.data.inputs import Category, Features, GameInput, Input
 from ppl_vae.data.matching import also, arguments, resolve
 from ppl_vae.data.preprocess import binarise, dequantise, dynamic_binarise, split, standardise
@@ -77,12 +79,17 @@ class Prepared:
             settings: of `prepare`.
 
         Raises:
-            InputError: for another number of features, an unknown category, or a step that they do not allow.
+            InputError: for another number of features, an unknown category or player, or a step that they do
+                not allow.
         """
         inputs = {
             name: replace(found, levels=self.dataset[name].levels) if isinstance(found, Category) else found
             for name, found in self.inputs.items()
         }
+        if any(isinstance(found, GameInput) for found in inputs.values()):
+            return resolve(self._numbered(Games.of(other, settings["columns"])).dataset, inputs)
+        if other.unit == "game":
+            raise InputError(f"the model needs rows of features; {other.name} is a table of games")
         ready, seed = resolve(other, inputs, settings["columns"]), settings["seed"]
         if not any(isinstance(found, Features) for found in inputs.values()):
             return ready
@@ -102,6 +109,14 @@ class Prepared:
         if settings["binarize"] != "none":
             return _on(ready, name, lambda data: binarise(data, "static", seed))
         return ready
+
+    def _numbered(self, later: Games) -> Games:
+        """Other games with the players that these have."""
+        own = Games.of(self.dataset)
+        found = numbered_like(later, own)
+        if unknown := unseen_players(found, own.num_players):
+            raise InputError(f"{later.name}: {brief(unknown[0])!r} plays in none of the games of {own.name}.")
+        return found
 
 
 class PrepareKeywords(TypedDict):

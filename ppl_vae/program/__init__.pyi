@@ -8,16 +8,19 @@ from .abilities import (
     HasIdentifiable as HasIdentifiable,
 )
 from .abilities import (
+    HasStatistics as HasStatistics,
+)
+from .abilities import (
     HasViews as HasViews,
 )
 from .abilities import (
     Labelled as Labelled,
 )
 from .abilities import (
-    PairwiseFactors as PairwiseFactors,
+    OwnStatistics as OwnStatistics,
 )
 from .abilities import (
-    Simulator as Simulator,
+    PairwiseFactors as PairwiseFactors,
 )
 from .pair import (
     Pair as Pair,

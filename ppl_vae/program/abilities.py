@@ -35,6 +35,7 @@ __all__ = [
     "HasObjective",
     "HasReported",
     "HasStarts",
+    "HasStatistics",
     "HasViews",
     "Imputed",
     "Imputes",
@@ -44,10 +45,10 @@ __all__ = [
     "KnowsScores",
     "Labelled",
     "Maximum",
+    "OwnStatistics",
     "PairwiseFactors",
     "RankingFactors",
     "Settles",
-    "Simulator",
     "Tilted",
     "TiltedFactors",
     "Unbounded",
@@ -223,6 +224,40 @@ class HasStarts(Protocol):
         Args:
             data: the model's data.
             seed: of the choice.
+        """
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class OwnStatistics:
+    """What a predictive check looks at in the data of one site, in place of what all of their kind are for.
+
+    Attributes:
+        statistics: from data sets, shape (sets, rows, features), float64, to numbers by name, each of shape
+            (sets,).
+        levels: what the figure shows, from the same to (sets, levels).
+        names: of the levels.
+        label: what the levels are: of the figure's axis.
+        caption: of the figure, a sentence.
+    """
+
+    statistics: Callable[[Tensor], dict[str, Tensor]]
+    levels: Callable[[Tensor], Tensor]
+    names: Sequence[str]
+    label: str
+    caption: str
+
+
+@runtime_checkable
+class HasStatistics(Protocol):
+    """A model whose data predictive checks compare by statistics of its own."""
+
+    def statistics(self, site: str, *data: Any) -> OwnStatistics | None:
+        """Of an observed site; None for those of its kind.
+
+        Args:
+            site: its name.
+            data: the program's.
         """
         ...
 
@@ -420,28 +455,6 @@ class PairwiseFactors(Protocol):
 
     def log_likelihood(self, difference: Tensor) -> Tensor:
         """ℓ in nats, elementwise and differentiable, for floats of any shape and precision."""
-        ...
-
-
-@runtime_checkable
-class Simulator(Protocol):
-    """A model that can put data into the form of its arguments.
-
-    Models whose observed values are one of their arguments, entry by entry, need not be: drawing their
-    observed sites is enough.
-    """
-
-    def __call__(self, *data: Any) -> Any:
-        """The Pyro program."""
-        ...
-
-    def simulate(self, latents: Mapping[str, Tensor], *data: Any) -> tuple[Any, ...]:
-        """Data drawn from p(x | z), of the same shapes as those given.
-
-        Args:
-            latents: z by site, each of shape (*plates, *event).
-            data: what is not random in them (who plays whom) is kept.
-        """
         ...
 
 

@@ -10,7 +10,6 @@ from torch import Tensor
 from ppl_vae.base.errors import InputError
 from ppl_vae.base.seeds import seeded
 from ppl_vae.base.watch import watched
-from ppl_vae.program.abilities import Simulator
 from ppl_vae.program.layout import Substitute, canonical_value, redrawn, sample_sites
 from ppl_vae.program.pair import Program
 from ppl_vae.program.problem import Problem
@@ -32,9 +31,9 @@ def simulate(problem: Problem, seed: int = 0) -> tuple[dict[str, Tensor], tuple[
         The latents by site, each of shape (1, *plates, *event), and data in the form of those given.
 
     Raises:
-        InputError: if the model is no `Simulator` and an observed site's values are none of the data
-            arguments, so that it is not known where simulated ones belong, or its density depends on the
-            values that are observed, so that z would be no draw from the posterior given simulated ones.
+        InputError: if an observed site's values are none of the data arguments, so that it is not known where
+            simulated ones belong, or its density depends on the values that are observed, so that z would be
+            no draw from the posterior given simulated ones.
     """
     pair, data, layout = problem.pair, problem.data, problem.layout
     with pair.scope(), seeded(seed), watched():
@@ -42,8 +41,6 @@ def simulate(problem: Problem, seed: int = 0) -> tuple[dict[str, Tensor], tuple[
         drawn = poutine.trace(redrawn(pair.model)).get_trace(*data)
         sites = dict(sample_sites(drawn))
         latents = {name: canonical_value(name, sites[name], layout) for name in layout.latents}
-        if isinstance(pair.model, Simulator):
-            return latents, pair.model.simulate({name: z[0] for name, z in latents.items()}, *data)
         values = {name: (observed.nodes[name]["value"], sites[name]["value"]) for name in layout.observed}
         changed = _exchange(data, values)
         _check(pair.model, drawn, changed, (*layout.latents, *layout.summed))
@@ -61,7 +58,7 @@ def _check(model: Program, drawn: poutine.Trace, changed: tuple[Any, ...], laten
         if not same or not _covers(site["value"].to(other["value"].dtype), other["value"]):
             raise InputError(
                 "data cannot be simulated: given simulated values in the place of those observed, the model "
-                f"has another site {name}; give the model a method simulate(latents, *data)"
+                f"has another site {name}; a model must not read what it observes"
             )
 
 
@@ -80,7 +77,7 @@ def _exchange(data: tuple[Any, ...], values: Mapping[str, tuple[Tensor, Tensor]]
         if not places:
             raise InputError(
                 f"data cannot be simulated: the values observed at site {name} are none of the model's data "
-                "arguments; give the model a method simulate(latents, *data)"
+                "arguments; observe an argument as it is given"
             )
         after = after.to(data[places[0]].dtype)
         # What is missing in the data is missing in simulated ones.

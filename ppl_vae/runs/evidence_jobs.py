@@ -11,13 +11,12 @@ from ppl_vae.answers.evidence import Evidence
 from ppl_vae.base.errors import InputError
 from ppl_vae.base.files import collected_errors, merge_json
 from ppl_vae.base.progress import stage
-from ppl_vae.data.rows import Rows
 from ppl_vae.diagnostics.comparison.agreement import Agreement, Sandwich, agreement, sandwich
 from ppl_vae.engine.graph import Compile
 from ppl_vae.guides.prior import Prior
 from ppl_vae.inference.evidence import annealing, bounds, bridge, importance
 from ppl_vae.inference.samplers import exact, nuts
-from ppl_vae.program.abilities import ExactEvidence, Simulator
+from ppl_vae.program.abilities import ExactEvidence
 from ppl_vae.program.layout import Layout
 from ppl_vae.program.pair import Pair
 from ppl_vae.program.problem import Problem
@@ -222,7 +221,6 @@ class _Job:
             "exact": isinstance(self.run.model, ExactEvidence),
             "defensive": self.density,
             "bridge": self.density and not local,
-            "bdmc": isinstance(self.run.source, Rows) or isinstance(self.run.model, Simulator),
         }
         return tuple(name for name in METHODS if applies.get(name, True))
 

@@ -126,20 +126,16 @@ class Run:
         Raises:
             InputError: for a part that this run does not have.
         """
-        part = "train" if isinstance(self.source, Games) else part
+        part = part if len(self.parts) > 1 else "train"
         return self.data.arguments(part, self._dtype, device_of(self.settings.device))
 
     def other_tensors(self, data: str) -> tuple[Tensor, ...]:
         """Another data set under this run's preprocessing, fitted on this run's training rows.
 
         Raises:
-            InputError: if it is of another kind or width.
+            InputError: if it is of another kind or width, or has a category or player that is new to it.
         """
         other = _loaded(self.settings, data)
-        if isinstance(self.source, Games) or other.unit == "game":
-            raise InputError(
-                "evidence of other data needs a model of rows; that of a model of games is its own games'"
-            )
         raw = self.raw() if self.settings.preparation.standardize else other
         alike = self.data.alike(other, raw, _preparation(self.settings))
         return alike.arguments(self.data.inputs, self._dtype, device_of(self.settings.device))

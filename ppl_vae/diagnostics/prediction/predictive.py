@@ -26,7 +26,6 @@ from ppl_vae.diagnostics.prediction import statistics as of_data
 from ppl_vae.diagnostics.prediction.profiles import Profile
 from ppl_vae.diagnostics.prediction.replicated import Observed, observed_sites, replicate, thinned
 from ppl_vae.diagnostics.prediction.statistics import MAX_FEATURES, Kind
-from ppl_vae.program.abilities import Labelled
 from ppl_vae.program.pair import Pair
 from ppl_vae.program.problem import Problem, check_index
 
@@ -73,7 +72,7 @@ class Predictive(Saved):
 
     @property
     def kinds(self) -> Mapping[str, Kind]:
-        """Of data, by site: "real", "counts", "binary", "categories" or "games"."""
+        """Of data, by site: "real", "counts", "binary", "categories", or "own" to the model."""
         return {site: data.attrs["kind"] for site, data in self.profiles.items()}
 
     @property
@@ -131,10 +130,10 @@ def predictive_check(
     """Replicate the data from p(x | z), z drawn from the posterior, and compare test statistics.
 
     Each datum is replicated with its own latents. The kind of data, and with it the statistics, is read off
-    the observed sites' supports; the games of a skill model keep their pairings, and winners are drawn. A
-    two-sided mid-p-value says how far out the data lie among their replicates. The adjusted ones take
-    account of the number of statistics through the largest deviation in each replicated data set: Holm's
-    correction of p-values from a few hundred draws could never fail anything.
+    the observed sites' supports, unless the model has statistics of its own (`HasStatistics`). A two-sided
+    mid-p-value says how far out the data lie among their replicates. The adjusted ones take account of the
+    number of statistics through the largest deviation in each replicated data set: Holm's correction of
+    p-values from a few hundred draws could never fail anything.
 
     Args:
         pair: model and guide; nothing is trained.
@@ -142,7 +141,7 @@ def predictive_check(
         posterior: draws of all latents to use instead of the guide's, of all units or of those in ``index``;
             its draws count alike (log weights are not used).
         statistics: more statistics, by name: functions of one data set to a number. They get the values of
-            each observed site as (rows, features), in float64; for games the table of (winner, loser).
+            each observed site as (rows, features), in float64.
         num_draws: replicated data sets, at least 40.
         index: the units to look at (all by default).
         feature_names: names for the features of the data in the table.
@@ -165,7 +164,7 @@ def predictive_check(
         if posterior is not None:
             latents, chains = thinned(posterior, problem, num_draws)
             num_draws = len(next(iter(latents.values())))
-        names = {site.name: _names(pair, site, feature_names) for site in sites}
+        names = {site.name: _names(site, feature_names) for site in sites}
         own = statistics or {}
         profiles = {site.name: Profile(site, names[site.name]) for site in sites}
         found: dict[str, list[dict[str, Tensor]]] = {site.name: [] for site in sites}
@@ -194,14 +193,10 @@ def _of_missing(sites: Sequence[Observed]) -> list[str]:
     ]
 
 
-def _names(pair: Pair, site: Observed, given: Sequence[str]) -> list[str]:
-    """Of a site's features, of its players, or of its categories."""
-    if site.kind == "games":
-        assert site.pairs is not None
-        number = int(site.pairs.max()) + 1
-        labels: list[Any] = list(pair.model.coords().items()) if isinstance(pair.model, Labelled) else []
-        fitting = [list(map(str, label)) for _, label in labels if len(label) >= number]
-        return fitting[0] if len(fitting) == 1 else [f"player {k}" for k in range(number)]
+def _names(site: Observed, given: Sequence[str]) -> list[str]:
+    """Of a site's features, of the levels that its model shows, or of its categories."""
+    if site.own is not None:
+        return [*site.own.names]
     if site.kind == "categories":
         return [f"category {k}" for k in range(int(site.values.max()) + 1)]
     number = site.values.shape[1]
@@ -218,15 +213,14 @@ def _statistics(
     site: Observed, values: Tensor, names: Sequence[str], own: Mapping[str, Statistic]
 ) -> dict[str, Tensor]:
     """Every statistic of the data sets in ``values``, by name, each of shape (sets,)."""
-    if site.pairs is not None:
-        found = of_data.games(values[:, :, 0], site.pairs, names)
-        winners = torch.where(values.bool(), site.pairs, site.pairs.flip(-1)) if own else values
+    if site.own is not None:
+        found = dict(site.own.statistics(values))
     else:
         kinds = {"real": of_data.real, "counts": of_data.counts, "binary": of_data.binary,
                  "categories": of_data.categories}  # fmt: skip
-        found, winners = kinds[site.kind](values, names), values
+        found = kinds[site.kind](values, names)
     for name, statistic in own.items():
-        found[name] = torch.stack([_number(name, statistic(one)) for one in winners])
+        found[name] = torch.stack([_number(name, statistic(one)) for one in values])
     return found
 
 

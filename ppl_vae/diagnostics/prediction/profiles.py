@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ppl_vae.diagnostics.prediction.replicated import Observed
-from ppl_vae.diagnostics.prediction.statistics import MAX_FEATURES, wins_by_player
+from ppl_vae.diagnostics.prediction.statistics import MAX_FEATURES
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -29,7 +29,7 @@ class Profile:
 
     Args:
         site: what was observed.
-        names: of its features; of players for games, of categories for categories.
+        names: of its features; of categories for categories; of the levels that the model shows.
     """
 
     site: Observed
@@ -46,11 +46,11 @@ class Profile:
         self._counts.append(_histogram(_binned(self.site, values), self._edges).cpu())
 
     def feature_levels(self) -> tuple[Tensor, Tensor]:
-        """Means by feature (wins by player), replicated of shape (draws, features), and observed."""
+        """Means by feature (or the model's levels), replicated of shape (draws, features), and observed."""
         return torch.cat(self._levels), self._level(self.site.values[None])[0].cpu()
 
     def dataset(self) -> xr.Dataset:
-        """By feature: ``observed`` and ``replicated`` means (wins for games), with quantiles over draws.
+        """By feature: ``observed`` and ``replicated`` means (or levels), with quantiles over draws.
 
         By bin: ``frequency`` and quantiles of its replicates; the outer bins are open.
         """
@@ -73,12 +73,16 @@ class Profile:
                 "upper": (("panel", "bin"), self._edges[:, 1:].cpu().numpy()),
             },
             coords={"feature": list(self.names), "panel": panels, "quantile": list(QUANTILES)},
-            attrs={"kind": self.site.kind, "rows": len(self.site.values)},
+            attrs={"kind": self.site.kind, "rows": len(self.site.values)} | self._said(),
         )
 
+    def _said(self) -> dict[str, str]:
+        own = self.site.own
+        return {} if own is None else {"label": own.label, "caption": own.caption}
+
     def _level(self, values: Tensor) -> Tensor:
-        if self.site.pairs is not None:
-            return wins_by_player(values[:, :, 0], self.site.pairs, len(self.names))
+        if self.site.own is not None:
+            return self.site.own.levels(values)
         if self.site.kind == "categories":
             flat = values.flatten(1)
             return torch.stack([(flat == k).double().mean(1) for k in range(len(self.names))], dim=1)

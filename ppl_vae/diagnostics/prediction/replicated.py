@@ -15,14 +15,13 @@ from ppl_vae.base.clock import check_time
 from ppl_vae.base.errors import InputError
 from ppl_vae.base.seeds import keep_generator
 from ppl_vae.diagnostics.prediction.statistics import Kind, distribution_kind
-from ppl_vae.program.abilities import Simulator
+from ppl_vae.program.abilities import HasStatistics, OwnStatistics
 from ppl_vae.program.layout import (
     Layout,
     Substitute,
     canonical_value,
     particle_plate,
     redrawn,
-    sample_sites,
     site_value,
 )
 from ppl_vae.program.problem import Problem
@@ -40,21 +39,19 @@ class Observed:
     Attributes:
         name: the site's.
         kind: of data.
-        values: what was observed, shape (rows, features), float64; for games ones of shape (games, 1).
-            Missing values stand at the mean of those of their feature that are there.
-        pairs: who played whom, shape (games, 2), the winner first; None but for games.
-        argument: position of the games among the data; −1 but for games.
+        values: what was observed, shape (rows, features), float64. Missing values stand at the mean of those
+            of their feature that are there.
         event_dim: of the site.
         missing: which values are, shape (rows, features); None where none is.
+        own: what the model wants looked at; None for what its kind of data is looked at for.
     """
 
     name: str
     kind: Kind
     values: Tensor
     event_dim: int = 0
-    pairs: Tensor | None = None
-    argument: int = -1
     missing: Tensor | None = None
+    own: OwnStatistics | None = None
 
     def like_observed(self, values: Tensor) -> Tensor:
         """Replicates, shape (draws, rows, features), with what is missing in the data missing as there."""
@@ -64,8 +61,7 @@ class Observed:
 def observed_sites(problem: Problem) -> tuple[list[Observed], list[str]]:
     """The observed sites that can be replicated, and sentences about the others.
 
-    A site whose observed value is a constant written into the model is no data: where the data are a table
-    of pairs, winner first, it is read as games.
+    A site whose observed value is a constant written into the model is no data.
     """
     data, trace = problem.data, _trace(problem)
     with keep_generator():
@@ -93,14 +89,15 @@ def observed_sites(problem: Problem) -> tuple[list[Observed], list[str]]:
         values = values[0] if missing is None else _at_means(values)[0]
         site_found = Observed(name, distribution_kind(fn), values, fn.event_dim, missing=missing)
         constant = site_found.kind == "binary" and values.shape[1] == 1 and len(values.unique()) == 1
-        if constant and (games := _as_games(site_found, data)) is not None:
-            site_found = games
-        elif constant and not _is_data(values[:, 0], data, problem.index):
+        if constant and not _is_data(values[:, 0], data, problem.index):
             notes.append(
                 f"the values observed at {name} are all {values[0, 0]:g}, written into the model: what they "
-                "would be in other data is not known; give the model a method simulate(latents, *data)"
+                "would be in other data is not known; observe an argument of the program"
             )
             continue
+        if isinstance(problem.pair.model, HasStatistics):
+            own = problem.pair.model.statistics(name, *data)
+            site_found = site_found if own is None else replace(site_found, kind="own", own=own)
         found.append(site_found)
     return found, notes
 
@@ -126,12 +123,9 @@ def replicate(
         part = None if latents is None else {name: z[done : done + size] for name, z in latents.items()}
         done += size
         trace = _trace(problem, size, part)
-        if isinstance(problem.pair.model, Simulator):
-            yield _simulated(problem, trace, sites, size)
-        else:
-            values = {site.name: _leading(trace.nodes[site.name]["value"], layout) for site in sites}
-            rows = {site.name: as_rows(values[site.name].double(), site.event_dim) for site in sites}
-            yield {site.name: site.like_observed(rows[site.name]) for site in sites}
+        values = {site.name: _leading(trace.nodes[site.name]["value"], layout) for site in sites}
+        rows = {site.name: as_rows(values[site.name].double(), site.event_dim) for site in sites}
+        yield {site.name: site.like_observed(rows[site.name]) for site in sites}
 
 
 def thinned(posterior: Posterior, problem: Problem, num_draws: int) -> tuple[dict[str, Tensor], int]:
@@ -195,10 +189,6 @@ def _trace(problem: Problem, size: int = 1, latents: Mapping[str, Tensor] | None
     """The model with its observed sites drawn anew, on given latents or on draws of the guide."""
     check_time()
     pair, data, layout = problem.pair, problem.data, problem.layout
-    if problem.index is not None and isinstance(pair.model, Simulator):
-        raise InputError(
-            "part of the data was asked for, but the model has no plate of units that it indexes"
-        )
     given = problem.chosen
     model = redrawn(pair.model)
     with pair.scope():
@@ -218,54 +208,6 @@ def _trace(problem: Problem, size: int = 1, latents: Mapping[str, Tensor] | None
 def _leading(value: Tensor, layout: Layout) -> Tensor:
     """With a first dimension of draws."""
     return value if layout.vectorized else value[None]
-
-
-def _simulated(
-    problem: Problem, trace: poutine.Trace, sites: Sequence[Observed], size: int
-) -> dict[str, Tensor]:
-    """Data of a `Simulator`, draw by draw: games read off themselves, other sites where they are observed."""
-    model, data, layout = problem.pair.model, problem.data, problem.layout
-    assert isinstance(model, Simulator)
-    nodes = dict(sample_sites(trace))
-    latents = {name: canonical_value(name, nodes[name], layout) for name in layout.latents}
-    found: dict[str, list[Tensor]] = {site.name: [] for site in sites}
-    for s in range(size):
-        made = model.simulate({name: z[s] for name, z in latents.items()}, *data)
-        again = None
-        for site in sites:
-            if site.pairs is not None:
-                value = (made[site.argument] == data[site.argument])[:, :1].double()
-            else:
-                if again is None:
-                    again = _observe(problem, made, {name: z[s : s + 1] for name, z in latents.items()})
-                value = as_rows(again.nodes[site.name]["value"][None].double(), site.event_dim)[0]
-            found[site.name].append(value)
-    return {name: torch.stack(values) for name, values in found.items()}
-
-
-def _observe(problem: Problem, made: tuple[Any, ...], latents: Mapping[str, Tensor]) -> poutine.Trace:
-    alone = replace(problem.layout, vectorized=False)
-    given = {name: site_value(name, z, alone) for name, z in latents.items()}
-    with problem.pair.scope(), Substitute(given):
-        return poutine.trace(problem.pair.model).get_trace(*made)
-
-
-def _as_games(site: Observed, data: Sequence[Any]) -> Observed | None:
-    """A site that is always 1 beside one table of pairs: the winner stands first."""
-    tables = [at for at, argument in enumerate(data) if _is_pairs(argument, len(site.values))]
-    if len(tables) != 1 or site.values[0, 0] != 1:
-        return None
-    return replace(site, kind="games", pairs=data[tables[0]].long(), argument=tables[0])
-
-
-def _is_pairs(argument: Any, rows: int) -> bool:
-    return (
-        isinstance(argument, Tensor)
-        and not argument.is_floating_point()
-        and argument.shape == (rows, 2)
-        and bool((argument[:, 0] != argument[:, 1]).all())
-        and int(argument.min()) >= 0
-    )
 
 
 def _is_data(values: Tensor, data: Sequence[Any], index: Tensor | None) -> bool:

@@ -11,11 +11,12 @@ from pyro.distributions import Categorical
 from torch import Tensor
 from torch.distributions import Independent, constraints
 
-__all__ = ["MAX_FEATURES", "Kind", "binary", "categories", "counts", "distribution_kind", "games", "real"]
+__all__ = ["MAX_FEATURES", "Kind", "binary", "categories", "counts", "distribution_kind", "real"]
 
-Kind = Literal["real", "counts", "binary", "categories", "games"]
+# Of data; "own" where the model has statistics of its own.
+Kind = Literal["real", "counts", "binary", "categories", "own"]
 
-# Beyond so many features (players, categories) each for itself says less than they do together.
+# Beyond so many features (or categories) each for itself says less than they do together.
 MAX_FEATURES = 128
 # Correlations pair by pair up to so many features.
 MAX_PAIRS = 8
@@ -97,70 +98,6 @@ def categories(values: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
     """
     flat = values.flatten(1)
     return {f"share of {name}": (flat == k).double().mean(1) for k, name in enumerate(names[:MAX_FEATURES])}
-
-
-def games(first_wins: Tensor, pairs: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
-    """Wins by player, and how far the results are from a ranking.
-
-    Nothing here depends on the order of the games, which in a file need not be that in time.
-
-    Args:
-        first_wins: shape (sets, games): 1 where the first player of the pair wins.
-        pairs: players by game, shape (games, 2).
-        names: of the players.
-
-    Returns:
-        ``wins of …``; ``upsets``: the share of games won by the player with the lower share of wins in
-        the same data (ties count a half); ``sd of win shares`` between players; ``one-sided pairings``:
-        the share of pairs that met more than once and of whom one won always; ``cyclic triads``: triples
-        of players of whom each beats the next more often than not (Kendall and Babington Smith 1940).
-    """
-    first_wins = first_wins.double()
-    wins = wins_by_player(first_wins, pairs, len(names))
-    played = torch.bincount(pairs.flatten(), minlength=len(names)).double()
-    share = wins / played.clamp(min=1)
-    ahead = (share[:, pairs[:, 0]] - share[:, pairs[:, 1]]).sign()
-    found = {"upsets": (0.5 - 0.5 * ahead * (2 * first_wins - 1)).mean(1)}
-    if int((played > 0).sum()) > 2:
-        found["sd of win shares"] = share[:, played > 0].std(1)
-    found |= _head_to_head(first_wins, pairs, len(names))
-    if len(names) <= MAX_FEATURES:
-        chosen = [k for k in range(len(names)) if played[k]]
-        found |= {f"wins of {names[k]}": wins[:, k] for k in chosen}
-    return found
-
-
-def wins_by_player(first_wins: Tensor, pairs: Tensor, num_players: int) -> Tensor:
-    """Number of wins, shape (sets, players)."""
-    wins = first_wins.new_zeros(len(first_wins), num_players)
-    return wins.index_add(1, pairs[:, 0], first_wins).index_add(1, pairs[:, 1], 1 - first_wins)
-
-
-def _head_to_head(first_wins: Tensor, pairs: Tensor, num_players: int) -> dict[str, Tensor]:
-    low, high = pairs.sort(1).values.unbind(1)
-    keys, place = torch.unique(low * num_players + high, return_inverse=True)
-    met = torch.bincount(place).double()
-    low_wins = torch.where(pairs[:, 0] == low, first_wins, 1 - first_wins)
-    won = first_wins.new_zeros(len(first_wins), len(keys)).index_add(1, place, low_wins)
-    found = {}
-    if (met > 1).any():
-        one_sided = (won == 0) | (won == met)
-        found["one-sided pairings"] = one_sided[:, met > 1].double().mean(1)
-    if 3 <= num_players <= MAX_FEATURES:
-        found["cyclic triads"] = _cycles(won, met, keys, num_players)
-    return found
-
-
-def _cycles(won: Tensor, met: Tensor, keys: Tensor, num_players: int) -> Tensor:
-    """The trace of A³ counts each cycle once from each of its three players."""
-    low, high = keys // num_players, keys % num_players
-    found = []
-    for part in won.split(max(1, 2**22 // num_players**2)):
-        beats = part.new_zeros(len(part), num_players, num_players)
-        beats[:, low, high] = (2 * part > met).double()
-        beats[:, high, low] = (2 * part < met).double()
-        found.append(torch.einsum("sij,sji->s", beats @ beats, beats) / 3)
-    return torch.cat(found)
 
 
 def _moments(flat: Tensor, suffix: str) -> dict[str, Tensor]:

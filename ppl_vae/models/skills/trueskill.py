@@ -1,4 +1,4 @@
-"""Skills of players from wins and losses (Herbrich, Minka and Graepel 2007)."""
+"""Skills of players from wins, losses and draws (Herbrich, Minka and Graepel 2007)."""
 
 from __future__ import annotations
 
@@ -18,9 +18,13 @@ from torch import Tensor, nn
 from ppl_vae.answers.posterior import Posterior
 from ppl_vae.base.errors import InputError
 from ppl_vae.data.games import Games
-from ppl_vae.data.inputs import Duels, Input
+from ppl_vae.data.inputs import DUELS, Input
 from ppl_vae.models.base import DataType, FitDefaults, Unit, one_of
 from ppl_vae.models.likelihoods.probit import BernoulliProbit
+from ppl_vae.models.skills.duel_statistics import duel_statistics, wins_by_player
+from ppl_vae.models.skills.links import Duel
+from ppl_vae.models.skills.plane import skill_plane
+from ppl_vae.program.abilities import OwnStatistics
 from ppl_vae.program.shown import ViewContext
 from ppl_vae.views import Contours, Intervals, Matrix, View
 
@@ -34,10 +38,11 @@ LINKS = ("probit", "logistic")
 MAX_PLAYERS_FOR_PAIRS = 10
 # Players on the leaderboard, and in the matrix of wins: more would not be read.
 BOARD_PLAYERS, MATRIX_PLAYERS = 25, 12
-# Of two players' plane: points a side, the standard deviations on either side that are computed and shown.
-NUM_POINTS, COMPUTED, SHOWN = 321, 4.0, 2.6
-# Its lines hold these parts of the probability; the likelihood's are at these parts of its maximum.
-INSIDE, LIKELIHOOD = (0.5, 0.9), (0.1, 0.5)
+_OF_OLD = (
+    "the skill model observes outcomes and takes two arguments, as in svi.fit(pair, outcome, players): "
+    "1 where a game's first player won, and a table of both players; games.duels() gives them, and for a "
+    "table of winners and losers they are torch.ones(len(table)) and that table"
+)
 
 
 @dataclass(frozen=True)
@@ -49,7 +54,7 @@ class TrueSkillOptions:
         skill_mean: Prior mean, in skill units (default: 25 (probit), 0 (logistic))
         skill_sd: Prior sd, in skill units (default: 25/3 (probit), 1 (logistic))
         performance_sd: With the probit link: sd β of a performance, in skill units (default: 25/6)
-        draw_margin: With the probit link: margin ε of a win, in skill units (default: 0)
+        draw_margin: With the probit link: margin ε of a win, in skill units; less is a draw (default: 0)
     """
 
     link: str = "probit"
@@ -73,7 +78,8 @@ class TrueSkill(PyroModule):  # type: ignore[misc]
     """s_i ~ N(μ0, σ0²); player i beats j with probability Φ((s_i − s_j − ε)/(√2 β)) or σ(s_i − s_j).
 
     The probit link is TrueSkill's: each player performs at s_i + N(0, β²), and wins by a margin of
-    more than ε. The logistic link is Bradley and Terry's. Only differences of skills enter the
+    more than ε; other games are draws, which there are none of where ε = 0. The logistic link is Bradley and
+    Terry's. Only differences of skills enter the
     likelihood: the mean of all skills keeps its prior N(μ0, σ0²/n) exactly, and posteriors are
     compared through differences.
 
@@ -94,17 +100,17 @@ class TrueSkill(PyroModule):  # type: ignore[misc]
     """
 
     data_type: ClassVar[type[DataType]] = Games
-    inputs: ClassVar[Mapping[str, Input]] = {"games": Duels()}
+    inputs: ClassVar[Mapping[str, Input]] = DUELS
     name: ClassVar[str] = "trueskill"
     Options: ClassVar[type[TrueSkillOptions]] = TrueSkillOptions
     unit: ClassVar[Unit] = "data set"
     oracle: ClassVar[str] = "quadrature with two players; exact values that Infer.NET and choix publish"
     defaults: ClassVar[FitDefaults] = FitDefaults(num_steps=3000, lr=0.05, num_particles=16)
     guides: ClassVar[Mapping[str, Callable[..., nn.Module]]] = {
-        "mean-field": lambda model, games: AutoNormal(
+        "mean-field": lambda model, *data: AutoNormal(
             model, init_loc_fn=model.at_prior_mean, init_scale=model.skill_sd / 2
         ),
-        "full-rank": lambda model, games: AutoMultivariateNormal(
+        "full-rank": lambda model, *data: AutoMultivariateNormal(
             model, init_loc_fn=model.at_prior_mean, init_scale=model.skill_sd / 2
         ),
     }
@@ -148,57 +154,95 @@ class TrueSkill(PyroModule):  # type: ignore[misc]
         chosen = one_of(TrueSkillOptions, options, keywords)
         return cls(games.num_players, players=games.players, **asdict(chosen))
 
-    def forward(self, games: Tensor) -> Tensor:
-        """The Pyro program; games are (winner, loser) rows of player numbers, shape (num_games, 2)."""
+    def forward(self, outcome: Tensor, players: Tensor | None = None) -> Tensor:
+        """The Pyro program.
+
+        Args:
+            outcome: shape (num_games,): 1 where the first player won, 0 where the second did, ½ for a draw.
+            players: both players' numbers, integers of shape (num_games, 2).
+        """
+        if players is None:
+            raise InputError(_OF_OLD)
         with pyro.plate("player", self.num_players):
             skill = pyro.sample("skill", dist.Normal(self.prior_mean, self.prior_sd))
-        with pyro.plate("game", len(games)) as i:
-            winner, loser = games[i].unbind(-1)
-            outcome = self._outcome(skill[..., winner] - skill[..., loser])
-            return pyro.sample("win", outcome, obs=torch.ones((), dtype=skill.dtype, device=skill.device))
+        with pyro.plate("game", len(outcome)) as i:
+            first, second = players[i].unbind(-1)
+            result = self._outcome(skill[..., first] - skill[..., second])
+            return pyro.sample("win", result, obs=outcome[i].to(skill.dtype))
 
-    def check_data(self, games: Tensor) -> None:
-        """Refuse what is no table of games.
+    def check_data(self, outcome: Tensor, players: Tensor | None = None) -> None:
+        """Refuse what are no games, and draws where the model has none.
 
         Raises:
             InputError: naming the first wrong game.
         """
-        if games.dim() != 2 or games.shape[1] != 2 or games.is_floating_point() or not len(games):
+        if players is None:
+            raise InputError(_OF_OLD)
+        self._check_players(players)
+        if outcome.shape != players.shape[:1]:
             raise InputError(
-                "games are integers of shape (num_games, 2), winner and loser; got "
-                f"{games.dtype} of shape {tuple(games.shape)}"
+                f"outcomes are numbers of shape ({len(players)},), one a game; got {tuple(outcome.shape)}"
             )
-        unknown = ((games < 0) | (games >= self.num_players)).any(1)
+        if (drawn := outcome == 0.5).any() and not self.draw_margin:
+            words = "give draw_margin a positive number" if self.link == "probit" else "take the probit link"
+            raise InputError(
+                f"game {int(drawn.nonzero()[0])} is a draw, and with no margin there are none: {words}"
+            )
+        if (wrong := ~(drawn | (outcome == 0) | (outcome == 1))).any():
+            row = int(wrong.nonzero()[0])
+            raise InputError(
+                f"game {row} has the outcome {float(outcome[row]):g}; it is 1 (the first player won), 0 or ½"
+            )
+
+    def _check_players(self, players: Tensor) -> None:
+        if players.dim() != 2 or players.shape[1] != 2 or players.is_floating_point() or not len(players):
+            raise InputError(
+                "players are integers of shape (num_games, 2), the first and the second; got "
+                f"{players.dtype} of shape {tuple(players.shape)}"
+            )
+        unknown = ((players < 0) | (players >= self.num_players)).any(1)
         if unknown.any():
             row = int(unknown.nonzero()[0])
-            raise InputError(f"game {row} is {games[row].tolist()}; players are 0 to {self.num_players - 1}")
-        if (games[:, 0] == games[:, 1]).any():
-            row = int((games[:, 0] == games[:, 1]).nonzero()[0])
-            raise InputError(f"game {row} has player {int(games[row, 0])} beating itself")
+            raise InputError(
+                f"game {row} is {players[row].tolist()}; players are 0 to {self.num_players - 1}"
+            )
+        if (same := players[:, 0] == players[:, 1]).any():
+            row = int(same.nonzero()[0])
+            raise InputError(f"game {row} has player {int(players[row, 0])} against itself")
 
     def normal_prior(self) -> tuple[str, torch.distributions.Normal]:
         """The site "skill" and its prior N(μ0, σ0²), of batch shape (num_players,)."""
         prior = torch.distributions.Normal(self.prior_mean, self.prior_sd)
         return "skill", prior.expand(torch.Size([self.num_players]))
 
-    def index_pairs(self, games: Tensor) -> tuple[Tensor, Tensor]:
-        """Winner and loser of every game, each of shape (num_games,)."""
-        winner, loser = games.unbind(-1)
-        return winner, loser
+    def index_pairs(self, outcome: Tensor, players: Tensor) -> tuple[Tensor, Tensor]:
+        """Winner and loser of every game, each of shape (num_games,).
+
+        Raises:
+            InputError: for a draw.
+        """
+        if (drawn := outcome == 0.5).any():
+            raise InputError(f"game {int(drawn.nonzero()[0])} is a draw, which needs --method svi")
+        first, second = players.unbind(-1)
+        ahead = outcome == 1
+        return torch.where(ahead, first, second), torch.where(ahead, second, first)
 
     def log_likelihood(self, difference: Tensor) -> Tensor:
         """log P(the winner wins) for s_winner − s_loser, elementwise, in nats."""
         return self._outcome(difference).log_prob(difference.new_ones(()))
 
-    def simulate(self, latents: Mapping[str, Tensor], games: Tensor) -> tuple[Tensor]:
-        """The same pairings with winners drawn anew under given skills."""
-        first, second = games.unbind(-1)
-        skill = latents["skill"]
-        if self.draw_margin:
-            raise InputError("games with a draw margin cannot be simulated: some of them would be draws")
-        chance = self._outcome_probability(skill[first] - skill[second])
-        upset = (torch.rand_like(chance) >= chance).unsqueeze(-1)
-        return (torch.where(upset, games.flip(-1), games),)
+    def statistics(self, site: str, outcome: Tensor, players: Tensor) -> OwnStatistics | None:
+        """What predictive checks look at: wins by player, and how far results are from a ranking."""
+        if site != "win":
+            return None
+        names, draws = [str(player) for player in self.players], bool(self.draw_margin)
+        return OwnStatistics(
+            statistics=lambda values: duel_statistics(values[..., 0], players, names, draws=draws),
+            levels=lambda values: wins_by_player(values[..., 0], players, len(names)),
+            names=names,
+            label="wins",
+            caption="Wins of each player (diamonds) and central 95 % of the wins in replicated seasons.",
+        )
 
     def win_probability(self, posterior: Posterior, players: Sequence[str] | None = None) -> pd.DataFrame:
         """E[P(row player beats column player next)] over the posterior.
@@ -253,44 +297,19 @@ class TrueSkill(PyroModule):  # type: ignore[misc]
             limits=(0.0, 1.0), percent=True,
         )  # fmt: skip
         two = self.num_players == 2 and "svi" in answers
-        return [board, wins, *([self._plane(context.data[0], answers["svi"])] if two else [])]
+        return [board, wins, *([self._plane(answers["svi"], *context.data)] if two else [])]
 
-    def _plane(self, games: Tensor, posterior: Posterior) -> Contours:
-        """Two skills on a grid: prior, likelihood, posterior, and the Gaussian of the guide's moments."""
-        skill = _flat_skills(posterior)
-        mean, covariance = skill.mean(0), np.cov(skill.T)
-        centre, scale = np.full(2, float(self.skill_mean)), np.full(2, float(self.skill_sd))
-        half, middle = _window(centre, scale, mean, covariance)
-        x, y = (np.linspace(at - half, at + half, NUM_POINTS) for at in middle)
-        first, second = np.meshgrid(x, y, indexing="ij")
-        log_prior = -0.5 * (((first - centre[0]) / scale[0]) ** 2 + ((second - centre[1]) / scale[1]) ** 2)
-        d, forward = torch.as_tensor(first - second), int((games[:, 0] == 0).sum())
+    def _plane(self, posterior: Posterior, outcome: Tensor, players: Tensor) -> Contours:
+        """The two skills of two players: their prior, likelihood, posterior and guide."""
         # Equal games have equal terms: each outcome is computed once.
-        backward = len(games) - forward
-        log_likelihood = (forward * self.log_likelihood(d) + backward * self.log_likelihood(-d)).numpy()
-        away = np.stack([first - mean[0], second - mean[1]], axis=-1)
-        layers = {
-            "prior": np.exp(log_prior),
-            "likelihood": _relative(log_likelihood),
-            "posterior": _relative(log_prior + log_likelihood),
-            "guide": np.exp(-0.5 * np.einsum("...i,ij,...j->...", away, np.linalg.inv(covariance), away)),
-        }
-        # Of a two-dimensional Gaussian relative to its peak: exp(−½ χ²₂) where a part of it lies inside.
-        gaussian = [1 - part for part in INSIDE]
-        levels = {"prior": gaussian, "likelihood": LIKELIHOOD, "guide": gaussian}
-        levels["posterior"] = _heights(layers["posterior"])
-        edge = int(np.searchsorted(x, middle[0] - half * SHOWN / COMPUTED))
-        cut = slice(edge, NUM_POINTS - edge)
-        names = [f"skill of {name}" for name in self.players]
-        return Contours(
-            caption="The two skills on one plane. The games know only the difference, so that the likelihood "
-            "is a ridge along the diagonal; prior times likelihood is the exact posterior (50 % and 90 % "
-            "inside the lines). A guide without correlations has contours along the axes and cannot follow "
-            "the tilt.",
-            x=x[cut], y=y[cut], layers={name: heights[cut, cut] for name, heights in layers.items()},
-            levels=levels, x_label=names[0], y_label=names[1], filled="posterior",
-            marks={"guide": (float(mean[0]), float(mean[1]))},
-        )  # fmt: skip
+        results, counts = torch.where(players[:, 0] == 0, outcome, 1 - outcome).unique(return_counts=True)
+
+        def log_likelihood(difference: Tensor) -> Tensor:
+            terms = [n * self._outcome(difference).log_prob(r) for r, n in zip(results, counts, strict=True)]
+            return torch.stack(terms).sum(0)
+
+        prior = float(self.skill_mean), float(self.skill_sd)
+        return skill_plane(prior, log_likelihood, _flat_skills(posterior), self.players)
 
     def identifiable(self, draws: xr.Dataset) -> xr.Dataset:
         """Skills relative to the mean skill, and, for up to ten players, every difference s_i − s_j."""
@@ -326,7 +345,10 @@ class TrueSkill(PyroModule):  # type: ignore[misc]
     def _outcome(self, difference: Tensor) -> dist.TorchDistribution:
         if self.link == "logistic":
             return dist.Bernoulli(logits=difference)
-        return BernoulliProbit((difference - self.draw_margin) / (math.sqrt(2) * self.performance_sd))
+        scale = math.sqrt(2) * self.performance_sd
+        if self.draw_margin:
+            return Duel(difference, scale, self.draw_margin)
+        return BernoulliProbit(difference / scale)
 
     def _outcome_probability(self, difference: Tensor) -> Tensor:
         if self.link == "logistic":
@@ -354,24 +376,3 @@ def _two_sd(table: pd.DataFrame) -> np.ndarray:
     """Mean − 2 sd, mean and mean + 2 sd, shape (players, 3)."""
     mean, sd = table["mean"].to_numpy(), table["sd"].to_numpy()
     return np.column_stack([mean - 2 * sd, mean, mean + 2 * sd])
-
-
-def _window(
-    centre: np.ndarray, scale: np.ndarray, mean: np.ndarray, covariance: np.ndarray
-) -> tuple[float, np.ndarray]:
-    """Half the side and the middle of a square that holds prior and guide to four standard deviations."""
-    spread = np.sqrt(np.diag(covariance))
-    low = np.minimum(centre - COMPUTED * scale, mean - COMPUTED * spread)
-    high = np.maximum(centre + COMPUTED * scale, mean + COMPUTED * spread)
-    return 0.5 * float((high - low).max()), 0.5 * (low + high)
-
-
-def _relative(log_density: np.ndarray) -> np.ndarray:
-    return np.exp(log_density - log_density.max())
-
-
-def _heights(density: np.ndarray) -> list[float]:
-    """Heights above which the given parts of the mass on the grid lie."""
-    heights = np.sort(density.ravel())[::-1]
-    mass = heights.cumsum() / heights.sum()
-    return [float(heights[np.searchsorted(mass, part)]) for part in INSIDE]

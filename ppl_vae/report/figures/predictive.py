@@ -78,7 +78,7 @@ def predictive_profile(predictive: Predictive, site: str, max_panels: int = 4) -
     """The data of one site beside its replicates, in the form that suits its kind.
 
     Real data: histograms of the features that fit worst. Counts: a hanging rootogram (Kleiber and Zeileis
-    2016). Binary data: ones a row. Games: wins by player. Categories: their shares.
+    2016). Binary data: ones a row. Categories: their shares. Others: the levels that their model shows.
     """
     profile = predictive.profiles[site]
     kind = predictive.kinds[site]
@@ -86,8 +86,8 @@ def predictive_profile(predictive: Predictive, site: str, max_panels: int = 4) -
         return _densities(profile, _worst_panels(predictive, site, max_panels))
     if kind == "counts":
         return _rootogram(profile)
-    if kind in ("games", "categories"):
-        return _intervals(profile, "wins" if kind == "games" else "share")
+    if "label" in profile.attrs or kind == "categories":
+        return _intervals(profile, profile.attrs.get("label", "share"))
     if profile.sizes["feature"] > 1:
         return _ones(profile)
     return _intervals(profile, "share of ones")
@@ -105,8 +105,8 @@ def _caption(predictive: Predictive, site: str) -> str:
             "Square roots of the counts' frequencies, the data's bars hung from what the model expects: bars "
             "should end near zero, within the band of 95 % of the replicates."
         )
-    if kind == "games":
-        return "Wins of each player (diamonds) and central 95 % of the wins in replicated seasons."
+    if "caption" in profile.attrs:
+        return str(profile.attrs["caption"])
     if kind == "categories":
         return "Share of each category (diamonds) and central 95 % of the shares in replicated data."
     if profile.sizes["feature"] > 1:
