@@ -85,11 +85,12 @@ def two_players() -> Iterator[Row]:
         return
     optimum = {(row[0], row[1]): row[4] for row in skill["two_player"]["mean_field_optimum"]["rows"]}
     for wins, losses, log_evidence, mean, sd, _, above, _ in skill["two_player"]["rows"]:
-        games = torch.tensor([[0, 1]] * wins + [[1, 0]] * losses)
+        players = torch.tensor([[0, 1]] * wins + [[1, 0]] * losses)
+        games = torch.ones(len(players)).double(), players
         model = TrueSkill(2, link="logistic")
-        pair = Pair(model, TrueSkill.guides["full-rank"](model, games))
-        svi.fit(pair, games, num_steps=1500, lr=0.05, num_particles=16)
-        found = importance.log_evidence(pair, games, num_samples=20_000, defensive=0.05)
+        pair = Pair(model, TrueSkill.guides["full-rank"](model, *games))
+        svi.fit(pair, *games, num_steps=1500, lr=0.05, num_particles=16)
+        found = importance.log_evidence(pair, *games, num_samples=20_000, defensive=0.05)
         z = (found.total - log_evidence) / found.total_std_error
         yield Row(
             f"two players {wins}:{losses}, log evidence",
@@ -98,8 +99,8 @@ def two_players() -> Iterator[Row]:
             abs(z) <= 3 and found.total_std_error <= 0.003,
         )
         yield from _nuts_moments(model, games, wins, losses, mean, sd, above)
-        pair = Pair(model, TrueSkill.guides["mean-field"](model, games))
-        svi.fit(pair, games, num_steps=3000, lr=0.05, num_particles=16)
+        pair = Pair(model, TrueSkill.guides["mean-field"](model, *games))
+        svi.fit(pair, *games, num_steps=3000, lr=0.05, num_particles=16)
         value = _mean_field_elbo(pair, wins, losses)
         best = optimum[wins, losses]
         yield Row(
@@ -111,9 +112,15 @@ def two_players() -> Iterator[Row]:
 
 
 def _nuts_moments(
-    model: TrueSkill, games: torch.Tensor, wins: int, losses: int, mean: float, sd: float, above: float
+    model: TrueSkill,
+    games: tuple[torch.Tensor, ...],
+    wins: int,
+    losses: int,
+    mean: float,
+    sd: float,
+    above: float,
 ) -> Iterator[Row]:
-    posterior = nuts.sample(model, games, num_draws=1000, warmup=300, chains=4)
+    posterior = nuts.sample(model, *games, num_draws=1000, warmup=300, chains=4)
     row = posterior.summary().loc["skill[0]"]
     draws = posterior.draws["skill"].to_numpy()
     from arviz_stats.base import array_stats
@@ -191,9 +198,9 @@ def published_skills() -> Iterator[Row]:
 
 
 def _case(name, model, games, mean, variance, log_evidence, ep) -> Iterator[Row]:
-    games = torch.tensor(games)
+    games = torch.ones(len(games)).double(), torch.tensor(games)
     mean, variance = np.asarray(mean), np.asarray(variance)
-    posterior = nuts.sample(model, games, num_draws=1000, warmup=300, chains=4)
+    posterior = nuts.sample(model, *games, num_draws=1000, warmup=300, chains=4)
     summary = posterior.summary()
     # Published values are rounded to three or four digits.
     rounding = 5e-4 if log_evidence is None else 5e-5
@@ -211,9 +218,9 @@ def _case(name, model, games, mean, variance, log_evidence, ep) -> Iterator[Row]
         max(z_mean, z_sd) <= 4,
     )
 
-    pair = Pair(model, TrueSkill.guides["full-rank"](model, games))
-    svi.fit(pair, games, num_steps=1500, lr=0.05 * model.skill_sd, num_particles=16)
-    answer = guide.draws(pair, games, num_draws=20_000)
+    pair = Pair(model, TrueSkill.guides["full-rank"](model, *games))
+    svi.fit(pair, *games, num_steps=1500, lr=0.05 * model.skill_sd, num_particles=16)
+    answer = guide.draws(pair, *games, num_draws=20_000)
     weights = np.exp(answer.log_weights.to_numpy()[0] - answer.log_weights.to_numpy().max())
     weights /= weights.sum()
     skills = answer.draws["skill"].to_numpy()[0]
@@ -222,7 +229,7 @@ def _case(name, model, games, mean, variance, log_evidence, ep) -> Iterator[Row]
     z = np.max(np.abs(is_mean - mean) / np.hypot(is_error, rounding))
     text, met = f"largest |z| of the means {z:.2f}", z <= 4
     if log_evidence is not None:
-        found = importance.log_evidence(pair, games, num_samples=20_000)
+        found = importance.log_evidence(pair, *games, num_samples=20_000)
         z = (found.total - log_evidence) / math.hypot(found.total_std_error, rounding)
         text += f"; log evidence {found.total:.5f} ± {found.total_std_error:.5f}"
         text += f" (exact {log_evidence}, z = {z:+.2f})"

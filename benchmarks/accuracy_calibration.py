@@ -17,19 +17,19 @@ from ppl_vae.guides import LinearNormal, PerDatumNormal
 __all__ = ["STUDIES"]
 
 SIMULATIONS, MINUTES = 500, 3.0
-GAMES = torch.tensor([[0, 1]] * 3 + [[1, 0]] * 2)
+GAMES = torch.tensor([1.0] * 3 + [0.0] * 2).double(), torch.tensor([[0, 1]] * 5)
 
 
 def skills() -> list[Row]:
     """Two players and five games of TrueSkill with its usual constants."""
     model = TrueSkill(2)
     answers = {
-        "NUTS": sbc(model, GAMES, answer="nuts", functions=mean_skill),
-        "exact (quadrature)": sbc(model, GAMES, answer=two_players, functions=mean_skill),
+        "NUTS": sbc(model, *GAMES, answer="nuts", functions=mean_skill),
+        "exact (quadrature)": sbc(model, *GAMES, answer=two_players, functions=mean_skill),
     }
     for name in ("full-rank", "mean-field"):
-        pair = Pair(model, TrueSkill.guides[name](model, GAMES))
-        answers[name] = sbc(pair, GAMES, functions=mean_skill)
+        pair = Pair(model, TrueSkill.guides[name](model, *GAMES))
+        answers[name] = sbc(pair, *GAMES, functions=mean_skill)
     # The full-rank Gaussian contains no exact posterior here, but comes near enough for 500 simulations.
     return [_row(f"SBC, two-player skills, {name}", found, name) for name, found in answers.items()]
 
@@ -78,7 +78,7 @@ def sum_and_difference(draws: xr.Dataset) -> xr.Dataset:
     return xr.Dataset({"sum": first + second, "difference": first - second})
 
 
-def two_players(games: torch.Tensor, *, num_draws: int, seed: int) -> Posterior:
+def two_players(outcome: torch.Tensor, players: torch.Tensor, *, num_draws: int, seed: int) -> Posterior:
     """Independent draws from the skills' posterior by quadrature over their difference.
 
     The mean keeps its prior N(μ0, σ0²/2); the difference has the prior N(0, 2 σ0²).
@@ -86,10 +86,12 @@ def two_players(games: torch.Tensor, *, num_draws: int, seed: int) -> Posterior:
     model, rng = TrueSkill(2), np.random.default_rng(seed)
     sd = math.sqrt(2) * model.skill_sd
     grid = np.linspace(-8 * sd, 8 * sd, 20_001)
-    wins = int((games[:, 0] == 0).sum())
+    wins = int((outcome == (players[:, 0] == 0)).sum())
     scale = math.sqrt(2) * model.performance_sd
     log_density = -0.5 * (grid / sd) ** 2
-    log_density = log_density + wins * log_ndtr(grid / scale) + (len(games) - wins) * log_ndtr(-grid / scale)
+    log_density = (
+        log_density + wins * log_ndtr(grid / scale) + (len(outcome) - wins) * log_ndtr(-grid / scale)
+    )
     mass = np.exp(log_density - log_density.max()).cumsum()
     difference = np.interp(rng.uniform(size=num_draws), mass / mass[-1], grid)
     mean = rng.normal(model.skill_mean, model.skill_sd / math.sqrt(2), num_draws)

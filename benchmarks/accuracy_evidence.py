@@ -210,14 +210,14 @@ def skills() -> Iterator[Row]:
         value = published["choix"][link]["exact"]["log_evidence"]
         cases.append((f"choix {link}", model, [[3, 2], [2, 1], [1, 0]], value))
     for name, model, pairs, value in cases:
-        games = torch.tensor(pairs)
-        pair = Pair(model, TrueSkill.guides["full-rank"](model, games))
-        svi.fit(pair, games, num_steps=1500, lr=0.05 * model.skill_sd, num_particles=16, progress=False)
-        posterior = nuts.sample(pair, games, num_draws=1000, progress=False)
+        games = torch.ones(len(pairs)).double(), torch.tensor(pairs)
+        pair = Pair(model, TrueSkill.guides["full-rank"](model, *games))
+        svi.fit(pair, *games, num_steps=1500, lr=0.05 * model.skill_sd, num_particles=16, progress=False)
+        posterior = nuts.sample(pair, *games, num_draws=1000, progress=False)
         found = {
-            "IS": importance.log_evidence(pair, games, num_samples=20_000, defensive=0.05),
-            "AIS": annealing.log_evidence(pair, games, num_chains=64),
-            "bridge": bridge.log_evidence(pair, posterior, games),
+            "IS": importance.log_evidence(pair, *games, num_samples=20_000, defensive=0.05),
+            "AIS": annealing.log_evidence(pair, *games, num_chains=64),
+            "bridge": bridge.log_evidence(pair, posterior, *games),
         }
         # Published values are rounded to four or more digits.
         zs = {

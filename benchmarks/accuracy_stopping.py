@@ -48,18 +48,18 @@ def wine() -> list[Row]:
 
 def skills() -> list[Row]:
     """The AL East season of 1987 with the logistic link, by both Gaussian guides."""
-    (games,) = data.load_dataset("al-east-1987").arguments(TrueSkill.inputs)
+    games = data.load("al-east-1987").duels()
     found = []
     for name in ("mean-field", "full-rank"):
 
         def make(seed: int, name: str = name) -> Pair:
             torch.manual_seed(seed)
             model = TrueSkill.from_data(data.load("al-east-1987"), link="logistic")
-            return Pair(model, TrueSkill.guides[name](model, games))
+            return Pair(model, TrueSkill.guides[name](model, *games))
 
         options = {"lr": 0.05, "num_particles": 16}
         found += _rows(
-            _Case(f"skills (AL East), {name}", make, (games,), {"training": (games,)}, options, 20_000, 4000)
+            _Case(f"skills (AL East), {name}", make, games, {"training": games}, options, 20_000, 4000)
         )
     return found
 

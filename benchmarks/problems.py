@@ -75,8 +75,8 @@ def skills(num_players: int = 107, num_games: int = 1801) -> Fitting:
     guide = TrueSkill.guides["mean-field"](model, games)
     # AutoGuides have no parameters until they have been called once; Pyro's store is left alone.
     with pyro.get_param_store().scope():
-        guide(games)
-    return Fitting(model, guide, (games,))
+        guide(torch.ones(num_games).double(), games)
+    return Fitting(model, guide, (torch.ones(num_games).double(), games))
 
 
 def wine() -> Tensor:

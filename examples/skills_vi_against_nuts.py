@@ -14,22 +14,22 @@ from ppl_vae.data import load
 
 def main(quick: bool = False) -> None:
     season = load("al-east-1987")
-    (games,) = season.dataset.arguments(TrueSkill.inputs)
+    games = season.duels()
     model = TrueSkill.from_data(season, link="logistic")
 
     answers = {}
     for name in ("mean-field", "full-rank"):
-        pair = Pair(model, TrueSkill.guides[name](model, games))
-        fit = svi.fit(pair, games, num_steps=100 if quick else 500, lr=0.05, num_particles=16)
+        pair = Pair(model, TrueSkill.guides[name](model, *games))
+        fit = svi.fit(pair, *games, num_steps=100 if quick else 500, lr=0.05, num_particles=16)
         final = fit.final
         print(f"{name:>10}: ELBO {final.value:.2f} ± {final.std_error:.2f} nats, {fit.seconds:.0f} s of SVI")
-        answers[name] = guide.draws(pair, games, num_draws=4000)
+        answers[name] = guide.draws(pair, *games, num_draws=4000)
 
     chains, draws = (2, 50) if quick else (4, 250)
     # A dense mass matrix, since the skills are correlated.
     truth = nuts.sample(
         model,
-        games,
+        *games,
         chains=chains,
         num_draws=draws,
         warmup=50 if quick else 100,

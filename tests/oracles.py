@@ -8,6 +8,7 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyro
@@ -130,6 +131,12 @@ class Skills:
     sd: Array
     above: Array
     """P(s_i > s_j) by (i, j)."""
+
+
+def won(games: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """What a program of duels takes, for a table of winners and losers: outcomes and players."""
+    players = torch.as_tensor(games)
+    return torch.ones(len(players), dtype=torch.float64), players
 
 
 def skills(

@@ -71,7 +71,8 @@ def _skills(name: str, model: TrueSkill, games: Tensor, skill: Tensor, lr: float
         "sum shifted": lambda p: _sum_changed(p, 1.0, 1.5),
     }
     guides = (*GLOBAL_GUIDES, *FITTED)
-    return Problem(name, "skills", model, (games,), {"skill": skill}, guides, own, lr=lr, shown=shown)
+    data = torch.ones(len(games), dtype=DOUBLE), games
+    return Problem(name, "skills", model, data, {"skill": skill}, guides, own, lr=lr, shown=shown)
 
 
 def _sum_changed(problem: Problem, factor: float, by: float = 0.0) -> Program:
@@ -104,7 +105,8 @@ def _al_east() -> Problem:
 
 
 def _by_nuts(name: str, model: TrueSkill, games: Tensor) -> Problem:
-    truth = nuts.sample(model, games, num_draws=2500, chains=4, warmup=500, seed=23, progress=False)
+    outcome = torch.ones(len(games), dtype=DOUBLE)
+    truth = nuts.sample(model, outcome, games, num_draws=2500, chains=4, warmup=500, seed=23, progress=False)
     skill = torch.from_numpy(truth.draws["skill"].to_numpy()).reshape(-1, model.num_players)
     # A point without enough games is skewed; the guides start from its moments all the same.
     return _skills(name, model, games, skill, 0.05 if model.link == "logistic" else 0.1)

@@ -42,9 +42,8 @@ def trueskill() -> Case:
     skills = rng.normal(size=20)
     pairs = np.array([rng.choice(20, 2, replace=False) for _ in range(300)])
     first = skills[pairs[:, 0]] - skills[pairs[:, 1]] + rng.normal(size=300) > 0
-    games = torch.from_numpy(np.where(first[:, None], pairs, pairs[:, ::-1]).copy())
     model = TrueSkill(20)
-    return model, AutoNormal(model), (games,)
+    return model, AutoNormal(model), (torch.from_numpy(first.astype(float)), torch.from_numpy(pairs))
 
 
 def vae() -> Case:

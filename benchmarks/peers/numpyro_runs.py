@@ -57,7 +57,7 @@ def skills(problem: Fitting, lr: float | None = None) -> Steps:
     """Mean-field skills, started where the suite's guide starts."""
     start = {"skill": jnp.zeros(107)}
     guide = AutoNormal(numpyro_models.skills, init_loc_fn=init_to_value(values=start), init_scale=0.5)
-    games = problem.data[0].numpy()
+    games = problem.data[1].numpy()
     return Steps(numpyro_models.skills, guide, (games,), problem.lr if lr is None else lr)
 
 

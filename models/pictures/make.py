@@ -190,12 +190,12 @@ def digit_lines(lines: dict[str, torch.Tensor]) -> plt.Figure:
 def trueskill() -> None:
     """Skills of baseball teams: mean-field and NUTS intervals."""
     season = load("al-east-1987")
-    (games,) = season.dataset.arguments(TrueSkill.inputs)
+    games = season.duels()
     model = TrueSkill.from_data(season, link="logistic")
-    pair = Pair(model, TrueSkill.guides["mean-field"](model, games))
-    svi.fit(pair, games, num_steps=1000, lr=0.05, num_particles=16)
-    truth = nuts.sample(model, games, chains=4, num_draws=400, warmup=150, full_mass=True, jit_compile=True)
-    boards = {"mean-field": guide.draws(pair, games, num_draws=4000), "NUTS": truth}
+    pair = Pair(model, TrueSkill.guides["mean-field"](model, *games))
+    svi.fit(pair, *games, num_steps=1000, lr=0.05, num_particles=16)
+    truth = nuts.sample(model, *games, chains=4, num_draws=400, warmup=150, full_mass=True, jit_compile=True)
+    boards = {"mean-field": guide.draws(pair, *games, num_draws=4000), "NUTS": truth}
     order = list(model.leaderboard(truth).index[::-1])
     figure, axes = plt.subplots(1, 2, figsize=(8, 3.2), sharey=True, layout="constrained")
     for shift, ((name, answer), colour) in enumerate(zip(boards.items(), (ORANGE, BLUE), strict=True)):

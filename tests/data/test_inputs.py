@@ -11,9 +11,9 @@ import torch
 from ppl_vae.base.errors import InputError
 from ppl_vae.data import Rows, Variable, as_dataset, load, load_dataset
 from ppl_vae.data.inputs import (
+    DUELS,
     Category,
     Count,
-    Duels,
     Features,
     Group,
     Index,
@@ -96,7 +96,7 @@ def test_columns_may_be_named_by_the_user(tmp_path):
         ({"s": Sequence()}, None, "no column 's'"),
         ({"p": Points()}, {"p": ["a", "b"]}, "must be sets of points"),
         (
-            {"games": Duels()},
+            DUELS,
             None,
             "no column 'winner': games need the columns winner and loser, and it has a, spec",
         ),
@@ -287,12 +287,12 @@ def test_games_come_from_files_and_tables_alike(tmp_path):
     path = tmp_path / "g.csv"
     path.write_text(text)
     for data in (as_dataset(path), as_dataset(pd.read_csv(path)), load(str(path))):
-        (games,) = as_dataset(data).arguments({"games": Duels()})
-        assert games.dtype == torch.int64
-        assert games.tolist() == [[0, 1], [2, 0]]
-    ready = resolve(as_dataset(path), {"games": Duels()})
-    assert ready["games"].levels == ("Ann", "Bo", "Cy")
-    assert resolve(ready, {"games": Duels()})["games"] is ready["games"]
+        outcome, players = as_dataset(data).arguments(DUELS)
+        assert players.dtype == torch.int64
+        assert (outcome.tolist(), players.tolist()) == ([1, 1], [[0, 1], [2, 0]])
+    ready = resolve(as_dataset(path), DUELS)
+    assert ready["players"].levels == ("Ann", "Bo", "Cy")
+    assert all(resolve(ready, DUELS)[name] is ready[name] for name in DUELS)
 
 
 def test_resolving_twice_is_resolving_once(tmp_path):

@@ -16,7 +16,7 @@ from ppl_vae.data import (
     split,
     standardise,
 )
-from ppl_vae.data.inputs import Category, Duels, Features, Sequence
+from ppl_vae.data.inputs import DUELS, Category, Features, Sequence
 
 X = {"x": Features()}
 SHARES = (0.7, 0.2, 0.1)
@@ -70,15 +70,17 @@ def test_float32_columns_are_standardised_in_float64(tmp_path):
 
 
 def test_games_are_all_for_training():
-    (games,) = prepare(load_dataset("al-east-1987"), {"games": Duels()}).arguments("train", torch.float64)
-    assert torch.equal(games, load("al-east-1987").duels()[1])
+    ready = prepare(load_dataset("al-east-1987"), DUELS)
+    outcome, players = ready.arguments("train", torch.float64)
+    assert (outcome == 1).all()
+    assert torch.equal(players, load("al-east-1987").duels()[1])
 
 
 @pytest.mark.parametrize(
     ("data", "inputs", "asked", "words"),
     [
         ("al-east-1987", X, {}, "needs rows of features; al-east-1987 is a table of games"),
-        ("iris", {"games": Duels()}, {}, "iris has no column 'winner'"),
+        ("iris", DUELS, {}, "iris has no column 'winner'"),
         ("iris", X, {"standardize": True, "binarize": "static"}, "exclude each other"),
         ("iris", X, {"binarize": "static"}, "iris cannot be binarised"),
         ("iris", {"label": Category(observed=True)}, {"standardize": True}, "takes no matrix of features"),

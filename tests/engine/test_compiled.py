@@ -162,17 +162,17 @@ def skills() -> Gradient:
     """Six players, thirty games, compiled in float64 on one thread."""
     generator = torch.Generator().manual_seed(2)
     games = torch.stack([torch.randperm(6, generator=generator)[:2] for _ in range(30)])
-    return _compiled(TrueSkill(6, link="logistic"), games)
+    return _compiled(TrueSkill(6, link="logistic"), torch.ones(30).double(), games)
 
 
-def _compiled(model: Any, data: Tensor) -> Gradient:
+def _compiled(model: Any, *data: Tensor) -> Gradient:
     """As `nuts.sample` compiles it."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
-        pair = Pair(model, model).initialise(data).cast_model(torch.float64, Prior).initialise(data)
+        pair = Pair(model, model).initialise(*data).cast_model(torch.float64, Prior).initialise(*data)
         with pyro.validation_enabled(False):
-            return gradient(density(pair, data), "compiled")
+            return gradient(density(pair, *data), "compiled")
     finally:
         torch.set_default_dtype(before)
 
@@ -240,7 +240,7 @@ def test_the_c_function_is_the_gradient_from_any_thread(skills: Gradient) -> Non
 def test_the_c_function_reads_held_tensors_where_they_are(skills: Gradient) -> None:
     """Other games, written into the same tensor, are other data: nothing is frozen."""
     assert skills.compiled is not None
-    (games,) = skills.density.data
+    _, games = skills.density.data
     position = np.linspace(-1, 1, skills.density.dim)
     with NativeDensity(skills.compiled, skills.density.tensors, threads=1) as native:
         call = _C(native, skills.density.dim)
@@ -258,10 +258,10 @@ def test_chains_on_the_compiled_gradient_agree_with_those_on_the_graph(
     skills: Gradient, oracles: ModuleType
 ) -> None:
     """Two samplers on one density; one seed of the compiled one gives one set of numbers."""
-    model, (games,) = skills.density.pair.model, skills.density.data
+    model, games = skills.density.pair.model, skills.density.data
     options: Any = {"num_draws": 200, "warmup": 150, "chains": 4, "seed": 1, "progress": False}
     compiled, again, traced = (
-        nuts.sample(model, games, compile=compile, **options) for compile in (True, True, "auto")
+        nuts.sample(model, *games, compile=compile, **options) for compile in (True, True, "auto")
     )
     assert compiled.draws.equals(again.draws)
     tables = [run.summary() for run in (compiled, traced)]
@@ -287,15 +287,15 @@ def test_ctrl_c_ends_compiled_chains_at_once(skills: Gradient, monkeypatch: pyte
     def interrupt(seconds: float) -> None:
         raise KeyboardInterrupt
 
-    model, (games,) = skills.density.pair.model, skills.density.data
+    model, games = skills.density.pair.model, skills.density.data
     with monkeypatch.context() as patch:
         patch.setattr(nutpie_nuts, "time", SimpleNamespace(sleep=interrupt))
         for _ in range(3):
             start = time.perf_counter()
             with pytest.raises(KeyboardInterrupt):
-                nuts.sample(model, games, num_draws=20_000, warmup=20_000, compile=True, progress=False)
+                nuts.sample(model, *games, num_draws=20_000, warmup=20_000, compile=True, progress=False)
             assert time.perf_counter() - start < 20
-    drawn = nuts.sample(model, games, num_draws=4, warmup=4, compile=True, progress=False)
+    drawn = nuts.sample(model, *games, num_draws=4, warmup=4, compile=True, progress=False)
     assert drawn.stats.attrs["sampler"] == "nutpie"
 
 

@@ -131,10 +131,10 @@ def test_real_data_show_the_features_that_fit_worst() -> None:
     _legible(figure)
 
 
-def test_wins_stand_in_their_intervals() -> None:
-    games = torch.tensor([[0, 1]] * 12 + [[1, 0]] * 5 + [[2, 0]] * 7)
+def test_wins_stand_in_their_intervals(oracles: ModuleType) -> None:
+    games = oracles.won([[0, 1]] * 12 + [[1, 0]] * 5 + [[2, 0]] * 7)
     model = TrueSkill(3, players=("a", "b", "c"))
-    figure = predictive_profile(predictive_check(Pair(model, Prior(model)), games), "win")
+    figure = predictive_profile(predictive_check(Pair(model, Prior(model)), *games), "win")
     (axes,) = figure.axes
     assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "c", "b"]
     assert axes.get_lines()[0].get_xdata().tolist() == [12, 7, 5]
@@ -168,13 +168,13 @@ def test_dimensions_that_are_off_look_off() -> None:
 def test_the_planes_posterior_has_the_exact_moments(oracles: ModuleType) -> None:
     """The 50 % and 90 % contours of a correlated posterior enclose the skills' exact means symmetrically."""
     model = TrueSkill(2, link="logistic", players=("Ann", "Bob"))
-    games = torch.tensor([[0, 1]] * 7 + [[1, 0]] * 2)
-    truth = oracles.skills([tuple(g) for g in games.tolist()], 2, oracles.logistic, 0.0, 1.0)
+    games = oracles.won([[0, 1]] * 7 + [[1, 0]] * 2)
+    truth = oracles.skills([tuple(g) for g in games[1].tolist()], 2, oracles.logistic, 0.0, 1.0)
     # Four draws of mean (0.4, −0.4) and covariance diag(0.4, 0.2).
     own, scale = np.array([0.4, -0.4]), np.sqrt([0.4 * 0.75, 0.2 * 0.75])
     draws = own + scale * np.array([[1, 1], [1, -1], [-1, 1], [-1, -1]])
     skill = xr.Dataset({"skill": (("chain", "draw", "player"), draws[None])})
-    context = ViewContext(Pair(model, Prior(model)), (games,), (games,), {"svi": skill})
+    context = ViewContext(Pair(model, Prior(model)), games, games, {"svi": skill})
     board, wins, plane = model.views(context)
     assert board.names == ["Ann", "Bob"]
     np.testing.assert_allclose(board.answers["svi"][:, 1], own)

@@ -197,7 +197,7 @@ def test_games_give_draws_of_players_and_games(games: ppl_vae.FittedRun) -> None
         name.startswith("skill[") for name in found.columns[:-1]
     )
     assert found.columns[-1] == "log_weight"
-    assert len(games.export("samples")["games"]) == games.data.num_units
+    assert len(games.export("samples")["outcome"]) == games.data.num_units
     with pytest.raises(InputError, match="latent per row"):
         games.export("codes")
 

@@ -139,15 +139,15 @@ def test_nuts_passes_with_one_density_for_all_data(surely: float) -> None:
     assert any("every" in note and "draw" in note for note in found.notes)
 
 
-def test_quantities_of_the_same_ranks_are_one_test() -> None:
+def test_quantities_of_the_same_ranks_are_one_test(oracles: ModuleType) -> None:
     """Skills relative to their mean are half the difference, or its negative."""
     model = TrueSkill(2)
     pair = Pair(model, Prior(model))
-    skills = sbc(pair, torch.tensor([[0, 1], [1, 0], [0, 1]]), num_simulations=60)
+    skills = sbc(pair, *oracles.won([[0, 1], [1, 0], [0, 1]]), num_simulations=60)
     assert skills.names == ["difference[0 − 1]", "log p(x | z)", "log p(x, z)"]
 
 
-def test_exact_formulas_pass_and_nuts_takes_all_units_together(surely: float) -> None:
+def test_exact_formulas_pass_and_nuts_takes_all_units_together(surely: float, oracles: ModuleType) -> None:
     torch.manual_seed(2)
     model = PPCA(4, 2)
     x = torch.zeros(100, 4, dtype=torch.float64)
@@ -156,7 +156,7 @@ def test_exact_formulas_pass_and_nuts_takes_all_units_together(surely: float) ->
     assert (found.num_simulations, found.passed) == (240, True)
     assert sbc(model, x, answer="nuts", num_simulations=100, alpha=surely).passed
     with pytest.raises(InputError, match="does not know its exact posterior"):
-        sbc(TrueSkill(2), torch.tensor([[0, 1]]), answer="exact")
+        sbc(TrueSkill(2), *oracles.won([[0, 1]]), answer="exact")
 
 
 def _conjugate(x: Tensor, *, num_draws: int, seed: int, scale: float = 1.0) -> Posterior:

@@ -220,4 +220,4 @@ def test_some_units_alone_and_the_disk(oracles: ModuleType, tmp_path: Path) -> N
 def test_models_without_a_latent_for_every_datum_are_refused() -> None:
     model = TrueSkill(2, link="logistic")
     with pytest.raises(InputError, match="all data share them"):
-        collapse(Pair(model, Prior(model)), torch.tensor([[0, 1]]))
+        collapse(Pair(model, Prior(model)), torch.ones(1), torch.tensor([[0, 1]]))

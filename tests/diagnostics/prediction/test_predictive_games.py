@@ -14,10 +14,11 @@ from sklearn import datasets
 from torch import Tensor
 
 from ppl_vae.answers.posterior import Posterior
+from ppl_vae.base.errors import InputError
 from ppl_vae.diagnostics.prediction.predictive import predictive_check
-from ppl_vae.diagnostics.prediction.statistics import games as game_statistics
 from ppl_vae.guides import Prior
 from ppl_vae.models import VAE, TrueSkill
+from ppl_vae.models.skills.duel_statistics import duel_statistics
 from ppl_vae.program.pair import Pair
 from tests.diagnostics.prediction.test_predictive import agrees, mid_p, row_of
 
@@ -59,13 +60,13 @@ def test_pixels_that_the_decoder_makes_independent(oracles: ModuleType) -> None:
 
 
 def test_games_keep_their_pairings_and_draw_their_winners(oracles: ModuleType) -> None:
-    games = torch.tensor([[0, 1]] * 30 + [[1, 0]] * 10 + [[2, 0]] * 20)
+    games = oracles.won([[0, 1]] * 30 + [[1, 0]] * 10 + [[2, 0]] * 20)
     model = TrueSkill(3, link="logistic", players=("a", "b", "c"))
     skill = np.broadcast_to([0.5, -0.2, 0.3], (1, 4000, 3))
     given = Posterior(xr.Dataset({"skill": (("chain", "draw", "player"), skill)}), "exact", "independent")
     pair = Pair(model, AutoNormal(model))
-    found = predictive_check(pair, games, posterior=given, num_draws=4000)
-    assert found.kind == "games"
+    found = predictive_check(pair, *games, posterior=given, num_draws=4000)
+    assert found.kind == "own"
     first, second = stats.binom(40, 1 / (1 + np.exp(-0.7))), stats.binom(20, 1 / (1 + np.exp(-0.2)))
     mean, sd = first.mean() + second.mean(), np.sqrt(first.var() + second.var())
     row = row_of(found, "wins of a")
@@ -80,7 +81,7 @@ def test_games_keep_their_pairings_and_draw_their_winners(oracles: ModuleType) -
     assert list(found.profiles["win"]["feature"].to_numpy()) == ["a", "b", "c"]
 
 
-def test_a_plain_program_whose_winners_stand_first_is_read_as_games(oracles: ModuleType) -> None:
+def test_a_plain_program_that_observes_a_constant_is_told_to_observe_an_argument() -> None:
     def model(games: Tensor) -> None:
         with pyro.plate("player", 3):
             skill = pyro.sample("skill", dist.Normal(torch.zeros(()), 1.0))
@@ -89,22 +90,15 @@ def test_a_plain_program_whose_winners_stand_first_is_read_as_games(oracles: Mod
             logits = skill[..., winner] - skill[..., loser]
             pyro.sample("win", dist.Bernoulli(logits=logits), obs=torch.ones(()))
 
-    games = torch.tensor([[0, 1]] * 30 + [[1, 0]] * 10 + [[2, 0]] * 12 + [[0, 2]] * 8)
-    found = predictive_check(Pair(model, Prior(model)), games)
-    assert found.kind == "games"
-    assert row_of(found, "wins of player 0")["observed"] == 38
-    assert not len(found.failing)
-    late = predictive_check(Pair(model, Prior(model)), games, statistics={"last": lambda g: g[-1, 0]})
-    assert row_of(late, "last")["observed"] == 0
-    # By symmetry the other player wins half of the time.
-    assert abs(row_of(late, "last")["replicated_mean"] - 1) < oracles.z_limit() / np.sqrt(200)
+    with pytest.raises(InputError, match=r"written into the model: .* observe an argument"):
+        predictive_check(Pair(model, Prior(model)), torch.tensor([[0, 1], [1, 2]] * 15))
 
 
-def test_results_that_no_ranking_explains_are_one_sided() -> None:
+def test_results_that_no_ranking_explains_are_one_sided(oracles: ModuleType) -> None:
     """Seven players of whom each always beats the next three: all are equally good."""
-    games = torch.tensor([[i, (i + k) % 7] for i in range(7) for k in (1, 2, 3)] * 6)
+    games = oracles.won([[i, (i + k) % 7] for i in range(7) for k in (1, 2, 3)] * 6)
     model = TrueSkill(7, link="logistic")
-    found = predictive_check(Pair(model, Prior(model)), games)
+    found = predictive_check(Pair(model, Prior(model)), *games)
     row = row_of(found, "one-sided pairings")
     assert row["observed"] == 1
     assert "one-sided pairings" in set(found.failing["statistic"])
@@ -115,7 +109,17 @@ def test_results_that_no_ranking_explains_are_one_sided() -> None:
 
 def test_a_transitive_league_has_no_cycle_and_no_upset() -> None:
     pairs = torch.tensor([[i, j] for i in range(5) for j in range(i + 1, 5)])
-    found = game_statistics(torch.ones(1, len(pairs)), pairs, list("abcde"))
+    found = duel_statistics(torch.ones(1, len(pairs)), pairs, list("abcde"))
     assert {name: float(found[name]) for name in ("cyclic triads", "upsets", "wins of a", "wins of e")} == {
         "cyclic triads": 0.0, "upsets": 0.0, "wins of a": 4.0, "wins of e": 0.0,
     }  # fmt: skip
+
+
+def test_draws_are_half_a_point_and_no_win() -> None:
+    """a beats b and draws with c, b beats c: points 1.5, 1 and .5 of two games each."""
+    players = torch.tensor([[0, 1], [0, 2], [2, 1]])
+    found = duel_statistics(torch.tensor([[1.0, 0.5, 0.0]]), players, "abc", draws=True)
+    assert {name: float(value[0]) for name, value in found.items()} == pytest.approx({
+        "upsets": 0.5 / 3, "share of draws": 1 / 3, "sd of win shares": 0.25, "cyclic triads": 0.0,
+        "wins of a": 1.0, "wins of b": 1.0, "wins of c": 0.0,
+    })  # fmt: skip

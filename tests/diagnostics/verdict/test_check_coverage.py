@@ -84,7 +84,7 @@ def test_points_survive_json_and_are_never_trusted():
 
 # Two players: the difference of their skills is known on a line, and their mean keeps its prior.
 WINS, LOSSES = 5, 2
-GAMES = torch.tensor([[0, 1]] * WINS + [[1, 0]] * LOSSES)
+GAMES = (torch.ones(WINS + LOSSES).double(), torch.tensor([[0, 1]] * WINS + [[1, 0]] * LOSSES))
 
 
 def _two_players():
@@ -112,7 +112,7 @@ def _pair_of_skills(shift=0.0, scale=1.0):
     spread = torch.diag(torch.tensor([0.5 * scale**2, sd**2], dtype=torch.float64))
     model = TrueSkill(2, link="logistic", players=("a", "b"))
     guide = AutoMultivariateNormal(model)
-    guide(GAMES)
+    guide(*GAMES)
     root = torch.linalg.cholesky(turn @ spread @ turn.T)
     with torch.no_grad():
         guide.loc.copy_(turn @ torch.tensor([shift, mean], dtype=torch.float64))
@@ -128,7 +128,7 @@ def _pair_of_skills(shift=0.0, scale=1.0):
 )
 def test_skills_themselves_are_judged_with_their_differences(options, wrong):
     pair = _pair_of_skills(**options)
-    found = check_pair(pair, GAMES, reference=_reference(), calibrate=False, budget=600.0, progress=False)
+    found = check_pair(pair, *GAMES, reference=_reference(), calibrate=False, budget=600.0, progress=False)
     assert (found.verdict == "trust") == (not wrong)
     if wrong:
         assert "in skill (not in relative_skill and difference)" in found.reason
@@ -139,7 +139,7 @@ def test_skills_themselves_are_judged_with_their_differences(options, wrong):
 def test_a_callers_own_quantities_are_all_that_is_judged():
     pair = _pair_of_skills(scale=0.4)
     found = check_pair(
-        pair, GAMES, reference=_reference(), identifiable=pair.model.identifiable, calibrate=False,
+        pair, *GAMES, reference=_reference(), identifiable=pair.model.identifiable, calibrate=False,
         budget=600.0, progress=False,
     )  # fmt: skip
     assert found.verdict == "trust"

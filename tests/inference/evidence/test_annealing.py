@@ -205,7 +205,7 @@ def test_evidence_of_two_players_is_that_of_quadrature(start: str, oracles: Modu
     truth = oracles.skills(games, 2, oracles.logistic, 0.0, 1.0).log_evidence
     model = TrueSkill(2, link="logistic")
     pair = Pair(model, AutoNormal(model, init_loc_fn=model.at_prior_mean, init_scale=0.4))
-    found = _estimate(pair, torch.tensor(games), start=start, num_temperatures=50, num_chains=500)
+    found = _estimate(pair, *oracles.won(games), start=start, num_temperatures=50, num_chains=500)
     assert (found.unit, found.num_units) == ("dataset", 1)
     assert abs(found.log_evidence[0] - truth) < oracles.z_limit(2) * found.std_error[0]
     assert found.std_error[0] < 0.04
@@ -271,13 +271,13 @@ def test_bounds_enclose_the_exact_evidence_of_ppca(oracles: ModuleType) -> None:
 def test_bounds_enclose_the_evidence_of_simulated_games(oracles: ModuleType) -> None:
     model = TrueSkill(2, link="logistic")
     pair = Pair(model, AutoNormal(model, init_loc_fn=model.at_prior_mean, init_scale=0.6))
-    games = torch.tensor([[0, 1]] * 6)
+    games = oracles.won([[0, 1]] * 6)
     excess = []
     for seed in range(8):
-        _, data = simulate(Problem.of(pair, games), seed)
-        pairs = [tuple(game) for game in data[0].tolist()]
+        _, data = simulate(Problem.of(pair, *games), seed)
+        pairs = [(0, 1) if first else (1, 0) for first in data[0].tolist()]
         truth = oracles.skills(pairs, 2, oracles.logistic, 0.0, 1.0).log_evidence
-        lower, upper = _both(pair, games, num_temperatures=20, num_chains=20, seed=seed)
+        lower, upper = _both(pair, *games, num_temperatures=20, num_chains=20, seed=seed)
         excess.append([lower.log_evidence[0] - truth, upper.log_evidence[0] - truth])
     low, high = np.transpose(excess)
     limit = oracles.t_limit(7, 2) / np.sqrt(8)

@@ -236,10 +236,10 @@ def test_skills_agree_with_quadrature(name: str, oracles: ModuleType) -> None:
     if model.link == "probit":
         link = oracles.probit(model.performance_sd, model.draw_margin)
     truth = oracles.skills(games, num_players, link, model.skill_mean, model.skill_sd)
-    pair = Pair(model, TrueSkill.guides["full-rank"](model, games := torch.tensor(games)))
-    svi.fit(pair, games, num_steps=400, lr=0.05 * model.skill_sd, num_particles=8, progress=False)
-    drawn = nuts.sample(model, games, num_draws=400, warmup=200, chains=2, seed=1, progress=False)
-    found = _bridge(pair, drawn, games)
+    pair = Pair(model, TrueSkill.guides["full-rank"](model, *(games := oracles.won(games))))
+    svi.fit(pair, *games, num_steps=400, lr=0.05 * model.skill_sd, num_particles=8, progress=False)
+    drawn = nuts.sample(model, *games, num_draws=400, warmup=200, chains=2, seed=1, progress=False)
+    found = _bridge(pair, drawn, *games)
     assert found.proposal == "guide and nuts"
     assert found.ess[0] > 200
     assert not found.alarming.any()

@@ -18,7 +18,7 @@ def _case(name: str) -> tuple[Pair, tuple[Any, ...]]:
     torch.manual_seed(1)
     if name == "games":
         model = TrueSkill(4)
-        data = (torch.randint(0, 2, (20, 2)) + torch.tensor([0, 2]),)
+        data = (torch.ones(20).double(), torch.randint(0, 2, (20, 2)) + torch.tensor([0, 2]))
         return Pair(model, AutoMultivariateNormal(model)), data
     models = {
         "ppca": PPCA(5, 2),

@@ -38,29 +38,30 @@ class Margins(PyroModule):
         )
         self.scale = scale
 
-    def forward(self, games: Tensor) -> None:
+    def forward(self, margin: Tensor, games: Tensor) -> None:
         with pyro.plate("player", len(self.prior.loc)):
             z = pyro.sample("z", dist.Normal(self.prior.loc, self.prior.scale))
         with pyro.plate("game", len(games)) as k:
             i, j = games[k].T
-            pyro.sample("margin", dist.Cauchy(z[..., i] - z[..., j], self.scale), obs=torch.ones(len(games)))
+            pyro.sample("margin", dist.Cauchy(z[..., i] - z[..., j], self.scale), obs=margin[k])
 
     def normal_prior(self) -> tuple[str, torch.distributions.Normal]:
         return "z", self.prior
 
-    def index_pairs(self, games: Tensor) -> tuple[Tensor, Tensor]:
+    def index_pairs(self, margin: Tensor, games: Tensor) -> tuple[Tensor, Tensor]:
         return games[:, 0], games[:, 1]
 
     def log_likelihood(self, difference: Tensor) -> Tensor:
         return torch.distributions.Cauchy(difference, self.scale).log_prob(torch.ones(()))
 
 
-def _games(num_players: int = 12, num_games: int = 150, seed: int = 0) -> Tensor:
-    """Many pairs meet more than once, in both orders, and one player never plays."""
+def _games(num_players: int = 12, num_games: int = 150, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Ones and a table of games: many pairs meet more than once, in both orders, and one player never plays."""
     generator = torch.Generator().manual_seed(seed)
     first = torch.randint(num_players - 1, (num_games,), generator=generator)
     shift = torch.randint(1, num_players - 1, (num_games,), generator=generator)
-    return torch.stack([first, (first + shift) % (num_players - 1)], dim=1)
+    table = torch.stack([first, (first + shift) % (num_players - 1)], dim=1)
+    return torch.ones(num_games, dtype=torch.float64), table
 
 
 def _skills(link: str, num_players: int = 12, **options: Any) -> Pair:
@@ -89,14 +90,14 @@ def _moments(pair: Pair) -> tuple[Tensor, Tensor]:
     return loc.detach().clone(), scale.detach().clone()
 
 
-def _dense_elbo(pair: Pair, games: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
+def _dense_elbo(pair: Pair, games: tuple[Tensor, Tensor], loc: Tensor, scale: Tensor) -> Tensor:
     """Game by game with the trapezoidal rule, from nothing but the program's own log joint density."""
     model = pair.model
     assert isinstance(model, PairwiseFactors)
     _, prior = model.normal_prior()
     nodes = torch.linspace(-9, 9, 3001, dtype=torch.float64)
     weights = torch.exp(-0.5 * nodes**2)
-    i, j = games.T
+    i, j = games[1].T
     sd = (scale[i] ** 2 + scale[j] ** 2).sqrt()
     likelihood = model.log_likelihood((loc[i] - loc[j])[:, None] + sd[:, None] * nodes)
     kl = torch.distributions.kl_divergence(torch.distributions.Normal(loc, scale), prior).sum()
@@ -104,11 +105,13 @@ def _dense_elbo(pair: Pair, games: Tensor, loc: Tensor, scale: Tensor) -> Tensor
 
 
 @pytest.mark.parametrize("row", range(4))
-def test_the_published_optima_of_two_players(row: int, shared: Callable[[str], Path]) -> None:
+def test_the_published_optima_of_two_players(
+    row: int, shared: Callable[[str], Path], oracles: ModuleType
+) -> None:
     table = json.loads(shared("reference/skill.json").read_text())["two_player"]["mean_field_optimum"]["rows"]
     wins, losses, mean, sd, best = table[row]
     pair = _skills("logistic", 2)
-    found = natural.fit(pair, torch.tensor([[0, 1]] * wins + [[1, 0]] * losses), tolerance=1e-9)
+    found = natural.fit(pair, *oracles.won([[0, 1]] * wins + [[1, 0]] * losses), tolerance=1e-9)
     loc, scale = _moments(pair)
     # Half a unit of the last digit that the table gives.
     assert abs(found.final.value - best) < 1e-6
@@ -122,7 +125,7 @@ def test_the_optimum_of_two_players_found_without_gradients_of_ours(
     wins: int, losses: int, oracles: ModuleType
 ) -> None:
     pair = _skills("logistic", 2)
-    found = natural.fit(pair, torch.tensor([[0, 1]] * wins + [[1, 0]] * losses), tolerance=1e-8)
+    found = natural.fit(pair, *oracles.won([[0, 1]] * wins + [[1, 0]] * losses), tolerance=1e-8)
     best, loc, scale = oracles.skill_mean_field_optimum(wins, losses)
     # BFGS stops at gradients of 1e-7: a gap of 1e-10 or so, and moments to 1e-5.
     assert abs(found.final.value - best) < 1e-7
@@ -137,16 +140,16 @@ def test_the_ability_describes_the_program(name: str) -> None:
     assert isinstance(model, PairwiseFactors)
     site, prior = model.normal_prior()
     z = prior.sample()
-    i, j = model.index_pairs(games)
+    i, j = model.index_pairs(*games)
     by_parts = prior.log_prob(z).sum() + model.log_likelihood(z[i] - z[j]).sum()
-    trace = poutine.trace(poutine.condition(model, {site: z})).get_trace(games)
+    trace = poutine.trace(poutine.condition(model, {site: z})).get_trace(*games)
     torch.testing.assert_close(by_parts, trace.log_prob_sum(), rtol=1e-12, atol=0)
 
 
 @every_pair
 def test_the_gradient_vanishes_at_the_optimum(name: str) -> None:
     pair, games = PAIRS[name](), _games()
-    found = natural.fit(pair, games, tolerance=1e-10, num_nodes=NODES)
+    found = natural.fit(pair, *games, tolerance=1e-10, num_nodes=NODES)
     assert found.converged, found.reason
     loc, scale = (moment.requires_grad_() for moment in _moments(pair))
     value = _dense_elbo(pair, games, loc, scale)
@@ -159,7 +162,7 @@ def test_the_gradient_vanishes_at_the_optimum(name: str) -> None:
 @every_pair
 def test_no_other_guide_nearby_is_better(name: str) -> None:
     pair, games = PAIRS[name](), _games()
-    best = natural.fit(pair, games, tolerance=1e-10, num_nodes=NODES).final.value
+    best = natural.fit(pair, *games, tolerance=1e-10, num_nodes=NODES).final.value
     loc, scale = _moments(pair)
     generator = torch.Generator().manual_seed(1)
     for size in (0.01, 0.1, 0.3):
@@ -170,13 +173,13 @@ def test_no_other_guide_nearby_is_better(name: str) -> None:
 @every_pair
 @pytest.mark.parametrize("start", ["at the prior", "far away"])
 def test_every_iteration_raises_the_elbo(name: str, start: str) -> None:
-    pair, games = PAIRS[name]().initialise(_games()), _games()
+    pair, games = PAIRS[name]().initialise(*_games()), _games()
     if start == "far away":
         with torch.no_grad():
             for leaf in pair.parameters("guide").values():
                 leaf.add_(5 * torch.randn(leaf.shape, generator=torch.Generator().manual_seed(2)))
-    before = natural.quadrature_elbo(pair, games, num_nodes=NODES).value
-    found = natural.fit(pair, games, num_nodes=NODES)
+    before = natural.quadrature_elbo(pair, *games, num_nodes=NODES).value
+    found = natural.fit(pair, *games, num_nodes=NODES)
     assert found.steps == len(found.elbo)
     assert np.all(np.diff([before, *found.elbo]) >= 0)
     assert found.converged, found.reason
@@ -186,20 +189,20 @@ def test_the_start_does_not_matter() -> None:
     games = _games()
     ends = []
     for size in (0.0, 2.0):
-        pair = _skills("logistic").initialise(games)
+        pair = _skills("logistic").initialise(*games)
         with torch.no_grad():
             for leaf in pair.parameters("guide").values():
                 leaf.add_(size)
-        ends.append(natural.fit(pair, games, tolerance=1e-9).final.value)
+        ends.append(natural.fit(pair, *games, tolerance=1e-9).final.value)
     assert abs(ends[0] - ends[1]) < 1e-7
 
 
 @every_pair
 def test_quadrature_agrees_with_draws(name: str, oracles: ModuleType) -> None:
     pair, games = PAIRS[name](), _games()
-    natural.fit(pair, games, max_iterations=2)
-    exact = natural.quadrature_elbo(pair, games, num_nodes=NODES)
-    drawn = elbo(pair, games, num_particles=4000, seed=3)
+    natural.fit(pair, *games, max_iterations=2)
+    exact = natural.quadrature_elbo(pair, *games, num_nodes=NODES)
+    drawn = elbo(pair, *games, num_particles=4000, seed=3)
     assert abs(drawn.value - exact.value) < oracles.z_limit(len(PAIRS)) * drawn.std_error
     assert exact.value == pytest.approx(exact.reconstruction - exact.kl, rel=1e-12)
     assert exact.std_error == 0
@@ -208,24 +211,24 @@ def test_quadrature_agrees_with_draws(name: str, oracles: ModuleType) -> None:
 def test_quadrature_judges_the_answer_of_svi() -> None:
     games = _games()
     pair = _skills("logistic")
-    svi.fit(pair, games, num_steps=300, lr=0.05, num_particles=4, progress=False)
+    svi.fit(pair, *games, num_steps=300, lr=0.05, num_particles=4, progress=False)
     before = {name: leaf.detach().clone() for name, leaf in pair.parameters().items()}
-    value = natural.quadrature_elbo(pair, games).value
+    value = natural.quadrature_elbo(pair, *games).value
     assert all(torch.equal(leaf, before[name]) for name, leaf in pair.parameters().items())
-    gap = natural.fit(pair, games).final.value - value
+    gap = natural.fit(pair, *games).final.value - value
     assert 0 < gap < 1
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_guides_own_parameters_are_set_in_place(dtype: torch.dtype, oracles: ModuleType) -> None:
-    pair, games = _skills("logistic", dtype=dtype).initialise(_games()), _games()
+    pair, games = _skills("logistic", dtype=dtype).initialise(*_games()), _games()
     leaves = pair.parameters("guide")
-    natural.fit(pair, games)
+    natural.fit(pair, *games)
     after = pair.parameters("guide")
     assert all(after[name] is leaf and leaf.dtype == dtype for name, leaf in leaves.items())
     loc, scale = (moment.double().numpy() for moment in _moments(pair))
     num = 4000
-    drawn = guide.draws(pair, games, num_draws=num, seed=5).draws["skill"].to_numpy().reshape(num, -1)
+    drawn = guide.draws(pair, *games, num_draws=num, seed=5).draws["skill"].to_numpy().reshape(num, -1)
     limit = oracles.z_limit(2 * len(loc))
     assert np.all(np.abs(drawn.mean(0) - loc) < limit * scale / np.sqrt(num))
     assert np.all(np.abs(drawn.std(0) - scale) < limit * scale / np.sqrt(2 * num))
@@ -236,7 +239,7 @@ def test_the_guides_own_parameters_are_set_in_place(dtype: torch.dtype, oracles:
 
 def test_single_precision_reaches_the_same_optimum() -> None:
     games = _games()
-    ends = [natural.fit(_skills("logistic", dtype=dtype), games) for dtype in (torch.float32, torch.float64)]
+    ends = [natural.fit(_skills("logistic", dtype=dtype), *games) for dtype in (torch.float32, torch.float64)]
     assert ends[0].final.value == pytest.approx(ends[1].final.value, abs=1e-6)
     assert all(end.converged for end in ends)
 
@@ -249,7 +252,7 @@ def test_the_same_numbers_again_and_nothing_global_changes(oracles: ModuleType) 
             pair = _skills("probit")
             with torch.random.fork_rng():
                 torch.manual_seed(seed)
-                ends.append((natural.fit(pair, _games()).elbo, *_moments(pair)))
+                ends.append((natural.fit(pair, *_games()).elbo, *_moments(pair)))
         torch.manual_seed(0)
     assert np.array_equal(ends[0][0], ends[1][0])
     assert all(torch.equal(a, b) for a, b in zip(ends[0][1:], ends[1][1:], strict=True))
@@ -257,17 +260,17 @@ def test_the_same_numbers_again_and_nothing_global_changes(oracles: ModuleType) 
 
 def test_pieces_of_the_pairs_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
     games = _games()
-    whole = natural.quadrature_elbo(_skills("logistic"), games).value
+    whole = natural.quadrature_elbo(_skills("logistic"), *games).value
     monkeypatch.setattr(quadrature, "CHUNK", 200)
-    assert natural.quadrature_elbo(_skills("logistic"), games).value == pytest.approx(whole, rel=1e-14)
+    assert natural.quadrature_elbo(_skills("logistic"), *games).value == pytest.approx(whole, rel=1e-14)
 
 
 def test_what_stopped_too_early_has_not_converged() -> None:
-    short = natural.fit(_skills("logistic"), _games(), max_iterations=1)
+    short = natural.fit(_skills("logistic"), *_games(), max_iterations=1)
     assert short.steps == 1
     assert not short.converged
     # Wide priors and three nodes: the rule itself is off, and twice the nodes tell.
-    coarse = natural.fit(_skills("logistic", skill_sd=5.0), _games(), num_nodes=3)
+    coarse = natural.fit(_skills("logistic", skill_sd=5.0), *_games(), num_nodes=3)
     assert coarse.steps < 200
     assert not coarse.converged
     assert "twice the 3 nodes change it by" in coarse.reason
@@ -281,33 +284,33 @@ def test_other_pairs_are_refused_in_one_sentence(job: Callable[..., object]) -> 
         with pytest.raises(
             InputError, match=r"need Pyro's mean-field guide AutoNormal; this pair's is AutoM"
         ):
-            job(Pair(model, AutoMultivariateNormal(model)), games)
+            job(Pair(model, AutoMultivariateNormal(model)), *games)
         ppca = PPCA(3, 1)
         with pytest.raises(InputError, match=r"PPCA is no model of differences .* fit it by SVI"):
             job(Pair(ppca, AutoNormal(ppca)), torch.zeros(4, 3, dtype=torch.float64))
     with pytest.raises(InputError, match=r"latent site is skill \(12,\), and the guide has skill \(11,\)"):
-        job(Pair(model, AutoNormal(TrueSkill(11))), games)
+        job(Pair(model, AutoNormal(TrueSkill(11))), *games)
     with pytest.raises(InputError, match="players are 0 to 11"):
-        job(Pair(model, AutoNormal(model)), torch.tensor([[0, 12]]))
+        job(Pair(model, AutoNormal(model)), torch.ones(1), torch.tensor([[0, 12]]))
     margins = Margins(3)
     with pytest.raises(InputError, match="datum 1 compares entries 2 and 2; a pair is two different ones"):
-        job(Pair(margins, AutoNormal(margins)), torch.tensor([[0, 1], [2, 2]]))
+        job(Pair(margins, AutoNormal(margins)), torch.ones(2), torch.tensor([[0, 1], [2, 2]]))
     with pytest.raises(InputError, match="num_nodes is 1; it must be at least 2"):
-        job(Pair(model, AutoNormal(model)), games, num_nodes=1)
+        job(Pair(model, AutoNormal(model)), *games, num_nodes=1)
 
 
 def test_arguments_out_of_range_are_refused() -> None:
     pair, games = _skills("logistic"), _games()
     for wrong in (0.0, -1.0, float("nan")):
         with pytest.raises(InputError, match=r"tolerance is .* a positive number of nats"):
-            natural.fit(pair, games, tolerance=wrong)
+            natural.fit(pair, *games, tolerance=wrong)
     with pytest.raises(InputError, match="max_iterations is 0; it must be at least 1"):
-        natural.fit(pair, games, max_iterations=0)
-    pair.initialise(games)
+        natural.fit(pair, *games, max_iterations=0)
+    pair.initialise(*games)
     with torch.no_grad():
         next(iter(pair.parameters("guide").values())).fill_(float("nan"))
     with pytest.raises(InputError, match="the ELBO is nan where the guide stands"):
-        natural.fit(pair, games)
+        natural.fit(pair, *games)
 
 
 @pytest.mark.slow
@@ -315,9 +318,9 @@ def test_a_quarter_of_a_million_games(shared: Callable[[str], Path]) -> None:
     """52,000 players; the optimum is published to two digits, and was found by two other programs."""
     best = json.loads(shared("reference/skill.json").read_text())["chess_csc412"]
     rows = np.loadtxt(shared("data/chess_csc412/games.csv"), delimiter=",", skiprows=1, dtype=np.int64)
-    games = torch.as_tensor(rows - 1)
-    pair = _skills("logistic", int(games.max()) + 1)
-    found = natural.fit(pair, games)
+    games = (torch.ones(len(rows), dtype=torch.float64), torch.as_tensor(rows - 1))
+    pair = _skills("logistic", int(rows.max()))
+    found = natural.fit(pair, *games)
     assert abs(found.final.value - best["mean_field_optimum_ELBO"]) < 0.1
     assert np.all(np.diff(found.elbo) > 0)
     assert found.converged, found.reason

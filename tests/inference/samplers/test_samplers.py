@@ -60,7 +60,7 @@ def _score(values: np.ndarray, mean: float, sd: float) -> list[float]:
 def test_every_sampler_draws_the_exact_posterior_of_skills(name: str, oracles: ModuleType) -> None:
     """Means and standard deviations by quadrature: what agrees with them agrees with each other."""
     truth = oracles.skills(GAMES, 3, oracles.logistic, 0.0, 1.0)
-    drawn = _sample(TrueSkill(3, link="logistic"), torch.tensor(GAMES), seed=1, **SETTINGS[name])
+    drawn = _sample(TrueSkill(3, link="logistic"), *oracles.won(GAMES), seed=1, **SETTINGS[name])
     values = drawn.draws["skill"].to_numpy()
     assert values.shape == (SETTINGS[name]["chains"], SETTINGS[name]["num_draws"], 3)
     scores = np.array([_score(values[..., k], truth.mean[k], truth.sd[k]) for k in range(3)])
@@ -142,10 +142,10 @@ def test_a_support_that_depends_on_another_latent_moves_with_it() -> None:
 
 
 @every_sampler
-def test_a_seed_gives_the_same_chains_and_another_gives_others(sampler: str) -> None:
-    games = torch.tensor(GAMES)
+def test_a_seed_gives_the_same_chains_and_another_gives_others(sampler: str, oracles: ModuleType) -> None:
+    games = oracles.won(GAMES)
     first, second, other = (
-        _sample(TrueSkill(3, link="logistic"), games, sampler=sampler, num_draws=6, warmup=20, chains=4,
+        _sample(TrueSkill(3, link="logistic"), *games, sampler=sampler, num_draws=6, warmup=20, chains=4,
                 max_tree_depth=4, seed=seed)
         for seed in (5, 5, 6)
     )  # fmt: skip

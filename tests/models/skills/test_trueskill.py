@@ -12,16 +12,20 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+import pyro
 import pytest
 import torch
 import xarray as xr
 from arviz_stats.base import array_stats
+from pyro import poutine
 from pyro.infer.autoguide import AutoNormal
-from scipy import stats
+from scipy import integrate, special, stats
 
 from ppl_vae.answers.posterior import Posterior
 from ppl_vae.base.errors import InputError
 from ppl_vae.data.games import games_between
+from ppl_vae.diagnostics.prediction.predictive import predictive_check
+from ppl_vae.guides import Prior
 from ppl_vae.inference import guide, importance, nuts, svi
 from ppl_vae.models import TrueSkill
 from ppl_vae.program.pair import Pair
@@ -36,17 +40,27 @@ ROWS = [
 ]
 
 
-def _games(wins: int, losses: int) -> torch.Tensor:
-    return torch.tensor([[0, 1]] * wins + [[1, 0]] * losses)
+Games = tuple[torch.Tensor, torch.Tensor]
+
+
+def _games(wins: int, losses: int) -> Games:
+    """Outcomes and players, the first player always the same."""
+    outcome = torch.tensor([1.0] * wins + [0.0] * losses, dtype=torch.float64)
+    return outcome, torch.tensor([[0, 1]] * (wins + losses))
+
+
+def _pairs(wins: int, losses: int) -> list[tuple[int, int]]:
+    """Winners and losers."""
+    return [(0, 1)] * wins + [(1, 0)] * losses
 
 
 def _two_players() -> TrueSkill:
     return TrueSkill(2, link="logistic")
 
 
-def _fitted(model: TrueSkill, guide_name: str, games: torch.Tensor, num_steps: int, lr: float = 0.05) -> Pair:
-    pair = Pair(model, TrueSkill.guides[guide_name](model, games))
-    svi.fit(pair, games, num_steps=num_steps, lr=lr, num_particles=16, progress=False)
+def _fitted(model: TrueSkill, guide_name: str, games: Games, num_steps: int, lr: float = 0.05) -> Pair:
+    pair = Pair(model, TrueSkill.guides[guide_name](model, *games))
+    svi.fit(pair, *games, num_steps=num_steps, lr=lr, num_particles=16, progress=False)
     return pair
 
 
@@ -70,7 +84,7 @@ def test_quadrature_reproduces_the_published_two_player_table(
 ) -> None:
     reference = json.loads(shared("reference/skill.json").read_text())["two_player"]
     for wins, losses, log_evidence, mean, sd, _, above, _ in reference["rows"]:
-        found = oracles.skills(_games(wins, losses).tolist(), 2, oracles.logistic, 0.0, 1.0)
+        found = oracles.skills(_pairs(wins, losses), 2, oracles.logistic, 0.0, 1.0)
         assert abs(found.log_evidence - log_evidence) <= 0.51e-6
         for value, published in ((found.mean[0], mean), (found.sd[0], sd)):
             assert abs(value - published) <= 0.51e-5
@@ -110,10 +124,10 @@ def test_full_rank_guide_and_importance_sampling_find_the_evidence(
 ) -> None:
     games = _games(wins, losses)
     pair = _fitted(_two_players(), "full-rank", games, num_steps=800)
-    truth = oracles.skills(games.tolist(), 2, oracles.logistic, 0.0, 1.0)
+    truth = oracles.skills(_pairs(wins, losses), 2, oracles.logistic, 0.0, 1.0)
     for defensive in (0.0, 0.1):
         found = importance.log_evidence(
-            pair, games, num_samples=20_000, defensive=defensive, seed=1, progress=False
+            pair, *games, num_samples=20_000, defensive=defensive, seed=1, progress=False
         )
         assert found.unit == "dataset"
         assert found.total_std_error <= 0.003
@@ -126,8 +140,8 @@ def test_nuts_finds_moments_and_the_probability_of_being_better(
     wins: int, losses: int, oracles: ModuleType
 ) -> None:
     games = _games(wins, losses)
-    truth = oracles.skills(games.tolist(), 2, oracles.logistic, 0.0, 1.0)
-    drawn = nuts.sample(_two_players(), games, num_draws=250, warmup=150, chains=2,
+    truth = oracles.skills(_pairs(wins, losses), 2, oracles.logistic, 0.0, 1.0)
+    drawn = nuts.sample(_two_players(), *games, num_draws=250, warmup=150, chains=2,
                         seed=2, progress=False)  # fmt: skip
     _check_chains(drawn, truth, oracles)
     skill = drawn.draws["skill"].to_numpy()
@@ -165,16 +179,16 @@ def test_mean_field_guide_leaves_the_gap_that_quadrature_says(
     """At the optimum by quadrature, the guide's own mean log weight is the ELBO by quadrature."""
     games = _games(wins, losses)
     model = _two_players()
-    pair = Pair(model, AutoNormal(model)).initialise(games)
+    pair = Pair(model, AutoNormal(model)).initialise(*games)
     best, loc, scale = oracles.skill_mean_field_optimum(wins, losses)
     softplus_inverse = np.log(np.expm1(scale))
     values = {"AutoNormal.locs.skill": loc, "AutoNormal.scales.skill": softplus_inverse}
     pair.load_state_dict(pair.state_dict() | {name: torch.as_tensor(v) for name, v in values.items()})
-    drawn = guide.draws(pair, games, num_draws=20_000)
+    drawn = guide.draws(pair, *games, num_draws=20_000)
     weights = drawn.log_weights.to_numpy()[0]
     error = weights.std(ddof=1) / math.sqrt(len(weights))
     assert abs(weights.mean() - best) < oracles.z_limit() * error
-    truth = oracles.skills(games.tolist(), 2, oracles.logistic, 0.0, 1.0)
+    truth = oracles.skills(_pairs(wins, losses), 2, oracles.logistic, 0.0, 1.0)
     assert truth.log_evidence - weights.mean() > 10 * error
 
 
@@ -271,9 +285,9 @@ by_case = pytest.mark.parametrize("case", ALL_CASES, ids=[case.name for case in 
 def test_nuts_agrees_with_the_exact_moments(
     case: Case, oracles: ModuleType, request: pytest.FixtureRequest
 ) -> None:
-    games = torch.tensor(case.games)
+    games = oracles.won(case.games)
     truth = case.exact(oracles)
-    drawn = nuts.sample(case.model(), games, num_draws=250, warmup=150, chains=2, seed=1,
+    drawn = nuts.sample(case.model(), *games, num_draws=250, warmup=150, chains=2, seed=1,
                         progress=False)  # fmt: skip
     if case.reference[:1] == ("infer_net",):
         found = drawn.draws["skill"].mean(("chain", "draw")).to_numpy().round(2)
@@ -287,15 +301,15 @@ def test_nuts_agrees_with_the_exact_moments(
 def test_importance_sampling_agrees_with_the_exact_evidence_and_moments(
     case: Case, oracles: ModuleType
 ) -> None:
-    games = torch.tensor(case.games)
+    games = oracles.won(case.games)
     truth = case.exact(oracles)
     model = case.model()
     pair = _fitted(model, "full-rank", games, num_steps=600, lr=0.03 * model.skill_sd)
-    found = importance.log_evidence(pair, games, num_samples=20_000, defensive=0.1, progress=False)
+    found = importance.log_evidence(pair, *games, num_samples=20_000, defensive=0.1, progress=False)
     assert abs(found.total - truth.log_evidence) < oracles.z_limit() * found.total_std_error
     assert found.total_std_error < 0.01
 
-    drawn = guide.draws(pair, games, num_draws=20_000)
+    drawn = guide.draws(pair, *games, num_draws=20_000)
     weights = np.exp(drawn.log_weights.to_numpy()[0] - drawn.log_weights.to_numpy().max())
     weights /= weights.sum()
     skill = drawn.draws["skill"].to_numpy()[0]
@@ -315,6 +329,98 @@ def test_without_the_margin_one_win_is_the_value_of_trueskill_through_time(oracl
     truth = case.exact(oracles)
     assert truth.mean[0] == pytest.approx(29.205, abs=0.51e-3)
     assert truth.sd[0] == pytest.approx(7.195, abs=0.51e-3)
+
+
+# Draws -------------------------------------------------------------------------------------------
+
+
+def _of_results(
+    model: TrueSkill, outcome: list[float], players: list[list[int]]
+) -> tuple[float, float, float]:
+    """log evidence, and mean and sd of the first of two skills, from the program's own densities on a grid.
+
+    The common level of two skills keeps its prior: their difference alone is integrated.
+    """
+    difference = torch.linspace(-12, 12, 4001, dtype=torch.float64) * math.sqrt(2) * model.skill_sd
+    skill = model.skill_mean + torch.stack([difference / 2, -difference / 2], 1)
+    data = torch.tensor(outcome, dtype=torch.float64), torch.tensor(players)
+    with pyro.validation_enabled(False):
+        trace = poutine.trace(poutine.condition(model, {"skill": skill})).get_trace(*data)
+        node = trace.nodes["win"]
+        log_density = node["fn"].log_prob(node["value"]).sum(-1).numpy()
+    log_density = log_density + stats.norm.logpdf(difference, 0, math.sqrt(2) * model.skill_sd)
+    step = float(difference[1] - difference[0])
+    log_evidence = float(special.logsumexp(log_density)) + math.log(step)
+    weight = np.exp(log_density - special.logsumexp(log_density))
+    d = difference.numpy()
+    mean = weight @ d
+    variance = model.skill_sd**2 / 2 + weight @ (d - mean) ** 2 / 4
+    return log_evidence, model.skill_mean + mean / 2, math.sqrt(variance)
+
+
+def test_wins_draws_and_losses_are_those_of_quadrature() -> None:
+    model = TrueSkill(2, skill_mean=1.0, skill_sd=2.0, performance_sd=0.7, draw_margin=0.5)
+    scale = math.sqrt(2) * 0.7
+
+    def joint(d: float) -> float:
+        win, lose = stats.norm.cdf((d - 0.5) / scale), stats.norm.cdf((-d - 0.5) / scale)
+        return win**2 * (1 - win - lose) * lose * stats.norm.pdf(d, 0, math.sqrt(8))
+
+    truth = math.log(integrate.quad(joint, -20, 20, epsabs=1e-14)[0])
+    # Two wins of player 0, one as the second player; a draw; a loss.
+    outcome, players = [1.0, 0.0, 0.5, 0.0], [[0, 1], [1, 0], [1, 0], [0, 1]]
+    assert _of_results(model, outcome, players)[0] == pytest.approx(truth, abs=1e-9)
+
+
+def test_one_draw_is_the_value_of_trueskill_through_time() -> None:
+    """Of one game the moments of expectation propagation are exact; published to three decimals."""
+    margin = stats.norm.ppf((0.25 + 1) / 2) * math.sqrt(2) * 25 / 6
+    _, mean, sd = _of_results(TrueSkill(2, draw_margin=margin), [0.5], [[0, 1]])
+    assert mean == pytest.approx(25.0, abs=0.51e-3)
+    assert sd == pytest.approx(6.469, abs=0.51e-3)
+
+
+@pytest.mark.parametrize("options", [{"link": "logistic"}, {}, {"draw_margin": 2.0}])
+def test_who_is_called_first_changes_nothing(options: dict[str, Any]) -> None:
+    model = TrueSkill(2, **options)
+    won, turned = (
+        _of_results(model, *case)
+        for case in (([1, 0, 1], [[0, 1]] * 3), ([0, 0, 0], [[1, 0], [0, 1], [1, 0]]))
+    )
+    assert won == pytest.approx(turned, rel=1e-12)
+
+
+def test_replicated_draws_are_as_many_as_their_probability_says(oracles: ModuleType) -> None:
+    model = TrueSkill(2, skill_sd=1e-6, performance_sd=1.0, draw_margin=0.5)
+    games = torch.tensor([1.0, 0.5] * 50, dtype=torch.float64), torch.tensor([[0, 1]] * 100)
+    found = predictive_check(Pair(model, Prior(model)), *games, num_draws=400)
+    row = found.table.set_index("statistic").loc["share of draws"]
+    chance = 1 - 2 * stats.norm.cdf(-0.5 / math.sqrt(2))
+    assert row["observed"] == 0.5
+    error = math.sqrt(chance * (1 - chance) / 100)
+    assert abs(row["replicated_mean"] - chance) < oracles.z_limit() * error / math.sqrt(400)
+    assert row["replicated_sd"] == pytest.approx(error, rel=oracles.z_limit() / math.sqrt(800))
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (lambda: (torch.tensor([[0, 1], [1, 0]]),), r"takes two arguments, .*games.duels\(\) gives them"),
+        (
+            lambda: (torch.tensor([1.0, 0.5]), torch.tensor([[0, 1]] * 2)),
+            "game 1 is a draw, and with no margin",
+        ),
+        (lambda: (torch.tensor([1.0, 2.0]), torch.tensor([[0, 1]] * 2)), "game 1 has the outcome 2; it is 1"),
+        (lambda: (torch.ones(3), torch.tensor([[0, 1]] * 2)), r"shape \(2,\), one a game; got \(3,\)"),
+        (lambda: (torch.ones(2), torch.tensor([[0, 1], [1, 1]])), "game 1 has player 1 against itself"),
+        (lambda: (torch.ones(2), torch.tensor([[0, 1], [1, 2]])), r"game 1 is \[1, 2\]; players are 0 to 1"),
+        (lambda: (torch.ones(2), torch.tensor([0, 1])), r"integers of shape \(num_games, 2\)"),
+    ],
+)
+def test_games_that_it_does_not_take_are_said_in_a_sentence(data: Any, words: str) -> None:
+    model = TrueSkill(2)
+    with pytest.raises(InputError, match=words):
+        svi.fit(Pair(model, AutoNormal(model)), *data(), num_steps=1)
 
 
 # The density, the tables, and what is refused ----------------------------------------------------
