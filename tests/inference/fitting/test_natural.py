@@ -56,7 +56,7 @@ class Margins(PyroModule):
 
 
 def _games(num_players: int = 12, num_games: int = 150, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Ones and a table of games: many pairs meet more than once, in both orders, and one player never plays."""
+    """Ones and a table: many pairs meet more than once, in both orders, and one player never plays."""
     generator = torch.Generator().manual_seed(seed)
     first = torch.randint(num_players - 1, (num_games,), generator=generator)
     shift = torch.randint(1, num_players - 1, (num_games,), generator=generator)
