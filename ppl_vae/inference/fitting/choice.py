@@ -159,8 +159,6 @@ def _without_ep(facts: Facts) -> str:
     if not facts.has_ep:
         model, guide = facts.model or "the model", facts.guide
         return f"{model} with {guide} is no model of linear factors with a guide of independent chains"
-    if facts.learnt:
-        return f"expectation propagation holds the model's {facts.learnt:,} parameters; add train='guide'"
     return facts.only_svi
 
 
@@ -358,9 +356,10 @@ def _to_optimum(
 
     # The default is SVI's, in nats a unit.
     usual = options.tolerance == FitOptions.tolerance
-    if choice.method in ("em", "ep"):
-        method = em.fit if choice.method == "em" else ep.fit
-        found = method(pair, *data, seed=seed, progress=progress)
+    if choice.method == "em":
+        found = em.fit(pair, *data, seed=seed, progress=progress)
+    elif choice.method == "ep":
+        found = ep.fit(pair, *data, train=options.train, seed=seed, progress=progress)
     else:
         method = natural.fit if choice.method == "natural" else fixed_noise.fit
         found = (

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import math
 import time
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyro
+from torch import Tensor
 
 from ppl_vae.base.arguments import check_real, check_whole
 from ppl_vae.base.progress import progress_bar
@@ -20,6 +21,7 @@ from ppl_vae.base.threads import SMALL_WORK, one_thread
 from ppl_vae.inference.evidence.elbo import elbo
 from ppl_vae.inference.fitting.ep_factors import factors_of
 from ppl_vae.inference.fitting.ep_guides import check_guide, write
+from ppl_vae.inference.fitting.ep_learning import learn
 from ppl_vae.inference.fitting.ep_loop import Propagated, propagate
 from ppl_vae.inference.fitting.svi import EvidenceEstimate, Fit, final_particles
 from ppl_vae.program.pair import Pair
@@ -37,6 +39,7 @@ def fit(
     max_steps: int = 200,
     damping: float = 0.0,
     num_nodes: int = 32,
+    train: Literal["guide", "both"] = "guide",
     seed: int = 0,
     progress: bool = True,
 ) -> Fit:
@@ -52,14 +55,15 @@ def fit(
     Args:
         pair: a model with the ability `LinearFactors` or `RankingFactors`, and Pyro's ``AutoNormal`` where
             chains have one state each, or a `ChainNormal`. The guide's parameters are changed in place, in
-            their own precision; all arithmetic is in float64. The model's parameters are held, and where the
-            guide stands does not matter.
+            their own precision; all arithmetic is in float64. Where the guide stands does not matter.
         data: the programs' full data.
         tolerance: change of the means, in their sds, and of log variances at which to stop.
         max_steps: most steps.
         damping: part of its way that every step leaves out, from 0 to less than 1. Steps are shortened by
             themselves where they come no nearer.
         num_nodes: nodes of the Gauss–Hermite rule, where moments are not known in closed form.
+        train: "both" to learn the model's parameters as well, by EP's estimate of log p(x) (`ep_learning`);
+            otherwise they are held.
         seed: of the draws of the last ELBO.
         progress: whether to show a progress bar on a terminal.
 
@@ -76,13 +80,17 @@ def fit(
     site, factors = factors_of(pair.model, *data, num_nodes=num_nodes)
     pair.initialise(*data, seed=seed)
     check_guide(pair.guide, site, factors.chains)
+    leaves = _learnt(pair) if train == "both" else {}
+    start, learnt = None, ""
     with (
         one_thread(len(factors.design.column) * num_nodes < SMALL_WORK),
         pyro.validation_enabled(False),
         progress_bar(NAME, max_steps, open_ended=True, show=progress) as advance,
     ):
+        if leaves:
+            factors, start, learnt = learn(pair.model, factors, leaves)
         found = propagate(
-            factors, tolerance=tolerance, max_steps=max_steps, damping=damping,
+            factors, start=start, tolerance=tolerance, max_steps=max_steps, damping=damping,
             seen=lambda value, change: advance(1, f"log p(x) ≈ {value:.4f}, change {change:.1g}"),
         )  # fmt: skip
     write(pair.guide, site, factors.chains, found)
@@ -94,12 +102,18 @@ def fit(
         steps=len(found.log_evidence),
         seconds=time.perf_counter() - begun,
         converged=found.converged,
-        reason=_reason(found, tolerance),
+        reason=_reason(found, tolerance) + learnt,
         engine="moments",
         compile_seconds=0.0,
         method=NAME,
         estimate=EvidenceEstimate(found.log_evidence[-1], NAME),
     )
+
+
+def _learnt(pair: Pair) -> dict[str, Tensor]:
+    """The model's unconstrained parameters, by name."""
+    own = pair.parameters("guide")
+    return {name: leaf for name, leaf in pair.parameters().items() if name not in own}
 
 
 def _reason(found: Propagated, tolerance: float) -> str:

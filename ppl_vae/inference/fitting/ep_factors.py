@@ -51,20 +51,27 @@ def factors_of(model: Any, *data: Any, num_nodes: int) -> tuple[str, Factors]:
     powers = design.count
     # Equal rows are copies, with sites of their own; what rows count is a power of their likelihood.
     design = design.merged() if powers is None else replace(design, count=None)
-    return site, Factors(chains, design, None, _tilted(model, design, powers, num_nodes))
+    rule = Quadrature(_log_likelihood(model, design, powers), num_nodes)
+    return site, Factors(chains, design, None, _tilted(model, design, rule, powers is None), rule)
 
 
-def _tilted(
-    model: LinearFactors, design: Design, powers: Tensor | None, num_nodes: int
-) -> Callable[[Tensor, Tensor], Tilted]:
-    """The moments in closed form where there is one, else by quadrature."""
+def _log_likelihood(
+    model: LinearFactors, design: Design, powers: Tensor | None
+) -> Callable[[Tensor], Tensor]:
+    """ℓ of all rows, with its powers."""
 
-    def log_likelihood(predictor: Tensor) -> Tensor:
+    def found(predictor: Tensor) -> Tensor:
         value = model.log_likelihood(predictor, *design.observed)
         return value if powers is None else powers * value
 
-    rule = Quadrature(log_likelihood, num_nodes)
-    if not isinstance(model, TiltedFactors) or powers is not None:
+    return found
+
+
+def _tilted(
+    model: LinearFactors, design: Design, rule: Quadrature, plain: bool
+) -> Callable[[Tensor, Tensor], Tilted]:
+    """The moments in closed form where there is one, for likelihoods without powers; else by quadrature."""
+    if not isinstance(model, TiltedFactors) or not plain:
         return rule
     closed = model.tilted
     return lambda mean, var: closed(mean, var, *design.observed) or rule(mean, var)

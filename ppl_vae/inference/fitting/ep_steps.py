@@ -44,6 +44,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ppl_vae.inference.fitting.tilted import Quadrature
 from ppl_vae.program.abilities import Tilted
 from ppl_vae.program.chains import Chains, Smoother
 from ppl_vae.program.design import Design
@@ -51,7 +52,7 @@ from ppl_vae.program.design import Design
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
-__all__ = ["Factors", "Sites", "step"]
+__all__ = ["Factors", "Sites", "predictors", "step"]
 
 # The Newton system is solved to this fraction; what is left is mended by the next step.
 SOLVER_TOLERANCE, SOLVER_ITERATIONS = 1e-2, 300
@@ -72,12 +73,14 @@ class Factors:
             have sites of their own, all alike.
         sizes: rows of every factor, shape (F,); None where each has one.
         tilted: log Z, α and β of the factors under independent normal predictors (mean, variance).
+        rule: the quadrature of factors of one row, for derivatives in what ℓ depends on; None of others.
     """
 
     chains: Chains
     design: Design
     sizes: Tensor | None
     tilted: Callable[[Tensor, Tensor], Tilted]
+    rule: Quadrature | None = None
 
     @cached_property
     def matrix(self) -> csr_array:
@@ -199,6 +202,14 @@ def log_evidence(factors: Factors, sites: Sites, smoother: Smoother, cavity: Ten
     energy = factors.total(tilted.log_normaliser) + 0.5 * factors.total(spread * sites.slope**2 + narrowed)
     energy -= 0.5 * smoother.log_det
     return float(energy - 0.5 * away @ factors.chains.precision_times(away))
+
+
+@torch.no_grad()
+def predictors(factors: Factors, sites: Sites) -> tuple[Tensor, Tensor]:
+    """δ and u: means and variances of the rows' cavities, each of shape (R,)."""
+    cavity = _cavity(factors, sites, sites.smoother(factors).variance)
+    spread = factors.spread(cavity)
+    return factors.predictors(sites.mean) - spread * sites.slope, spread
 
 
 def _cavity(factors: Factors, sites: Sites, variance: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ Sources: Minka, "Expectation Propagation for Approximate Bayesian Inference", UA
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,8 +27,8 @@ __all__ = ["Quadrature"]
 
 LogLikelihood = Callable[[Tensor], Tensor]
 
-# Values of predictors at once, which bounds the memory.
-CHUNK = 2**21
+# Values of predictors at once, and where they are differentiated, which bounds the memory.
+CHUNK, SMALL_CHUNK = 2**21, 2**19
 # Of the search for modes: steps at most, and the step, in sds of the tilted density, at which it ends: nodes
 # need no exact centre.
 MODE_STEPS, MODE_TOLERANCE = 60, 1e-2
@@ -69,6 +69,27 @@ class Quadrature:
             slope=(centre - mean) / variance,
             curvature=(1 - sd**2 / variance) / variance,
         )
+
+    def expected_log_likelihood(self, mean: Tensor, variance: Tensor, counts: Tensor) -> Iterator[Tensor]:
+        """Σ_r c_r E ℓ(d_r) under the tilted densities, in parts that are to be added, shape ().
+
+        The parts are differentiable in what ℓ itself depends on: with all else held, the sum has the
+        derivatives of Σ_r c_r log Z_r. Each is made when it is asked for, so that memory is bounded.
+
+        Args:
+            mean, variance: of the normals, shape (R,).
+            counts: c, shape (R,).
+        """
+        with torch.no_grad():
+            found = self(mean, variance)
+            centre, sd = mean + variance * found.slope, (variance * (1 - variance * found.curvature)).sqrt()
+            scale = found.log_normaliser + 0.5 * (2 * math.pi * variance).log() - sd.log()
+        size = max(1, SMALL_CHUNK // len(mean))
+        for nodes, weights in zip(self._nodes.split(size), self._weights.split(size), strict=True):
+            at = centre + sd * nodes[:, None]
+            with torch.no_grad():
+                density = weights[:, None] * (self._objective(at, mean, variance) - scale).exp()
+            yield (self.log_likelihood(at) * (density * counts)).sum()
 
     def _sums(
         self, mean: Tensor, variance: Tensor, centre: Tensor, sd: Tensor, height: Tensor

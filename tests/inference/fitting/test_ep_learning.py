@@ -1,0 +1,87 @@
+"""Parameters learnt by expectation propagation's estimate of log p(x), against differences of it."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pyro.infer.autoguide import AutoNormal
+
+from ppl_vae.base.errors import InputError
+from ppl_vae.data.games import Games
+from ppl_vae.inference.fitting import ep
+from ppl_vae.inference.fitting.ep_factors import factors_of
+from ppl_vae.inference.fitting.ep_learning import evidence_gradient
+from ppl_vae.inference.fitting.ep_loop import propagate
+from ppl_vae.models import Skills
+from ppl_vae.program.pair import Pair
+from tests.models.skills.seasons import games_of, season
+
+
+def races(num_races: int, num_players: int, num_sides: int) -> Games:
+    """Races of players whose skills are one half apart."""
+    generator = np.random.default_rng(7)
+    rows = []
+    for _ in range(num_races):
+        chosen = generator.permutation(num_players)[:num_sides]
+        performance = chosen / 2 + generator.normal(size=num_sides)
+        places = (performance > performance[:, None]).sum(1)
+        rows.append(([f"P{k}" for k in chosen], places.tolist()))
+    return games_of(rows, time=np.arange(num_races, dtype=float) // 4)
+
+
+def made(games: Games, **options: Any) -> tuple[Any, tuple[torch.Tensor, ...]]:
+    model = Skills.from_data(games, **options)
+    return model, games.dataset.arguments(type(model).inputs_for(model.options), torch.float64)
+
+
+CASES = {
+    "duels": lambda: made(season(60, 6, dates=8), draws=True, drift="1", process="ou", home=True),
+    "goals": lambda: made(season(30, 5, scores="whole"), outcome="goals"),
+    "races": lambda: made(races(10, 6, 4), drift="1"),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_gradient_is_that_of_differences(name):
+    model, data = CASES[name]()
+    leaves = dict(model.named_parameters())
+
+    def estimate() -> float:
+        return propagate(factors_of(model, *data, num_nodes=24)[1], tolerance=1e-10).log_evidence[-1]
+
+    factors = factors_of(model, *data, num_nodes=24)[1]
+    gradient = evidence_gradient(model, factors, propagate(factors, tolerance=1e-10), leaves)
+    assert gradient.keys() == leaves.keys()
+    for key, leaf in leaves.items():
+        there = []
+        for move in (1e-3, -1e-3):
+            with torch.no_grad():
+                leaf += move
+            there.append(estimate())
+            with torch.no_grad():
+                leaf -= move
+        # Of third order in the difference.
+        assert float(gradient[key]) == pytest.approx((there[0] - there[1]) / 2e-3, abs=2e-4), key
+
+
+def test_a_fit_learns_what_is_to_be_learnt():
+    model, data = made(races(30, 6, 4))
+    pair = Pair(model, AutoNormal(model))
+    before = model.numbers["skill_sd"]
+    held = ep.fit(pair, *data, progress=False)
+    assert model.numbers["skill_sd"] == before
+    found = ep.fit(pair, *data, train="both", progress=False)
+    assert found.converged
+    assert "parameters were learnt" in found.reason
+    assert found.estimate.log_evidence > held.estimate.log_evidence
+    factors = factors_of(model, *data, num_nodes=24)[1]
+    slope = evidence_gradient(model, factors, propagate(factors), dict(model.named_parameters()))
+    assert abs(float(slope["log_skill_sd"])) < 0.02
+
+
+def test_what_cannot_be_learnt_is_named():
+    model, data = made(races(3, 4, 3))
+    model.register_parameter("log_other", torch.nn.Parameter(torch.zeros(())))
+    with pytest.raises(InputError, match="cannot learn model.log_other"):
+        ep.fit(Pair(model, AutoNormal(model)), *data, train="both", progress=False)
