@@ -1,9 +1,9 @@
 """Rankings of many sides: how exact, and how fast beside others: ``python -m benchmarks.skills rankings``.
 
 First a table of errors: of sums over all orders, beside SciPy's orthants, beside Simpson's rule on a fine
-grid in the far tail, of published moments. Then one of processor milliseconds a game on one thread. trueskill and
-openskill are timed in the same run where they are installed; they update skills by approximations of their
-own, which is what their users wait for. ``--games`` says in batches of how many ours are computed,
+grid in the far tail, of published moments. Then one of processor milliseconds a game on one thread. trueskill
+and openskill are timed in the same run where they are installed; they update skills by approximations of
+their own, which is what their users wait for. ``--games`` says in batches of how many ours are computed,
 ``--repeats`` how often all are timed.
 """
 

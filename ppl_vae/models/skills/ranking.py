@@ -10,7 +10,8 @@ What sides share a place means has to be said:
 * "unordered": in which order they came is not known (it was not written down, or they retired from a race).
   Exact: the sum over their orders, which for the last place is an integral of products of Φ, and ends the
   product of Plackett and Luce. Symmetric in the sides.
-* "draw": they were within the margin of each other; games of two sides only.
+* "draw": they were within the margin of each other; of more than two sides each and the next, as TrueSkill
+  has it (`drawn_orders`), which depends on the order in which they stand.
 """
 
 import itertools
@@ -25,6 +26,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from ppl_vae.base.errors import InputError
+from ppl_vae.models.skills.drawn_orders import log_drawn_orders
 from ppl_vae.models.skills.links import duel_log_prob
 from ppl_vae.models.skills.orders import log_orders, num_panels, order_moments
 
@@ -259,11 +261,6 @@ def _log_prob(location: Tensor, scale: Tensor, margin: Margin, places: Tensor, r
     patterns: dict[_Pattern, list[int]] = {}
     for game, row in enumerate(places.tolist()):
         patterns.setdefault(_Pattern.of(row), []).append(game)
-    if rules.ties == "draw" and any(pattern.ahead or pattern.shared for pattern in patterns):
-        raise InputError(
-            "sides of a game of more than two share a place, and a draw of them is not modelled; "
-            'ties="unordered" is: the order in which they came is not known'
-        )
     parts, order = [], []
     for pattern, games in patterns.items():
         chosen = location[:, games], scale[:, games], _of_games(margin, games), places[games]
@@ -312,6 +309,8 @@ def _rows(
     location: Tensor, scale: Tensor, margin: Margin, places: Tensor, rules: _Rules, pattern: _Pattern
 ) -> Tensor:
     """log P of games that share places in one pattern."""
+    if rules.ties == "draw" and (pattern.ahead or pattern.shared):
+        return _drawn(location, scale, margin, places, rules)
     location, scale, place = _sorted(location, scale, margin, places)
     worst = place.masked_fill(place.isinf(), -1.0).amax(-1, keepdim=True)
     last = place >= worst if pattern.shared or pattern.missing else None
@@ -329,16 +328,43 @@ def _rows(
     return found if orders is None else found.logsumexp(-1)
 
 
-def _sorted(location: Tensor, scale: Tensor, margin: Margin, places: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Locations with the margins made up for, scales and places, best first; missing sides far below."""
+def _drawn(location: Tensor, scale: Tensor, margin: Margin, places: Tensor, rules: _Rules) -> Tensor:
+    """log P of games in which neighbours of one place draw, in the order in which they stand."""
+    if rules.link != "probit":
+        raise InputError(
+            "draws of more than two sides are those of probit performances; of Gumbel's, ties are unordered"
+        )
+    location, scale, place = _there(location, scale, places)
+    order = place.argsort(dim=-1, stable=True)
+    location, scale, place = (part.gather(-1, order) for part in (location, scale, place))
+    tied = (place[..., 1:] == place[..., :-1]) & place[..., 1:].isfinite()
+    wide = torch.as_tensor(margin, dtype=location.dtype, device=location.device).expand(location.shape[:-1])
+    size = location.shape[-1]
+    found = log_drawn_orders(
+        location.reshape(-1, size).double(),
+        scale.reshape(-1, size).double(),
+        wide.reshape(-1).double(),
+        tied.reshape(-1, size - 1),
+        rules.panels,
+    )
+    return found.reshape(location.shape[:-1])
+
+
+def _there(location: Tensor, scale: Tensor, places: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Locations, scales and places, of one shape; sides that are missing are far below all others."""
     missing = places.isnan()
     place = places.masked_fill(missing, math.inf).expand_as(location)
     scale = torch.where(missing, 1.0, scale)
     floor = torch.where(missing, math.inf, location).detach().amin(-1, keepdim=True)
     floor = floor - NOWHERE * scale.detach().amax(-1, keepdim=True)
-    location = torch.where(missing, floor, location)
+    return torch.where(missing, floor, location), scale, place
+
+
+def _sorted(location: Tensor, scale: Tensor, margin: Margin, places: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Locations with the margins made up for, scales and places, best first."""
+    location, scale, place = _there(location, scale, places)
     # Sides that share a place by their locations: the isotonic mode of sides whose order is free.
-    order = location.detach().argsort(-1, descending=True)
+    order = location.detach().argsort(dim=-1, descending=True)
     order = order.gather(-1, place.gather(-1, order).argsort(dim=-1, stable=True))
     location, scale, place = (part.gather(-1, order) for part in (location, scale, place))
     before = (place[..., 1:] > place[..., :-1]).cumsum(-1)

@@ -362,8 +362,8 @@ def test_what_cannot_be_computed_is_refused() -> None:
         Ranking(u, link="cauchit")
     with pytest.raises(InputError, match="ties 'any' are not known; they are unordered, last, none or draw"):
         Ranking(u, ties="any")
-    with pytest.raises(InputError, match="a draw of them is not modelled"):
-        Ranking(u[:, :3], 1.0, 0.2, ties="draw").log_prob(_double([[0, 0, 1]]))
+    with pytest.raises(InputError, match="draws of more than two sides are those of probit performances"):
+        Ranking(u[:, :3], 1.0, 0.2, link="gumbel", ties="draw").log_prob(_double([[0, 0, 1]]))
     with pytest.raises(
         InputError, match="9 sides that share a place before the last, in 362,880 possible orders"
     ):
