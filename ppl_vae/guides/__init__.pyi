@@ -5,6 +5,8 @@ from .amortised import (
     LinearNormal as LinearNormal,
 )
 from .amortised_flow import AmortisedFlow as AmortisedFlow
+from .chain_normal import ChainNormal as ChainNormal
+from .joint_normal import JointNormal as JointNormal
 from .layered import BottomUp as BottomUp
 from .layered import Ladder as Ladder
 from .local import (

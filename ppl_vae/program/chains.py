@@ -120,11 +120,23 @@ class Chains:
 
     def precision_times(self, deviation: Tensor) -> Tensor:
         """P x for x (..., N)."""
-        pull = self._innovations(deviation) / self.variance
+        return self._transposed(self._innovations(deviation) / self.variance)
+
+    def precision_root(self, noise: Tensor) -> Tensor:
+        """A linear function of independent N(0, 1), (..., N), whose covariance is P."""
+        return self._transposed(noise / self.variance.sqrt())
+
+    def dense_precision(self) -> Tensor:
+        """P, shape (N, N)."""
+        first, ratio = self.num_chains, self.transition / self.variance
+        diagonal = 1 / self.variance
         if len(self.sizes) == 1:
-            return pull
-        back = self.transition[..., self.num_chains :] * pull[..., self.num_chains :]
-        return pull.index_add(-1, self.previous, back, alpha=-1)
+            return diagonal.diag()
+        squares = (ratio * self.transition)[first:]
+        found = diagonal.index_add(0, self.previous, squares).diag()
+        rows = torch.arange(first, self.num_states, device=found.device)
+        found[rows, self.previous] = found[self.previous, rows] = -ratio[first:]
+        return found
 
     def expected_log_prob(self, mean: Tensor, variance: Tensor, lag_covariance: Tensor) -> Tensor:
         """E[log N(x)] under a Gaussian of these moments, a scalar, differentiable in the chains' own.
@@ -154,6 +166,13 @@ class Chains:
         moved = later - phi * deviation.index_select(-1, self.previous)
         first = deviation[..., : self.num_chains]
         return torch.cat([first.expand(*moved.shape[:-1], -1), moved], -1)
+
+    def _transposed(self, pull: Tensor) -> Tensor:
+        """The transpose of what makes innovations of deviations."""
+        if len(self.sizes) == 1:
+            return pull
+        back = self.transition[..., self.num_chains :] * pull[..., self.num_chains :]
+        return pull.index_add(-1, self.previous, back, alpha=-1)
 
     def _accumulate(self, factor: Tensor, added: Tensor) -> Tensor:
         """x_n = a_n x_{n−1} + b_n along every chain, in operations that can be traced."""

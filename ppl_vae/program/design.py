@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -63,6 +65,42 @@ class Design:
         """The number of entries of every row, where all have the same."""
         lengths = self.pointer.diff()
         return int(lengths[0]) if len(lengths) and bool((lengths == lengths[0]).all()) else None
+
+    @cached_property
+    def padded(self) -> tuple[list[Tensor], list[Tensor]]:
+        """Columns and values of the k-th entries of all rows, each (R,); zeros where a row has fewer."""
+        starts, lengths = self.pointer[:-1], self.pointer.diff()
+        columns, values = [], []
+        for k in range(int(lengths.max())):
+            there = k < lengths
+            entry = torch.where(there, starts + k, 0)
+            columns.append(torch.where(there, self.column[entry], 0))
+            values.append(torch.where(there, self.value[entry], 0.0))
+        return columns, values
+
+    def gram(self, weight: Tensor, num_states: int) -> Tensor:
+        """Aᵀ diag(w) A, dense, shape (N, N), differentiable in w (R,)."""
+        found = weight.new_zeros(num_states**2)
+        for first, own in zip(*self.padded, strict=True):
+            for second, other in zip(*self.padded, strict=True):
+                found = found.index_add(0, first * num_states + second, weight * own * other)
+        return found.reshape(num_states, num_states)
+
+    def row_variances(self, covariance: Tensor) -> Tensor:
+        """The diagonal of A S Aᵀ for a dense S (N, N), shape (R,)."""
+        found = torch.zeros_like(self.value[:1]).expand(self.num_rows).clone()
+        for first, own in zip(*self.padded, strict=True):
+            for second, other in zip(*self.padded, strict=True):
+                found += own * other * covariance[first, second]
+        return found
+
+    def csr(self, num_states: int) -> Any:
+        """A as SciPy's CSR array, on the CPU."""
+        from scipy.sparse import csr_array
+
+        small = np.int32 if max(num_states, self.num_rows, len(self.column)) < 2**31 else np.int64
+        index, pointer = (part.numpy(force=True).astype(small) for part in (self.column, self.pointer))
+        return csr_array((self.value.numpy(force=True), index, pointer), shape=(self.num_rows, num_states))
 
     def check(self, num_states: int) -> None:
         """Refuse what is no matrix of so many columns.

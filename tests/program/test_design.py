@@ -53,7 +53,7 @@ def test_what_is_no_matrix_is_refused() -> None:
     games.check(5)
     with pytest.raises(InputError, match=r"row \d+ of the design matrix reads state 4; they are 0 to 3"):
         games.check(4)
-    with pytest.raises(InputError, match="300 rows and 600 entries has {'observed\\[0\\]': 3}"):
+    with pytest.raises(InputError, match=r"300 rows and 600 entries has \{'observed\[0\]': 3\}"):
         Design(games.pointer, games.column, games.value, (torch.zeros(3),)).check(5)
     with pytest.raises(InputError, match="go from 0 to its number of entries"):
         Design(games.pointer[:-1], games.column, games.value).check(5)

@@ -22,7 +22,7 @@ from ppl_vae.base.errors import InputError
 from ppl_vae.engine.density import Density
 from ppl_vae.inference.fitting.gaussian import Block, Family, Gaussian
 
-__all__ = ["GaussianGuide", "family_of", "is_gaussian"]
+__all__ = ["GaussianGuide", "family_of", "is_gaussian", "read_gaussian", "write_gaussian"]
 
 _KINDS = (AutoNormal, AutoDiagonalNormal, AutoMultivariateNormal, AutoLowRankMultivariateNormal)
 _NAMES = ", ".join(kind.__name__ for kind in _KINDS)
@@ -198,6 +198,18 @@ _ACCESS: dict[type, tuple[Callable[..., Any], Callable[..., Any]]] = {
     AutoMultivariateNormal: (_read_dense, _write_dense),
     AutoLowRankMultivariateNormal: (_read_low_rank, _write_low_rank),
 }
+
+
+def read_gaussian(part: Any) -> tuple[Tensor, Tensor]:
+    """Mean and root of one AutoGuide, as its `Block` has them."""
+    loc, root = _reader(part)(part)
+    return loc, root
+
+
+@torch.no_grad()
+def write_gaussian(part: Any, loc: Tensor, root: Tensor) -> None:
+    """Set one AutoGuide's parameters in place, in their own precision."""
+    _writer(part)(part, loc, root)
 
 
 def _reader(part: Any) -> Callable[[Any], tuple[Tensor, Tensor]]:

@@ -2,7 +2,8 @@
 
 For a Gaussian guide of a model without parameters of its own, the best of the guide's family is a problem of
 optimisation, which second-order methods solve in a few iterations; SVI needs thousands of steps, and a
-learning rate. Networks, minibatches and every other guide are SVI's. One asks for EM, of models that know
+learning rate. Models of sparse linear predictors have their parameters learnt so as well. Networks,
+minibatches and every other guide are SVI's. One asks for EM, of models that know
 their posterior exactly, and for expectation propagation, of skills and what is like them.
 """
 
@@ -19,14 +20,15 @@ from torch import Tensor, nn
 from ppl_vae.base.errors import InputError
 from ppl_vae.base.plain import Plain
 from ppl_vae.base.progress import stage
-from ppl_vae.inference.fitting import svi
+from ppl_vae.inference.fitting import quadrature, svi
 from ppl_vae.inference.fitting.autoguides import family_of, is_gaussian
 from ppl_vae.inference.fitting.ep_guides import holds
+from ppl_vae.inference.fitting.gaussian_fit import GaussianKeywords
 from ppl_vae.inference.fitting.options import FitKeywords, FitOptions, MethodName
 from ppl_vae.inference.fitting.parts import held_out_mean
 from ppl_vae.inference.fitting.proper import Improper
 from ppl_vae.inference.fitting.svi import Fit
-from ppl_vae.program.abilities import HasEM, LinearFactors, PairwiseFactors, RankingFactors
+from ppl_vae.program.abilities import HasEM, LinearFactors, RankingFactors
 from ppl_vae.program.pair import Pair
 from ppl_vae.program.probe import check_data, in_pyros_words
 from ppl_vae.program.problem import Problem
@@ -88,7 +90,7 @@ class Facts:
         dim: latents' coordinates in unconstrained space.
         largest: of them, in the largest dense block of the guide's covariance.
         learnt: numbers of the model that are to be learnt.
-        pairwise: whether quadrature does (`quadrature.fits`).
+        linear: whether quadrature does (`quadrature.fits`), which learns the model's parameters as well.
         numbers: of the data.
         only_svi: what else is asked for that only SVI does, in words; "" for nothing.
         model: the model's type, by name.
@@ -102,7 +104,7 @@ class Facts:
     dim: int = 0
     largest: int = 0
     learnt: int = 0
-    pairwise: bool = False
+    linear: bool = False
     numbers: int = 0
     only_svi: str = ""
     model: str = ""
@@ -111,17 +113,18 @@ class Facts:
     held: bool = False
 
     def __str__(self) -> str:
-        return f"the guide is {self.family} with {self.dim:,} latent{'s' * (self.dim != 1)}"
+        kind = self.family or self.guide
+        return f"the guide is {kind} with {self.dim:,} latent{'s' * (self.dim != 1)}"
 
 
 def choose(facts: Facts) -> Choice:
     """The method for a pair of which these facts are known."""
+    if facts.linear and not facts.only_svi:
+        return Choice("natural", f"{facts}, of a model of linear predictors, by quadrature", ("svi",))
     if obstacle := _obstacle(facts):
         return Choice("svi", obstacle, () if refused("em", facts) else ("em",))
     second_order: tuple[Method, ...] = ("natural", "deterministic")
     possible = [method for method in second_order if not refused(method, facts)]
-    if facts.pairwise:
-        return Choice("natural", f"{facts}, of a model of differences, by quadrature", ("svi",))
     order = possible if facts.largest or facts.dim <= FEW else possible[::-1]
     fitting = [method for method in order if _numbers(method, facts) <= MOST_NUMBERS]
     if facts.dim > MOST or not order:
@@ -139,9 +142,11 @@ def refused(method: Method, facts: Facts) -> str:
         return _without_em(facts)
     if method == "ep":
         return _without_ep(facts)
+    if method == "natural" and facts.linear:
+        return facts.only_svi
     if obstacle := _obstacle(facts):
         return obstacle
-    if method == "natural" and facts.dim > MOST_NATURAL and not facts.pairwise:
+    if method == "natural" and facts.dim > MOST_NATURAL:
         return f"natural gradients take at most {MOST_NATURAL:,} latents, here {facts.dim:,}"
     if method == "deterministic" and facts.largest > MOST_DENSE:
         held = f"deterministic VI takes dense covariances of at most {MOST_DENSE} latents"
@@ -200,20 +205,21 @@ def facts_of(pair: Pair, *data: Any, options: FitOptions, only_svi: str = "", se
         has_ep=isinstance(pair.model, LinearFactors | RankingFactors) and holds(pair.guide),
         held=options.train == "guide",
     )
-    if not is_gaussian(pair.guide):
+    linear = quadrature.fits(pair)
+    if not is_gaussian(pair.guide) and not linear:
         return general
     size = options.batch_size
     if size is not None and size < (plate := Problem.of(pair, *data).layout.batch_plate_size):
         only_svi = f"minibatches of {size:,} of {plate:,} are asked for"
     if any(leaf.device.type != "cpu" for leaf in own.values()):
         only_svi = "the parameters are on a GPU"
-    family = family_of(pair.guide)
+    family = family_of(pair.guide) if is_gaussian(pair.guide) else None
     return replace(
         general,
-        family=family.name,
-        dim=family.dim,
-        largest=family.largest,
-        pairwise=isinstance(pair.model, PairwiseFactors) and guide == "AutoNormal",
+        family=family.name if family else "",
+        dim=family.dim if family else len(own["guide.loc"]),
+        largest=family.largest if family else 0,
+        linear=linear,
         numbers=sum(values.numel() for values in data if isinstance(values, Tensor)),
         only_svi=only_svi,
     )
@@ -252,9 +258,11 @@ def fit(
     """Fit a pair by the method that suits it, and say which.
 
     A Gaussian AutoGuide of a model without parameters of its own goes to the best of its family, by
-    `natural.fit` or `fixed_noise.fit`; everything else is SVI's. ``method="em"`` is for models that have EM
-    (`HasEM`), ``method="ep"`` for skills and what is like them (`ep.fit`). Of SVI, options that are not given
-    have their defaults, but for at most 20,000 steps, which end by themselves (``stop``).
+    `natural.fit` or `fixed_noise.fit`, and so does a Gaussian guide of a model of sparse linear predictors
+    (`LinearFactors`), whose parameters are learnt with it; everything else is SVI's. ``method="em"`` is for
+    models that have EM (`HasEM`), ``method="ep"`` for skills and what is like them (`ep.fit`). Of SVI,
+    options that are not given have their defaults, but for at most 20,000 steps, which end by themselves
+    (``stop``).
 
     Args:
         pair: model and guide; their parameters are changed in place.
@@ -355,17 +363,16 @@ def _to_optimum(
     from ppl_vae.inference.fitting import em, ep, fixed_noise, natural
 
     # The default is SVI's, in nats a unit.
-    usual = options.tolerance == FitOptions.tolerance
+    asked: GaussianKeywords = {}
+    if options.tolerance != FitOptions.tolerance:
+        asked["tolerance"] = options.tolerance
     if choice.method == "em":
         found = em.fit(pair, *data, seed=seed, progress=progress)
     elif choice.method == "ep":
         found = ep.fit(pair, *data, train=options.train, seed=seed, progress=progress)
+    elif choice.method == "natural":
+        found = natural.fit(pair, *data, train=options.train, seed=seed, progress=progress, **asked)
     else:
-        method = natural.fit if choice.method == "natural" else fixed_noise.fit
-        found = (
-            method(pair, *data, seed=seed, progress=progress)
-            if usual
-            else method(pair, *data, tolerance=options.tolerance, seed=seed, progress=progress)
-        )
+        found = fixed_noise.fit(pair, *data, seed=seed, progress=progress, **asked)
     looks = [] if held_out is None else [(found.steps, held_out_mean(pair, held_out, None, seed))]
     return replace(found, choice=choice, held_out=np.asarray(looks, dtype=float).reshape(-1, 2))

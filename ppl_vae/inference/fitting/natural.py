@@ -1,6 +1,6 @@
 """Natural-gradient variational inference for Gaussian guides: variational Newton to the best of the family.
 
-Models of pairwise differences with a mean-field guide, as skills are, go by quadrature (`quadrature`),
+Models of sparse linear predictors of Gaussian states, as skills are, go by quadrature (`quadrature`),
 without a draw; all others by common draws of the guide and gradients of the density.
 
 Sources: Khan and Rue, "The Bayesian Learning Rule", JMLR 24 (2023); Khan et al., "Fast and Scalable Bayesian
@@ -11,7 +11,7 @@ Variational Inference with a Deterministic Objective", JMLR 25 (2024), for draws
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Unpack
+from typing import Any, Literal, Unpack
 
 from torch import Tensor
 
@@ -37,24 +37,28 @@ FEWEST, A_DIMENSION = 64, 4
 def fit(
     pair: Pair,
     *data: Any,
-    num_nodes: int = 32,
+    num_nodes: int | None = None,
+    train: Literal["guide", "both"] = "guide",
     seed: int = 0,
     progress: bool = True,
     **options: Unpack[GaussianKeywords],
 ) -> Fit:
     """Fit a Gaussian guide by natural gradients, in place.
 
-    A model with the ability `PairwiseFactors` under Pyro's ``AutoNormal`` is fitted by Gauss–Hermite
-    quadrature, from where the guide stands, until an iteration of full length raises the ELBO by no more than
-    the tolerance (1e-4 nats unless given) and twice the nodes change it by no more. Every other pair is
-    fitted on common draws of its guide, from the best of a few starts, until its ELBO is no further than the
-    tolerance from the best of the guide's family, by draws to which it was not fitted.
+    A model with the ability `LinearFactors` (or `PairwiseFactors`) under one of the guides ``AutoNormal``
+    (where no state follows another), `ChainNormal`, `JointNormal` and ``AutoMultivariateNormal`` is fitted by
+    Gauss–Hermite quadrature, from where the guide stands, until an iteration of full length raises the ELBO
+    by no more than the tolerance (1e-4 nats unless given) and twice the nodes change it by no more. Every
+    other pair is fitted on common draws of its guide, from the best of a few starts, until its ELBO is no
+    further than the tolerance from the best of the guide's family, by draws to which it was not fitted.
 
     Args:
-        pair: with one of Pyro's Gaussian AutoGuides, or an AutoGuideList of them. The guide's parameters are
-            changed in their own precision; all arithmetic is in float64. The model's parameters are held.
+        pair: with one of these guides, of Pyro's Gaussian AutoGuides, or an AutoGuideList of those. The
+            guide's parameters are changed in their own precision; all arithmetic is in float64.
         data: the programs' full data.
-        num_nodes: nodes of the quadrature's rule.
+        num_nodes: nodes of the quadrature's rule; by default as many as it takes.
+        train: "both" to learn the model's parameters as well, by the ELBO at its best guide: by quadrature
+            alone. Otherwise they are held.
         seed: of the draws.
         progress: whether to show a progress bar on a terminal.
         options: the fields of `GaussianOptions`; quadrature takes ``tolerance`` and ``max_iterations``.
@@ -65,8 +69,9 @@ def fit(
         engine is "quadrature", and ``final`` the guide's `quadrature_elbo` with twice the nodes.
 
     Raises:
-        InputError: if the guide is another, the model has more than 1,500 latents, data or options are not
-            acceptable, or the ELBO is finite at no start.
+        InputError: if the guide is another, the model has more than 1,500 latents (but by quadrature), or
+            parameters to learn where quadrature does not go, data or options are not acceptable, or the ELBO
+            is finite at no start.
     """
     if quadrature.fits(pair):
         asked = GaussianOptions(**options)
@@ -76,9 +81,22 @@ def fit(
             tolerance=options.get("tolerance", 1e-4),
             max_iterations=asked.max_iterations,
             num_nodes=num_nodes,
+            train=train,
             progress=progress,
         )
+    if train == "both" and (count := _learnt(pair, *data)):
+        raise InputError(
+            f"the model has {count:,} parameters to learn, and natural gradients on draws hold them; take "
+            "train='guide', or svi.fit"
+        )
     return fit_gaussian(NaturalGradients(), pair, data, GaussianOptions(**options), seed, progress)
+
+
+def _learnt(pair: Pair, *data: Any) -> int:
+    """Numbers of the model that have gradients."""
+    pair.initialise(*data)
+    own = pair.parameters("guide")
+    return sum(leaf.numel() for name, leaf in pair.parameters().items() if name not in own)
 
 
 class NaturalGradients:

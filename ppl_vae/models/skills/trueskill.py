@@ -25,6 +25,8 @@ from ppl_vae.models.skills.duel_statistics import duel_statistics, wins_by_playe
 from ppl_vae.models.skills.links import Duel
 from ppl_vae.models.skills.plane import skill_plane
 from ppl_vae.program.abilities import OwnStatistics
+from ppl_vae.program.chains import Chains
+from ppl_vae.program.design import Design
 from ppl_vae.program.shown import ViewContext
 from ppl_vae.views import Contours, Intervals, Matrix, View
 
@@ -210,26 +212,21 @@ class TrueSkill(PyroModule):  # type: ignore[misc]
             row = int(same.nonzero()[0])
             raise InputError(f"game {row} has player {int(players[row, 0])} against itself")
 
-    def normal_prior(self) -> tuple[str, torch.distributions.Normal]:
-        """The site "skill" and its prior N(μ0, σ0²), of batch shape (num_players,)."""
-        prior = torch.distributions.Normal(self.prior_mean, self.prior_sd)
-        return "skill", prior.expand(torch.Size([self.num_players]))
+    def normal_prior(self) -> tuple[str, Chains]:
+        """The site "skill" and its prior N(μ0, σ0²), a chain of one state a player."""
+        mean, variance = self.prior_mean, self.prior_sd**2
+        return "skill", Chains.static(mean.expand(self.num_players), variance.expand(self.num_players))
 
-    def index_pairs(self, outcome: Tensor, players: Tensor) -> tuple[Tensor, Tensor]:
-        """Winner and loser of every game, each of shape (num_games,).
+    def rows(self, outcome: Tensor, players: Tensor) -> Design:
+        """See `LinearFactors`: s_winner − s_loser of every game, of draws the first player's less the
+        second's; what is observed is whether it was won (1) or drawn (½)."""
+        won = torch.where((outcome == 0)[:, None], players.flip(-1), players)
+        value = torch.tensor([1.0, -1.0], dtype=torch.float64, device=players.device)
+        return Design.of_entries(won, value, torch.where(outcome == 0, 1.0, outcome))
 
-        Raises:
-            InputError: for a draw.
-        """
-        if (drawn := outcome == 0.5).any():
-            raise InputError(f"game {int(drawn.nonzero()[0])} is a draw, which needs --method svi")
-        first, second = players.unbind(-1)
-        ahead = outcome == 1
-        return torch.where(ahead, first, second), torch.where(ahead, second, first)
-
-    def log_likelihood(self, difference: Tensor) -> Tensor:
-        """log P(the winner wins) for s_winner − s_loser, elementwise, in nats."""
-        return self._outcome(difference).log_prob(difference.new_ones(()))
+    def log_likelihood(self, predictor: Tensor, outcome: Tensor) -> Tensor:
+        """log P(won) or log P(drawn) at differences of skills, elementwise, in nats."""
+        return self._outcome(predictor).log_prob(outcome)
 
     def statistics(self, site: str, outcome: Tensor, players: Tensor) -> OwnStatistics | None:
         """What predictive checks look at: wins by player, and how far results are from a ranking."""

@@ -36,7 +36,7 @@ WHICH = {
         "AutoIAFNormal, no Gaussian AutoGuide",
     ),
     "minibatches": ({"only_svi": "minibatches are asked for"}, "svi", "minibatches are asked for"),
-    "skills, however many": ({"dim": 30_000, "pairwise": True}, "natural", "by quadrature"),
+    "skills, however many": ({"dim": 30_000, "linear": True}, "natural", "by quadrature"),
 }
 
 

@@ -12,16 +12,16 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
-from pyro.infer.autoguide import AutoMultivariateNormal, AutoNormal
+from pyro.infer.autoguide import AutoLowRankMultivariateNormal, AutoNormal
 from pyro.nn import PyroModule
 from torch import Tensor
 
 from ppl_vae.base.errors import InputError
 from ppl_vae.inference import elbo, guide, natural, svi
-from ppl_vae.inference.fitting import quadrature
+from ppl_vae.inference.fitting import linear_factors
 from ppl_vae.models import PPCA, TrueSkill
-from ppl_vae.program.abilities import PairwiseFactors
 from ppl_vae.program.pair import Pair
+from ppl_vae.program.pairwise import as_linear
 
 # Enough for the Cauchy likelihood too, whose poles are near.
 NODES = 128
@@ -92,16 +92,19 @@ def _moments(pair: Pair) -> tuple[Tensor, Tensor]:
 
 def _dense_elbo(pair: Pair, games: tuple[Tensor, Tensor], loc: Tensor, scale: Tensor) -> Tensor:
     """Game by game with the trapezoidal rule, from nothing but the program's own log joint density."""
-    model = pair.model
-    assert isinstance(model, PairwiseFactors)
-    _, prior = model.normal_prior()
+    model = as_linear(pair.model)
+    assert model is not None
+    _, chains = model.normal_prior()
+    prior = torch.distributions.Normal(chains.mean, chains.variance.sqrt())
     nodes = torch.linspace(-9, 9, 3001, dtype=torch.float64)
     weights = torch.exp(-0.5 * nodes**2)
-    i, j = games[1].T
+    design = model.rows(*games)
+    i, j = design.column.reshape(-1, 2).T
     sd = (scale[i] ** 2 + scale[j] ** 2).sqrt()
-    likelihood = model.log_likelihood((loc[i] - loc[j])[:, None] + sd[:, None] * nodes)
+    at = (loc[i] - loc[j]) + sd * nodes[:, None]
+    likelihood = model.log_likelihood(at, *design.observed)
     kl = torch.distributions.kl_divergence(torch.distributions.Normal(loc, scale), prior).sum()
-    return (likelihood @ (weights / weights.sum())).sum() - kl
+    return ((weights / weights.sum()) @ likelihood).sum() - kl
 
 
 @pytest.mark.parametrize("row", range(4))
@@ -136,12 +139,14 @@ def test_the_optimum_of_two_players_found_without_gradients_of_ours(
 @every_pair
 def test_the_ability_describes_the_program(name: str) -> None:
     pair, games = PAIRS[name](), _games()
-    model = pair.model
-    assert isinstance(model, PairwiseFactors)
-    site, prior = model.normal_prior()
+    model = as_linear(pair.model)
+    assert model is not None
+    site, chains = model.normal_prior()
+    prior = torch.distributions.Normal(chains.mean, chains.variance.sqrt())
     z = prior.sample()
-    i, j = model.index_pairs(*games)
-    by_parts = prior.log_prob(z).sum() + model.log_likelihood(z[i] - z[j]).sum()
+    design = model.rows(*games)
+    i, j = design.column.reshape(-1, 2).T
+    by_parts = prior.log_prob(z).sum() + model.log_likelihood(z[i] - z[j], *design.observed).sum()
     trace = poutine.trace(poutine.condition(model, {site: z})).get_trace(*games)
     torch.testing.assert_close(by_parts, trace.log_prob_sum(), rtol=1e-12, atol=0)
 
@@ -261,7 +266,7 @@ def test_the_same_numbers_again_and_nothing_global_changes(oracles: ModuleType) 
 def test_pieces_of_the_pairs_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
     games = _games()
     whole = natural.quadrature_elbo(_skills("logistic"), *games).value
-    monkeypatch.setattr(quadrature, "CHUNK", 200)
+    monkeypatch.setattr(linear_factors, "CHUNK", 200)
     assert natural.quadrature_elbo(_skills("logistic"), *games).value == pytest.approx(whole, rel=1e-14)
 
 
@@ -282,18 +287,18 @@ def test_other_pairs_are_refused_in_one_sentence(job: Callable[..., object]) -> 
     model = TrueSkill(12)
     if job is natural.quadrature_elbo:  # `fit` takes such pairs by common draws
         with pytest.raises(
-            InputError, match=r"need Pyro's mean-field guide AutoNormal; this pair's is AutoM"
+            InputError, match=r"guides AutoNormal, ChainNormal, JointNormal, .*; this pair's is AutoLowRank"
         ):
-            job(Pair(model, AutoMultivariateNormal(model)), *games)
+            job(Pair(model, AutoLowRankMultivariateNormal(model, rank=1)), *games)
         ppca = PPCA(3, 1)
-        with pytest.raises(InputError, match=r"PPCA is no model of differences .* fit it by SVI"):
+        with pytest.raises(InputError, match=r"PPCA is no model of sparse linear predictors .* by SVI"):
             job(Pair(ppca, AutoNormal(ppca)), torch.zeros(4, 3, dtype=torch.float64))
     with pytest.raises(InputError, match=r"latent site is skill \(12,\), and the guide has skill \(11,\)"):
         job(Pair(model, AutoNormal(TrueSkill(11))), *games)
     with pytest.raises(InputError, match="players are 0 to 11"):
         job(Pair(model, AutoNormal(model)), torch.ones(1), torch.tensor([[0, 12]]))
     margins = Margins(3)
-    with pytest.raises(InputError, match="datum 1 compares entries 2 and 2; a pair is two different ones"):
+    with pytest.raises(InputError, match="datum 1 reads the states 2, 2, of which two are one"):
         job(Pair(margins, AutoNormal(margins)), torch.ones(2), torch.tensor([[0, 1], [2, 2]]))
     with pytest.raises(InputError, match="num_nodes is 1; it must be at least 2"):
         job(Pair(model, AutoNormal(model)), *games, num_nodes=1)

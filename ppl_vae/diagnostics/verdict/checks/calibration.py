@@ -11,8 +11,8 @@ from ppl_vae.diagnostics.calibration.sbc import sbc
 from ppl_vae.diagnostics.comparison.compare import Identifiable
 from ppl_vae.diagnostics.verdict.case import LEAST_LEFT, Case, Found, skipped
 from ppl_vae.diagnostics.verdict.rule import Finding, Status
-from ppl_vae.program.abilities import PairwiseFactors
 from ppl_vae.program.pair import Program
+from ppl_vae.program.pairwise import as_linear
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -69,10 +69,12 @@ def _calibrated(case: Case, answer: Literal["guide", "nuts"], name: str, share: 
 
 
 def _common_mean(model: Program) -> Identifiable | None:
-    """For models of differences, the mean that the data say nothing about: its spread is a guide's alone."""
-    if not isinstance(model, PairwiseFactors):
+    """For models of skills and the like, the mean, of which games say next to nothing: its spread is a
+    guide's alone."""
+    linear = as_linear(model)
+    if linear is None:
         return None
-    site, _ = model.normal_prior()
+    site, _ = linear.normal_prior()
 
     def mean(draws: xr.Dataset) -> xr.Dataset:
         values = draws[site]

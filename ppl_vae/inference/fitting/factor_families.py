@@ -1,0 +1,238 @@
+"""Gaussian families for models of linear predictors, and what a step of natural gradients is in each.
+
+Both are what conjugate computations give where a Gaussian factor stands for every datum (Khan and Lin 2017):
+a prior of precision P meets sites, and the guide is N(m, Λ⁻¹) with
+
+- `ChainFamily`: Λ = P + diag x, a site a state: every chain exact, chains independent of each other. With
+  chains of one state it is mean-field;
+- `JointFamily`: Λ = P + Aᵀ diag(w) A, a site a row: the best Gaussian of all, since the optimum's precision
+  has this form.
+
+KL(q ‖ p) = ½ [−Σ sites · (variance that they see) + (m − μ)ᵀ P (m − μ) + log |Λ| − log |P|].
+
+Natural gradients take sites toward (A∘A)ᵀ(−h) or −h, the negative expected curvatures. The mean takes the
+step that a Gaussian with a full precision matrix would take at the same expectations (variational online
+Newton, Khan et al. 2018), (P + Aᵀ diag(−h) A)⁻¹ (Aᵀ g − P (m − μ)), by conjugate gradients that the chains'
+own solution preconditions, or densely.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ppl_vae.base.errors import InputError
+from ppl_vae.inference.fitting.linear_factors import Expected, Factors
+from ppl_vae.program.chains import Chains, Smoother
+from ppl_vae.program.solving import conjugate_gradients
+
+__all__ = [
+    "MOST_DENSE",
+    "ChainFamily",
+    "DenseSpread",
+    "FactorFamily",
+    "JointFamily",
+    "Spread",
+]
+
+# A state's precision falls at most to this fraction in one step, which keeps it positive where ℓ is not
+# concave.
+LEAST_PRECISION = 0.1
+# States of which matrices are dense.
+MOST_DENSE = 4000
+
+
+class Spread(Protocol):
+    """What is around a Gaussian's mean: the moments that the ELBO needs."""
+
+    @property
+    def variance(self) -> Tensor:
+        """Of every state, shape (N,)."""
+        ...
+
+    @property
+    def lag_covariance(self) -> Tensor:
+        """Of the states from the second round on with their predecessors, shape (N − chains,)."""
+        ...
+
+    @property
+    def log_det(self) -> Tensor:
+        """log |Λ| − log |P|, a scalar."""
+        ...
+
+
+class FactorFamily(Protocol):
+    """A family of Gaussians over the states, described by a mean and sites."""
+
+    factors: Factors
+
+    def spread(self, sites: Tensor) -> Spread | None:
+        """What sites make of the prior; None where that is no Gaussian."""
+        ...
+
+    def predictor_variance(self, spread: Spread) -> Tensor:
+        """Variances of A s, shape (R,)."""
+        ...
+
+    def seen(self, spread: Spread, predictor_variance: Tensor) -> Tensor:
+        """The variances that the sites multiply in the KL."""
+        ...
+
+    def target(self, sites: Tensor, spread: Spread, expected: Expected) -> Tensor:
+        """Where natural gradients take the sites."""
+        ...
+
+    def step(self, mean: Tensor, spread: Spread | None, expected: Expected) -> Tensor:
+        """The mean's Newton step, roughly, where the sites' target makes this of the prior."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class ChainFamily:
+    """Chains independent of each other: one site precision a state.
+
+    Attributes:
+        factors: the model's.
+        positive: whether sites are kept from being negative, which only likelihoods that are not concave
+            would make them.
+    """
+
+    factors: Factors
+    positive: bool = True
+
+    def spread(self, sites: Tensor) -> Smoother | None:
+        """The smoother of the chains with these sites."""
+        found = self.factors.chains.smoother(sites)
+        return found if self.positive or bool((found.filtered > 0).all()) else None
+
+    def predictor_variance(self, spread: Spread) -> Tensor:
+        """Sums of the states' own."""
+        return self.factors.predictor_variance(spread.variance)
+
+    def seen(self, spread: Spread, predictor_variance: Tensor) -> Tensor:
+        """The states' variances."""
+        return spread.variance
+
+    def target(self, sites: Tensor, spread: Spread, expected: Expected) -> Tensor:
+        """(A∘A)ᵀ(−h)."""
+        found = self.factors.gather_squares(-expected.curvature)
+        if self.positive:
+            return found.clamp_min_(0)
+        return torch.maximum(found, sites - (1 - LEAST_PRECISION) / spread.variance)
+
+    def step(self, mean: Tensor, spread: Spread | None, expected: Expected) -> Tensor:
+        """By conjugate gradients, preconditioned by the chains with the rows' stiffness on its diagonal.
+
+        Where ℓ is not concave, curvature that would turn the step round is left out. Started at zero, every
+        iterate has a positive product with the gradient: stopped anywhere, it is a direction of ascent.
+        """
+        factors, chains = self.factors, self.factors.chains
+        stiffness = (-expected.curvature).clamp_min_(0)
+        rising = factors.gather(expected.slope) - chains.precision_times(mean - chains.mean)
+        if not isinstance(spread, Smoother) or bool((expected.curvature > 0).any()):
+            spread = chains.smoother(factors.gather_squares(stiffness))
+
+        def times(x: Tensor) -> Tensor:
+            return chains.precision_times(x) + factors.gather(stiffness * factors.predictor(x))
+
+        return conjugate_gradients(times, rising, spread.solve)
+
+
+@dataclass(frozen=True, eq=False)
+class DenseSpread:
+    """A Gaussian with a dense covariance.
+
+    Attributes:
+        chains: the prior.
+        root: the lower Cholesky factor of Λ, shape (N, N).
+    """
+
+    chains: Chains
+    root: Tensor
+
+    @classmethod
+    def of(cls, chains: Chains, precision: Tensor) -> DenseSpread | None:
+        """Of a precision Λ; None where it is not positive definite."""
+        root, info = torch.linalg.cholesky_ex(precision)
+        return None if int(info) else cls(chains, root)
+
+    @cached_property
+    def covariance(self) -> Tensor:
+        """Λ⁻¹."""
+        return torch.cholesky_inverse(self.root)
+
+    @property
+    def variance(self) -> Tensor:
+        """Its diagonal, shape (N,)."""
+        return self.covariance.diagonal()
+
+    @property
+    def lag_covariance(self) -> Tensor:
+        """Of the states from the second round on with their predecessors, shape (N − chains,)."""
+        rows = torch.arange(self.chains.num_chains, self.chains.num_states)
+        return self.covariance[rows, self.chains.previous]
+
+    @property
+    def log_det(self) -> Tensor:
+        """log |Λ| − log |P|."""
+        return 2 * self.root.diagonal().log().sum() + self.chains.variance.log().sum()
+
+    def solve(self, right: Tensor) -> Tensor:
+        """Λ⁻¹ b for b (N,)."""
+        return torch.cholesky_solve(right[:, None], self.root)[:, 0]
+
+
+@dataclass(frozen=True, eq=False)
+class JointFamily:
+    """All states together: one site precision a row.
+
+    Attributes:
+        factors: the model's.
+
+    Raises:
+        InputError: for more states than dense matrices are worth.
+    """
+
+    factors: Factors
+
+    def __post_init__(self) -> None:
+        if (size := self.factors.chains.num_states) > MOST_DENSE:
+            raise InputError(
+                f"a joint covariance of {size:,} states is dense, and takes at most {MOST_DENSE:,}; "
+                "independent chains (the guide ChainNormal) take any number"
+            )
+
+    def spread(self, sites: Tensor) -> DenseSpread | None:
+        """The dense Gaussian of the prior's precision and the rows' sites."""
+        return DenseSpread.of(self.factors.chains, self.precision(sites))
+
+    def precision(self, sites: Tensor) -> Tensor:
+        """P + Aᵀ diag(w) A, shape (N, N)."""
+        chains = self.factors.chains
+        return self.factors.design.gram(sites, chains.num_states) + chains.dense_precision()
+
+    def predictor_variance(self, spread: Spread) -> Tensor:
+        """The diagonal of A Λ⁻¹ Aᵀ."""
+        assert isinstance(spread, DenseSpread)
+        return self.factors.design.row_variances(spread.covariance)
+
+    def seen(self, spread: Spread, predictor_variance: Tensor) -> Tensor:
+        """The predictors' variances."""
+        return predictor_variance
+
+    def target(self, sites: Tensor, spread: Spread, expected: Expected) -> Tensor:
+        """−h."""
+        return -expected.curvature
+
+    def step(self, mean: Tensor, spread: Spread | None, expected: Expected) -> Tensor:
+        """Solved exactly, without curvature that would turn it round."""
+        factors, chains = self.factors, self.factors.chains
+        if not isinstance(spread, DenseSpread) or bool((expected.curvature > 0).any()):
+            spread = DenseSpread.of(chains, self.precision((-expected.curvature).clamp_min(0)))
+        if spread is None:
+            raise InputError("the precision of the prior is not positive definite")
+        return spread.solve(factors.gather(expected.slope) - chains.precision_times(mean - chains.mean))

@@ -1,0 +1,237 @@
+"""Guides of models of linear predictors as members of Gaussian families, read and written in place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import Any, Protocol
+
+import torch
+from pyro.infer.autoguide import AutoMultivariateNormal, AutoNormal
+from torch import Tensor
+from torch.distributions import constraints, transform_to
+
+from ppl_vae.base.errors import InputError
+from ppl_vae.guides.chain_normal import ChainNormal
+from ppl_vae.guides.joint_normal import MOST_DENSE, JointNormal
+from ppl_vae.inference.fitting.autoguides import read_gaussian, write_gaussian
+from ppl_vae.inference.fitting.factor_families import (
+    ChainFamily,
+    DenseSpread,
+    FactorFamily,
+    JointFamily,
+    Spread,
+)
+from ppl_vae.inference.fitting.linear_factors import Factors
+from ppl_vae.program.chains import Chains, Innovations
+from ppl_vae.program.pair import Pair
+
+__all__ = ["FactorGuide", "guide_of", "takes"]
+
+
+class FactorGuide(Protocol):
+    """A guide's parameters as a member of a Gaussian family of states."""
+
+    def family(self, factors: Factors) -> FactorFamily:
+        """The family.
+
+        Raises:
+            InputError: where the guide does not fit the model.
+        """
+        ...
+
+    def read(self, factors: Factors) -> tuple[Tensor, Tensor | Spread]:
+        """The mean, and the sites, or what is around the mean where that is none of sites; in float64."""
+        ...
+
+    def write(self, factors: Factors, mean: Tensor, sites: Tensor, spread: Spread) -> None:
+        """Set the guide's parameters in place: optimisers and stores that hold them see the change."""
+        ...
+
+
+def takes(guide: Any, chains: Chains) -> bool:
+    """Whether a guide of a model with these chains is of one of the families."""
+    if isinstance(guide, ChainNormal):
+        return True
+    if isinstance(guide, AutoNormal):
+        return len(chains.rounds) == 2
+    return type(guide) in (JointNormal, AutoMultivariateNormal) and chains.num_states <= MOST_DENSE
+
+
+def guide_of(pair: Pair, factors: Factors) -> FactorGuide:
+    """How a pair's guide is read and written.
+
+    Raises:
+        InputError: for a guide of none of the families.
+    """
+    guide, chains = pair.guide, factors.chains
+    if isinstance(guide, AutoNormal) and not takes(guide, chains):
+        raise InputError(
+            "independent innovations are no family of quadrature where states follow each other; take the "
+            "guide ChainNormal"
+        )
+    if isinstance(guide, JointNormal | AutoMultivariateNormal) and not takes(guide, chains):
+        raise InputError(
+            f"a joint covariance of {chains.num_states:,} states is dense, and takes at most {MOST_DENSE:,}; "
+            "independent chains (the guide ChainNormal) take any number"
+        )
+    for kind, access in _ACCESS.items():
+        if isinstance(guide, kind):
+            found: FactorGuide = access(guide)
+            return found
+    names = ", ".join(kind.__name__ for kind in _ACCESS)
+    raise InputError(
+        f"natural gradients by quadrature need one of the guides {names}; this pair's is "
+        f"{type(guide).__name__}"
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _MeanField:
+    """Pyro's ``AutoNormal`` over chains of one state."""
+
+    guide: Any
+
+    def family(self, factors: Factors) -> ChainFamily:
+        guided = {name: leaf.shape for name, leaf in self.guide.locs.named_parameters()}
+        size = factors.chains.num_states
+        if guided != {f"{factors.site}_unconstrained": (size,)}:
+            listed = (f"{name.removesuffix('_unconstrained')} {tuple(s)}" for name, s in guided.items())
+            raise InputError(
+                f"the model's latent site is {factors.site} ({size},), and the guide has {', '.join(listed)}"
+            )
+        _refuse_meetings(factors)
+        return ChainFamily(factors, positive=False)
+
+    def read(self, factors: Factors) -> tuple[Tensor, Tensor]:
+        shift, unit = self._affine(factors)
+        loc, raw = (leaf.detach().cpu().double() for leaf in self._leaves(factors.site))
+        scale = unit * transform_to(AutoNormal.scale_constraint)(raw)
+        return shift + unit * loc, scale**-2 - 1 / factors.chains.variance
+
+    @torch.no_grad()
+    def write(self, factors: Factors, mean: Tensor, sites: Tensor, spread: Spread) -> None:
+        shift, unit = self._affine(factors)
+        loc, raw = self._leaves(factors.site)
+        loc.copy_((mean - shift) / unit)
+        scale = spread.variance.sqrt() / unit
+        raw.copy_(transform_to(AutoNormal.scale_constraint).inv(scale))
+
+    def _leaves(self, site: str) -> tuple[Tensor, Tensor]:
+        leaf = attrgetter(f"{site}_unconstrained")
+        return leaf(self.guide.locs), leaf(self.guide.scales)
+
+    def _affine(self, factors: Factors) -> tuple[Tensor, Tensor]:
+        """States as functions of the guide's unconstrained coordinates."""
+        chains = factors.chains
+        if _is_whitened(self.guide, factors.site):
+            return chains.mean, chains.variance.sqrt()
+        return torch.zeros_like(chains.mean), torch.ones_like(chains.mean)
+
+
+@dataclass(frozen=True, eq=False)
+class _Chains:
+    """The suite's `ChainNormal`."""
+
+    guide: ChainNormal
+
+    def family(self, factors: Factors) -> ChainFamily:
+        _refuse_meetings(factors)
+        return ChainFamily(factors)
+
+    def read(self, factors: Factors) -> tuple[Tensor, Tensor]:
+        loc, sites = self.guide.loc, self.guide.site_precision
+        return loc.detach().cpu().double().clone(), sites.detach().cpu().double()
+
+    @torch.no_grad()
+    def write(self, factors: Factors, mean: Tensor, sites: Tensor, spread: Spread) -> None:
+        self.guide.loc.copy_(mean)
+        _set_positive(self.guide, "site_precision", sites)
+
+
+@dataclass(frozen=True, eq=False)
+class _Joint:
+    """The suite's `JointNormal`."""
+
+    guide: JointNormal
+
+    def family(self, factors: Factors) -> JointFamily:
+        if len(self.guide.weight) != factors.size:
+            raise InputError(
+                f"the joint guide was made for {len(self.guide.weight):,} distinct rows of data, and these "
+                f"have {factors.size:,}; make a new guide for other data"
+            )
+        return JointFamily(factors)
+
+    def read(self, factors: Factors) -> tuple[Tensor, Tensor]:
+        loc, weight = self.guide.loc, self.guide.weight
+        return loc.detach().cpu().double().clone(), weight.detach().cpu().double()
+
+    @torch.no_grad()
+    def write(self, factors: Factors, mean: Tensor, sites: Tensor, spread: Spread) -> None:
+        self.guide.loc.copy_(mean)
+        _set_positive(self.guide, "weight", sites)
+
+
+@dataclass(frozen=True, eq=False)
+class _FullRank:
+    """Pyro's ``AutoMultivariateNormal``, over the states or over their innovations."""
+
+    guide: Any
+
+    def family(self, factors: Factors) -> JointFamily:
+        size = factors.chains.num_states
+        names = [name for name, _ in self.guide.prototype_trace.iter_stochastic_nodes()]
+        if names != [factors.site] or len(self.guide.loc) != size:
+            raise InputError(
+                f"the model's latent site is {factors.site} ({size},), and the guide has {', '.join(names)} "
+                f"of {len(self.guide.loc)} numbers"
+            )
+        return JointFamily(factors)
+
+    def read(self, factors: Factors) -> tuple[Tensor, Spread]:
+        loc, root = (part.detach().cpu().double() for part in read_gaussian(self.guide))
+        chains = factors.chains
+        if _is_whitened(self.guide, factors.site):
+            loc, root = chains.unwhiten(loc), (chains.unwhiten(root.T) - chains.mean).T
+        spread = DenseSpread.of(chains, torch.cholesky_inverse(torch.linalg.qr(root.T)[1].T))
+        if spread is None:
+            raise InputError("the guide's covariance is not positive definite where it stands")
+        return loc, spread
+
+    @torch.no_grad()
+    def write(self, factors: Factors, mean: Tensor, sites: Tensor, spread: Spread) -> None:
+        assert isinstance(spread, DenseSpread)
+        size, chains = len(mean), factors.chains
+        root = torch.linalg.solve_triangular(spread.root.T, torch.eye(size).double(), upper=True)
+        if _is_whitened(self.guide, factors.site):
+            mean, root = chains.whiten(mean), chains.whiten(root.T + chains.mean).T
+        write_gaussian(self.guide, mean, root)
+
+
+_ACCESS: dict[type, Any] = {
+    AutoNormal: _MeanField,
+    ChainNormal: _Chains,
+    JointNormal: _Joint,
+    AutoMultivariateNormal: _FullRank,
+}
+
+
+def _is_whitened(guide: Any, site: str) -> bool:
+    return isinstance(guide.prototype_trace.nodes[site]["fn"].support, Innovations)
+
+
+def _set_positive(guide: Any, name: str, values: Tensor) -> None:
+    """A positive parameter into its unconstrained leaf; zeros become the least positive number."""
+    leaf = getattr(guide, f"{name}_unconstrained")
+    least = torch.finfo(leaf.dtype).tiny
+    leaf.copy_(transform_to(constraints.positive).inv(values.to(leaf).clamp_min(least)))
+
+
+def _refuse_meetings(factors: Factors) -> None:
+    if factors.meeting is not None:
+        row, states = factors.meeting
+        raise InputError(
+            f"datum {row} reads the states {', '.join(map(str, states))}, of which two are one or of the "
+            "same chain; a guide of independent chains needs a chain at most once in a row"
+        )
