@@ -32,6 +32,8 @@ LEAST, MOST = 0.1, 100.0
 # Curvatures of the mean's system over the largest one, below which they count as none.
 FLAT = 1e-12
 HALVINGS = 30
+# Halvings up to which the mean and the covariance go together.
+TOGETHER = 3
 # Least scale of a coordinate's own in a low-rank covariance, over its sd given all others. The best may be
 # none at all, as in factor analysis; the guide divides by it.
 THIN = 0.03
@@ -139,18 +141,32 @@ class Ascent:
 def ascend(target: Target, here: Expectation) -> Ascent:
     """One step, halved until the ELBO on the same draws rises.
 
-    Where the mean and the covariance do not go together, they go alone: far from an optimum one of the two
-    may be of no use.
+    Where the mean and the covariance do not go together, the best of these is taken: both a little way, and
+    either alone. Far from an optimum one of the two may be of no use, and a covariance that can still rise
+    by next to nothing must not keep a mean that is far off from moving.
     """
     towards = direction(here)
-    for halving in range(HALVINGS):
-        length = 0.5**halving
-        ways = [(True, True)] if halving < 3 else [(True, True), (False, True), (True, False)]
-        for mean, covariance in ways:
-            there = target.expect(towards.at(length, mean=mean, covariance=covariance), here.noise)
-            if there.elbo > here.elbo:
-                return Ascent(there, length, there.elbo - here.elbo, towards.gain)
-    return Ascent(here, 0.0, 0.0, towards.gain)
+    for halving in range(TOGETHER):
+        there = target.expect(towards.at(0.5**halving), here.noise)
+        if there.elbo > here.elbo:
+            return Ascent(there, 0.5**halving, there.elbo - here.elbo, towards.gain)
+    ways = [_shortened(target, here, towards, *way) for way in ((True, True), (False, True), (True, False))]
+    there, length = max(ways, key=lambda way: way[0].elbo)
+    return Ascent(there, length, there.elbo - here.elbo, towards.gain)
+
+
+def _shortened(
+    target: Target, here: Expectation, towards: Direction, mean: bool, covariance: bool
+) -> tuple[Expectation, float]:
+    """The best of shorter and shorter steps, once one rises; the start and 0 where none does."""
+    best, found = here, 0.0
+    for halving in range(TOGETHER, HALVINGS):
+        there = target.expect(towards.at(0.5**halving, mean=mean, covariance=covariance), here.noise)
+        if there.elbo > best.elbo:
+            best, found = there, 0.5**halving
+        elif found:
+            break
+    return best, found
 
 
 def _closest(block: Block, root: Tensor, curvature: Tensor) -> Tensor:
