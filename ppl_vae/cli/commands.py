@@ -189,7 +189,7 @@ def gaps(
 
 def export(
     run: RunFolder,
-    what: Annotated[str, typer.Option(help="codes (mean and sd of every latent of a row), draws (of the guide, with their weights), samples (of the model), reconstructions (E[x | z] at the mean of z), imputed (the data without gaps, and the sd of what was filled in) or log-evidence (of every row).")],
+    what: Annotated[str, typer.Option(help="codes (mean and sd of every latent of a row), draws (of the guide, with their weights), samples (of the model), reconstructions (E[x | z] at the mean of z), imputed (the data without gaps, and the sd of what was filled in), log-evidence (of every row); of games: leaderboard, win-probability (of every pair of players) or curves (of skill over time).")],
     out: Annotated[Path, typer.Option(help="FILE.csv, FILE.npz or FILE.nc.")],
     split: Split = None,
     rows: Annotated[str | None, typer.Option(help="Rows of that split, as FIRST:LAST; models with a latent per row only. (default: all)")] = None,
@@ -198,7 +198,7 @@ def export(
     quiet: Quiet = False,
     json_: JSON = False,
 ) -> None:  # fmt: skip
-    """Write codes, draws, samples, reconstructions, imputed values or log p(x) of a run's data into a file."""
+    """Write codes, draws, samples, reconstructions, imputed values, log p(x) or a leaderboard into a file."""
     from ppl_vae.base.progress import stage
     from ppl_vae.runs.export_files import check_ending, write
     from ppl_vae.runs.exports import export as exported

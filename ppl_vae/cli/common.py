@@ -1,7 +1,7 @@
 """What commands share: their common options, and numbers in texts."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,6 +21,7 @@ __all__ = [
     "Seed",
     "Split",
     "assignments",
+    "column_words",
     "compile_word",
     "numbers",
     "print_json",
@@ -86,6 +87,22 @@ def numbers(name: str, text: str | None, kind: Callable[[str], Any]) -> tuple[An
     except ValueError:
         such = "such as 200,200, or none" if kind is int else "such as 0.8,0.1,0.1"
         raise InputError(f"{name} is {text!r}; it is numbers with commas between, {such}") from None
+
+
+def column_words(texts: Sequence[str] | None) -> dict[str, Any]:
+    """The values of --column: a name, or several.
+
+    Raises:
+        InputError: for one without an equals sign.
+    """
+    found: dict[str, Any] = {}
+    for text in texts or ():
+        name, equals, columns = text.partition("=")
+        if not equals:
+            raise InputError(f"--column {text!r} is no INPUT=COLUMN")
+        several = [column.strip() for column in columns.split(",")]
+        found[name.strip()] = several if len(several) > 1 else several[0]
+    return found
 
 
 def rows_slice(text: str | None) -> slice | None:

@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 
 from ppl_vae.base.errors import InputError
 from ppl_vae.cli.catalogue import Entry, Option, catalogue
-from ppl_vae.cli.common import JSON, Quiet, assignments, print_json, say_complaints
+from ppl_vae.cli.common import JSON, Quiet, assignments, column_words, print_json, say_complaints
 from ppl_vae.cli.describe import known_model
 from ppl_vae.cli.generated import given_values, parameter
 
@@ -181,7 +181,7 @@ def _fit_model(entry: Entry, given: dict[str, Any]) -> None:
     options = {**given_values(entry.options, given), **assignments(given["set"] or [])}
     asked = given_values(catalogue().fit, given)
     if given["column"]:
-        asked["columns"] = _columns(given["column"])
+        asked["columns"] = column_words(given["column"])
     complaints: list[InputError] = []
     result = fit_run(
         settings_for(entry.name, data, asked, options), out,
@@ -201,19 +201,3 @@ def _fit_model(entry: Entry, given: dict[str, Any]) -> None:
     say_complaints(complaints)
     say_path(screen, "Run", out)
     say_path(screen, "Next", f"ppl-vae check {shlex.quote(str(out))}")
-
-
-def _columns(texts: Sequence[str]) -> dict[str, Any]:
-    """The values of --column: a name, or several.
-
-    Raises:
-        InputError: for one without an equals sign.
-    """
-    found: dict[str, Any] = {}
-    for text in texts:
-        name, equals, columns = text.partition("=")
-        if not equals:
-            raise InputError(f"--column {text!r} is no INPUT=COLUMN")
-        several = [column.strip() for column in columns.split(",")]
-        found[name.strip()] = several if len(several) > 1 else several[0]
-    return found

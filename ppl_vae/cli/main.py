@@ -12,11 +12,27 @@ from typer.core import TyperGroup
 
 from ppl_vae.base.errors import InputError
 from ppl_vae.base.letters import plain_letters
-from ppl_vae.cli import check, commands, describe, fit
+from ppl_vae.cli import check, commands, describe, fit, games
 
 __all__ = ["app", "main"]
 
-ORDER = ("demo", "fit", "check", "compare", "evidence", "gaps", "export", "report", "datasets", "models")
+ORDER = (
+    "demo",
+    "fit",
+    "check",
+    "compare",
+    "evidence",
+    "gaps",
+    "export",
+    "report",
+    "predict",
+    "score",
+    "leaderboard",
+    "update",
+    "choose",
+    "datasets",
+    "models",
+)
 
 
 class _Commands(TyperGroup):
@@ -64,6 +80,8 @@ for command in (
     commands.export,
     commands.report,
 ):
+    app.command()(command)
+for command in (games.predict, games.score, games.leaderboard, games.update, games.choose):
     app.command()(command)
 app.command()(describe.datasets)
 app.command()(describe.models)

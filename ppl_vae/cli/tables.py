@@ -28,6 +28,7 @@ __all__ = [
     "console",
     "evidence_table",
     "fit_table",
+    "fitted_table",
     "gaps_table",
     "plain_table",
     "say_check",
@@ -239,13 +240,15 @@ def evidence_table(
             "s": f"{result['seconds']:.1f}",
         }
         rows.append(cells)
-    table = _fitted(title, rows, ("smoothed", "units", "draws", "s", "ELBO"), width)
+    table = fitted_table(title, rows, ("smoothed", "units", "draws", "s", "ELBO"), width)
     table.caption = "± is one standard error; ESS and k̂ are those of the worst unit"
     table.caption_justify = "left"
     return table
 
 
-def _fitted(title: str, rows: Sequence[Mapping[str, str]], expendable: Sequence[str], width: int) -> Table:
+def fitted_table(
+    title: str, rows: Sequence[Mapping[str, str]], expendable: Sequence[str], width: int
+) -> Table:
     """A table without the first of the expendable columns, so that no number is cut off.
 
     Args:
@@ -326,7 +329,7 @@ def say_models_found(out: Console, found: "ModelsFound") -> None:
     ]
     units, data = found.result["num_units"], found.result["data"]
     title = f"log p(x) of the {data} rows{f' ({units:,})' if units > 1 else ''}, in nats in all"
-    table = _fitted(title, rows, ("method", "95 %"), out.width)
+    table = fitted_table(title, rows, ("method", "95 %"), out.width)
     table.caption = (
         "± is one standard error; probability: of models that are equally probable beforehand, with what the "
         "errors leave possible"

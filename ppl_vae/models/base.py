@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, TypeVar, runtime_checkable
 
@@ -17,6 +17,7 @@ __all__ = [
     "AdaptsInputs",
     "FitDefaults",
     "HintsAtScale",
+    "OffersChoices",
     "SuiteModel",
     "Unit",
     "defaults_of",
@@ -142,6 +143,25 @@ class AdaptsInputs(Protocol):
     @classmethod
     def inputs_for(cls, options: Any) -> Mapping[str, Input]:
         """The inputs under these options, of the same names as the model's own."""
+        ...
+
+
+@runtime_checkable
+class OffersChoices(Protocol):
+    """A family of models of games, of which several may be tried on the same games."""
+
+    @classmethod
+    def choices(cls, games: Any, drifts: Sequence[str], links: Sequence[str]) -> dict[str, Any]:
+        """Options by what they are called, all of them for these games.
+
+        Args:
+            games: with outcomes, of the model's type of data.
+            drifts: units of time over which skills drift; "none" for skills at rest.
+            links: how performances vary.
+
+        Raises:
+            InputError: for a drift or link that is none.
+        """
         ...
 
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["KINDS", "export"]
 
 KINDS = ("codes", "draws", "samples", "reconstructions", "imputed", "log-evidence")
+OF_GAMES = ("leaderboard", "win-probability", "curves")
 
 
 def export(
@@ -53,7 +54,8 @@ def export(
             their values, and exact draws; "samples", data drawn from the model, as many rows as were chosen;
             "reconstructions", E[x | z] at the mean of z under the guide; "imputed", the data with expected
             values in the place of missing ones, and their standard deviations; "log-evidence", log p(x) of
-            every unit with its error, exact or by importance sampling.
+            every unit with its error, exact or by importance sampling. Of models of games: "leaderboard";
+            "win-probability" of every player against every other; "curves" of levels over time.
         split: "train", "validation" or "test"; by default test where there are such rows.
         rows: of that split; all by default.
         num_draws: of the guide, a unit.
@@ -66,8 +68,13 @@ def export(
     Raises:
         InputError: for something else, or what this model does not have.
     """
+    if what in OF_GAMES:
+        from ppl_vae.runs.game_exports import export_of_games
+
+        return export_of_games(run, what, num_draws=num_draws, seed=seed)
     if what not in KINDS:
-        raise InputError(f"--what is {what!r}; it is {', '.join(KINDS[:-1])} or {KINDS[-1]}")
+        every = (*KINDS, *OF_GAMES)
+        raise InputError(f"--what is {what!r}; it is {', '.join(every[:-1])} or {every[-1]}")
     part, problem = part_problem(run, split)
     index = row_numbers(run, problem.layout, rows, part)
     asked = _Asked(run, part, problem, index, num_draws, run.settings.seed if seed is None else seed)

@@ -6,7 +6,7 @@ import inspect
 import shutil
 import tempfile
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -41,7 +41,9 @@ if TYPE_CHECKING:
 
     from ppl_vae.answers.evidence import Evidence
     from ppl_vae.answers.posterior import Posterior
+    from ppl_vae.diagnostics.prediction.leaderboard import Leaderboard
     from ppl_vae.diagnostics.verdict.check import Check
+    from ppl_vae.runs.game_jobs import Predictions, ScoredRun
 
 __all__ = ["FittedRun", "RunKeywords", "fit", "load"]
 
@@ -189,6 +191,71 @@ class FittedRun:
         from ppl_vae.runs.exports import export
 
         return export(self.run, what, split=split, rows=rows, num_draws=num_draws, seed=seed)
+
+    def predict(self, fixtures: Any, *, seed: int | None = None, **columns: str) -> Predictions:
+        """What a model of games expects of fixtures: a table, a file or `Games`; see `predict_run`.
+
+        Args:
+            fixtures: games to come, whose outcomes may be missing and are not read.
+            seed: of draws; the run's by default.
+            columns: which column plays which part, as for `data.read_games`.
+        """
+        from ppl_vae.runs.game_jobs import predict_run
+
+        return predict_run(self.run, fixtures, columns=columns, seed=seed)
+
+    def score(
+        self, later: Any, *, walk_forward: bool = False, seed: int | None = None, progress: bool = True,
+        **columns: str,
+    ) -> ScoredRun:  # fmt: skip
+        """How good a model of games forecasts later ones; see `score_run`.
+
+        Args:
+            later: games with outcomes, after all that the run was fitted to.
+            walk_forward: whether each date's games are learnt before the next date's are forecast.
+            seed: of draws and of bands.
+            progress: whether to show a progress bar on a terminal.
+            columns: which column plays which part, as for `data.read_games`.
+        """
+        from ppl_vae.runs.game_jobs import score_run
+
+        return score_run(
+            self.run, later, walk_forward=walk_forward, columns=columns, seed=seed, progress=progress
+        )
+
+    def leaderboard(
+        self, date: str | None = None, *, num_draws: int = 4000, seed: int | None = None
+    ) -> Leaderboard:
+        """Players by what they are almost surely worth, with their possible ranks; see `leaderboard_of_run`.
+
+        Args:
+            date: such as "2024-05-01"; that of the last game by default.
+            num_draws: joint draws behind ranks.
+            seed: of them.
+        """
+        from ppl_vae.runs.game_jobs import leaderboard_of_run
+
+        return leaderboard_of_run(self.run, date, num_draws=num_draws, seed=seed)
+
+    def curves(self, players: Sequence[str] | None = None, *, seed: int | None = None) -> pd.DataFrame:
+        """Levels of players over time with their bands; see `skill_curves`."""
+        from ppl_vae.runs.game_jobs import skill_curves
+
+        return skill_curves(self.run, players, seed=seed)
+
+    def update(self, new: Any, *, out: str | Path | None = None, **columns: str) -> FittedRun:
+        """The run with further games learnt, the model's own numbers held; see `update_run`.
+
+        Args:
+            new: games with outcomes, none earlier than the run's last.
+            out: another folder for it; the run's own is replaced by default.
+            columns: which column plays which part, as for `data.read_games`.
+        """
+        from ppl_vae.runs.update_job import update_run
+
+        target = None if out is None else Path(out)
+        update_run(self.run, new, out=target, columns=columns, progress=False)
+        return load(self.folder if target is None else target)
 
     def table(self, what: str, **options: Any) -> pd.DataFrame:
         """The same as a DataFrame: a row for every unit or draw."""

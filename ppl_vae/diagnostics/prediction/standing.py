@@ -21,13 +21,15 @@ from torch import Tensor
 from ppl_vae.base.errors import InputError
 from ppl_vae.data.game_joining import numbered_like
 from ppl_vae.data.games import Games
-from ppl_vae.diagnostics.prediction.states import ChainStates, DrawnStates, States
+from ppl_vae.diagnostics.prediction.states import ChainStates, DenseStates, DrawnStates, States
+from ppl_vae.guides.chain_normal import ChainNormal
+from ppl_vae.guides.joint_normal import MOST_DENSE, JointNormal
 from ppl_vae.inference.samplers import guide as guide_method
 from ppl_vae.program.abilities import KnowsOutcomes, KnowsPlaces, KnowsScores
 from ppl_vae.program.chains import Chains
 from ppl_vae.program.pair import Pair
 
-__all__ = ["Expected", "Standing", "states_of"]
+__all__ = ["Expected", "Standing", "prior_chains", "states_of"]
 
 Floats = NDArray[np.float64]
 Whole = NDArray[np.int64]
@@ -199,7 +201,7 @@ class Standing:
 
     def _extended(self, players: Sequence[str], player: Whole, time: Floats) -> Standing:
         model = self.model.extended(players, player, time)
-        chains = model.normal_prior()[1]
+        chains = prior_chains(model)
         states = self.states.extended(chains, self.model.places_in(model))
         return replace(self, model=model, states=states)
 
@@ -246,13 +248,25 @@ def states_of(pair: Pair, *data: Any, num_draws: int = NUM_DRAWS, seed: int = 0)
     """
     if not isinstance(pair.model, KnowsOutcomes):
         raise InputError("forecasts of games are made by models of games, which this one is not")
-    site, chains = pair.model.normal_prior()
-    chains = chains.detach()
-    if isinstance(pair.guide, AutoNormal) and len(chains.rounds) == 2:
-        return _mean_field(pair.guide, site, chains)
+    site, chains = pair.model.normal_prior()[0], prior_chains(pair.model)
+    guide = pair.guide
+    if isinstance(guide, AutoNormal) and len(chains.rounds) == 2:
+        return _mean_field(guide, site, chains)
+    if isinstance(guide, ChainNormal):
+        mean, precision = (part.detach().double().clone() for part in (guide.loc, guide.site_precision))
+        return ChainStates(chains, mean, precision)
+    if isinstance(guide, JointNormal) and chains.num_states <= MOST_DENSE:
+        found = guide.posterior(*data)[1]
+        return DenseStates(found.mean.detach().double(), found.covariance_matrix.detach().double())
     drawn = guide_method.draws(pair, *data, num_draws=num_draws, seed=seed)
     values = drawn.draws[site].transpose("chain", "draw", ...).to_numpy()
     return DrawnStates(torch.as_tensor(values.reshape(-1, chains.num_states)).double())
+
+
+def prior_chains(model: KnowsOutcomes) -> Chains:
+    """The prior of a model's states, without gradients."""
+    chains: Chains = model.normal_prior()[1].detach()
+    return chains
 
 
 def _mean_field(guide: AutoNormal, site: str, chains: Chains) -> ChainStates:

@@ -18,7 +18,7 @@ from ppl_vae.models.skills.links import Duel, duel_log_prob
 from ppl_vae.models.skills.many_sides import RankingSkills
 from ppl_vae.models.skills.model import Skills
 from ppl_vae.models.skills.options import SkillsOptions
-from ppl_vae.models.skills.results import TwoSides, result_of
+from ppl_vae.models.skills.results import THREE_WAYS, TWO_WAYS, TwoSides, number_of, result_of
 from ppl_vae.models.skills.scores import Goals, ScoreDifference, goals_log_prob
 from ppl_vae.program.abilities import Tilted
 from ppl_vae.program.chains import Chains
@@ -35,9 +35,6 @@ def kind_of(games: Games, options: SkillsOptions) -> type[Skills]:
     if options.outcome != "result":
         return ScoreSkills if options.outcome == "score" else GoalSkills
     return DuelSkills if (games.sides == 2).all() else RankingSkills
-
-
-THREE_WAYS, TWO_WAYS = ("win", "draw", "loss"), ("win", "loss")
 
 
 class _Differences(Skills):
@@ -228,10 +225,3 @@ class GoalSkills(Skills):
     def _ended(self, strengths: Tensor, skill: Tensor, players: Tensor, weight: Tensor) -> TorchDistribution:
         ahead = strengths - strengths.flip(-1)
         return Goals(skill[..., self.lineup.rows[-1], None, None] + ahead)
-
-
-def number_of(result: Tensor, num_outcomes: int) -> Tensor:
-    """Which of win, draw and loss a result of 1, ½ or 0 is, from 0; −1 for a draw where there is none."""
-    if num_outcomes == 3:
-        return (2 * (1 - result)).long()
-    return torch.where(result == 0.5, -1, (1 - result).long())

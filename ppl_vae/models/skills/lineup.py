@@ -128,8 +128,9 @@ class Lineup(nn.Module):
         states, there = self.schedule.states(players, time), players >= 0
         part = torch.where(there, weight, 0.0)
         amount = covariate[..., self.columns]
-        if len(self.rows) > len(self.columns):
-            fixed = self.fixed[:, len(self.columns) :].to(part)
+        last = len(self.rows) - self.effects.base
+        if last > len(self.columns):
+            fixed = self.fixed[:, len(self.columns) : last].to(part)
             known = fixed.index_select(0, players.clamp(min=0).reshape(-1)).reshape(*players.shape, -1)
             amount = torch.cat([amount, (part[..., None] * known).sum(-2)], -1)
         return torch.where(there, states, 0), part, amount

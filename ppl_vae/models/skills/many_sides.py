@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import torch
@@ -10,7 +11,8 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from ppl_vae.base.errors import InputError
-from ppl_vae.models.skills.model import Skills
+from ppl_vae.models.skills.forecasts import pair_probabilities, place_probabilities, winner_probabilities
+from ppl_vae.models.skills.model import Reals, Skills, Whole
 from ppl_vae.models.skills.orders import num_panels
 from ppl_vae.models.skills.ranking import Ranking, truncated_moments
 from ppl_vae.program.abilities import Tilted
@@ -49,6 +51,44 @@ class RankingSkills(Skills):
         spread = np.sqrt(np.add.reduceat(weight**2, games.entry_ptr[:-1]))
         ratio = float(spread.max() / spread.min())
         self.panels = num_panels(int(sides.max()), ratio) if ratio > 1 else None
+
+    def extended(self, players: Sequence[str], player: Whole, time: Reals) -> Self:
+        """See `KnowsOutcomes`: what further games have in common is not known."""
+        made = super().extended(players, player, time)
+        made.ties, made.panels = "draw" if self.ties == "draw" else "unordered", self.panels
+        return made
+
+    @property
+    def outcomes(self) -> tuple[str, ...]:
+        """See `KnowsOutcomes`: each side may come first."""
+        return ()
+
+    @torch.no_grad()
+    def outcome_probabilities(self, mean: Tensor, covariance: Tensor, *data: Tensor) -> Tensor:
+        """See `KnowsOutcomes`."""
+        return winner_probabilities(mean, covariance, *self._performances(*data))
+
+    def outcome_numbers(self, *data: Tensor) -> Tensor:
+        """See `KnowsOutcomes`: the side that came first alone."""
+        first = data[0] == 0
+        return torch.where(first.sum(-1) == 1, first.long().argmax(-1), -1)
+
+    @torch.no_grad()
+    def place_probabilities(self, mean: Tensor, covariance: Tensor, *data: Tensor, seed: int = 0) -> Tensor:
+        """See `KnowsPlaces`."""
+        return place_probabilities(mean, covariance, *self._performances(*data), seed=seed)
+
+    @torch.no_grad()
+    def pair_probabilities(self, mean: Tensor, covariance: Tensor, *data: Tensor) -> Tensor:
+        """See `KnowsPlaces`."""
+        scale, _, link = self._performances(*data)
+        return pair_probabilities(mean, covariance, scale, link)
+
+    def _performances(self, *data: Tensor) -> tuple[Tensor, Tensor, str]:
+        """Scales of all sides, shape (G, K), how many each game has, and the law."""
+        _, players, weight, *_ = data
+        scale = self.side_scale(weight).expand(weight.shape[:2])
+        return scale, (players >= 0).any(-1).sum(-1), self.options.link
 
     def side_scale(self, weight: Tensor) -> Tensor:
         """c of every side's performance, in skill units: β √Σ w², shape (G, K); by Gumbel's law β."""

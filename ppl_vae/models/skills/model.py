@@ -28,6 +28,7 @@ from ppl_vae.data.input import Input
 from ppl_vae.models.base import DataType, FitDefaults, Unit, one_of
 from ppl_vae.models.skills import shown
 from ppl_vae.models.skills.checks import check_tensors
+from ppl_vae.models.skills.choices import choices
 from ppl_vae.models.skills.further import extended_lineup, level_rows, places_in, side_rows
 from ppl_vae.models.skills.lineup import Lineup
 from ppl_vae.models.skills.options import SkillsKeywords, SkillsOptions
@@ -165,6 +166,12 @@ class Skills(PyroModule):  # type: ignore[misc]
         """What the program takes: places, or scores where it observes them."""
         return game_inputs("place" if options.outcome == "result" else "score")
 
+    @classmethod
+    def choices(cls, games: Games, drifts: Sequence[str], links: Sequence[str]) -> dict[str, SkillsOptions]:
+        """See `OffersChoices`: each link with each drift, with and without an advantage of the side at home
+        where games have one; draws where any game is drawn, their margin learnt."""
+        return choices(games, drifts, links)
+
     def number(self, name: str) -> Tensor:
         """One of the model's numbers, held or learnt, in skill units."""
         found: Tensor = (
@@ -275,6 +282,19 @@ class Skills(PyroModule):  # type: ignore[misc]
     def level_rows(self, player: Whole, time: Reals) -> csr_array:
         """See `KnowsOutcomes`: skills, with the means of groups and what is known of players."""
         return level_rows(self, player, time)
+
+    @property
+    def outcomes(self) -> tuple[str, ...]:
+        """See `KnowsOutcomes`."""
+        raise NotImplementedError
+
+    def outcome_probabilities(self, mean: Tensor, covariance: Tensor, *data: Tensor) -> Tensor:
+        """See `KnowsOutcomes`."""
+        raise NotImplementedError
+
+    def outcome_numbers(self, *data: Tensor) -> Tensor:
+        """See `KnowsOutcomes`."""
+        raise NotImplementedError
 
     def predictor_rows(self, *data: Tensor) -> csr_array:
         """See `KnowsOutcomes`: strengths of sides."""

@@ -12,7 +12,10 @@ from torch.distributions import constraints
 
 from ppl_vae.models.skills.links import Duel
 
-__all__ = ["TwoSides", "result_of"]
+__all__ = ["THREE_WAYS", "TWO_WAYS", "TwoSides", "number_of", "result_of"]
+
+# Outcomes of a game, by the first side.
+THREE_WAYS, TWO_WAYS = ("win", "draw", "loss"), ("win", "loss")
 
 
 def result_of(places: Tensor) -> Tensor:
@@ -22,6 +25,13 @@ def result_of(places: Tensor) -> Tensor:
         places: shape (…, 2), 0 the best.
     """
     return 0.5 * (1 + torch.sign(places[..., 1] - places[..., 0]))
+
+
+def number_of(result: Tensor, num_outcomes: int) -> Tensor:
+    """Which of win, draw and loss a result of 1, ½ or 0 is, from 0; −1 for a draw where there is none."""
+    if num_outcomes == 3:
+        return (2 * (1 - result)).long()
+    return torch.where(result == 0.5, -1, (1 - result).long())
 
 
 class TwoSides(TorchDistribution):  # type: ignore[misc]

@@ -21,6 +21,7 @@ from ppl_vae.data.games import Games
 from ppl_vae.data.inputs import DUELS, Input
 from ppl_vae.models.base import DataType, FitDefaults, Unit, one_of
 from ppl_vae.models.likelihoods.probit import BernoulliProbit
+from ppl_vae.models.skills.duel_outlook import DuelOutlook
 from ppl_vae.models.skills.duel_statistics import duel_statistics, wins_by_player
 from ppl_vae.models.skills.links import Duel
 from ppl_vae.models.skills.plane import skill_plane
@@ -76,7 +77,7 @@ class TrueSkillKeywords(TypedDict, total=False):
     draw_margin: float | None
 
 
-class TrueSkill(PyroModule):  # type: ignore[misc]
+class TrueSkill(DuelOutlook, PyroModule):  # type: ignore[misc]
     """s_i ~ N(μ0, σ0²); player i beats j with probability Φ((s_i − s_j − ε)/(√2 β)) or σ(s_i − s_j).
 
     The probit link is TrueSkill's: each player performs at s_i + N(0, β²), and wins by a margin of
@@ -227,6 +228,14 @@ class TrueSkill(PyroModule):  # type: ignore[misc]
     def log_likelihood(self, predictor: Tensor, outcome: Tensor) -> Tensor:
         """log P(won) or log P(drawn) at differences of skills, elementwise, in nats."""
         return self._outcome(predictor).log_prob(outcome)
+
+    def extended(self, players: Sequence[str], player: Any, time: Any) -> TrueSkill:
+        """See `KnowsOutcomes`: players who are new have the prior."""
+        own = {"performance_sd": self.performance_sd, "draw_margin": self.draw_margin}
+        return TrueSkill(
+            len(players), link=self.link, skill_mean=self.skill_mean, skill_sd=self.skill_sd,
+            dtype=self.prior_mean.dtype, players=tuple(players), **(own if self.link == "probit" else {}),
+        )  # fmt: skip
 
     def statistics(self, site: str, outcome: Tensor, players: Tensor) -> OwnStatistics | None:
         """What predictive checks look at: wins by player, and how far results are from a ranking."""

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 from pyro.infer.autoguide import AutoNormal
-from scipy import special
+from scipy import integrate, special, stats
 from torch import Tensor
 
 from ppl_vae.data.games import Games
 from ppl_vae.diagnostics.prediction.standing import Standing, states_of
 from ppl_vae.diagnostics.prediction.states import ChainStates, DenseStates
-from ppl_vae.models import Skills
-from ppl_vae.program.abilities import KnowsOutcomes, KnowsScores
+from ppl_vae.models import Skills, TrueSkill
+from ppl_vae.program.abilities import KnowsOutcomes, KnowsPlaces, KnowsScores
 from ppl_vae.program.pair import Pair
 from tests.models.skills.seasons import games_of, season
 
@@ -160,3 +160,46 @@ def test_a_mean_field_guide_is_chains_of_one_state() -> None:
     )
     variance = new.covariance[0].diagonal()
     torch.testing.assert_close(variance, torch.tensor([1.44, 0.09]).double(), rtol=1e-5, atol=0)
+
+
+def test_models_of_skills_know_outcomes() -> None:
+    games = season(20, 5)
+    assert isinstance(Skills.from_data(games, draws=True), KnowsOutcomes)
+    races = games_of([(("A", "B", "C"), (0, 1, 2)), (("C", "B", "A"), (0, 1, 1))])
+    assert isinstance(Skills.from_data(races), KnowsPlaces)
+
+
+def test_races_have_a_winner_and_places() -> None:
+    """Of equals all is equal; who is ahead in strength is ahead in all of them."""
+    races = games_of([(("A", "B", "C"), (0, 1, 2)), (("C", "B"), (0, 1)), (("A", "B", "C"), (0, 0, 2))])
+    standing = at_prior(races)
+    found = standing.expect(races)
+    np.testing.assert_allclose(found.probability, [[1 / 3] * 3, [1 / 2, 1 / 2, 0], [1 / 3] * 3], atol=1e-9)
+    np.testing.assert_array_equal(found.outcome, [0, 0, -1])
+    np.testing.assert_array_equal(found.size, [3, 2, 3])
+    np.testing.assert_allclose(found.pairs()[0], 0.5)
+    np.testing.assert_allclose(found.places()[1, :2].sum(1), 1.0)
+
+
+@pytest.mark.parametrize("link", ["probit", "logistic"])
+def test_duels_of_one_skill_a_player_are_expected_too(link: str) -> None:
+    """By quadrature over the difference of two normals; a new player has the prior."""
+    games = games_of([(("A", "B"), (0, 1)), (("C", "A"), (1, 0))])
+    model = TrueSkill.from_data(games, link=link)
+    sd = model.skill_sd
+    guide = AutoNormal(model, init_loc_fn=model.at_prior_mean, init_scale=sd / 2)
+    data = model.arguments_of(games)
+    guide(*data)
+    standing = Standing(model, states_of(Pair(model, guide), *data), games)
+    found = standing.expect(games_of([(("A", "new"), (0, 1))]))
+    scale, spread = (
+        (2**0.5 * model.performance_sd, special.ndtr) if link == "probit" else (1.0, special.expit)
+    )
+    assert found.probability[0, 0] == pytest.approx(0.5)
+    assert found.unseen == ("new",)
+    mean = torch.tensor([[1.5 * sd, 0.0]]).double()
+    chances = model.outcome_probabilities(mean, torch.diag_embed(mean.new_full((1, 2), sd**2)), *data)
+    expected = integrate.quad(
+        lambda z: stats.norm.pdf(z) * spread((1.5 + 2**0.5 * z) * sd / scale), -9, 9, epsabs=1e-12
+    )[0]
+    assert float(chances[0, 0]) == pytest.approx(expected, abs=1e-9)

@@ -1,0 +1,146 @@
+"""A standing after further games: what is known already is the start, and a few iterations arrive.
+
+The posterior of the games so far, carried on to the states of the new ones, is the best of the guide's family
+up to what the new games say. Natural gradients go on from there with all games, old ones too: what new games
+say of a player changes what its old opponents' results meant. So they end where a fit from nothing ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import numpy as np
+import torch
+
+from ppl_vae.base.errors import InputError
+from ppl_vae.data.dates import date_in_words
+from ppl_vae.data.game_joining import joined_games
+from ppl_vae.data.games import Games
+from ppl_vae.diagnostics.prediction.standing import Expected, Standing, states_of
+from ppl_vae.diagnostics.prediction.states import ChainStates, States
+from ppl_vae.guides.chain_normal import ChainNormal
+from ppl_vae.inference.fitting import natural
+from ppl_vae.inference.fitting.factor_guides import guide_of
+from ppl_vae.inference.fitting.linear_factors import Factors
+from ppl_vae.inference.fitting.svi import Fit
+from ppl_vae.program.abilities import LinearFactors
+from ppl_vae.program.pair import Pair
+
+__all__ = ["Learnt", "learnt", "refuse_earlier", "walk"]
+
+
+def refuse_earlier(standing: Standing, games: Games) -> None:
+    """Refuse games before the last that was learnt: the past would be told by those who knew the future.
+
+    Raises:
+        InputError: naming the first such game, counted from 1, and both dates.
+    """
+    known = standing.games.time
+    if known is None or games.time is None or not (early := games.time < standing.last).any():
+        return
+    game = int(early.argmax())
+    raise InputError(
+        f"game {game + 1} of {games.name} is of {date_in_words(games.time[game], known)}, before the last "
+        f"fit's last game of {date_in_words(standing.last, known)}; earlier games take a fit of "
+        "all games from nothing"
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Learnt:
+    """A standing after further games.
+
+    Attributes:
+        standing: what is known now.
+        pair: the model of all games, with a guide at what is known.
+        fit: what the natural gradients did.
+    """
+
+    standing: Standing
+    pair: Pair
+    fit: Fit
+
+
+def learnt(
+    standing: Standing,
+    games: Games,
+    *,
+    make_guide: Callable[..., Any] = lambda model, *data: ChainNormal(model),
+    tolerance: float = 1e-4,
+) -> Learnt:
+    """The standing after further games; the model's own numbers are held.
+
+    Args:
+        standing: of a guide of independent chains.
+        games: later ones, with outcomes.
+        make_guide: from the model of all games and its arguments, a guide of independent chains.
+        tolerance: rise of the ELBO at which to stop, in nats for all games.
+
+    Raises:
+        InputError: for earlier games, games that lack what the model needs, or another guide.
+    """
+    if not isinstance(standing.states, ChainStates):
+        raise InputError(
+            "an update goes on from the guide of independent chains (markov, or mean-field without drift); "
+            "fit another guide to all games from nothing"
+        )
+    if not isinstance(standing.model, LinearFactors):
+        raise InputError(
+            "an update goes on with natural gradients, of models of linear predictors such as skills of two "
+            "sides; fit other models to all games from nothing"
+        )
+    refuse_earlier(standing, games)
+    every = joined_games(standing.games, games)
+    further, _ = standing.towards(games)
+    model = further.model
+    data = model.arguments_of(every)
+    pair = Pair(model, make_guide(model, *data))
+    pair.initialise(*data)
+    _set(pair, further.states, data)
+    fit = natural.fit(pair, *data, tolerance=tolerance, progress=False)
+    return Learnt(Standing(model, states_of(pair, *data), every), pair, fit)
+
+
+def _set(pair: Pair, states: States, data: tuple[Any, ...]) -> None:
+    """Put a guide of independent chains where a posterior is."""
+    assert isinstance(states, ChainStates)
+    factors = Factors.of(cast(LinearFactors, pair.model), *data)
+    spread = states.chains.smoother(states.site_precision)
+    guide_of(pair, factors).write(factors, states.mean, states.site_precision, spread)
+
+
+def walk(standing: Standing, games: Games, advance: Callable[[], object] = lambda: None) -> Expected:
+    """What was expected of each game from all games of earlier dates, and not from others of its own date.
+
+    Args:
+        standing: before the first of them.
+        games: later ones, with dates and outcomes.
+        advance: is called after each date.
+
+    Raises:
+        InputError: as `learnt` does, and for games without dates.
+    """
+    if games.time is None or standing.games.time is None:
+        raise InputError("walking forward goes from date to date, and the games have none")
+    refuse_earlier(standing, games)
+    dates = np.unique(games.time)
+    width, found = int(games.sides.max()), [np.empty(0)] * games.num_games
+    mean = torch.zeros(games.num_games, width, dtype=torch.float64)
+    covariance = torch.zeros(games.num_games, width, width, dtype=torch.float64)
+    unseen: list[str] = []
+    for date in dates:
+        at = np.flatnonzero(games.time == date)
+        expected = standing.expect(games.take(at))
+        size = expected.mean.shape[1]
+        mean[at, :size], covariance[at, :size, :size] = expected.mean, expected.covariance
+        for game, row in zip(at, expected.probability, strict=True):
+            found[game] = row
+        unseen += expected.unseen
+        standing = learnt(standing, games.take(at)).standing
+        advance()
+    last = standing.expect(games)
+    columns = max(map(len, found))
+    chances = np.stack([np.pad(row, (0, columns - len(row))) for row in found])
+    return replace(last, probability=chances, mean=mean, covariance=covariance, unseen=tuple(unseen))

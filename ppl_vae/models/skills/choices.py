@@ -1,0 +1,33 @@
+"""Which models of skills may be tried on the same games."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+from typing import TYPE_CHECKING
+
+from ppl_vae.models.skills.options import SkillsOptions
+
+if TYPE_CHECKING:
+    from ppl_vae.data.games import Games
+
+__all__ = ["choices"]
+
+AT_REST = "none"
+
+
+def choices(games: Games, drifts: Sequence[str], links: Sequence[str]) -> dict[str, SkillsOptions]:
+    """See `Skills.choices`."""
+    two = bool((games.sides == 2).all())
+    draws = two and games.has_ties
+    home = games.covariates.get("home")
+    at_home = (True, False) if home is not None and home.any() and not home.all() else (False,)
+    found = {}
+    for link, drift, has_home in product(links, drifts, at_home):
+        rests = drift == AT_REST
+        words = [link, "at rest" if rests else f"drift {drift}", *(["home"] if has_home else [])]
+        # Of more sides, the same law of performances is called by its own name.
+        law = "gumbel" if link == "logistic" and not two else link
+        options = SkillsOptions(link=law, draws=draws, drift="" if rests else drift, home=has_home)
+        found[", ".join(words)] = options
+    return found

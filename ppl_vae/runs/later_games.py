@@ -1,0 +1,81 @@
+"""Games that came after those of a run: with their outcomes, or as fixtures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ppl_vae.data.accept import as_dataset
+from ppl_vae.data.dataset import Dataset, Variable
+from ppl_vae.data.games import Games
+
+__all__ = ["fixtures_of", "games_of_results"]
+
+# Columns that tell how a game ended, in the words of `read_games`.
+ENDINGS = frozenset(
+    ("winner", "loser", "draw", "result", "home_score", "away_score", "score", "place", "outcome")
+)
+# Those that name two sides without saying who won.
+SIDES = (("home", "away"), ("home_team", "away_team"))
+
+
+def games_of_results(source: Any, columns: Mapping[str, str] | None = None) -> Games:
+    """Games with their outcomes.
+
+    Args:
+        source: `Games`, a data set, a table, or a file.
+        columns: which column plays which part.
+
+    Raises:
+        InputError: for what holds no games.
+    """
+    return source if isinstance(source, Games) else Games.of(as_dataset(source), columns)
+
+
+def fixtures_of(source: Any, columns: Mapping[str, str] | None = None) -> Games:
+    """Games of which nobody knows the end, as games whose end is not read.
+
+    Args:
+        source: as for `games_of_results`; a table may lack what tells how games ended.
+        columns: which column plays which part.
+
+    Raises:
+        InputError: for what holds no games.
+    """
+    if isinstance(source, Games):
+        return source
+    dataset = as_dataset(source)
+    return Games.of(_with_endings(dataset, {*(columns or {})}), columns)
+
+
+def _with_endings(dataset: Dataset, named: set[str]) -> Dataset:
+    """A table of fixtures with columns in which every game is a draw, or every place that of its line."""
+    held = {name.casefold() for name in dataset} | named
+    if held & ENDINGS:
+        return dataset
+    size = next(iter(dataset.variables.values())).values.shape[0]
+    if {"game", "player"} <= held:
+        new = {"place": Variable(_lines(dataset, size), "count")}
+    elif any({*pair} <= held for pair in SIDES):
+        zeros = Variable(np.zeros(size), "real")
+        new = {"home_score": zeros, "away_score": zeros}
+    else:
+        new = {"result": Variable(np.full(size, 0.5), "real")}
+    return replace(dataset, variables={**dataset.variables, **new})
+
+
+def _lines(dataset: Dataset, size: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """For each line the number of its side in its game."""
+    key = next(name for name in dataset if name.casefold() == "game")
+    side = next((name for name in dataset if name.casefold() == "side"), None)
+    games = dataset[key].values.tolist()
+    sides = range(size) if side is None else dataset[side].values.tolist()
+    seen: dict[Any, dict[Any, int]] = {}
+    found = [
+        seen.setdefault(game, {}).setdefault(own, len(seen[game]))
+        for game, own in zip(games, sides, strict=True)
+    ]
+    return np.array(found, dtype=np.float64)

@@ -1,0 +1,77 @@
+"""Games learnt one date after another, against fits of all games from nothing."""
+
+import numpy as np
+import pytest
+import torch
+
+from ppl_vae.base.errors import InputError
+from ppl_vae.data.games import Games
+from ppl_vae.diagnostics.prediction.learning import learnt, walk
+from ppl_vae.diagnostics.prediction.standing import Standing, states_of
+from ppl_vae.diagnostics.prediction.states import DenseStates
+from ppl_vae.guides.chain_normal import ChainNormal
+from ppl_vae.inference.fitting import natural
+from ppl_vae.models import Skills
+from ppl_vae.program.pair import Pair
+from tests.models.skills.seasons import games_of, season
+
+NUMBERS = {"draws": True, "margin": 0.3, "skill_sd": 1.0, "drift": "10", "drift_sd": 0.4, "home": True}
+
+
+def fitted(games: Games) -> Standing:
+    model = Skills.from_data(games, **NUMBERS)
+    pair, data = Pair(model, ChainNormal(model)), model.arguments_of(games)
+    natural.fit(pair, *data, tolerance=1e-8, progress=False)
+    return Standing(model, states_of(pair, *data), games)
+
+
+def test_updates_end_where_a_fit_from_nothing_does() -> None:
+    """Date by date, with players who were new: means within 1e-4 sd, and sds."""
+    every = season(120, 8, seed=2, dates=40)
+    assert every.time is not None
+    found = fitted(every.take(np.flatnonzero(every.time < 25)))
+    for date in np.unique(every.time[every.time >= 25]):
+        after = learnt(found, every.take(np.flatnonzero(every.time == date)), tolerance=1e-7)
+        assert after.fit.converged
+        found = after.standing
+    at_once = fitted(every)
+    names = [at_once.games.players.index(name) for name in found.games.players]
+    mean, sd, _ = found.levels(num_draws=2)
+    expected, width, _ = at_once.levels(num_draws=2)
+    np.testing.assert_allclose(mean, expected[names], atol=1e-4)
+    np.testing.assert_allclose(sd, width[names], atol=1e-4)
+    fixtures = games_of([(("P0", "P1"), (0, 1)), (("P2", "new"), (0, 1))], time=np.array([41.0, 45.0]),
+                        covariates={"home": np.array([1.0, 0, 0, 0])})  # fmt: skip
+    np.testing.assert_allclose(
+        found.expect(fixtures).probability, at_once.expect(fixtures).probability, atol=1e-4
+    )
+
+
+def test_walking_forward_forecasts_from_all_earlier_dates() -> None:
+    """As frozen forecasts of a date from a fit of all games before it."""
+    every = season(60, 6, seed=4, dates=30)
+    assert every.time is not None
+    last = np.flatnonzero(every.time >= 25)
+    found = walk(fitted(every.take(np.flatnonzero(every.time < 25))), every.take(last))
+    for date in np.unique(every.time[last])[::2]:
+        at = np.flatnonzero(every.time[last] == date)
+        frozen = fitted(every.take(np.flatnonzero(every.time < date)))
+        alone = frozen.expect(every.take(last[at]))
+        np.testing.assert_allclose(found.probability[at], alone.probability, atol=1e-4)
+        np.testing.assert_array_equal(found.outcome[at], alone.outcome)
+
+
+def test_an_earlier_game_is_refused() -> None:
+    games = season(40, 5, dates=20)
+    early = games_of([(("P0", "P1"), (0, 1))], time=np.array([3.0]), covariates={"home": np.zeros(2)})
+    with pytest.raises(InputError, match="game 1 of season is of 3, before the last fit's last game of 19"):
+        learnt(fitted(games), early)
+
+
+def test_another_guide_is_refused() -> None:
+    games = season(20, 5, dates=20)
+    model = Skills.from_data(games, **NUMBERS)
+    size = model.normal_prior()[1].num_states
+    states = DenseStates(torch.zeros(size).double(), torch.eye(size).double())
+    with pytest.raises(InputError, match="independent chains"):
+        learnt(Standing(model, states, games), games)
