@@ -18,7 +18,8 @@ Modes, tilts and panels are numerical choices that the answer does not depend on
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -85,8 +86,11 @@ def log_orders(
     each = sides * panels * NODES
     size = max(1, max(CACHED, min(LARGEST, rows * each // PARTS)) // each)
     parts = [slice(at, at + size) for at in range(0, rows, size)]
-    chains = (_Chain(location[i], scale[i], panels, None if last is None else last[i]) for i in parts)
-    return torch.cat([chain.log_probability() for chain in chains])
+    shared = [None if last is None else last[i] for i in parts]
+    found = [
+        _LogOrder.apply(location[i], scale[i], panels, mask) for i, mask in zip(parts, shared, strict=True)
+    ]
+    return torch.cat(found)
 
 
 def order_moments(
@@ -102,11 +106,32 @@ def order_moments(
     """
     panels = panels or num_panels(location.shape[-1])
     size = max(1, CACHED // (location.shape[-1] * panels * NODES))
-    found = [
-        _Chain(u, c, panels).moments() for u, c in zip(location.split(size), scale.split(size), strict=True)
-    ]
+    chains = (_Chain(u, c, panels) for u, c in zip(location.split(size), scale.split(size), strict=True))
+    found = [(chain.log_probability, *chain.moments()) for chain in chains]
     log_z, mean, variance = (torch.cat(part) for part in zip(*found, strict=True))
     return log_z, mean, variance
+
+
+class _LogOrder(torch.autograd.Function):
+    """log P of an order, whose gradient is made of moments: cheaper than that of the chain's operations.
+
+    Where the gradient is to be differentiated, it is computed again with all that it depends on.
+    """
+
+    @staticmethod
+    def forward(context: Any, location: Tensor, scale: Tensor, panels: int, last: Tensor | None) -> Tensor:
+        context.save_for_backward(location, scale)
+        context.chain = _Chain(location, scale, panels, last)
+        return context.chain.log_probability
+
+    @staticmethod
+    def backward(context: Any, outer: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        location, scale = context.saved_tensors
+        chain = context.chain
+        if torch.is_grad_enabled():
+            chain = _Chain(location, scale, chain.panels, chain.last)
+        by_location, by_scale = chain.slopes()
+        return outer[:, None] * by_location, outer[:, None] * by_scale, None, None
 
 
 @dataclass(frozen=True)
@@ -218,21 +243,43 @@ class _Chain:
         assert self.last is not None
         return ((~self.last).sum(-1) - 1).clamp_min(0)
 
+    @cached_property
     def log_probability(self) -> Tensor:
         """log P of the order, shape (rows,)."""
-        return self._upwards()[0].masked_fill(self.absurd[:, 0], -math.inf)
+        return self._upwards[0].masked_fill(self.absurd[:, 0], -math.inf)
 
-    def moments(self) -> tuple[Tensor, Tensor, Tensor]:
-        """log P (rows,), means and variances (rows, K) given the order."""
-        log_z, below = self._upwards()
-        weight = self.density * torch.stack(below, 1) * torch.stack(self._downwards(), 1) * self.rules.weights
-        total = weight.sum((-1, -2))
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Means and variances (rows, K) of the performances given the order."""
         away = self.x - self.mode[..., None, None]
-        mean = (weight * away).sum((-1, -2)) / total
-        variance = (weight * (away - mean[..., None, None]).square()).sum((-1, -2)) / total
-        log_z, mean = log_z.masked_fill(self.absurd[:, 0], -math.inf), self.mode + mean
-        return log_z, mean.masked_fill(self.absurd, math.nan), variance.masked_fill(self.absurd, math.nan)
+        mean = (self._posterior * away).sum((-1, -2))
+        variance = (self._posterior * (away - mean[..., None, None]).square()).sum((-1, -2))
+        mean = self.mode + mean
+        return mean.masked_fill(self.absurd, math.nan), variance.masked_fill(self.absurd, math.nan)
 
+    def slopes(self) -> tuple[Tensor, Tensor]:
+        """Derivatives of log P by locations and by scales, (rows, K): expectations given the order."""
+        mean, variance = self.moments()
+        away, c = mean - self.location, self.scale
+        by_u, by_c = away / c.square(), ((variance + away.square()) / c.square() - 1) / c
+        if self.last is not None:
+            # Of sides that are all below x, in expectation over the x of the side before them.
+            lowest = self._lowest()
+            share, x = (_at(part, lowest)[:, None] for part in (self._posterior, self.x))
+            z = (x - self.location[..., None, None]) / c[..., None, None]
+            ratio = (-z.square() / 2 - LOG_SQRT_TWO_PI - log_normal_cdf(z)).exp() * share / c[..., None, None]
+            known = ~self.last.all(-1, keepdim=True)
+            by_u = torch.where(self.last, -ratio.sum((-1, -2)), by_u) * known
+            by_c = torch.where(self.last, -(ratio * z).sum((-1, -2)), by_c) * known
+        return by_u.masked_fill(self.absurd, 0.0), by_c.masked_fill(self.absurd, 0.0)
+
+    @cached_property
+    def _posterior(self) -> Tensor:
+        """Probabilities of a side's nodes given the order, shape (rows, K, P, nodes)."""
+        below, above = torch.stack(self._upwards[1], 1), torch.stack(self._downwards(), 1)
+        weight = self.density * below * above * self.rules.weights
+        return weight / weight.sum((-1, -2), keepdim=True)
+
+    @cached_property
     def _upwards(self) -> tuple[Tensor, list[Tensor]]:
         """log P, and for every side P(all after it in order and below x), scaled, at its own nodes."""
         current, log_z = self._start()

@@ -322,6 +322,19 @@ def test_moments_are_derivatives_of_log_p() -> None:
     torch.testing.assert_close(variance[1], c[1] ** 2 + c[1] ** 4 * torch.stack(bend), rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("shared", [0, 2, 3, 4])
+def test_both_derivatives_are_those_of_differences(shared: int) -> None:
+    u, c = _drawn(4, 1.5, games=2, seed=4)
+    last = torch.arange(4).expand(2, 4) >= 4 - shared if shared else None
+    inputs = (u.requires_grad_(), c.requires_grad_())
+
+    def log_p(u: Tensor, c: Tensor) -> Tensor:
+        return log_orders(u, c, 12, last)
+
+    assert torch.autograd.gradcheck(log_p, inputs)
+    assert shared == 4 or torch.autograd.gradgradcheck(log_p, inputs)
+
+
 def test_gradients_are_finite_where_nothing_is_likely() -> None:
     u = _double(
         [[-40.0, 0.0, 40.0, 50.0], [0.0, 0.0, 0.0, 0.0], [900.0, 300.0, -300.0, NAN], [-9e4, 0, 2, 9e4]]
