@@ -11,6 +11,8 @@ __all__ = ["Advice", "AdviceKey", "Facts", "advise", "next_step"]
 # What fits to the best of a family, by method; how full-rank is called; and many latents for a dense matrix.
 LONGER = {"natural gradients": "natural.fit", "deterministic VI": "fixed_noise.fit"}
 FULL, LARGE = "full-rank, AutoMultivariateNormal", 500
+# A model's own guide of all its latents together at the cost of the model's own zeros.
+JOINT = "sparse-precision"
 
 AdviceKey = Literal[
     "use",
@@ -61,6 +63,7 @@ class Facts:
         identified_right: whether the guide is wrong only in what is shown, and right in what data determine.
         cut: whether the budget ended the search for a reference.
         reference_seconds: what a reference that passed its checks took.
+        guides: names of those that the model itself offers.
         family, sparse, trained, trainer, responds: as in `Notes`.
         method: by which the guide was fitted, as in `Rested`: that which was begun first.
         late: whether that did not arrive in time, so that SVI had the rest.
@@ -83,6 +86,7 @@ class Facts:
     method: str = "SVI"
     late: bool = False
     responds: bool = False
+    guides: tuple[str, ...] = ()
 
 
 def next_step(
@@ -137,10 +141,8 @@ def advise(
         )
         return Advice("linear response", sentence)
     if facts.identified_right and names is not None:
-        sentence = (
-            f"use only {names.right} of this guide, or fit a full-rank one (AutoMultivariateNormal; --guide "
-            "full-rank)"
-        )
+        other = "a full-rank one (AutoMultivariateNormal; --guide full-rank)"
+        sentence = f"use only {names.right} of this guide, or fit {_joint(facts) or other}"
         return Advice("use what is right", sentence)
     short = measures.converged is False and not facts.trained
     if short and facts.method in LONGER:
@@ -179,11 +181,18 @@ def _longer(facts: Facts) -> Advice:
     return Advice("more draws", sentence)
 
 
+def _joint(facts: Facts) -> str:
+    """The cheapest guide that keeps correlations, where the model has one of its own; "" where it has none."""
+    return f"one of all latents together (--guide {JOINT})" if JOINT in facts.guides else ""
+
+
 def _richer(facts: Facts) -> str:
     """The guides that suit what was found, by the names that fits and `named_guide` take."""
     if facts.local:
         other = "a flow" if facts.family == "full-rank" else "a full covariance or a flow"
         return f"a guide with {other}"
+    if facts.mean_field and (joint := _joint(facts)):
+        return f"a guide that keeps correlations at next to no cost: {joint}"
     if facts.mean_field and facts.within:
         return f"a guide with a full covariance a site (block) or of all latents ({FULL})"
     if facts.mean_field and facts.sparse:

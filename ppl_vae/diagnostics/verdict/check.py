@@ -220,4 +220,5 @@ def _facts(case: Case) -> Facts:
         dim=num_latents(case),
         sparse=notes.sparse,
         responds=notes.responds,
+        guides=tuple(getattr(case.pair.model, "guides", ())),
     )

@@ -100,6 +100,12 @@ NATURAL = Facts(method="natural gradients")
         (Facts(mean_field=True, within=True), Measures("nuts", True), "(block)"),
         (Facts(mean_field=True, sparse=True), Measures("nuts", True), "(sparse)"),
         (Facts(mean_field=True, dim=900), Measures("nuts", True), "low-rank:20"),
+        # What the model itself offers comes before the guides of any model.
+        (
+            Facts(mean_field=True, sparse=True, guides=("mean-field", "sparse-precision")),
+            Measures("nuts", True),
+            "--guide sparse-precision",
+        ),
         (Facts(trained=True, family="full-rank"), Measures("nuts", True), "(spline-flow)"),
         (Facts(trained=True, family="mean-field", dim=1), Measures("nuts", True), "(mixture:2)"),
         (Facts(funnel=True), Measures("nuts", False), "non-centred"),
