@@ -1,8 +1,8 @@
 """Simulated seasons of teams, draws and drift: ``python -m benchmarks.skills sbc --out FOLDER``.
 
-Skills, their places on the leaderboard and who is first are ranked among the draws that answer the season which
-they made. NUTS must pass; guides that lose correlations fail, and are named. Simulations are done in parts of
-fifty, each kept in the folder as soon as it is done: a run that was ended goes on where it was, and
+Skills, their places on the leaderboard and who is first are ranked among the draws that answer the season
+which they made. NUTS must pass; guides that lose correlations fail, and are named. Simulations are done in
+parts of fifty, each kept in the folder as soon as it is done: a run that was ended goes on where it was, and
 ``--simulations`` may be raised later. ``--answers`` names what answers: nuts, and guides of the model.
 """
 
@@ -143,7 +143,7 @@ def show(answer: str, found: Calibration, seconds: float) -> None:
         failed = rows[~rows["passed"]]
         shapes = ", ".join(sorted({*failed["shape"]}))
         print(
-            f"  {kind:15} {len(failed):2} of {len(rows):2} fail{': ' + shapes if shapes else ''}; smallest adjusted "
-            f"p {rows['adjusted'].min():.2g}; ranks' variance {rows['spread'].mean():.2f} of a uniform one's; "
-            f"central 90 % held {rows['coverage_90'].mean():.3f}"
+            f"  {kind:15} {len(failed):2} of {len(rows):2} fail{': ' + shapes if shapes else ''}; smallest "
+            f"adjusted p {rows['adjusted'].min():.2g}; ranks' variance {rows['spread'].mean():.2f} of a "
+            f"uniform one's; central 90 % held {rows['coverage_90'].mean():.3f}"
         )

@@ -32,7 +32,8 @@ from ppl_vae.models.skills.choices import choices
 from ppl_vae.models.skills.further import extended_lineup, level_rows, places_in, side_rows
 from ppl_vae.models.skills.lineup import Lineup
 from ppl_vae.models.skills.options import SkillsKeywords, SkillsOptions
-from ppl_vae.models.skills.starts import Starts, lineup_for, starts_for, unit_of_time
+from ppl_vae.models.skills.prior import prior_parts
+from ppl_vae.models.skills.starts import Starts, lineup_for, starts_for
 from ppl_vae.program.chains import ChainPrior, Chains
 
 if TYPE_CHECKING:
@@ -104,7 +105,8 @@ class Skills(PyroModule):  # type: ignore[misc]
         learnt["group_sd"] = bool(lineup.effects.groups)
         for number, learns in learnt.items():
             self._add(number, getattr(options, number), getattr(starts, number), learns, dtype)
-        self._add_prior(starts, dtype)
+        for part, values in prior_parts(lineup, options, starts).items():
+            self.register_buffer(part, values.to(dtype), persistent=False)
 
     def _add(self, name: str, given: float | None, start: float, learns: bool, dtype: torch.dtype) -> None:
         """A number that is held, or learnt on the scale of its logarithm."""
@@ -114,29 +116,6 @@ class Skills(PyroModule):  # type: ignore[misc]
             self.register_buffer(f"held_{name}", value, persistent=False)
         else:
             self.register_parameter(f"log_{name}", nn.Parameter(value.log()))
-
-    def _add_prior(self, starts: Starts, dtype: torch.dtype) -> None:
-        """What the prior of each state is made of, and the time since its predecessor."""
-        states, roster = self.lineup.schedule.states_by_rounds, self.lineup.roster
-        kinds = self.lineup.effects.kinds
-        mean = torch.as_tensor(roster.mean).nan_to_num(self.options.skill_mean or 0.0)
-        sd = torch.as_tensor(roster.sd)
-        effect_sd = self.options.covariate_sd or starts.performance_sd
-        own = {"effect": effect_sd, "group": 0.0, "base": 1.0}
-        chain = torch.as_tensor(states.chain)
-        groups = torch.tensor([kind == "group" for kind in kinds], dtype=torch.bool)
-        parts = {
-            "prior_mean": torch.cat(
-                [mean, mean.new_tensor([starts.base * (kind == "base") for kind in kinds])]
-            ),
-            "given_sd": torch.cat([sd.nan_to_num(0.0), sd.new_tensor([own[kind] for kind in kinds])]),
-            "own_sd": torch.cat([sd.isnan(), torch.zeros(len(kinds), dtype=torch.bool)]),
-            "by_group": torch.cat([torch.zeros(len(sd), dtype=torch.bool), groups]),
-        }
-        for name, values in parts.items():
-            self.register_buffer(name, values[chain].to(dtype), persistent=False)
-        gap = torch.as_tensor(states.gap / unit_of_time(self.options), dtype=dtype)
-        self.register_buffer("gap", gap, persistent=False)
 
     @classmethod
     def from_data(

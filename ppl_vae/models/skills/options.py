@@ -69,7 +69,7 @@ class SkillsOptions:
         given = {name: getattr(self, name) for name in sds if getattr(self, name) is not None}
         check_real(lambda value: 0 < value < math.inf, "must be positive", **given)
         if self.margin is not None:
-            check_real(lambda value: 0 <= value < math.inf, "must not be negative", margin=self.margin)
+            check_real(lambda value: 0 < value < math.inf, "must be positive", margin=self.margin)
         if self.skill_mean is not None:
             check_real(math.isfinite, "must be finite", skill_mean=self.skill_mean)
         self._check_together()
