@@ -25,6 +25,8 @@ from torch import Tensor, nn
 from ppl_vae.data.game_inputs import game_inputs
 from ppl_vae.data.games import Games
 from ppl_vae.data.input import Input
+from ppl_vae.guides.chain_normal import ChainNormal
+from ppl_vae.guides.joint_normal import JointNormal
 from ppl_vae.models.base import DataType, FitDefaults, Unit, one_of
 from ppl_vae.models.skills import shown
 from ppl_vae.models.skills.checks import check_tensors
@@ -81,10 +83,12 @@ class Skills(PyroModule):  # type: ignore[misc]
     oracle: ClassVar[str] = "quadrature; of scores the exact smoother and the dense Gaussian process"
     defaults: ClassVar[FitDefaults] = FitDefaults(num_steps=3000, lr=0.05, num_particles=16)
     guides: ClassVar[Mapping[str, Callable[..., nn.Module]]] = {
+        "markov": lambda model, *data: ChainNormal(model),
         "mean-field": lambda model, *data: AutoNormal(model, init_loc_fn=model.at_prior_mean, init_scale=0.5),
         "full-rank": lambda model, *data: AutoMultivariateNormal(
             model, init_loc_fn=model.at_prior_mean, init_scale=0.5
         ),
+        "sparse-precision": lambda model, *data: JointNormal(model),
     }
 
     def __init__(
