@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from ppl_vae.base.errors import InputError
 from ppl_vae.base.plain import Plain
 from ppl_vae.base.progress import stage
+from ppl_vae.guides.chain_normal import chains_of
 from ppl_vae.inference.fitting import quadrature, svi
 from ppl_vae.inference.fitting.autoguides import family_of, is_gaussian
 from ppl_vae.inference.fitting.ep_guides import holds
@@ -217,7 +218,7 @@ def facts_of(pair: Pair, *data: Any, options: FitOptions, only_svi: str = "", se
     return replace(
         general,
         family=family.name if family else "",
-        dim=family.dim if family else len(own["guide.loc"]),
+        dim=family.dim if family else chains_of(pair.model)[1].num_states,
         largest=family.largest if family else 0,
         linear=linear,
         numbers=sum(values.numel() for values in data if isinstance(values, Tensor)),

@@ -1,0 +1,93 @@
+"""Guides of the family of skills, fitted: against exact answers, against NUTS, and in a run's folder."""
+
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import ppl_vae
+from ppl_vae.diagnostics import compare
+from ppl_vae.inference import exact, guide, natural, nuts
+from ppl_vae.models import Skills
+from ppl_vae.program.pair import Pair
+from tests.models.skills.seasons import season
+
+
+def fitted(name: str, model: Any, data: Any, **options: Any) -> tuple[Pair, Any]:
+    pair = Pair(model, model.guides[name](model, *data))
+    return pair, natural.fit(pair, *data, progress=False, **options)
+
+
+def test_of_scores_the_joint_guide_is_the_posterior_and_its_bound_the_evidence() -> None:
+    games = season(40, 5, size=2, dates=6, scores="real")
+    options = {"outcome": "score", "drift": "1", "home": True, "skill_sd": 1.0, "drift_sd": 0.4}
+    model = Skills.from_data(games, **options)
+    data = games.tensors(torch.float64, "score")
+    pair, fit = fitted("sparse-precision", model, data, train="both")
+    assert fit.final.value == pytest.approx(exact.log_evidence(model, *data).total, abs=1e-6)
+    truth, found = model.exact_posterior(*data)["skill"], pair.guide.posterior(*data)[1]
+    torch.testing.assert_close(found.mean, truth.mean, atol=1e-6, rtol=0.0)
+    torch.testing.assert_close(found.variance, truth.variance, rtol=1e-6, atol=0.0)
+    # The performances' sd was learnt: log p(x) is as large there as it gets.
+    leaf = model.log_performance_sd
+    values = []
+    for step in (-1e-3, 0.0, 1e-3):
+        with torch.no_grad():
+            leaf.add_(step)
+            values.append(float(model.exact_log_evidence(*data)))
+            leaf.sub_(step)
+    slope = (values[2] - values[0]) / 2e-3
+    bend = (values[0] + values[2] - 2 * values[1]) / 1e-6
+    assert bend < 0
+    assert abs(slope) < 0.05 * abs(bend)
+
+
+def test_nuts_agrees_with_the_joint_guide_and_chains_apart_are_too_sure(oracles: ModuleType) -> None:
+    """What players share is not in guides that take them for independent: single skills are too narrow."""
+    games = season(40, 4, dates=3, seed=5)
+    model = Skills.from_data(
+        games, draws=True, drift="1", skill_sd=1.5, drift_sd=0.3, margin=0.5, performance_sd=0.7
+    )
+    data = games.tensors(torch.float64)
+    truth = nuts.sample(model, *data, num_draws=200, warmup=150, chains=2, seed=1, progress=False)
+    answers = {
+        name: guide.draws(fitted(name, model, data)[0], *data, num_draws=4000, seed=2)
+        for name in ("markov", "sparse-precision")
+    }
+    table = compare(answers, reference=truth, identifiable=model.reported).table.set_index("answer")
+    limit = oracles.z_limit(2 * len(table))
+    joint, apart = table.loc["sparse-precision"], table.loc["markov"]
+    # A normal is not the posterior of wins and draws: a tenth of an sd is what that costs at most here.
+    assert (joint["mean_error_in_sd"].abs() < 0.1 + limit * joint["mean_error_mcse"]).all()
+    assert ((joint["sd_ratio"] - 1).abs() < 0.1 + limit * joint["sd_ratio_mcse"]).all()
+    single = apart[apart["name"].str.startswith("player_skill")]
+    assert (single["sd_ratio"] + limit * single["sd_ratio_mcse"] < 1).any()
+    sds = {name: model.reported(answer.draws)["player_skill"].std() for name, answer in answers.items()}
+    assert float(sds["markov"] / sds["sparse-precision"]) < 0.95
+
+
+def test_a_season_becomes_a_run_with_its_numbers_learnt(tmp_path: Path) -> None:
+    games = season(40, 5, dates=300)
+    run = ppl_vae.fit(
+        "skills",
+        games.dataset,
+        draws=True,
+        drift="1y",
+        home=True,
+        method="natural",
+        out=tmp_path / "run",
+        progress=False,
+    )
+    assert run.fit.method == "natural gradients"
+    assert run.fit.converged
+    again = ppl_vae.load(tmp_path / "run")
+    assert again.model.numbers == run.model.numbers
+    assert {*run.model.numbers} == {"skill_sd", "performance_sd", "drift_sd", "margin"}
+    assert run.model.numbers["margin"] != pytest.approx(
+        Skills.from_data(games, draws=True, drift="1y").numbers["margin"]
+    )
+    simulated = again.export("samples")["outcome"].to_numpy()
+    assert {*np.unique(simulated)} <= {0.0, 1.0}
