@@ -16,6 +16,7 @@ from ppl_vae.diagnostics.verdict.checks.modes import modes
 from ppl_vae.diagnostics.verdict.checks.parameters import parameters, summed, unbounded
 from ppl_vae.diagnostics.verdict.checks.points import points
 from ppl_vae.diagnostics.verdict.checks.prediction import prediction
+from ppl_vae.diagnostics.verdict.checks.proper import proper
 from ppl_vae.diagnostics.verdict.checks.reference import reference
 from ppl_vae.diagnostics.verdict.checks.response import response
 from ppl_vae.diagnostics.verdict.checks.reweighted import reweighted
@@ -32,6 +33,7 @@ CHECKS = (
     Listed("weights", weights, "loops"),
     Listed("evidence", gap, "itself"),
     Listed("family", best_of_family, "loops"),
+    Listed("family", proper, "loops"),
     Listed("draws", draws, "loops", decides=True),
     Listed("draws", reweighted),
     Listed("reference", reference, "itself"),

@@ -103,6 +103,31 @@ def test_a_check_of_a_guide_that_is_there_says_that_none_can_be_right() -> None:
     assert "a and b move away together" in found.findings[0].sentence
 
 
+def student(*names: str) -> Program:
+    def guide(y: Tensor) -> None:
+        for name in names:
+            pyro.sample(name, dist.StudentT(y.new_tensor(5.0), 0.0, 1.0))
+
+    return guide
+
+
+def held(y: Tensor) -> None:
+    pyro.sample("y", dist.Normal(flat("a"), 1.0).expand([len(y)]).to_event(1), obs=y)
+
+
+@pytest.mark.parametrize(
+    ("model", "names", "said"), [(summed, "ab", "a and b move away"), (separated, "cb", "b moves away")]
+)
+def test_so_does_one_of_a_guide_that_is_no_normal(model: Program, names: str, said: str) -> None:
+    alone = [each for each in CHECKS if each.name == "family"]
+    found = check_pair(Pair(model, student(*names)), Y, checks=alone, budget=900.0, progress=False)
+    assert (found.verdict, found.decision.criterion) == ("do not trust", "improper")
+    assert found.advice == "proper priors"
+    assert said in found.findings[0].sentence
+    # A flat prior whose latent the data hold is no fault.
+    assert check_pair(Pair(held, student("a")), Y, checks=alone, progress=False).findings == ()
+
+
 @contextmanager
 def standing(model: Program) -> Iterator[tuple[Target, Gaussian]]:
     """A density, and independent normals about 0 on its vector."""
