@@ -274,12 +274,12 @@ class _Pattern:
     """Which places of a game are shared.
 
     Attributes:
-        ahead: how many sides have each place but the last, from the best; nothing where each has one.
+        groups: how many sides have each place, from the best; nothing where no place but the last is shared.
         shared: whether the last place is shared.
         missing: whether sides are missing, which come after all others.
     """
 
-    ahead: tuple[int, ...] = ()
+    groups: tuple[int, ...] = ()
     shared: bool = False
     missing: bool = False
 
@@ -287,9 +287,19 @@ class _Pattern:
     def of(cls, places: Sequence[float]) -> "_Pattern":
         """That of a game's places."""
         there = sorted(place for place in places if not math.isnan(place))
-        sizes = [len(list(group)) for _, group in itertools.groupby(there)]
-        ahead = tuple(sizes[:-1]) if max(sizes[:-1], default=1) > 1 else ()
-        return cls(ahead, sizes[-1] > 1, len(there) < len(places))
+        groups = tuple(len(list(group)) for _, group in itertools.groupby(there))
+        ahead = groups if max(groups[:-1], default=1) > 1 else ()
+        return cls(ahead, groups[-1] > 1, len(there) < len(places))
+
+    @property
+    def ahead(self) -> tuple[int, ...]:
+        """How many sides have each place but the last."""
+        return self.groups[:-1]
+
+    @property
+    def backwards(self) -> "_Pattern":
+        """That of the same game from its end."""
+        return _Pattern(self.groups[::-1], self.groups[0] > 1, self.missing)
 
 
 def _two(location: Tensor, scale: Tensor, margin: Margin, places: Tensor, rules: _Rules) -> Tensor:
@@ -311,8 +321,11 @@ def _rows(
     """log P of games that share places in one pattern."""
     if rules.ties == "draw" and (pattern.ahead or pattern.shared):
         return _drawn(location, scale, margin, places, rules)
+    if rules.link == "probit" and _num_orders(pattern.ahead) > _num_orders(pattern.groups[1:]):
+        # Normal performances are as likely from the other end, where more sides share the last place.
+        location, places, pattern = -location, -places, pattern.backwards
     location, scale, place = _sorted(location, scale, margin, places)
-    worst = place.masked_fill(place.isinf(), -1.0).amax(-1, keepdim=True)
+    worst = place.masked_fill(place.isinf(), -math.inf).amax(-1, keepdim=True)
     last = place >= worst if pattern.shared or pattern.missing else None
     orders = _orders(pattern.ahead, location.shape[-1], location.device)
     if orders is not None:
@@ -376,10 +389,14 @@ def _of_games(margin: Margin, games: list[int]) -> Margin:
     return margin[:, games] if isinstance(margin, Tensor) else margin
 
 
+def _num_orders(pattern: tuple[int, ...]) -> int:
+    return math.prod(math.factorial(size) for size in pattern)
+
+
 @lru_cache
 def _orders(pattern: tuple[int, ...], sides: int, device: torch.device) -> Tensor | None:
     """Every order of the sides that agrees with the places, shape (orders, K); None for one."""
-    count = math.prod(math.factorial(size) for size in pattern)
+    count = _num_orders(pattern)
     if count == 1:
         return None
     if count > MOST_ORDERS:

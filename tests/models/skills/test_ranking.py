@@ -200,6 +200,18 @@ def test_one_winner_is_an_integral_of_products() -> None:
         assert float(found) == pytest.approx(integrate.quad(chance, -12, 12, limit=200)[0], abs=1e-8)
 
 
+def test_one_loser_is_one_winner_from_the_other_end() -> None:
+    u, c = _drawn(9, 1.0, seed=2)
+    lost = torch.eye(9).double()
+    log_p = Ranking(u.expand(9, 9), c, 0.3, panels=num_panels(9, 1.7)).log_prob(lost)
+    won = Ranking(-u.expand(9, 9), c, 0.3, panels=num_panels(9, 1.7)).log_prob(1 - lost)
+    torch.testing.assert_close(log_p, won, rtol=0, atol=1e-12)
+    padded = torch.cat([lost, torch.full((9, 1), NAN)], 1)
+    wide = torch.cat([u, u[:, :1]], 1).expand(9, 10), torch.cat([c, c[:, :1]], 1)
+    found = Ranking(*wide, 0.3, panels=num_panels(9, 1.7)).log_prob(padded)
+    torch.testing.assert_close(found, won, rtol=0, atol=1e-9)
+
+
 def test_permutations_of_sides_and_games_change_nothing() -> None:
     torch.manual_seed(2)
     games, sides, number = 9, 5, [2, 5, 3, 5, 4, 5, 2, 3, 5]
@@ -378,6 +390,6 @@ def test_what_cannot_be_computed_is_refused() -> None:
     with pytest.raises(InputError, match="draws of more than two sides are those of probit performances"):
         Ranking(u[:, :3], 1.0, 0.2, link="gumbel", ties="draw").log_prob(_double([[0, 0, 1]]))
     with pytest.raises(
-        InputError, match="9 sides that share a place before the last, in 362,880 possible orders"
+        InputError, match="8 sides that share a place before the last, in 40,320 possible orders"
     ):
-        Ranking(u).log_prob(_double([[0] * 9 + [1]]))
+        Ranking(u).log_prob(_double([[0] + [1] * 8 + [2]]))
