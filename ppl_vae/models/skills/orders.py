@@ -33,9 +33,11 @@ __all__ = ["isotonic_means", "log_orders", "num_panels", "order_moments"]
 NODES = 16
 # Panels reach this many standard deviations to either side of the mode: beyond are 1e-12 of the mass.
 SPAN = 7.0
-# Tilts over half a panel that have matrices: a rest of two does no harm. The largest are of orders that are
-# wrong by a thousand standard deviations.
+# Tilts that have matrices, in units of one over the largest standard deviation: a rest of two does no harm.
+# The largest are of orders that are wrong by a thousand of them.
 STEP, LEVELS = 4.0, 256
+# How many times too few panels may be before an answer is refused: it may be off by 1e-6 nats then.
+TOO_FEW = 2.2
 LOG_SQRT_TWO_PI = 0.5 * math.log(2 * math.pi)
 TINY = 1e-300
 # Numbers of (games, sides, points) that are worked on together: what stays in the cache; but a graph, which
@@ -74,7 +76,8 @@ def log_orders(
     """log P(p_1 > p_2 > … > p_K), in nats, shape (rows,); differentiable in location and scale.
 
     To 1e-8 nats where it is above −10³, and to a part in 10⁸ below. An order that is wrong by more than some
-    hundred standard deviations (a log P below about −10⁵) is refused: it has −∞, and no gradient.
+    hundred standard deviations (a log P below about −10⁵) is refused: it has −∞, and no gradient. So is one of
+    sides whose scales differ so much that there are too few panels.
 
     Args:
         location, scale: of the performances, best first, shape (rows, K), float64.
@@ -178,7 +181,7 @@ def _rules(panels: int, device: torch.device) -> _Rules:
     apart = nodes[:, None] - nodes + np.eye(NODES)
     barycentric = 1 / (apart.prod(1) * (at[..., None] - nodes))
     lagrange = barycentric / barycentric.sum(-1, keepdims=True)
-    tilts = (np.arange(LEVELS) * STEP)[:, None, None]
+    tilts = (np.arange(LEVELS) * STEP * SPAN / (panels - 1))[:, None, None]
     inner = np.einsum("kiq,iqj->kij", np.exp(-tilts * (ends[:, None] - at)) * half * fine_weights, lagrange)
     gap = np.arange(panels + 1)[:, None] - 1 - np.arange(panels)
     carry = np.where(gap >= 0, np.exp(-2 * tilts * np.maximum(gap, 0)), 0.0)
@@ -209,11 +212,12 @@ class _Chain:
         self.rules = _rules(panels, location.device)
         with torch.no_grad():
             self.mode = isotonic_means(location, scale.pow(-2))
-            self.half = SPAN * scale.amax(-1, keepdim=True) / (panels - 1)
+            self.widest = scale.amax(-1, keepdim=True)
             pressure = ((self.mode - location) / scale.square()).cumsum(-1)
-            level = (pressure * self.half / STEP).round().clamp_min(0)[:, :-1]
-            # Harder than the hardest tilt: these are answered apart, as if in order, so that nothing is NaN.
-            self.absurd = (level >= LEVELS).any(-1, keepdim=True)
+            level = (pressure * self.widest / STEP).round().clamp_min(0)[:, :-1]
+            # These are answered apart, as if in order, so that nothing is NaN.
+            needed = num_panels(location.shape[-1]) * self.widest / scale.amin(-1, keepdim=True)
+            self.absurd = (level >= LEVELS).any(-1, keepdim=True) | (needed > TOO_FEW * panels)
         self.location = torch.where(self.absurd, self.mode, location)
         with torch.no_grad():
             self._place_windows(level.masked_fill(self.absurd, 0.0))
@@ -225,9 +229,11 @@ class _Chain:
 
     def _place_windows(self, level: Tensor) -> None:
         """Tilts and panels: what is chosen and carries no gradient."""
-        panels, width = self.panels, 2 * self.half
+        panels = self.panels
+        self.half = SPAN * self.widest / (panels - 1)
+        width = 2 * self.half
         level = torch.nn.functional.pad(level, (0, 1))
-        self.level, self.pressure = level.long(), level * STEP / self.half
+        self.level, self.pressure = level.long(), level * STEP / self.widest
         self.tilt = torch.diff(self.pressure, dim=-1, prepend=torch.zeros_like(level[:, :1]))
         self.height = ((self.mode - self.location) / self.scale).square() / 2
         panel = ((self.mode - self.mode[:, -1:]) / width).round()

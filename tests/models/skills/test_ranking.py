@@ -42,7 +42,8 @@ def _weak(sides: int) -> Tensor:
 
 def _fine_grid(location: np.ndarray, scale: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
     """log P(p_1 > … > p_K), means and sds given it, by Simpson's rule on 80,000 points; P may be 1e-250."""
-    x = np.linspace(location.min() - 9, location.max() + 9, 80_001)
+    edge = 9 * scale.max()
+    x = np.linspace(location.min() - edge, location.max() + edge, 80_001)
     density = stats.norm.pdf(x, location[:, None], scale[:, None])
 
     def upto(f: np.ndarray) -> np.ndarray:
@@ -140,6 +141,17 @@ def test_many_equal_sides_are_one_order_of_many(sides: int) -> None:
     # The largest of n: the integral of x n φ Φ^(n − 1).
     top = integrate.quad(lambda x: x * sides * stats.norm.pdf(x) * stats.norm.cdf(x) ** (sides - 1), -8, 9)[0]
     assert float(mean[0, 0]) == pytest.approx(top, abs=1e-7)
+
+
+def test_scales_that_differ_take_more_panels_or_are_refused() -> None:
+    u, c = np.array([1.0, 3.0, -4.0, 2.0, 9.0]), np.array([1.0, 5.0, 0.8, 8.0, 1.3])
+    log_p, mean, sd = _fine_grid(u, c)
+    inputs = _double(u[None]), _double(c[None])
+    found, means, variances = order_moments(*inputs, num_panels(5, 10.0))
+    np.testing.assert_allclose(found, log_p, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(means[0], mean, rtol=0, atol=1e-8)
+    np.testing.assert_allclose(variances[0].sqrt(), sd, rtol=0, atol=1e-8)
+    assert float(log_orders(*inputs)) == -math.inf
 
 
 def test_two_sides_are_a_duel() -> None:
