@@ -23,13 +23,14 @@ from ppl_vae.base.progress import stage
 from ppl_vae.guides.chain_normal import chains_of
 from ppl_vae.inference.fitting import quadrature, svi
 from ppl_vae.inference.fitting.autoguides import family_of, is_gaussian
+from ppl_vae.inference.fitting.ep_factors import is_for
 from ppl_vae.inference.fitting.ep_guides import holds
 from ppl_vae.inference.fitting.gaussian_fit import GaussianKeywords
 from ppl_vae.inference.fitting.options import FitKeywords, FitOptions, MethodName
 from ppl_vae.inference.fitting.parts import held_out_mean
 from ppl_vae.inference.fitting.proper import Improper
 from ppl_vae.inference.fitting.svi import Fit
-from ppl_vae.program.abilities import HasEM, LinearFactors, RankingFactors
+from ppl_vae.program.abilities import HasEM
 from ppl_vae.program.pair import Pair
 from ppl_vae.program.probe import check_data, in_pyros_words
 from ppl_vae.program.problem import Problem
@@ -121,7 +122,8 @@ class Facts:
 def choose(facts: Facts) -> Choice:
     """The method for a pair of which these facts are known."""
     if facts.linear and not facts.only_svi:
-        return Choice("natural", f"{facts}, of a model of linear predictors, by quadrature", ("svi",))
+        others: tuple[Method, ...] = ("svi",) if refused("ep", facts) else ("ep", "svi")
+        return Choice("natural", f"{facts}, of a model of linear predictors, by quadrature", others)
     if obstacle := _obstacle(facts):
         return Choice("svi", obstacle, () if refused("em", facts) else ("em",))
     second_order: tuple[Method, ...] = ("natural", "deterministic")
@@ -203,7 +205,7 @@ def facts_of(pair: Pair, *data: Any, options: FitOptions, only_svi: str = "", se
         only_svi=only_svi,
         model=type(pair.model).__name__ if isinstance(pair.model, nn.Module) else "the model",
         has_em=isinstance(pair.model, HasEM),
-        has_ep=isinstance(pair.model, LinearFactors | RankingFactors) and holds(pair.guide),
+        has_ep=is_for(pair.model) and holds(pair.guide),
         held=options.train == "guide",
     )
     linear = quadrature.fits(pair)

@@ -18,7 +18,8 @@ from torch import Tensor
 from ppl_vae.base.arguments import check_real, check_whole
 from ppl_vae.base.progress import progress_bar
 from ppl_vae.base.threads import SMALL_WORK, one_thread
-from ppl_vae.inference.evidence.elbo import elbo
+from ppl_vae.inference.evidence.elbo import ELBO, elbo
+from ppl_vae.inference.fitting import quadrature
 from ppl_vae.inference.fitting.ep_factors import factors_of
 from ppl_vae.inference.fitting.ep_guides import check_guide, write
 from ppl_vae.inference.fitting.ep_learning import learn
@@ -49,8 +50,8 @@ def fit(
     answer, whether they have one state each (Herbrich et al. 2006) or many, through time (Dangauthier et al.
     2007). Factors of one predictor are matched in closed form where the model knows it (`TiltedFactors`),
     else by quadrature; rankings of whole games by their exact marginal moments (`RankingFactors`), which
-    those authors iterate for within the game. Nothing is random but the draws of the last ELBO, and the order
-    of data changes nothing.
+    those authors iterate for within the game. Nothing is random but the draws of rankings' last ELBO, and the
+    order of data changes nothing.
 
     Args:
         pair: a model with the ability `LinearFactors` or `RankingFactors`, and Pyro's ``AutoNormal`` where
@@ -64,7 +65,7 @@ def fit(
         num_nodes: nodes of the Gauss–Hermite rule, where moments are not known in closed form.
         train: "both" to learn the model's parameters as well, by EP's estimate of log p(x) (`ep_learning`);
             otherwise they are held.
-        seed: of the draws of the last ELBO.
+        seed: of the draws of rankings' last ELBO.
         progress: whether to show a progress bar on a terminal.
 
     Returns:
@@ -77,9 +78,9 @@ def fit(
     """
     _check_arguments(tolerance, max_steps, damping, num_nodes)
     begun = time.perf_counter()
-    site, factors = factors_of(pair.model, *data, num_nodes=num_nodes)
+    factors = factors_of(pair.model, *data, num_nodes=num_nodes)
     pair.initialise(*data, seed=seed)
-    check_guide(pair.guide, site, factors.chains)
+    check_guide(pair.guide, factors)
     leaves = _learnt(pair) if train == "both" else {}
     start, learnt = None, ""
     with (
@@ -93,12 +94,11 @@ def fit(
             factors, start=start, tolerance=tolerance, max_steps=max_steps, damping=damping,
             seen=lambda value, change: advance(1, f"log p(x) ≈ {value:.4f}, change {change:.1g}"),
         )  # fmt: skip
-    write(pair.guide, site, factors.chains, found)
-    num_particles = final_particles(Problem.of(pair, *data).layout, late=False)
+    write(pair, factors, found)
     return Fit(
         elbo=np.asarray(found.log_evidence),
         held_out=np.empty((0, 2)),
-        final=elbo(pair, *data, num_particles=num_particles, seed=seed),
+        final=_bound(pair, data, seed),
         steps=len(found.log_evidence),
         seconds=time.perf_counter() - begun,
         converged=found.converged,
@@ -108,6 +108,14 @@ def fit(
         method=NAME,
         estimate=EvidenceEstimate(found.log_evidence[-1], NAME),
     )
+
+
+def _bound(pair: Pair, data: tuple[Any, ...], seed: int) -> ELBO:
+    """The guide's ELBO, by quadrature where that goes."""
+    if quadrature.fits(pair):
+        return quadrature.quadrature_elbo(pair, *data)
+    num_particles = final_particles(Problem.of(pair, *data).layout, late=False)
+    return elbo(pair, *data, num_particles=num_particles, seed=seed)
 
 
 def _learnt(pair: Pair) -> dict[str, Tensor]:

@@ -10,19 +10,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ppl_vae.base.errors import InputError
+from ppl_vae.base.errors import InputError, listed
 from ppl_vae.inference.fitting.ep_steps import Factors
+from ppl_vae.inference.fitting.linear_factors import meeting_of
 from ppl_vae.inference.fitting.tilted import Quadrature
 from ppl_vae.program.abilities import LinearFactors, RankingFactors, Tilted, TiltedFactors
+from ppl_vae.program.chains import Chains
 from ppl_vae.program.design import Design
+from ppl_vae.program.pairwise import as_linear
 from ppl_vae.program.probe import check_data
 
-__all__ = ["factors_of"]
+__all__ = ["factors_of", "is_for"]
+
+
+def is_for(model: Any) -> bool:
+    """Whether a model has factors that `factors_of` knows."""
+    return as_linear(model) is not None or isinstance(model, RankingFactors)
 
 
 @torch.no_grad()
-def factors_of(model: Any, *data: Any, num_nodes: int) -> tuple[str, Factors]:
-    """A model's latent site, and its factors.
+def factors_of(model: Any, *data: Any, num_nodes: int) -> Factors:
+    """A model's factors.
 
     Args:
         model: with the ability `LinearFactors` or `RankingFactors`.
@@ -30,29 +38,32 @@ def factors_of(model: Any, *data: Any, num_nodes: int) -> tuple[str, Factors]:
         num_nodes: nodes of the quadrature, where moments are not known in closed form.
 
     Raises:
-        InputError: for a model without these abilities, data that it does not take, or a row without a state.
+        InputError: for a model without these abilities, data that it does not take, a row without a state, or
+            of two of the same chain.
     """
-    if not isinstance(model, LinearFactors | RankingFactors):
+    linear = as_linear(model)
+    if linear is None and not isinstance(model, RankingFactors):
         raise InputError(
             f"{type(model).__name__} has no linear factors of Gaussian chains, which expectation propagation "
             "is for; take svi.fit"
         )
     check_data(model, *data)
-    site, chains = model.normal_prior()
-    chains = chains.detach()
     if isinstance(model, RankingFactors) and (ranked := model.rankings(*data)) is not None:
-        design, sizes = ranked
-        moments = model.ranking_moments
-        plain = _plain(design, chains.num_states)
-        return site, Factors(chains, plain, sizes.cpu(), lambda mean, var: moments(mean, var, *data))
-    if not isinstance(model, LinearFactors):
+        site, chains = model.normal_prior()
+        (design, sizes), moments = ranked, model.ranking_moments
+        chains = chains.detach()
+        plain = _plain(design, chains)
+        return Factors(site, chains, plain, sizes.cpu(), lambda mean, var: moments(mean, var, *data))
+    if linear is None:
         raise InputError(f"{type(model).__name__} has neither rankings nor linear factors for these data")
-    design = _plain(model.rows(*data), chains.num_states)
+    site, chains = linear.normal_prior()
+    chains = chains.detach()
+    design = _plain(linear.rows(*data), chains)
     powers = design.count
     # Equal rows are copies, with sites of their own; what rows count is a power of their likelihood.
     design = design.merged() if powers is None else replace(design, count=None)
-    rule = Quadrature(_log_likelihood(model, design, powers), num_nodes)
-    return site, Factors(chains, design, None, _tilted(model, design, rule, powers is None), rule)
+    rule = Quadrature(_log_likelihood(linear, design, powers), num_nodes)
+    return Factors(site, chains, design, None, _tilted(linear, design, rule, powers is None), rule)
 
 
 def _log_likelihood(
@@ -77,24 +88,31 @@ def _tilted(
     return lambda mean, var: closed(mean, var, *design.observed) or rule(mean, var)
 
 
-def _plain(design: Design, num_states: int) -> Design:
+def _plain(design: Design, chains: Chains) -> Design:
     """The same on the processor, in float64, with every state of a row once."""
     from scipy.sparse import csr_array
 
-    design.check(num_states)
+    design.check(chains.num_states)
     pointer, column, value = (part.cpu() for part in (design.pointer, design.column, design.value.double()))
-    parts = [part.numpy().copy() for part in (value, column, pointer)]
-    matrix = csr_array(tuple(parts), shape=(design.num_rows, num_states))
+    matrix = csr_array(design.csr(chains.num_states), copy=True)
     matrix.sum_duplicates()
-    empty = np.flatnonzero(abs(matrix).sum(1) == 0)
+    matrix.eliminate_zeros()
+    empty = np.flatnonzero(np.diff(matrix.indptr) == 0)
     if len(empty):
         raise InputError(f"row {empty[0]} of the design matrix reads no state, or in all none of it")
     if matrix.nnz < len(column):
-        pointer, column, value = (
-            torch.from_numpy(np.asarray(part, kind))
-            for part, kind in ((matrix.indptr, np.int64), (matrix.indices, np.int64), (matrix.data, float))
+        pointer, column = (
+            torch.from_numpy(part.astype(np.int64)) for part in (matrix.indptr, matrix.indices)
         )
-    observed = tuple(part.cpu() for part in design.observed)
-    return Design(
-        pointer, column, value, observed, None if design.count is None else design.count.cpu().double()
-    )
+        value = torch.from_numpy(matrix.data.astype(np.float64))
+    count = None if design.count is None else design.count.cpu().double()
+    seen = (part.cpu() for part in design.observed)
+    observed = tuple(part.double() if part.is_floating_point() else part for part in seen)
+    found = Design(pointer, column, value, observed, count)
+    if (meeting := meeting_of(found, chains)) is not None:
+        row, states = meeting
+        raise InputError(
+            f"row {row} of the design matrix reads the states {listed(states)}, of which two are of the same "
+            "chain; expectation propagation needs a chain at most once in a row"
+        )
+    return found

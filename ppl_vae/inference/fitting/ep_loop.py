@@ -12,8 +12,9 @@ from ppl_vae.program.chains import Smoother
 
 __all__ = ["Propagated", "propagate"]
 
-# Steps that do not come nearer in a row, after which they are halved, and the shortest.
-PATIENCE, SHORTEST = 2, 1 / 32
+# Steps in a row that come no nearer, after which they are halved; that come nearer, after which they are
+# doubled, but to no length that was halved twice; and the shortest.
+PATIENCE, TRUST, SHORTEST = 2, 3, 1 / 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,15 +60,16 @@ def propagate(
     Raises:
         InputError: where a step gives no numbers.
     """
-    sites, length = start or Sites.none(factors), 1.0 - damping
+    sites, pace = start or Sites.none(factors), _Pace(1.0 - damping)
     values: list[float] = []
-    least, worse, variance = math.inf, 0, None
+    variance = None
     for _ in range(max_steps):
+        length = pace.length
         done = step(factors, sites, length)
         if not math.isfinite(done.change) or not math.isfinite(done.log_evidence):
             raise InputError(
-                "expectation propagation comes to no numbers: a factor has no finite integral under the "
-                "states' cavities"
+                "expectation propagation comes to no numbers: factors have no finite integrals, or it runs "
+                "away, as it may where they are not log-concave"
             )
         moved = 1.0 if variance is None else float((done.variance / variance).log().abs().max()) / length
         change, variance, sites = max(done.change, moved), done.variance, done.sites
@@ -75,8 +77,24 @@ def propagate(
         seen(done.log_evidence, change)
         if change <= tolerance:
             break
-        worse = worse + 1 if change >= least else 0
-        least = min(least, change)
-        if worse >= PATIENCE and length > SHORTEST:
-            length, worse = length / 2, 0
+        pace.saw(change)
     return Propagated(sites, sites.smoother(factors), tuple(values), change, change <= tolerance, length)
+
+
+class _Pace:
+    """How long steps are: halved where they come no nearer, and doubled where they do."""
+
+    def __init__(self, longest: float) -> None:
+        self.length = self.longest = longest
+        self.last, self.worse, self.better = math.inf, 0, 0
+        self.halved: dict[float, int] = {}
+
+    def saw(self, change: float) -> None:
+        """Note what a whole step would have changed."""
+        nearer, self.last = change < self.last, change
+        self.worse, self.better = (0, self.better + 1) if nearer else (self.worse + 1, 0)
+        if self.worse >= PATIENCE and self.length > SHORTEST:
+            self.halved[self.length] = self.halved.get(self.length, 0) + 1
+            self.length, self.worse = self.length / 2, 0
+        elif self.better >= TRUST and self.length < self.longest and self.halved[2 * self.length] < 2:
+            self.length, self.better = 2 * self.length, 0

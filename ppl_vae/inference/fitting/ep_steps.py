@@ -48,6 +48,7 @@ from ppl_vae.inference.fitting.tilted import Quadrature
 from ppl_vae.program.abilities import Tilted
 from ppl_vae.program.chains import Chains, Smoother
 from ppl_vae.program.design import Design
+from ppl_vae.program.solving import conjugate_gradients
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -68,6 +69,7 @@ class Factors:
     """A, the prior, and the factors' integrals.
 
     Attributes:
+        site: the latent site.
         chains: the prior of the N states, in float64 without gradients.
         design: A in float64; a row has at least one state, and each once. It counts copies of a row, which
             have sites of their own, all alike.
@@ -76,6 +78,7 @@ class Factors:
         rule: the quadrature of factors of one row, for derivatives in what ℓ depends on; None of others.
     """
 
+    site: str
     chains: Chains
     design: Design
     sizes: Tensor | None
@@ -85,10 +88,7 @@ class Factors:
     @cached_property
     def matrix(self) -> csr_array:
         """A, shape (R, N)."""
-        from scipy.sparse import csr_array
-
-        parts = (part.numpy() for part in (self.design.value, self.design.column, self.design.pointer))
-        return csr_array(tuple(parts), shape=(self.design.num_rows, self.chains.num_states))
+        return self.design.csr(self.chains.num_states)
 
     @cached_property
     def counted(self) -> csr_array:
@@ -276,7 +276,9 @@ class _Linear:
         def system(x: Tensor) -> Tensor:
             return chains.precision_times(x) + factors.gathered(self.times(factors.predictors(x)))
 
-        return _conjugate_gradients(system, preconditioner.solve, right)
+        return conjugate_gradients(
+            system, right, preconditioner.solve, tolerance=SOLVER_TOLERANCE, most=SOLVER_ITERATIONS
+        )
 
 
 def _closed(curvature: Tensor, spread: Tensor, starts: np.ndarray, sizes: Tensor) -> Tensor:
@@ -298,22 +300,3 @@ def _sums(values: Tensor, starts: np.ndarray) -> Tensor:
 
 def _repeat(of_factors: Tensor, sizes: Tensor) -> Tensor:
     return torch.repeat_interleave(of_factors, sizes)
-
-
-def _conjugate_gradients(
-    system: Callable[[Tensor], Tensor], precondition: Callable[[Tensor], Tensor], right: Tensor
-) -> Tensor:
-    found, residual = torch.zeros_like(right), right.clone()
-    scaled = precondition(residual)
-    direction, product = scaled, residual @ scaled
-    enough = SOLVER_TOLERANCE**2 * product
-    for _ in range(SOLVER_ITERATIONS):
-        if product <= enough:
-            break
-        image = system(direction)
-        length = product / (direction @ image)
-        found, residual = found + length * direction, residual - length * image
-        scaled = precondition(residual)
-        new = residual @ scaled
-        direction, product = scaled + (new / product) * direction, new
-    return found

@@ -26,7 +26,7 @@ from ppl_vae.program.abilities import LinearFactors
 from ppl_vae.program.chains import Chains
 from ppl_vae.program.design import Design
 
-__all__ = ["Expected", "Factors", "hermite_rule"]
+__all__ = ["Expected", "Factors", "hermite_rule", "meeting_of"]
 
 # Rows times nodes at once: bounds the memory, and stays within a core's cache.
 CHUNK = 2**17
@@ -91,7 +91,7 @@ class Factors:
         design.check(chains.num_states)
         if not design.num_rows:
             raise InputError("the design matrix has no rows: there are no data to fit")
-        meeting = _meeting(design, chains)
+        meeting = meeting_of(design, chains)
         design = _plain(design.merged())
         matrix = design.csr(chains.num_states)
         squares = csr_array((matrix.data**2, matrix.indices, matrix.indptr), shape=matrix.shape)
@@ -162,7 +162,7 @@ class Factors:
             yield here, tuple(part[here] for part in self.design.observed)
 
 
-def _meeting(design: Design, chains: Chains) -> tuple[int, list[int]] | None:
+def meeting_of(design: Design, chains: Chains) -> tuple[int, list[int]] | None:
     """The first row that reads two states of one chain, and its states; None where none does."""
     offsets = torch.tensor(chains.rounds)
     chain, there = design.column.cpu(), design.value.detach().cpu() != 0

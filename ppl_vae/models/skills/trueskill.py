@@ -21,11 +21,12 @@ from ppl_vae.data.games import Games
 from ppl_vae.data.inputs import DUELS, Input
 from ppl_vae.models.base import DataType, FitDefaults, Unit, one_of
 from ppl_vae.models.likelihoods.probit import BernoulliProbit
+from ppl_vae.models.skills.duel_moments import probit_moments
 from ppl_vae.models.skills.duel_outlook import DuelOutlook
 from ppl_vae.models.skills.duel_statistics import duel_statistics, wins_by_player
 from ppl_vae.models.skills.links import Duel
 from ppl_vae.models.skills.plane import skill_plane
-from ppl_vae.program.abilities import OwnStatistics
+from ppl_vae.program.abilities import OwnStatistics, Tilted
 from ppl_vae.program.chains import Chains
 from ppl_vae.program.design import Design
 from ppl_vae.program.shown import ViewContext
@@ -236,6 +237,12 @@ class TrueSkill(DuelOutlook, PyroModule):  # type: ignore[misc]
             len(players), link=self.link, skill_mean=self.skill_mean, skill_sd=self.skill_sd,
             dtype=self.prior_mean.dtype, players=tuple(players), **(own if self.link == "probit" else {}),
         )  # fmt: skip
+
+    def tilted(self, mean: Tensor, variance: Tensor, outcome: Tensor) -> Tilted | None:
+        """See `TiltedFactors`: closed for the probit link."""
+        if self.link == "logistic":
+            return None
+        return probit_moments(mean, variance, outcome, math.sqrt(2) * self.performance_sd, self.draw_margin)
 
     def statistics(self, site: str, outcome: Tensor, players: Tensor) -> OwnStatistics | None:
         """What predictive checks look at: wins by player, and how far results are from a ranking."""

@@ -48,9 +48,9 @@ def test_the_gradient_is_that_of_differences(name):
     leaves = dict(model.named_parameters())
 
     def estimate() -> float:
-        return propagate(factors_of(model, *data, num_nodes=24)[1], tolerance=1e-10).log_evidence[-1]
+        return propagate(factors_of(model, *data, num_nodes=24), tolerance=1e-10).log_evidence[-1]
 
-    factors = factors_of(model, *data, num_nodes=24)[1]
+    factors = factors_of(model, *data, num_nodes=24)
     gradient = evidence_gradient(model, factors, propagate(factors, tolerance=1e-10), leaves)
     assert gradient.keys() == leaves.keys()
     for key, leaf in leaves.items():
@@ -75,7 +75,7 @@ def test_a_fit_learns_what_is_to_be_learnt():
     assert found.converged
     assert "parameters were learnt" in found.reason
     assert found.estimate.log_evidence > held.estimate.log_evidence
-    factors = factors_of(model, *data, num_nodes=24)[1]
+    factors = factors_of(model, *data, num_nodes=24)
     slope = evidence_gradient(model, factors, propagate(factors), dict(model.named_parameters()))
     assert abs(float(slope["log_skill_sd"])) < 0.02
 
