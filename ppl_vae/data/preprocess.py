@@ -18,7 +18,16 @@ from ppl_vae.data.dataset import Dataset, Variable
 from ppl_vae.data.matching import features_of
 from ppl_vae.data.rows import Floats, Integers, Rows, kind_of, split_variable
 
-__all__ = ["assign_split", "binarise", "dequantise", "dynamic_binarise", "grid_step", "split", "standardise"]
+__all__ = [
+    "NoGreys",
+    "assign_split",
+    "binarise",
+    "dequantise",
+    "dynamic_binarise",
+    "grid_step",
+    "split",
+    "standardise",
+]
 
 Data = TypeVar("Data", Rows, Dataset)
 
@@ -77,6 +86,10 @@ def standardise(data: Data, fit_on: Integers | None = None) -> Data:
     )
 
 
+class NoGreys(InputError):
+    """Values that cannot be binarised, for they are no probabilities."""
+
+
 def binarise(data: Data, how: Literal["static"], seed: int) -> Data:
     """Replace each grey value v by one draw of Bernoulli(v), the same for every later use.
 
@@ -96,7 +109,7 @@ def binarise(data: Data, how: Literal["static"], seed: int) -> Data:
     if how != "static":
         raise InputError(f"Rows cannot be binarised '{how}': 'static' is accepted here.")
     if rows.kind == "real":
-        raise InputError(
+        raise NoGreys(
             f"{rows.name} cannot be binarised: its values are not all in [0, 1], as probabilities are."
         )
     if np.isnan(rows.values.sum()):

@@ -173,7 +173,8 @@ def _learnt(names: Sequence[str], runs: Sequence[Run], data: str) -> list[str]:
         return []
     return [
         f"log p(x) of {', '.join(fitted)} is at parameters that were learnt from these rows, and is the "
-        "higher the more of them there are: compare such models on test rows (fit with --split, then --split test)"
+        "higher the more of them there are: compare such models on test rows (fit with --split, then "
+        "--split test)"
     ]
 
 

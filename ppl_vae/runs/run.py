@@ -19,6 +19,7 @@ from ppl_vae.data.dataset import Dataset
 from ppl_vae.data.games import Games
 from ppl_vae.data.named import load_dataset
 from ppl_vae.data.prepare import Prepared, PrepareKeywords, prepare
+from ppl_vae.data.preprocess import NoGreys
 from ppl_vae.data.readers import SUFFIXES
 from ppl_vae.data.rows import Rows
 from ppl_vae.guides.named import named_guide
@@ -26,6 +27,7 @@ from ppl_vae.inference.fitting.checkpoint import load_parameters
 from ppl_vae.inference.fitting.choice import settled
 from ppl_vae.inference.fitting.options import FitOptions
 from ppl_vae.models.base import FitDefaults, SuiteModel, defaults_of, inputs_of
+from ppl_vae.models.likelihoods.base import binarises, taking
 from ppl_vae.program.pair import Pair
 from ppl_vae.program.user_program import is_program
 from ppl_vae.runs.registry import find_model
@@ -88,7 +90,7 @@ class Run:
         chosen = find_model(settings.model)
         check_guide_name(chosen, settings.guide)
         raw = _loaded(settings, settings.data) if given is None else given
-        data = prepare(raw, inputs_of(chosen, settings.options), **_preparation(settings))
+        data = _prepared(raw, chosen, settings)
         with seeded(settings.seed):
             training = chosen.data_type.of(data.part("train"))
             model = chosen.from_data(training, settings.options)
@@ -255,6 +257,24 @@ def _declared(cls: type[Part_], usual: Mapping[str, Any], given: Mapping[str, An
 def _in_full(program: str) -> str:
     file, _, name = program.rpartition(":")
     return f"{Path(file).resolve()}:{name}"
+
+
+def _prepared(raw: Dataset, model: type[SuiteModel], settings: Settings) -> Prepared:
+    """The data as the model is given them.
+
+    Raises:
+        InputError: as `prepare` does; of reals for a likelihood of binary values, with those that take reals.
+    """
+    try:
+        return prepare(raw, inputs_of(model, settings.options), **_preparation(settings))
+    except NoGreys as error:
+        likelihood = getattr(settings.options, "likelihood", "")
+        if not binarises(likelihood):
+            raise
+        raise InputError(
+            f"{str(error).rstrip('.')}; a {likelihood} likelihood takes no other values: take --likelihood "
+            f"{taking('real')}"
+        ) from None
 
 
 def prepare_folder(folder: Path, settings: Settings, *, resume: bool, overwrite: bool) -> None:

@@ -37,6 +37,17 @@ BAD_FITS = {
     ),
     "games to a model of rows": (("ppca", "al-east-1987"), "rows of features"),
     "rows to a model of games": (("trueskill", "iris"), "games"),
+    "reals to a Bernoulli": (
+        ("vae", "iris"),
+        "iris cannot be binarised: its values are not all in [0, 1], as probabilities are; a bernoulli "
+        "likelihood takes no other values: take --likelihood gaussian, gaussian-fixed, gaussian-pixel, "
+        "gaussian-heteroscedastic, laplace, student-t",
+    ),
+    "reals to a conditional Bernoulli": (
+        ("conditional-vae", "iris", "--column", "condition=label"),
+        "take --likelihood gaussian, gaussian-fixed",
+    ),
+    "reals to a hierarchical Bernoulli": (("hierarchical-vae", "iris"), "take --likelihood gaussian, g"),
     "greys to a Bernoulli": (("vae", "digits", "--binarize", "none"), "gaussian"),
     "zero latent dimension": (("ppca", "iris", "--latent-dim", "0"), "at least 1"),
     "negative latent dimension": (("vae", "digits", "--latent-dim", "-1"), "at least 1"),
