@@ -6,6 +6,7 @@ from .dataset import (
 from .dataset import (
     Variable as Variable,
 )
+from .game_tables import read_games as read_games
 from .games import Games as Games
 from .named import (
     DatasetInfo as DatasetInfo,

@@ -44,16 +44,26 @@ def check_games(games: Games) -> None:
 
 
 def twice_in_a_game(games: Games) -> tuple[int, int] | None:
-    """The first game that a player is in twice, and who that is; None where there is none."""
+    """The first game that a player is in twice, and who that is; None where there is none.
+
+    Of games of more than two sides, only sides are looked at: several may have a car or an engine in common.
+    """
     if games.is_duels:
         same = games.player[::2] == games.player[1::2]
         game = int(same.argmax()) if same.any() else -1
         return None if game < 0 else (game, int(games.player[2 * game]))
-    game_of = np.repeat(np.arange(games.num_games), np.diff(games.entry_ptr[games.side_ptr]))
-    keys = game_of * games.num_players + games.player
+    number = games.num_players
+    # What must not meet is numbered by its side, or in a game of two sides by the game's first one.
+    group = np.arange(len(games.place))
+    first = np.repeat(games.side_ptr[:-1], games.sides)
+    group = np.where(np.repeat(games.sides == 2, games.sides), first, group)
+    keys = np.repeat(group, games.sizes) * number + games.player
     keys.sort()
     again = np.flatnonzero(keys[1:] == keys[:-1])
-    return None if not len(again) else divmod(int(keys[again[0]]), games.num_players)
+    if not len(again):
+        return None
+    side, who = divmod(int(keys[again[0]]), number)
+    return _game_of(games, side), who
 
 
 def _check_lengths(games: Games) -> None:

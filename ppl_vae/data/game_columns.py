@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 from numpy.typing import NDArray
 
-from ppl_vae.base.errors import InputError, listed
 from ppl_vae.data.dataset import Columns, Dataset, Variable
-from ppl_vae.data.games import Floats, Games, Ints, duels_of, games_between, places_of
+from ppl_vae.data.games import Floats, Games, Ints, duels_of, places_of
 
 __all__ = ["columns_of", "games_of", "is_padded"]
 
@@ -50,7 +47,19 @@ def games_of(dataset: Dataset, columns: Columns | None = None) -> Games:
         return _of_padded(dataset)
     if all(name in dataset and dataset[name].is_ragged for name in ("player", "place")):
         return _of_ragged(dataset)
-    return _of_table(dataset)
+    if all(name in dataset and dataset[name].kind == "index" for name in ("winner", "loser")):
+        return _of_positions(dataset)
+    from ppl_vae.data.game_tables import table_games
+
+    return table_games(dataset, columns)
+
+
+def _of_positions(dataset: Dataset) -> Games:
+    """Columns winner and loser of positions among the same players, as 0.1.0 kept them."""
+    winner, loser = dataset["winner"], dataset["loser"]
+    player = np.stack([winner.values, loser.values], axis=1).reshape(-1)
+    place = np.tile(np.array([0, 1], dtype=np.int32), len(player) // 2)
+    return duels_of(dataset.name, winner.levels, player, place, dataset.warnings)
 
 
 def is_padded(dataset: Dataset) -> bool:
@@ -87,6 +96,7 @@ def _of_ragged(dataset: Dataset) -> Games:
         if covariates is None
         else {name: covariates.values[:, at] for at, name in enumerate(named)},
         warnings=dataset.warnings,
+        history=dataset.history,
     )
 
 
@@ -120,6 +130,7 @@ def _of_padded(dataset: Dataset) -> Games:
         game_weight=_unless(dataset["game_weight"].values, 1),
         covariates={name: covariates.values[..., at][sizes > 0] for at, name in enumerate(named)},
         warnings=dataset.warnings,
+        history=dataset.history,
     )
 
 
@@ -131,22 +142,3 @@ def _ends(lengths: NDArray[np.int64]) -> Ints:
     ends = np.zeros(len(lengths) + 1, dtype=np.int64)
     np.cumsum(lengths, out=ends[1:])
     return ends
-
-
-def _of_table(dataset: Dataset) -> Games:
-    """Columns winner and loser, by name or as positions in the same levels."""
-    held = {key.casefold(): key for key in dataset}
-    if missing := [side for side in ("winner", "loser") if side not in held]:
-        raise InputError(
-            f"{dataset.name} has no column '{missing[0]}': games need the columns winner and loser, and it "
-            f"has {listed(name for name, found in dataset.variables.items() if found.kind != 'mask')}."
-        )
-    winner, loser = (dataset[held[side]] for side in ("winner", "loser"))
-    if winner.kind == loser.kind == "index" and winner.levels == loser.levels:
-        player = np.stack([winner.values, loser.values], axis=1).reshape(-1)
-        place = np.tile(np.array([0, 1], dtype=np.int32), len(player) // 2)
-        return duels_of(dataset.name, winner.levels, player, place, dataset.warnings)
-    names = [side.names() if side.levels else side.values.astype(object) for side in (winner, loser)]
-    games = games_between(dataset.name, *names)
-    new = tuple(words for words in games.warnings if words not in dataset.warnings)
-    return replace(games, warnings=dataset.warnings + new)

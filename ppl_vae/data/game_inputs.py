@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ppl_vae.base.errors import InputError
 from ppl_vae.data.dataset import Dataset, Variable
 from ppl_vae.data.game_columns import games_of, is_padded
+from ppl_vae.data.game_roles import is_role
 from ppl_vae.data.games import Floats, Games
 from ppl_vae.data.input import Input, as_reals, as_whole, writable
 
@@ -49,6 +50,10 @@ class GameInput(Input):
             return search.dataset[name]
         return self.of(_games_in(search))
 
+    def takes(self, name: str) -> bool:
+        """See `Input.takes`: the parts that columns of a table of games play."""
+        return is_role(name)
+
     @abstractmethod
     def of(self, games: Games) -> Variable:
         """The variable of these games.
@@ -65,7 +70,8 @@ class GameInput(Input):
 def _games_in(search: Search) -> Games:
     found = search.views.get("games")
     if found is None:
-        found = search.views["games"] = games_of(search.dataset)
+        found = search.views["games"] = games_of(search.dataset, search.columns)
+        search.history += [words for words in found.history if words not in search.dataset.history]
         search.warnings += [words for words in found.warnings if words not in search.dataset.warnings]
         search.taken.update(search.dataset)
     return cast(Games, found)
@@ -227,6 +233,11 @@ def game_inputs(observes: Observes = "place") -> Mapping[str, Input]:
 
 
 def _check_duels(games: Games) -> None:
+    if games.game_weight is not None or games.weight is not None:
+        counts = (
+            "games count more or less than others" if games.weight is None else "players play parts of games"
+        )
+        raise InputError(f"{games.name}: {counts}, and the model takes none of these weights.")
     if games.is_duels:
         return
     game = int((games.sides != 2).argmax()) if (games.sides != 2).any() else -1

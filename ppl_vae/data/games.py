@@ -50,6 +50,7 @@ class Games:
         covariates: by name, shape (T,): what else a side had, such as "home", 1 for the side at home and 0 on
             neutral ground.
         warnings: what the user should know about it, one sentence each.
+        history: how it was read, a sentence each.
 
     Raises:
         InputError: naming the first game, counted from 1, that has one side, an empty side, a player twice or
@@ -68,6 +69,7 @@ class Games:
     game_weight: Floats | None = None
     covariates: Mapping[str, Floats] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    history: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         from ppl_vae.data.game_checks import check_games
@@ -95,7 +97,7 @@ class Games:
         """The data set that these games are a view of; arrays are shared."""
         from ppl_vae.data.game_columns import columns_of
 
-        return Dataset(self.name, columns_of(self), warnings=self.warnings, unit="game")
+        return Dataset(self.name, columns_of(self), history=self.history, warnings=self.warnings, unit="game")
 
     @property
     def num_games(self) -> int:

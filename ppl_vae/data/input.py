@@ -50,6 +50,10 @@ class Input(ABC):
         """The name of the other input whose missing values this one of that name tells; "" for none."""
         return ""
 
+    def takes(self, name: str) -> bool:
+        """Whether a user may name a column for this beside the input's own name."""
+        return False
+
     def tensor(self, variable: Variable, where: str, dtype: torch.dtype) -> torch.Tensor:
         """A prepared variable as the program receives it.
 

@@ -48,13 +48,14 @@ class Search:
         self.dataset, self.inputs = dataset, inputs
         self.columns = {name: [of] if isinstance(of, str) else [*of] for name, of in (columns or {}).items()}
         for name in self.columns:
-            if name not in inputs and name != "unit":
+            if name not in inputs and name != "unit" and not any(of.takes(name) for of in inputs.values()):
                 raise InputError(
                     f"There is no input {name!r} to take a column for: the model takes {listed(inputs)}."
                 )
         self.found: dict[str, Variable] = {}
         self.taken: set[str] = {"split"}
         self.warnings: list[str] = []
+        self.history: list[str] = []
         # What several inputs read the data set as, by its name: made once.
         self.views: dict[str, Any] = {}
 
@@ -160,7 +161,8 @@ def resolve(dataset: Dataset, inputs: Mapping[str, Input], columns: Columns | No
     if "split" in dataset and "split" not in kept:
         kept["split"] = dataset["split"]
     new = tuple(words for words in search.warnings if words not in dataset.warnings)
-    return replace(dataset, variables=kept, warnings=dataset.warnings + new)
+    history = (*dataset.history, *search.history)
+    return replace(dataset, variables=kept, history=history, warnings=dataset.warnings + new)
 
 
 def arguments(

@@ -12,7 +12,7 @@ import numpy as np
 
 from ppl_vae.base.errors import InputError
 from ppl_vae.data import bundled
-from ppl_vae.data.dataset import Dataset
+from ppl_vae.data.dataset import Columns, Dataset
 from ppl_vae.data.games import Games, games_between
 from ppl_vae.data.images import read_cifar10, read_fashion_mnist, read_mnist, read_svhn
 from ppl_vae.data.kept_images import KEPT
@@ -62,11 +62,19 @@ def load(
     return read_file(_path(source), games=games)
 
 
-def load_dataset(source: str, *, data_dir: Path | None = None, download: bool = True) -> Dataset:
+def load_dataset(
+    source: str,
+    *,
+    data_dir: Path | None = None,
+    download: bool = True,
+    games: bool = False,
+    columns: Columns | None = None,
+) -> Dataset:
     """Load a named data set, or read a file, as a `Dataset` of variables of their own types.
 
     Args:
-        source, data_dir, download: as of `load`.
+        source, data_dir, download, games: as of `load`.
+        columns: of a table of games, which column is what (`ppl_vae.data.game_tables.read_games`).
 
     Raises:
         InputError: as `load`; but text makes a category and an empty cell a missing value.
@@ -74,7 +82,7 @@ def load_dataset(source: str, *, data_dir: Path | None = None, download: bool = 
     if source in _NAMED:
         info, read = _NAMED[source]
         return replace(read(data_dir, download).dataset, source=info.source)
-    return read_dataset(_path(source))
+    return read_dataset(_path(source), games=games, columns=columns)
 
 
 def _path(source: str) -> Path:

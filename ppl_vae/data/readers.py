@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from ppl_vae.base.errors import InputError, listed
 from ppl_vae.data.columns import as_variable, with_masks
 from ppl_vae.data.convert import from_netcdf, from_pandas
-from ppl_vae.data.dataset import Dataset, Variable
+from ppl_vae.data.dataset import Columns, Dataset, Variable
+from ppl_vae.data.game_tables import file_games
 from ppl_vae.data.games import Games
 from ppl_vae.data.matching import also
 from ppl_vae.data.rows import Floats, Rows, kind_of
@@ -79,7 +80,7 @@ def read_file(path: Path, *, games: bool = False) -> Rows | Games:
     return Rows.of(dataset)
 
 
-def read_dataset(path: Path) -> Dataset:
+def read_dataset(path: Path, *, games: bool = False, columns: Columns | None = None) -> Dataset:
     """Read a data file as it is: types are kept, text becomes categories, empty cells and NaN are missing.
 
     - `.npy`: an array, the variable x; a large one stays on disk as a memory map.
@@ -90,11 +91,18 @@ def read_dataset(path: Path) -> Dataset:
     - `.nc`: NetCDF, as `Dataset.to_netcdf` writes it, or any with a leading dimension of units.
     - `.parquet`: a table; needs `pip install 'ppl-vae[parquet]'`.
 
+    Args:
+        path: the file.
+        games: whether a table must hold games.
+        columns: of a table of games, which column is what (`ppl_vae.data.game_tables.read_games`).
+
     Raises:
         InputError: no such file, a folder, another ending, an unreadable or damaged file, or contents that
             are neither numbers, dates nor text.
     """
     suffix = _suffix(path)
+    if games and suffix in (".csv", ".parquet"):
+        return file_games(path, columns).dataset
     if suffix == ".csv":
         return read_table(path)
     if suffix == ".nc":

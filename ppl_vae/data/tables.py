@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ppl_vae.base.errors import InputError, brief, listed
+from ppl_vae.base.errors import InputError, brief
 from ppl_vae.data.columns import as_variable, with_masks
-from ppl_vae.data.dataset import Dataset, Variable
-from ppl_vae.data.games import Games, games_between
+from ppl_vae.data.dataset import Columns, Dataset, Variable
+from ppl_vae.data.game_tables import csv_games
+from ppl_vae.data.games import Games
 from ppl_vae.data.precision import held_exactly
 from ppl_vae.data.records import (
     check_header,
@@ -40,26 +41,12 @@ if TYPE_CHECKING:
 __all__ = ["Cells", "read_cells", "read_csv", "read_table"]
 
 
-# Columns that say more of a game than who won, and what may stand in them because it says nothing more.
-_NO_DRAW = frozenset({"", "0", "0.0", "false", "no"})
-_ONCE = frozenset({"1", "1.0"})
-_SPEAKING = {
-    **dict.fromkeys(("draw", "draws", "drawn", "is_draw", "tie", "ties", "tied", "is_tie"), _NO_DRAW),
-    **dict.fromkeys(("result", "outcome"), frozenset({"1", "1.0", "1-0", "win", "won"})),
-    **dict.fromkeys(("count", "counts", "games", "num_games", "times", "weight", "weights"), _ONCE),
-}
-# Names under which programs write that there is none. A person may be called Nan or Null.
-_NOBODY = frozenset({"NA", "N/A", "n/a", "<NA>", "#N/A", "#NA", "NaN", "nan", "-NaN", "-nan", "NULL", "null",
-                     "None", "none", "-", "?"})  # fmt: skip
-
-
 def read_csv(path: Path, *, games: bool = False) -> Rows | Games:
     """Read rows of features, or games when the header has columns `winner` and `loser` (any case).
 
     Rows: a header of feature names, or none when the first line is all numbers (then x1, x2, …); every
-    other cell a finite number. Games: one a line, players by name or number; other columns are ignored, but
-    for those that speak of draws, results or counts. UTF-8 with or without a byte-order mark; blank lines are
-    skipped.
+    other cell a finite number. Games: see `ppl_vae.data.game_tables.read_games`. UTF-8 with or without a
+    byte-order mark; blank lines are skipped.
 
     Args:
         path: the file.
@@ -67,8 +54,8 @@ def read_csv(path: Path, *, games: bool = False) -> Rows | Games:
 
     Raises:
         InputError: no rows; a missing or doubled column; an empty or non-numeric cell, NaN or an infinite
-            number; a row of another length; a player beating itself or of no name; a draw, or a game that
-            counts several times; a header among the rows; no UTF-8 text; an unreadable file.
+            number; a row of another length; games at fault, see `read_games`; no UTF-8 text; an unreadable
+            file.
     """
     with _reading(path):
         line, first, named = _head(path)
@@ -76,7 +63,7 @@ def read_csv(path: Path, *, games: bool = False) -> Rows | Games:
         if header is not None:
             check_header(path, line, header)
             if games or _speaks_of_games(header):
-                return _read_games(path, header)
+                return csv_games(path)
             check_names(path, line, header)
         return _read_rows(path, header, width=len(first))
 
@@ -96,7 +83,7 @@ def read_table(path: Path) -> Dataset:
         if named:
             check_header(path, line, header)
             if _speaks_of_games(header):
-                return _read_games(path, header).dataset
+                return csv_games(path).dataset
             check_names(path, line, header)
     cells = read_cells(path)
     found = {name: cells.variable(place) for place, name in enumerate(cells.names)}
@@ -104,6 +91,27 @@ def read_table(path: Path) -> Dataset:
     if len(variables) > len(found):
         cells.check_widths()
     return Dataset(path.name, variables)
+
+
+def csv_header(path: Path, columns: Columns | None = None) -> list[str]:
+    """The names of the columns of a file that must have a header.
+
+    Args:
+        path: the file.
+        columns: by what they are, the names that must not stand in it twice.
+
+    Raises:
+        InputError: for a file without rows, and a column of no name or of two.
+    """
+    with _reading(path):
+        line, header, named = _head(path)
+        if not named:
+            raise InputError(f"{path} has no header: a table of games names its columns.")
+        check_header(path, line, header)
+    used = {name for of in (columns or {}).values() for name in ([of] if isinstance(of, str) else of)}
+    if twice := [name for name in header if header.count(name) > 1 and name in used]:
+        raise InputError(f"{path}, row {line}: the header has the column '{brief(twice[0])}' twice.")
+    return header
 
 
 def _head(path: Path) -> tuple[int, list[str], bool]:
@@ -271,49 +279,6 @@ def _read_rows(path: Path, header: list[str] | None, width: int) -> Rows:
     return Rows(path.name, values, names, kind_of(values))
 
 
-def _read_games(path: Path, header: list[str]) -> Games:
-    """The winner and loser columns are the players."""
-    columns = [name.casefold() for name in header]
-    if missing := [wanted for wanted in ("winner", "loser") if wanted not in columns]:
-        raise InputError(
-            f"{path} has no column '{missing[0]}': games need the columns winner and loser, and it has "
-            f"{listed(header)}."
-        )
-    winner, loser = columns.index("winner"), columns.index("loser")
-    cells = _fast_games(path, len(header))
-    if cells is None or _is_amiss(cells[:, winner], cells[:, loser]):
-        cells = _careful_games(path, header, winner, loser)
-    for place, name in enumerate(columns):
-        if name in _SPEAKING:
-            _check_silent(path, header[place], cells[:, place], _SPEAKING[name])
-    return games_between(path.name, cells[:, winner], cells[:, loser])
-
-
-def _is_amiss(winners: NDArray[Any], losers: NDArray[Any]) -> bool:
-    """Whether the careful reader has something to say about these players."""
-    import pandas as pd
-
-    players = {str(player).strip() for side in (winners, losers) for player in pd.unique(side)}
-    if players & (_NOBODY | {""}) or {"winner", "loser"} & {player.casefold() for player in players}:
-        return True
-    try:
-        games_between("", winners, losers)
-    except InputError:
-        return True
-    return False
-
-
-def _check_silent(path: Path, column: str, cells: NDArray[Any], allowed: frozenset[str]) -> None:
-    """Refuse a column that would change what the games mean and that no model reads."""
-    for row, cell in enumerate(cells, start=1):
-        if str(cell).strip().casefold() not in allowed:
-            raise InputError(
-                f"{path}, game {row}, column '{column}': {brief(str(cell))!r} would be ignored, for a game "
-                "is one win of the winner; leave draws out, write a game once for every time it counts, and "
-                "drop the column."
-            )
-
-
 def _fast_numbers(path: Path, names: tuple[str, ...], *, named: bool) -> Floats | None:
     """All cells as float64, or None where the careful reader has something to say.
 
@@ -344,38 +309,3 @@ def _careful_numbers(path: Path, names: tuple[str, ...], skip: bool) -> Floats:
                 refuse_cell(path, line, name, cell, value)
         values.append(row)
     return np.array(values, dtype=np.float64)
-
-
-def _fast_games(path: Path, width: int) -> NDArray[Any] | None:
-    """The games' cells, shape (games, columns), or None where the careful reader has something to say."""
-    cells = _parsed(path, named=True, text=True)
-    # A row that is too short ends in empty cells, which can hide in a column nobody asked for; only
-    # such a row or an empty last cell needs the second look.
-    if cells is None or cells.shape[1] != width or (width > 2 and bool((cells[width - 1] == "").any())):
-        return None
-    return cells.to_numpy(object)
-
-
-def _careful_games(path: Path, header: list[str], winner: int, loser: int) -> NDArray[Any]:
-    """The games' cells, record by record; raises InputError at the first one at fault."""
-    names = [name.casefold() for name in header]
-    games = []
-    for line, cells in islice(records(path), 1, None):
-        check_width(path, line, cells, len(header))
-        if [cell.casefold() for cell in cells] == names:
-            raise InputError(f"{path}, row {line} is the header again: a file has one, in its first row.")
-        for column in (winner, loser):
-            if not cells[column]:
-                refuse_cell(path, line, header[column], "", None)
-            if cells[column] in _NOBODY:
-                raise InputError(
-                    f"{path}, row {line}, column '{header[column]}': '{cells[column]}' stands for a missing "
-                    "name; drop the game, or spell the player otherwise."
-                )
-        if unicodedata.normalize("NFC", cells[winner]) == unicodedata.normalize("NFC", cells[loser]):
-            raise InputError(
-                f"{path}, row {line}: '{brief(cells[winner])}' is both winner and loser; a game has two "
-                "players."
-            )
-        games.append(cells)
-    return np.array(games, dtype=object)

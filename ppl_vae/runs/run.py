@@ -17,6 +17,7 @@ from ppl_vae.base.options import from_shell, shell_names
 from ppl_vae.base.seeds import seeded
 from ppl_vae.data.dataset import Dataset
 from ppl_vae.data.games import Games
+from ppl_vae.data.inputs import GameInput
 from ppl_vae.data.named import load_dataset
 from ppl_vae.data.prepare import Prepared, PrepareKeywords, prepare
 from ppl_vae.data.preprocess import NoGreys
@@ -330,8 +331,11 @@ def only_begun(folder: Path) -> bool:
 
 def _loaded(settings: Settings, data: str) -> Dataset:
     """A data set by name or path, for a run of these settings."""
-    data_dir = settings.preparation.data_dir
-    return load_dataset(data, data_dir=Path(data_dir) if data_dir else None)
+    asked = settings.preparation
+    games = any(isinstance(found, GameInput) for found in find_model(settings.model).inputs.values())
+    columns = asked.columns if games else None
+    data_dir = Path(asked.data_dir) if asked.data_dir else None
+    return load_dataset(data, data_dir=data_dir, games=games, columns=columns)
 
 
 def _preparation(settings: Settings) -> PrepareKeywords:

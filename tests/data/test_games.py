@@ -74,9 +74,11 @@ def test_duels_are_an_outcome_and_two_players():
     with pytest.raises(InputError, match="holds draws"):
         _ = drawn.winners
     with pytest.raises(InputError, match="game 2 has 3 sides"):
-        mixed().duels()
+        mixed(weight=None, game_weight=None).duels()
     with pytest.raises(InputError, match="game 1 has a side of 2 players"):
-        mixed().take(np.array([0])).duels()
+        mixed(weight=None, game_weight=None).take(np.array([0])).duels()
+    with pytest.raises(InputError, match="players play parts of games"):
+        mixed(game_weight=None).duels()
     with pytest.raises(InputError, match="no scores"):
         drawn.tensors(outcome="score")
 
@@ -118,6 +120,7 @@ def test_places_count_those_ahead():
     [
         ({"side_ptr": np.array([0, 1, 5])}, "game 1 has 1 side; a game has at least two"),
         ({"player": np.array([0, 1, 0, 3, 4, 5, 0])}, "game 1 has 'a' in it twice"),
+        ({"player": np.array([0, 1, 2, 3, 4, 4, 0])}, "game 2 has 'e' in it twice"),
         ({"entry_ptr": np.array([0, 2, 3, 4, 4, 7])}, "game 2 has a side without players"),
         ({"weight": np.array([1, 1, 1, 1, -1, 1, 1.0])}, "game 2 has the weight -1; a weight is positive"),
         ({"game_weight": np.array([1, 0.0])}, "game 2 has the game weight 0"),

@@ -80,18 +80,7 @@ def test_a_header_among_the_games_is_refused_with_its_row(tmp_path, again):
 
 
 @pytest.mark.parametrize(
-    ("column", "cell"),
-    [("draw", "1"), ("Draw", "TRUE"), ("tie", "yes"), ("result", "0.5"), ("outcome", "draw"), ("count", "3")],
-)
-def test_columns_that_would_be_ignored_are_refused(tmp_path, column, cell):
-    silent = {"draw": "0", "tie": "no", "result": "win", "outcome": "1", "count": "1"}[column.casefold()]
-    text = f"winner,{column},loser\nAnn,{silent},Bo\n"
-    assert csv_games(tmp_path, text).num_games == 1
-    refused(tmp_path, f"{text}Bo,{cell},Ann\n", "game 2", f"'{column}'", cell)
-
-
-@pytest.mark.parametrize(
-    "header", ["tourney_date,winner_name,loser_name", "home,away,result", "a,b,c", "1st,winner_id,x"]
+    "header", ["tourney_date,winner_name,loser_name", "home,visitor,result", "a,b,c", "1st,winner_id,x"]
 )
 def test_a_table_that_must_hold_games_says_what_it_needs_and_has(tmp_path, header):
     (tmp_path / "bad.csv").write_text(f"{header}\n20001204,Ana Li,Bo Ek\n")
