@@ -110,7 +110,10 @@ def _of_padded(dataset: Dataset) -> Games:
     if players.values.ndim == 2:
         place = np.empty(players.values.size, dtype=np.int32)
         place[::2], place[1::2] = outcome.values < 0.5, outcome.values > 0.5
-        return duels_of(dataset.name, players.levels, players.values.reshape(-1), place, dataset.warnings)
+        flat = players.values.reshape(-1)
+        return duels_of(
+            dataset.name, players.levels, flat, place, warnings=dataset.warnings, history=dataset.history
+        )
     there = players.values >= 0
     sizes = there.sum(2)
     side_ptr = _ends((sizes > 0).sum(1))

@@ -234,6 +234,7 @@ def duels_of(
     player: Ints,
     place: NDArray[np.int32],
     warnings: tuple[str, ...] = (),
+    history: tuple[str, ...] = (),
 ) -> Games:
     """Games of two players each.
 
@@ -242,10 +243,12 @@ def duels_of(
         players: names.
         player: shape (2 G,): both players' positions, game after game.
         place: shape (2 G,).
-        warnings: see `Games`.
+        warnings, history: see `Games`.
     """
     entries = np.arange(len(player) + 1)
-    return Games(name, players, entries[::2].copy(), entries, player, place, warnings=warnings)
+    return Games(
+        name, players, entries[::2].copy(), entries, player, place, warnings=warnings, history=history
+    )
 
 
 def places_of(score: Floats, side_ptr: Ints) -> NDArray[np.int32]:

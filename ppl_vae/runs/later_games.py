@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ppl_vae.data.accept import as_dataset
 from ppl_vae.data.dataset import Dataset, Variable
+from ppl_vae.data.game_tables import file_games
 from ppl_vae.data.games import Games
 
 __all__ = ["fixtures_of", "games_of_results"]
@@ -32,7 +34,12 @@ def games_of_results(source: Any, columns: Mapping[str, str] | None = None) -> G
     Raises:
         InputError: for what holds no games.
     """
-    return source if isinstance(source, Games) else Games.of(as_dataset(source), columns)
+    if isinstance(source, Games):
+        return source
+    path = Path(source) if isinstance(source, str | Path) else None
+    if path is not None and path.suffix.lower() in (".csv", ".parquet") and path.is_file():
+        return file_games(path, columns)
+    return Games.of(as_dataset(source), columns)
 
 
 def fixtures_of(source: Any, columns: Mapping[str, str] | None = None) -> Games:

@@ -69,9 +69,9 @@ def test_home_sides_have_their_ground_but_on_neutral_one(tmp_path):
     assert games.time.tolist() == [19874, 19875, 19876]
     assert games.covariates["home"].tolist() == [1, 0, 0, 0, 1, 0]
     assert games.history == (
-        "g.csv read as 3 games of 2 sides, 3 players, 1 draws, dates 2024-05-31 to 20240602, 2 of 3 games with "
-        "a home side (side 1: Home Team; side 2: away_team; scores: home_score, away_score; neutral: neutral; "
-        "time: date; left: city)",
+        "g.csv read as 3 games of 2 sides, 3 players, 1 draws, dates 2024-05-31 to 20240602, 2 of 3 games "
+        "with a home side (side 1: Home Team; side 2: away_team; scores: home_score, away_score; "
+        "neutral: neutral; time: date; left: city)",
     )
 
 
