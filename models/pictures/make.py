@@ -14,7 +14,8 @@ from ppl_vae.data import binarise, load, split, standardise
 from ppl_vae.diagnostics import judge_reference
 from ppl_vae.guides import LinearNormal
 from ppl_vae.guides.layered import posterior_moments
-from ppl_vae.models import FactorAnalysis, GaussianMixture
+from ppl_vae.inference import natural
+from ppl_vae.models import BayesianMixture, FactorAnalysis, GaussianMixture
 from ppl_vae.models.vae import reconstruct
 
 HERE = Path(__file__).parent
@@ -236,6 +237,36 @@ def gaussian_mixture() -> None:
     save(figure, "gaussian-mixture")
 
 
+def bayesian_mixture() -> None:
+    """Iris in the plane of its first principal axes: components of thirty draws of a full-rank guide."""
+    rows = standardise(load("iris"))
+    (x,) = rows.tensors(torch.float64)
+    torch.manual_seed(0)
+    model = BayesianMixture.from_data(rows, num_components=3, covariance="full")
+    pair = Pair(model, BayesianMixture.guides["full-rank"](model, x))
+    natural.fit(pair, x, start="guide")
+    draws = guide.draws(pair, x, num_draws=30, seed=0).draws
+    found = model.identifiable(draws).isel(chain=0)
+    axes = torch.linalg.eigh(x.T @ x).eigenvectors[:, -2:].flip(1)
+    upper = np.triu_indices(x.shape[1], 1)
+    figure, axis = plt.subplots(figsize=(7.5, 4.2), layout="constrained")
+    axis.scatter(*(x @ axes).T, s=10, color="0.6", label="flower")
+    for place, colour in enumerate((BLUE, ORANGE, GREEN)):
+        for draw in range(found.sizes["draw"]):
+            one = found.isel(draw=draw, component=place)
+            correlation = np.eye(x.shape[1])
+            correlation[upper] = correlation[upper[::-1]] = one["correlation"]
+            spread = torch.as_tensor(one["sd"].to_numpy()[:, None] * correlation * one["sd"].to_numpy())
+            mean = torch.as_tensor(one["mean"].to_numpy())
+            ellipse(axis, mean @ axes, axes.T @ spread @ axes, colour, "-")
+        axis.plot([], [], color=colour, label=f"component {place + 1}, 2 sd, by draw")
+    for shape in axis.patches:
+        shape.set(alpha=0.35)
+    axis.set(xlabel="first principal axis", ylabel="second", title="Thirty draws of three components")
+    axis.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    save(figure, "bayesian-mixture")
+
+
 def save(figure: plt.Figure, name: str) -> None:
     """Write a PNG beside this file."""
     figure.savefig(HERE / f"{name}.png", dpi=110, metadata={"Software": None})
@@ -245,8 +276,8 @@ def save(figure: plt.Figure, name: str) -> None:
 if __name__ == "__main__":
     plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 11})
     for make in (
-        ppca, factor_analysis, ppca_missing, bayesian_ppca, gaussian_mixture, vae, hierarchical_vae,
-        trueskill,
+        ppca, factor_analysis, ppca_missing, bayesian_ppca, gaussian_mixture, bayesian_mixture, vae,
+        hierarchical_vae, trueskill,
     ):  # fmt: skip
         if len(sys.argv) == 1 or make.__name__ in sys.argv[1:]:
             make()
