@@ -3,8 +3,7 @@
 A newcomer's model is picked up from ``ppl_vae.models.SUITE``.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -16,120 +15,12 @@ from pyro import poutine
 from pyro.infer import ELBO, SVI, Trace_ELBO, TraceEnum_ELBO
 from torch import Tensor
 
-from ppl_vae import models
-from ppl_vae.answers.evidence import Evidence
-from ppl_vae.answers.posterior import Posterior
 from ppl_vae.base.errors import InputError
-from ppl_vae.data import Dataset, Games, Rows, as_dataset
-from ppl_vae.data import inputs as inputs_
-from ppl_vae.data.games import games_between
-from ppl_vae.data.matching import resolve
-from ppl_vae.diagnostics import compare
-from ppl_vae.guides import Prior
 from ppl_vae.inference import elbo, exact, guide, importance, nuts, svi
-from ppl_vae.program.abilities import ExactEvidence, ExactPosterior, HasIdentifiable, Labelled
+from ppl_vae.program.abilities import ExactEvidence, ExactPosterior
 from ppl_vae.program.pair import Pair
-from ppl_vae.program.shown import ViewContext, views_of
 from ppl_vae.program.terms import layout
-from ppl_vae.report.figures.views import draw
-from ppl_vae.views import Score, TableView
-
-NUM_ROWS, NUM_FEATURES, NUM_UNITS = 16, 6, 8
-FAMILIES = {cls.__name__: cls for cls in models.SUITE}
-PAIRS = [(name, guide_name) for name, family in FAMILIES.items() for guide_name in family.guides]
-# Options under which a handful of data suffice.
-TINY: Mapping[str, Mapping[str, Any]] = {
-    "BayesianMixture": {"num_components": 2},
-    "GaussianMixture": {"covariance": "spherical", "num_starts": 0},
-    "Skills": {"draws": True, "drift": "1"},
-}
-every_model = pytest.mark.parametrize("name", FAMILIES)
-every_pair = pytest.mark.parametrize(("name", "guide_name"), PAIRS)
-
-
-@dataclass
-class Tiny:
-    """A model of the family on a handful of data."""
-
-    model: Any
-    data: tuple[Tensor, ...]
-    guide_name: str
-
-    @property
-    def pair(self) -> Pair:
-        return Pair(self.model, self.model.guides[self.guide_name](self.model, *self.data))
-
-
-def draws_nothing(tiny: Tiny) -> bool:
-    """Whether all latents are summed out, so that there is nothing to draw, and no noise in any answer."""
-    return not layout(tiny.pair, *tiny.data).latents
-
-
-def make(name: str, guide_name: str | None = None, seed: int = 0) -> Tiny:
-    family = FAMILIES[name]
-    torch.manual_seed(seed)
-    dtype = getattr(torch, family.defaults.dtype)
-    options = _narrow(family.Options(**TINY.get(name, {})))
-    for binary in (False, True):
-        data = _data(family, binary=binary)
-        try:
-            model = family.from_data(data, options)
-            break
-        except InputError:
-            if binary:
-                raise
-    dataset = data if isinstance(data, Dataset) else data.dataset
-    tensors = dataset.arguments(family.inputs, dtype)
-    return Tiny(model, tensors, guide_name or next(iter(family.guides)))
-
-
-def _data(family: Any, *, binary: bool) -> Any:
-    """A handful of units, as the family looks at them; binary where it takes nothing else."""
-    if family.data_type is Dataset:
-        return _dataset(family.inputs, binary=binary)
-    return _games() if family.data_type is Games else _rows(binary=binary)
-
-
-def _narrow(options: Any) -> Any:
-    """Options with networks of a few units: widths are whole numbers in tuples."""
-    widths = {
-        each.name: tuple(min(width, NUM_UNITS) for width in value)
-        for each in fields(options)
-        if isinstance(value := getattr(options, each.name), tuple) and all(isinstance(w, int) for w in value)
-    }
-    return replace(options, **widths)
-
-
-def _dataset(inputs: Mapping[str, inputs_.Input], *, binary: bool) -> Dataset:
-    """A handful of units for whatever a model declares."""
-    generator = np.random.default_rng(0)
-    shapes = {inputs_.Features: (NUM_FEATURES,), inputs_.Sequence: (5,), inputs_.Points: (4, 2)}
-    columns: dict[str, Any] = {}
-    for name, kind in inputs.items():
-        if isinstance(kind, inputs_.Category | inputs_.Group | inputs_.Index):
-            columns[name] = np.arange(NUM_ROWS) % 3
-        elif isinstance(kind, inputs_.Count):
-            columns[name] = generator.poisson(3.0, NUM_ROWS)
-        else:
-            columns[name] = generator.normal(size=(NUM_ROWS, *shapes.get(type(kind), ())))
-            if binary:
-                columns[name] = (columns[name] > 0).astype(float)
-    return resolve(as_dataset(columns), inputs)
-
-
-def _rows(*, binary: bool) -> Rows:
-    generator = np.random.default_rng(0)
-    values = generator.normal(size=(NUM_ROWS, 2)) @ generator.normal(size=(2, NUM_FEATURES))
-    values = values + generator.normal(size=values.shape)
-    values = (values > 0).astype(float) if binary else values
-    names = tuple(f"f{k}" for k in range(NUM_FEATURES))
-    return Rows("tiny", values, names, "binary" if binary else "real")
-
-
-def _games() -> Games:
-    pairs = ("Ann Bob", "Ann Cyd", "Bob Cyd", "Cyd Ann", "Ann Dee", "Dee Bob", "Cyd Dee")
-    winners, losers = zip(*map(str.split, pairs), strict=True)
-    return replace(games_between("tiny", winners, losers), time=np.arange(7.0) // 2)
+from tests.tiny import PAIRS, Tiny, draws_nothing, every_model, every_pair, make, short_chains
 
 
 def _unconstrained(pair: Pair) -> dict[str, Tensor]:
@@ -316,7 +207,7 @@ def test_nuts_and_exact_answers_change_nothing_global_and_repeat(name: str, orac
     tiny = make(name)
     nothing = draws_nothing(tiny)
     with oracles.nothing_global_changes():
-        first = None if nothing else _chains(tiny, seed=3)
+        first = None if nothing else short_chains(tiny, seed=3)
         if isinstance(tiny.model, ExactEvidence):
             exact.log_evidence(tiny.model, *tiny.data)
         if isinstance(tiny.model, ExactPosterior):
@@ -325,15 +216,10 @@ def test_nuts_and_exact_answers_change_nothing_global_and_repeat(name: str, orac
             assert not once.draws.equals(exact.draws(tiny.model, *tiny.data, num_draws=40, seed=2).draws)
     if first is None:
         with pytest.raises(InputError, match="no continuous latent sites, so there is nothing to sample"):
-            _chains(tiny)
+            short_chains(tiny)
         return
-    assert first.draws.equals(_chains(tiny, seed=3).draws)
-    assert not first.draws.equals(_chains(tiny, seed=4).draws)
-
-
-def _chains(tiny: Tiny, seed: int = 0) -> Posterior:
-    return nuts.sample(tiny.model, *tiny.data, num_draws=6, warmup=4, chains=2, max_tree_depth=3,
-                       seed=seed, progress=False)  # fmt: skip
+    assert first.draws.equals(short_chains(tiny, seed=3).draws)
+    assert not first.draws.equals(short_chains(tiny, seed=4).draws)
 
 
 @every_pair
@@ -381,126 +267,3 @@ def test_greys_given_to_a_bernoulli_name_the_place_and_the_likelihoods_that_take
     grey[4, 1] = 0.5
     with pytest.raises(InputError, match=r"row 4, column 1 is 0\.5.*gaussian-pixel"):
         svi.fit(tiny.pair, grey, num_steps=1, progress=False)
-
-
-@every_pair
-def test_every_guide_answers_with_named_dimensions(name: str, guide_name: str) -> None:
-    tiny = make(name, guide_name)
-    pair = tiny.pair
-    shape = layout(pair, *tiny.data)
-    if draws_nothing(tiny):
-        with pytest.raises(InputError, match="is summed out, and nothing is approximated"):
-            guide.draws(pair, *tiny.data)
-    else:
-        drawn = guide.draws(pair, *tiny.data, num_draws=7)
-        assert (drawn.method, drawn.dependence) == ("guide", "independent")
-        _check_draws(drawn, tiny, pair, chains=1, num_draws=7)
-        assert drawn.log_weights is not None
-        unit = (shape.unit_plate,) if shape.unit_plate else ()
-        assert drawn.log_weights.dims == ("chain", "draw", *unit)
-        assert drawn.log_weights.size == 7 * shape.num_units
-
-    evidence = importance.log_evidence(pair, *tiny.data, num_samples=40, progress=False)
-    assert (evidence.method, evidence.kind, evidence.num_samples) == ("is", "estimate", 40)
-    _check_evidence(evidence, shape.unit, shape.num_units)
-
-    fit = svi.fit(pair, *tiny.data, num_steps=4, progress=False)
-    assert fit.elbo.shape == (4,)
-    assert np.isfinite(fit.elbo).all()
-    assert fit.final.num_units == shape.num_units
-    assert fit.final.value == pytest.approx(fit.final.reconstruction - fit.final.kl, rel=1e-6)
-
-
-@every_pair
-def test_what_a_pair_has_to_show_is_drawn(name: str, guide_name: str) -> None:
-    tiny = make(name, guide_name)
-    pair = tiny.pair
-    drawn = not draws_nothing(tiny)
-    draws = {"svi": guide.draws(pair, *tiny.data, num_draws=7).draws} if drawn else {}
-    before = {key: value.clone() for key, value in pair.state_dict().items()}
-    for context in (ViewContext(pair, tiny.data, tiny.data, draws), ViewContext(pair, tiny.data, tiny.data)):
-        for view in views_of(context):
-            assert view.caption.endswith(".")
-            assert draw(view) is not None or isinstance(view, Score | TableView)
-    assert all(torch.equal(value, before[key]) for key, value in pair.state_dict().items())
-
-
-@every_model
-def test_every_reference_answers_with_the_same_dimensions_and_can_be_compared(name: str) -> None:
-    tiny = make(name)
-    pair = tiny.pair
-    _check_exact(tiny, pair)
-    if draws_nothing(tiny):
-        return
-    chains = _chains(tiny)
-    assert (chains.method, chains.dependence) == ("nuts", "chains")
-    _check_draws(chains, tiny, pair, chains=2, num_draws=6)
-    for statistic in ("diverging", "acceptance_rate", "step_size"):
-        assert chains.stats[statistic].dims == ("chain", "draw")
-        assert chains.stats[statistic].shape == (2, 6)
-    assert all(variable.dtype == np.float64 for variable in chains.draws.data_vars.values())
-
-    own = guide.draws(pair, *tiny.data, num_draws=12)
-    found = compare(own, reference=chains, model=tiny.model)
-    assert found.verdicts == {"guide": "cannot tell"}
-    if isinstance(tiny.model, HasIdentifiable):
-        mapped = tiny.model.identifiable(own.draws)
-        assert {"chain": 1, "draw": 12}.items() <= dict(mapped.sizes).items()
-        assert len(found.table) == sum(v.size // 12 for v in mapped.data_vars.values())
-
-
-def _check_exact(tiny: Tiny, pair: Pair) -> None:
-    """The answers that a model knows."""
-    if isinstance(tiny.model, ExactPosterior):
-        answer = exact.draws(tiny.model, *tiny.data, num_draws=5)
-        assert (answer.method, answer.dependence) == ("exact", "independent")
-        _check_draws(answer, tiny, pair, chains=1, num_draws=5)
-    if isinstance(tiny.model, ExactEvidence):
-        shape = layout(pair, *tiny.data)
-        _check_evidence(exact.log_evidence(tiny.model, *tiny.data), shape.unit, shape.num_units)
-
-
-@every_model
-def test_the_prior_serves_every_model_as_a_proposal(name: str) -> None:
-    tiny = make(name)
-    pair = Pair(tiny.model, Prior(tiny.model))
-    shape = layout(pair, *tiny.data)
-    evidence = importance.log_evidence(pair, *tiny.data, num_samples=40, progress=False)
-    assert evidence.proposal == "prior"
-    _check_evidence(evidence, shape.unit, shape.num_units)
-
-
-def _check_draws(answer: Posterior, tiny: Tiny, pair: Pair, *, chains: int, num_draws: int) -> None:
-    shape = layout(pair, *tiny.data)
-    model = tiny.model
-    names = model.event_dims() if isinstance(model, Labelled) else {}
-    labels = model.coords() if isinstance(model, Labelled) else {}
-    sites = {name: site.plates for name, site in shape.sites.items()}
-    assert set(answer.draws.data_vars) == {*sites}
-    assert (answer.num_chains, answer.num_draws) == (chains, chains * num_draws)
-    with pair.scope():
-        trace = poutine.trace(model).get_trace(*tiny.data)
-    for site, plates in sites.items():
-        variable = answer.draws[site]
-        events = tuple(names.get(site, ()))
-        assert variable.dims == ("chain", "draw", *plates, *events)
-        value = trace.nodes[site]["value"]
-        assert variable.shape[2:] == value.squeeze().shape or variable.shape[2:] == value.shape
-        assert np.isfinite(variable.to_numpy()).all()
-        for dim in variable.dims:
-            if dim in labels:
-                assert list(answer.draws.coords[dim].to_numpy()) == list(labels[dim])
-    assert np.isfinite(answer.seconds)
-
-
-def _check_evidence(evidence: Evidence, unit: str, num_units: int) -> None:
-    assert (evidence.unit, evidence.num_units) == (unit, num_units)
-    assert np.isfinite(evidence.log_evidence).all()
-    assert evidence.std_error.shape == evidence.bias.shape == (num_units,)
-    assert (evidence.std_error >= 0).all()
-    if evidence.kind == "exact":
-        assert evidence.total_std_error == 0
-    else:
-        assert evidence.ess.shape == evidence.pareto_k.shape == evidence.elbo.shape == (num_units,)
-        assert ((evidence.ess >= 1 - 1e-9) & (evidence.ess <= evidence.num_samples * (1 + 1e-9))).all()
-        assert (evidence.elbo <= evidence.log_evidence + 1e-9).all()

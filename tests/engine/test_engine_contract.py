@@ -41,7 +41,7 @@ every_pair = pytest.mark.parametrize(("name", "guide_name"), PAIRS)
 
 def _contract() -> ModuleType:
     """The tiny models of the contract tests."""
-    path = Path(__file__).parents[1] / "test_contract.py"
+    path = Path(__file__).parents[1] / "tiny.py"
     spec = importlib.util.spec_from_file_location("contract", path)
     assert spec is not None
     assert spec.loader is not None

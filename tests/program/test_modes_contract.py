@@ -27,7 +27,7 @@ from ppl_vae.models.networks.norms import BatchNorm
 from ppl_vae.program.layout import Layout
 from ppl_vae.program.pair import Pair
 from ppl_vae.program.terms import layout, terms
-from tests.test_contract import PAIRS, make
+from tests.tiny import PAIRS, make
 
 NUM_ROWS, SIDE, HIDDEN = 16, 4, 3
 PIXELS = SIDE * SIDE
