@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -115,23 +117,36 @@ def _of_padded(dataset: Dataset) -> Games:
             dataset.name, players.levels, flat, place, warnings=dataset.warnings, history=dataset.history
         )
     there = players.values >= 0
-    sizes = there.sum(2)
-    side_ptr = _ends((sizes > 0).sum(1))
-    values, weight = outcome.values[sizes > 0], dataset["weight"].values
+    num_games, sides, members = there.shape
+    present: Any = slice(None)
+    entries: Any = slice(None)
+    if there.all():
+        # Nothing is padding, and arrays are shared.
+        side_ptr = np.arange(num_games + 1) * sides
+        entry_ptr = np.arange(num_games * sides + 1) * members
+    else:
+        sizes = there.sum(2)
+        present, entries = sizes > 0, there
+        side_ptr, entry_ptr = _ends(present.sum(1)), _ends(sizes[present])
+
+    def of_sides(values: Floats) -> Floats:
+        return np.asarray(values[present].reshape(-1))
+
+    score, weight = of_sides(outcome.values), _unless(dataset["weight"].values[entries], 1)
     covariates = dataset["covariate"]
     named = covariates.labels.get("covariate", ())
     return Games(
         dataset.name,
         players.levels,
         side_ptr,
-        _ends(sizes[sizes > 0]),
-        players.values[there],
-        places_of(values, side_ptr) if outcome.kind == "real" else values.astype(np.int32),
-        weight=_unless(weight[there], 1),
-        score=values if outcome.kind == "real" else None,
+        entry_ptr,
+        players.values[entries].reshape(-1),
+        places_of(score, side_ptr) if outcome.kind == "real" else score.astype(np.int32),
+        weight=None if weight is None else weight.reshape(-1),
+        score=score if outcome.kind == "real" else None,
         time=_unless(dataset["time"].values, 0),
         game_weight=_unless(dataset["game_weight"].values, 1),
-        covariates={name: covariates.values[..., at][sizes > 0] for at, name in enumerate(named)},
+        covariates={name: of_sides(covariates.values[..., at]) for at, name in enumerate(named)},
         warnings=dataset.warnings,
         history=dataset.history,
     )

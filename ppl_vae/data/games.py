@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
@@ -17,6 +18,7 @@ from ppl_vae.data.player_names import look_alikes, numbered_players
 if TYPE_CHECKING:
     import torch
 
+    from ppl_vae.data.game_export import Form
     from ppl_vae.data.game_inputs import Observes
 
 __all__ = ["Games", "games_between", "places_of"]
@@ -164,6 +166,23 @@ class Games:
     def take(self, games: Units) -> Games:
         """Some games, in the order asked for; players keep their positions."""
         return Games.of(self.dataset.take(games))
+
+    def to_csv(self, path: Path | str, form: Form = "long", *, dates: bool = False) -> None:
+        """Write a table that `read_games` reads as the same games; whole or not at all.
+
+        `Games.dataset` writes NetCDF (`to_netcdf`), which keeps all there is.
+
+        Args:
+            path: of the file.
+            form: "long", a row a player; "wide", a row a game, for games of two sides.
+            dates: whether times are days since the beginning of 1970, which are written as dates.
+
+        Raises:
+            InputError: for games that do not fit into the form.
+        """
+        from ppl_vae.data.game_export import write_games
+
+        write_games(self, Path(path), form, dates=dates)
 
     def tensors(
         self, dtype: torch.dtype | None = None, outcome: Observes = "place"

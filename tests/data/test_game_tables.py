@@ -290,3 +290,41 @@ def test_real_tables_are_read_as_they_are():
     assert (races.num_games, int(races.sides.max())) == (546, 24)
     with pytest.raises(InputError, match=r"csv, row \d+, column 'position': the places .* are 1, 3, 4"):
         read_games(SHARED / "data/formula1/results.csv", quiet=True)
+
+
+# Written again
+
+
+@pytest.mark.parametrize(
+    ("text", "forms"),
+    [
+        ("winner,loser,draw\nAna,Bo,0\nBo,Ana,1\nCy,Ana,0\n", ("wide", "long")),
+        (
+            "home,away,home_score,away_score,neutral,date\nA,B,2,1,0,2024-05-31\nB,C,0,0,1,2024-06-01\n",
+            ("wide", "long"),
+        ),
+        ("home,away,result,date,game_weight\nA,B,0-1,3,.1\nB,C,D,4.5,2\n", ("wide", "long")),
+        ("team1_1,team1_2,team2_1,team2_2,result\na,b,c,,2\nd,,a,b,1\n", ("wide", "long")),
+        ("game,side,player,place,weight\n1,x,a,1,.3\n1,x,b,1,1\n1,y,c,2,1\n1,z,d,,1\n1,w,e,,1\n", ("long",)),
+    ],
+)  # fmt: skip
+def test_what_is_written_reads_as_the_same_games(tmp_path, text, forms):
+    games = read(tmp_path, text)
+    for form in forms:
+        games.to_csv(tmp_path / "again.csv", form, dates="2024" in text)
+        again = read_games(tmp_path / "again.csv", quiet=True)
+        assert shown(again) == shown(games)
+        for name in ("weight", "score", "time", "game_weight"):
+            one, other = getattr(again, name), getattr(games, name)
+            assert (one is None and other is None) or one.tolist() == other.tolist(), name
+        assert {name: list(column) for name, column in again.covariates.items()} == {
+            name: list(column) for name, column in games.covariates.items()
+        }
+
+
+def test_games_of_many_sides_are_not_written_a_row_each(tmp_path):
+    games = read(tmp_path, "game,player,place\n1,a,1\n1,b,2\n1,c,3\n")
+    with pytest.raises(InputError, match="games of more than two sides: write them in the form 'long'"):
+        games.to_csv(tmp_path / "x.csv", "wide")
+    with pytest.raises(InputError, match="'wide' or 'long', and not 'broad'"):
+        games.to_csv(tmp_path / "x.csv", "broad")
