@@ -14,12 +14,25 @@ from ppl_vae.answers.posterior import Posterior
 from ppl_vae.base.errors import InputError
 from ppl_vae.base.seeds import derived, seeded
 from ppl_vae.guides import named
-from ppl_vae.inference.fitting import linear_response, svi
+from ppl_vae.guides.chain_normal import ChainNormal
+from ppl_vae.inference.fitting import ep, linear_response, svi
+from ppl_vae.inference.fitting.ep_factors import is_for
 from ppl_vae.inference.fitting.started import started_guide
 from ppl_vae.inference.samplers import guide, laplace
 from ppl_vae.program.pair import Pair, Program
+from ppl_vae.program.pairwise import as_linear
 
-__all__ = ["Flow", "FullRank", "Laplace", "LowRank", "MeanField", "Named", "Response", "alternatives"]
+__all__ = [
+    "Flow",
+    "FullRank",
+    "Laplace",
+    "LowRank",
+    "MeanField",
+    "Named",
+    "Propagation",
+    "Response",
+    "alternatives",
+]
 
 
 @dataclass(frozen=True)
@@ -142,7 +155,29 @@ class Response:
         )
 
 
-Family = FittedFamily | Laplace | Response
+@dataclass(frozen=True)
+class Propagation:
+    """Independent chains of Gaussian states by expectation propagation: no SVI; see `inference.ep`."""
+
+    name = "ep"
+
+    def answer(self, model: Program, data: tuple[Any, ...], budget: Budget, seed: int) -> Posterior:
+        """Find the fixed point, and draw.
+
+        Raises:
+            InputError: as `ep.fit` does.
+        """
+        start = time.perf_counter()
+        chains = as_linear(model) or model
+        drifts = is_for(model) and len(chains.normal_prior()[1].sizes) > 1  # type: ignore[union-attr]
+        own = ChainNormal(model) if drifts else named.named_guide("mean-field", model)
+        pair = Pair(model, own).initialise(*data, seed=seed)
+        ep.fit(pair, *data, seed=seed, progress=budget.progress)
+        found = guide.draws(pair, *data, num_draws=budget.num_draws, seed=derived(seed, 1))
+        return replace(found, seconds=time.perf_counter() - start)
+
+
+Family = FittedFamily | Laplace | Response | Propagation
 
 
 def alternatives(
@@ -166,8 +201,8 @@ def alternatives(
 ) -> dict[str, Posterior]:
     """What other families of guides answer, the model's parameters held.
 
-    Each family is fitted by SVI (Laplace and linear response without) and drawn from. The answers go into one
-    `compare` with NUTS or exact draws; their ``seconds`` are those of fit and draws together.
+    Each family is fitted by SVI (Laplace, linear response and EP without) and drawn from. The answers go into
+    one `compare` with NUTS or exact draws; their ``seconds`` are those of fit and draws together.
 
     Args:
         model: a Pyro model with continuous latents.
@@ -209,13 +244,13 @@ def alternatives(
 def _family(choice: str | Family) -> Family:
     if not isinstance(choice, str):
         return choice
-    for other in (Laplace(), Response()):
+    for other in (Laplace(), Response(), Propagation()):
         if choice == other.name:
             return other
     try:
         named.numbered(choice)
     except InputError as error:
-        raise InputError(f"{error}, {Laplace.name}, {Response.name}") from None
+        raise InputError(f"{error}, {Laplace.name}, {Response.name}, {Propagation.name}") from None
     return Named(choice)
 
 

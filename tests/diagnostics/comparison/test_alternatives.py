@@ -13,7 +13,11 @@ from ppl_vae.answers.posterior import Posterior
 from ppl_vae.base.errors import InputError
 from ppl_vae.diagnostics import compare
 from ppl_vae.diagnostics.comparison.alternatives import Flow, FullRank, LowRank, alternatives
-from ppl_vae.inference import laplace
+from ppl_vae.guides.chain_normal import ChainNormal
+from ppl_vae.inference import ep, laplace
+from ppl_vae.models import Skills
+from ppl_vae.program.pair import Pair
+from tests.models.skills.seasons import season
 
 X = torch.tensor([[1.0, -0.5], [0.5, 0.3], [1.5, 2.0]], dtype=torch.float64)
 
@@ -106,3 +110,24 @@ def test_what_cannot_serve_is_left_out_and_named() -> None:
     assert list(found) == ["full-rank"]
     with pytest.raises(InputError, match="the guide 'fullrank' is not known; there are mean-field, block"):
         alternatives(one, X, guides=["fullrank"])
+
+
+@pytest.mark.parametrize("drift", ["", "1"])
+def test_expectation_propagation_stands_beside_others(drift: str) -> None:
+    games = season(30, 5, dates=6)
+    model = Skills.from_data(games, skill_sd=1.0, draws=True, margin=0.5, drift=drift)
+    data = games.dataset.arguments(type(model).inputs_for(model.options), torch.float64)
+    found = alternatives(model, *data, guides=["ep"], num_draws=2000, progress=False)
+    pair = Pair(model, ChainNormal(model))
+    ep.fit(pair, *data, progress=False)
+    answer = pair.guide.posterior()[1]  # type: ignore[attr-defined]
+    drawn = torch.as_tensor(found["ep"].draws["skill"].to_numpy()).reshape(2000, -1)
+    error = answer.variance.detach().sqrt() / 2000**0.5
+    # Of some tens of states, at five standard errors.
+    assert bool(((drawn.mean(0) - answer.mean.detach()).abs() < 5 * error).all())
+    assert bool(((drawn.std(0) / (error * 2000**0.5) - 1).abs() < 5 / 4000**0.5).all())
+
+
+def test_expectation_propagation_is_left_out_of_other_models() -> None:
+    with pytest.raises(InputError, match=r"ep is left out: .* has no linear factors of Gaussian chains"):
+        alternatives(regression, X, guides=["ep"], progress=False)
