@@ -142,7 +142,7 @@ class SparsePrecision(TorchDistribution):  # type: ignore[misc]
         """Of the precision, what concerns every chain alone."""
         matrix = self._matrix
         squares = (matrix.multiply(matrix)).T @ self.weight.detach().numpy(force=True)
-        return self.chains.smoother(torch.from_numpy(squares).to(self.loc))
+        return self.chains.smoother(torch.from_numpy(squares).to(self.loc), plain=True)
 
 
 class JointNormal(PyroModule):  # type: ignore[misc]

@@ -168,9 +168,12 @@ def test_gradients_are_those_of_finite_differences(lengths: Sequence[int]) -> No
         )  # fmt: skip
 
     assert torch.autograd.gradcheck(everything, (*parts, sites), atol=1e-6)
-    with torch.no_grad():
-        plain = everything(*parts, sites)
-    torch.testing.assert_close(plain, everything(*parts, sites).detach(), rtol=1e-12, atol=1e-12)
+    own, other = (chains.smoother(sites.detach(), plain=plain) for plain in (False, True))
+    for first, second in (
+        (own.variance, other.variance), (own.log_det, other.log_det), (own.solve(noise), other.solve(noise)),
+        (own.sample(noise.expand(2, -1)), other.sample(noise.expand(2, -1))),
+    ):  # fmt: skip
+        torch.testing.assert_close(second, first, rtol=1e-12, atol=1e-12)
 
 
 @every_length

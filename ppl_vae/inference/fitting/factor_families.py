@@ -106,7 +106,7 @@ class ChainFamily:
 
     def spread(self, sites: Tensor) -> Smoother | None:
         """The smoother of the chains with these sites."""
-        found = self.factors.chains.smoother(sites)
+        found = self.factors.chains.smoother(sites, plain=True)
         return found if self.positive or bool((found.filtered > 0).all()) else None
 
     def predictor_variance(self, spread: Spread) -> Tensor:
@@ -134,7 +134,7 @@ class ChainFamily:
         stiffness = (-expected.curvature).clamp_min_(0)
         rising = factors.gather(expected.slope) - chains.precision_times(mean - chains.mean)
         if not isinstance(spread, Smoother) or bool((expected.curvature > 0).any()):
-            spread = chains.smoother(factors.gather_squares(stiffness))
+            spread = chains.smoother(factors.gather_squares(stiffness), plain=True)
 
         def times(x: Tensor) -> Tensor:
             return chains.precision_times(x) + factors.gather(stiffness * factors.predictor(x))
