@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pyro
 import torch
 from pyro.distributions import TorchDistribution
@@ -60,7 +61,7 @@ class SmoothedChains(TorchDistribution):  # type: ignore[misc]
     def log_prob(self, value: Tensor) -> Tensor:
         """Of shape (*batch)."""
         found = self.smoother.log_prob(value - self.loc)
-        return found.expand(torch.broadcast_shapes(found.shape, self.batch_shape))
+        return found.expand(np.broadcast_shapes(found.shape, self.batch_shape))
 
 
 def chains_of(model: Any) -> tuple[str, Chains]:

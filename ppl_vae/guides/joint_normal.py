@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import pyro
 import torch
 from pyro.distributions import TorchDistribution
@@ -116,7 +117,7 @@ class SparsePrecision(TorchDistribution):  # type: ignore[misc]
         squares = ((value - self.loc) @ self.root).square().sum(-1)
         volume = self.root.diagonal().log().sum() - 0.5 * len(self.root) * math.log(2 * math.pi)
         found = volume - 0.5 * squares
-        return found.expand(torch.broadcast_shapes(found.shape, self.batch_shape))
+        return found.expand(np.broadcast_shapes(found.shape, self.batch_shape))
 
     def _perturbed(self, noise: Tensor) -> Tensor:
         """Λ⁻¹ of a vector whose covariance is Λ."""

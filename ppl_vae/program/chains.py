@@ -89,7 +89,11 @@ class Chains:
     def batch_shape(self) -> torch.Size:
         """What there is left of the states' dimension."""
         shapes = (part.shape[:-1] for part in (self.mean, self.variance, self.transition))
-        return torch.broadcast_shapes(*shapes) if self.mean.dim() > 1 or self.variance.dim() > 1 else ONE_DRAW
+        return (
+            torch.Size(np.broadcast_shapes(*shapes))
+            if self.mean.dim() > 1 or self.variance.dim() > 1
+            else ONE_DRAW
+        )
 
     @cached_property
     def sizes(self) -> list[int]:
@@ -190,7 +194,7 @@ class Chains:
     def _accumulate_by_doubling(self, factor: Tensor, added: Tensor) -> Tensor:
         """The same in log₂ of the rounds, each over all states: a short graph for long chains."""
         stride = 1
-        added = added.expand(*torch.broadcast_shapes(factor.shape, added.shape))
+        added = added.expand(*np.broadcast_shapes(factor.shape, added.shape))
         while stride < len(self.sizes):
             start, before = self.rounds[stride], self._rows_before(stride)
             own = factor[..., start:]
@@ -336,7 +340,7 @@ class _Unwhiten(Transform):
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
         volume = 0.5 * self.chains.variance.log().sum(-1)
-        return volume.expand(torch.broadcast_shapes(volume.shape, x.shape[:-1]))
+        return volume.expand(np.broadcast_shapes(volume.shape, x.shape[:-1]))
 
 
 def _unwhiten(support: Innovations) -> _Unwhiten:
@@ -397,7 +401,7 @@ class ChainPrior(TorchDistribution):  # type: ignore[misc]
     def log_prob(self, value: Tensor) -> Tensor:
         """Of shape (*batch)."""
         found = self.chains.log_prob(value)
-        return found.expand(torch.broadcast_shapes(found.shape, self.batch_shape))
+        return found.expand(np.broadcast_shapes(found.shape, self.batch_shape))
 
 
 def _along(factor: Tensor, base: Tensor, rounds: Sequence[int], plain: bool = False) -> Tensor:
@@ -412,7 +416,7 @@ def _along(factor: Tensor, base: Tensor, rounds: Sequence[int], plain: bool = Fa
             found[..., start:end] += factors[..., start - first : end - first] * earlier
         return torch.from_numpy(found)
     sizes = np.diff(rounds).tolist()
-    parts = base.expand(*torch.broadcast_shapes(factor.shape[:-1], base.shape[:-1]), -1).split(sizes, -1)
+    parts = base.expand(*np.broadcast_shapes(factor.shape[:-1], base.shape[:-1]), -1).split(sizes, -1)
     done = [parts[0]]
     for a, part in zip(factor.split(sizes[1:], -1), parts[1:], strict=True):
         done.append(part + a * done[-1][..., : a.shape[-1]])

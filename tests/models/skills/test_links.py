@@ -169,7 +169,8 @@ def test_it_is_traced_with_its_gradient(link: str) -> None:
     graph = trace(function, torch.zeros(4).double(), torch.tensor(0.3).double())
     inputs = (torch.tensor([-50.0, 40.0, 0.2, 0.0]).double(), torch.tensor(0.8).double())
     for found, wanted in zip(graph(*inputs), function(*inputs), strict=True):
-        torch.testing.assert_close(found, wanted, rtol=1e-13, atol=0)
+        # Derivatives in the tail are exponentials of numbers of size x²/2, here up to 870.
+        torch.testing.assert_close(found, wanted, rtol=1e-12, atol=0)
 
 
 def test_a_link_that_is_not_known_is_refused() -> None:
