@@ -42,9 +42,8 @@ def main() -> None:
     spent = [_printed("static", games, given.no_optimum)["fitted"] for games in given.games]
     if len(spent) > 1:
         logs = (math.log(ends[-1] / ends[0]) for ends in (spent, given.games))
-        print(
-            f"\nexponent of fitting from {given.games[0]:,} to {given.games[-1]:,}: {next(logs) / next(logs):.2f}"
-        )
+        ends = f"{given.games[0]:,} to {given.games[-1]:,} games"
+        print(f"\nexponent of fitting from {ends}: {next(logs) / next(logs):.2f}")
     if given.dated:
         print()
         _printed("dated", given.dated, given.no_optimum)

@@ -31,7 +31,6 @@ from ppl_vae.program.chains import Chains, Smoother
 from ppl_vae.program.solving import conjugate_gradients
 
 __all__ = [
-    "MOST_DENSE",
     "ChainFamily",
     "DenseSpread",
     "FactorFamily",
@@ -42,8 +41,6 @@ __all__ = [
 # A state's precision falls at most to this fraction in one step, which keeps it positive where ℓ is not
 # concave.
 LEAST_PRECISION = 0.1
-# States of which matrices are dense.
-MOST_DENSE = 4000
 
 
 class Spread(Protocol):
@@ -192,19 +189,9 @@ class JointFamily:
 
     Attributes:
         factors: the model's.
-
-    Raises:
-        InputError: for more states than dense matrices are worth.
     """
 
     factors: Factors
-
-    def __post_init__(self) -> None:
-        if (size := self.factors.chains.num_states) > MOST_DENSE:
-            raise InputError(
-                f"a joint covariance of {size:,} states is dense, and takes at most {MOST_DENSE:,}; "
-                "independent chains (the guide ChainNormal) take any number"
-            )
 
     def spread(self, sites: Tensor) -> DenseSpread | None:
         """The dense Gaussian of the prior's precision and the rows' sites."""

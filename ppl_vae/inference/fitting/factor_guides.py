@@ -44,8 +44,14 @@ class FactorGuide(Protocol):
         """The mean, and the sites, or what is around the mean where that is none of sites; in float64."""
         ...
 
-    def write(self, factors: Factors, mean: Tensor, sites: Tensor, spread: Spread) -> None:
-        """Set the guide's parameters in place: optimisers and stores that hold them see the change."""
+    def write(self, factors: Factors, mean: Tensor, sites: Tensor, spread: Spread, curvature: Tensor) -> None:
+        """Set the guide's parameters in place: optimisers and stores that hold them see the change.
+
+        Args:
+            factors: the model's.
+            mean, sites, spread: of the best member of the family.
+            curvature: of the rows at it, which a `JointNormal` of more than 4,000 states takes.
+        """
         ...
 
 
@@ -55,7 +61,9 @@ def takes(guide: Any, chains: Chains) -> bool:
         return True
     if isinstance(guide, AutoNormal):
         return len(chains.rounds) == 2
-    return type(guide) in (JointNormal, AutoMultivariateNormal) and chains.num_states <= MOST_DENSE
+    if isinstance(guide, JointNormal):
+        return True
+    return type(guide) is AutoMultivariateNormal and chains.num_states <= MOST_DENSE
 
 
 def guide_of(pair: Pair, factors: Factors) -> FactorGuide:
@@ -70,10 +78,10 @@ def guide_of(pair: Pair, factors: Factors) -> FactorGuide:
             "independent innovations are no family of quadrature where states follow each other; take the "
             "guide ChainNormal"
         )
-    if isinstance(guide, JointNormal | AutoMultivariateNormal) and not takes(guide, chains):
+    if isinstance(guide, AutoMultivariateNormal) and not takes(guide, chains):
         raise InputError(
             f"a joint covariance of {chains.num_states:,} states is dense, and takes at most {MOST_DENSE:,}; "
-            "independent chains (the guide ChainNormal) take any number"
+            "a sparse precision (the guide JointNormal) and independent chains (ChainNormal) take any number"
         )
     for kind, access in _ACCESS.items():
         if isinstance(guide, kind):
@@ -110,7 +118,7 @@ class _MeanField:
         return shift + unit * loc, scale**-2 - 1 / factors.chains.variance
 
     @torch.no_grad()
-    def write(self, factors: Factors, mean: Tensor, sites: Tensor, spread: Spread) -> None:
+    def write(self, factors: Factors, mean: Tensor, sites: Tensor, spread: Spread, curvature: Tensor) -> None:
         shift, unit = self._affine(factors)
         loc, raw = self._leaves(factors.site)
         loc.copy_((mean - shift) / unit)
@@ -144,32 +152,44 @@ class _Chains:
         return loc.detach().cpu().double().clone(), sites.detach().cpu().double()
 
     @torch.no_grad()
-    def write(self, factors: Factors, mean: Tensor, sites: Tensor, spread: Spread) -> None:
+    def write(self, factors: Factors, mean: Tensor, sites: Tensor, spread: Spread, curvature: Tensor) -> None:
         self.guide.loc.copy_(mean)
         _set_positive(self.guide, "site_precision", sites)
 
 
 @dataclass(frozen=True, eq=False)
 class _Joint:
-    """The suite's `JointNormal`."""
+    """The suite's `JointNormal`.
+
+    Beyond dense matrices the variances of predictors are not known under it, and those of independent chains
+    stand in: mean and curvatures are those of the best guide of that family.
+    """
 
     guide: JointNormal
 
-    def family(self, factors: Factors) -> JointFamily:
+    def family(self, factors: Factors) -> JointFamily | ChainFamily:
         if len(self.guide.weight) != factors.size:
             raise InputError(
                 f"the joint guide was made for {len(self.guide.weight):,} distinct rows of data, and these "
                 f"have {factors.size:,}; make a new guide for other data"
             )
-        return JointFamily(factors)
+        if factors.chains.num_states <= MOST_DENSE:
+            return JointFamily(factors)
+        _refuse_meetings(factors)
+        return ChainFamily(factors)
 
     def read(self, factors: Factors) -> tuple[Tensor, Tensor]:
-        loc, weight = self.guide.loc, self.guide.weight
-        return loc.detach().cpu().double().clone(), weight.detach().cpu().double()
+        loc, weight = (part.detach().cpu().double() for part in (self.guide.loc, self.guide.weight))
+        dense = factors.chains.num_states <= MOST_DENSE
+        return loc.clone(), weight if dense else factors.gather_squares(weight)
 
     @torch.no_grad()
-    def write(self, factors: Factors, mean: Tensor, sites: Tensor, spread: Spread) -> None:
+    def write(self, factors: Factors, mean: Tensor, sites: Tensor, spread: Spread, curvature: Tensor) -> None:
         self.guide.loc.copy_(mean)
+        if factors.chains.num_states > MOST_DENSE:
+            if curvature is None:
+                raise InputError("a JointNormal of so many states is set by curvatures, which are not known")
+            sites = -curvature
         _set_positive(self.guide, "weight", sites)
 
 
@@ -200,7 +220,7 @@ class _FullRank:
         return loc, spread
 
     @torch.no_grad()
-    def write(self, factors: Factors, mean: Tensor, sites: Tensor, spread: Spread) -> None:
+    def write(self, factors: Factors, mean: Tensor, sites: Tensor, spread: Spread, curvature: Tensor) -> None:
         assert isinstance(spread, DenseSpread)
         size, chains = len(mean), factors.chains
         root = torch.linalg.solve_triangular(spread.root.T, torch.eye(size).double(), upper=True)

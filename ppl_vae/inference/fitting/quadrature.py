@@ -80,8 +80,9 @@ def fit(
     Args:
         pair: a model that has the ability `LinearFactors` (or `PairwiseFactors`), and a guide of one of the
             Gaussian families: Pyro's ``AutoNormal`` where all chains have one state, `ChainNormal`,
-            `JointNormal`, Pyro's ``AutoMultivariateNormal``. The guide's parameters are changed in place, in
-            their own precision; all arithmetic is in float64.
+            `JointNormal`, Pyro's ``AutoMultivariateNormal`` of at most 4,000 states. A `JointNormal` of more
+            gets the mean and the curvatures of the best guide of independent chains, whose ELBO is reported.
+            The guide's parameters are changed in place, in their own precision; all arithmetic is in float64.
         data: the programs' full data.
         tolerance: rise of the ELBO, in nats for the whole data, at which to stop.
         max_iterations: most iterations.
@@ -119,7 +120,7 @@ def fit(
             bound, state = ascent.run(bound, bound.begin(*guide.read(factors)))
             said = ""
         factors = bound.family.factors
-        guide.write(factors, state.mean, state.sites, state.spread)
+        guide.write(factors, state.mean, state.sites, state.spread, state.expected.curvature)
         final = Bound(bound.family, hermite_rule(2 * bound.num_nodes)).begin(*guide.read(factors)).summary()
     off = abs(final.value - state.elbo)
     return Fit(

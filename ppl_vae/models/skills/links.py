@@ -128,7 +128,7 @@ def _check_link(link: str) -> None:
 
 
 class _LogNormalCdf(torch.autograd.Function):
-    """log Φ(x). Of its derivative φ / Φ, all digits where a second one is asked for, and else half the time."""
+    """log Φ(x). Its derivative φ / Φ has all digits where a second one is asked for, and else costs half."""
 
     @staticmethod
     def forward(context: Any, x: Tensor) -> Tensor:

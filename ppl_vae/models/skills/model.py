@@ -80,6 +80,7 @@ class Skills(PyroModule):  # type: ignore[misc]
     name: ClassVar[str] = "skills"
     Options: ClassVar[type[SkillsOptions]] = SkillsOptions
     unit: ClassVar[Unit] = "data set"
+    made_whole: ClassVar[bool] = True
     oracle: ClassVar[str] = "quadrature; of scores the exact smoother and the dense Gaussian process"
     defaults: ClassVar[FitDefaults] = FitDefaults(num_steps=3000, lr=0.05, num_particles=16)
     guides: ClassVar[Mapping[str, Callable[..., nn.Module]]] = {

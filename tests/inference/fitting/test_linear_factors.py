@@ -332,6 +332,25 @@ def test_beyond_dense_matrices_draws_are_solved_for(monkeypatch: pytest.MonkeyPa
         posterior.log_prob(loc)
 
 
+def test_beyond_dense_matrices_a_joint_guide_has_the_moments_of_chains(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from ppl_vae.inference.fitting import factor_guides
+
+    model = Ladder(GAPS, link="logistic")
+    data = games(model, 40)
+    chains, best = _fitted(model, "markov", data)
+    _, joint = _fitted(model, "joint", data)
+    monkeypatch.setattr(factor_guides, "MOST_DENSE", 3)
+    pair, found = _fitted(model, "joint", data)
+    assert found.final.value == pytest.approx(best.final.value, abs=1e-7)
+    monkeypatch.undo()
+    # Not the best of its family, and better than chains that are independent.
+    again = natural.quadrature_elbo(pair, *data).value
+    assert best.final.value < again < joint.final.value + 1e-9
+    torch.testing.assert_close(pair.guide.loc, chains.guide.loc, rtol=0, atol=1e-4)  # type: ignore[attr-defined]
+
+
 def test_what_a_family_cannot_hold_is_refused_in_one_sentence() -> None:
     model = Ladder([[0.0, 1.0], [0.0]])
     outcome = torch.zeros(1, dtype=torch.float64)
