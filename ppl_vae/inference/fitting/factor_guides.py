@@ -44,7 +44,9 @@ class FactorGuide(Protocol):
         """The mean, and the sites, or what is around the mean where that is none of sites; in float64."""
         ...
 
-    def write(self, factors: Factors, mean: Tensor, sites: Tensor, spread: Spread, curvature: Tensor) -> None:
+    def write(
+        self, factors: Factors, mean: Tensor, sites: Tensor, spread: Spread, curvature: Tensor | None = None
+    ) -> None:
         """Set the guide's parameters in place: optimisers and stores that hold them see the change.
 
         Args:
@@ -118,7 +120,9 @@ class _MeanField:
         return shift + unit * loc, scale**-2 - 1 / factors.chains.variance
 
     @torch.no_grad()
-    def write(self, factors: Factors, mean: Tensor, sites: Tensor, spread: Spread, curvature: Tensor) -> None:
+    def write(
+        self, factors: Factors, mean: Tensor, sites: Tensor, spread: Spread, curvature: Tensor | None = None
+    ) -> None:
         shift, unit = self._affine(factors)
         loc, raw = self._leaves(factors.site)
         loc.copy_((mean - shift) / unit)
@@ -152,7 +156,9 @@ class _Chains:
         return loc.detach().cpu().double().clone(), sites.detach().cpu().double()
 
     @torch.no_grad()
-    def write(self, factors: Factors, mean: Tensor, sites: Tensor, spread: Spread, curvature: Tensor) -> None:
+    def write(
+        self, factors: Factors, mean: Tensor, sites: Tensor, spread: Spread, curvature: Tensor | None = None
+    ) -> None:
         self.guide.loc.copy_(mean)
         _set_positive(self.guide, "site_precision", sites)
 
@@ -184,7 +190,9 @@ class _Joint:
         return loc.clone(), weight if dense else factors.gather_squares(weight)
 
     @torch.no_grad()
-    def write(self, factors: Factors, mean: Tensor, sites: Tensor, spread: Spread, curvature: Tensor) -> None:
+    def write(
+        self, factors: Factors, mean: Tensor, sites: Tensor, spread: Spread, curvature: Tensor | None = None
+    ) -> None:
         self.guide.loc.copy_(mean)
         if factors.chains.num_states > MOST_DENSE:
             if curvature is None:
@@ -220,7 +228,9 @@ class _FullRank:
         return loc, spread
 
     @torch.no_grad()
-    def write(self, factors: Factors, mean: Tensor, sites: Tensor, spread: Spread, curvature: Tensor) -> None:
+    def write(
+        self, factors: Factors, mean: Tensor, sites: Tensor, spread: Spread, curvature: Tensor | None = None
+    ) -> None:
         assert isinstance(spread, DenseSpread)
         size, chains = len(mean), factors.chains
         root = torch.linalg.solve_triangular(spread.root.T, torch.eye(size).double(), upper=True)
