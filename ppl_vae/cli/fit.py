@@ -193,11 +193,14 @@ def _fit_model(entry: Entry, given: dict[str, Any]) -> None:
         say_complaints(complaints)
         return
     from ppl_vae.cli.tables import console, fit_table, say_path, say_warnings
+    from ppl_vae.inference.fitting.svi import EvidenceEstimate
 
     say_warnings(result["warnings"])
     screen = console()
     title = f"{entry.name} on {Path(data).name}"
     screen.print(fit_table([(title, result)], width=screen.width))
+    if result["estimate"]:
+        screen.print(f"{EvidenceEstimate.from_json(result['estimate'])}.")
     say_complaints(complaints)
     say_path(screen, "Run", out)
     say_path(screen, "Next", f"ppl-vae check {shlex.quote(str(out))}")

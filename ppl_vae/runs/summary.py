@@ -21,6 +21,7 @@ from ppl_vae.diagnostics.comparison.reasons import reasons_in
 from ppl_vae.diagnostics.latents.gaps import Gaps
 from ppl_vae.diagnostics.verdict.check_files import load_check
 from ppl_vae.inference.fitting.stopping import Stopping
+from ppl_vae.inference.fitting.svi import EvidenceEstimate
 from ppl_vae.report.figures.gap import gap_bars
 from ppl_vae.report.page import Banner, Part, Picture, Section, Table, Tone, write_page
 from ppl_vae.report.parts.check import PARTS, check_banner, check_findings, check_parts, evidence_pictures
@@ -66,8 +67,15 @@ def say_fit(fit: Mapping[str, Any]) -> str:
     return (
         f"{took(fit.get('method', 'SVI'), fit['steps'], fit['seconds'])}{ended}: {fit['reason']}. "
         f"The ELBO of the training data is {elbo} nats a unit, a reconstruction of "
-        f"{fit['reconstruction'] / units:.3f} less a KL of {fit['kl'] / units:.3f}."
+        f"{fit['reconstruction'] / units:.3f} less a KL of {fit['kl'] / units:.3f}.{_estimated(fit)}"
     )
+
+
+def _estimated(fit: Mapping[str, Any]) -> str:
+    """What a method without a bound says of log p(x), which the curve shows."""
+    if not (estimate := fit.get("estimate")):
+        return ""
+    return f" {EvidenceEstimate.from_json(estimate).sentence}"
 
 
 def say_comparison(comparison: Mapping[str, Any]) -> str:

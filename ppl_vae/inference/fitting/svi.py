@@ -90,6 +90,15 @@ class EvidenceEstimate(Plain):
     def __str__(self) -> str:
         return f"log p(x) ≈ {self.log_evidence:.2f} nats by {self.approximation}, no bound"
 
+    @property
+    def sentence(self) -> str:
+        """The same where the curve of the fit is shown."""
+        who = f"{self.approximation[0].upper()}{self.approximation[1:]}"
+        return (
+            f"{who} estimates log p(x) as {self.log_evidence:.2f} nats, which the curve shows step by step: it "
+            "is no bound, and may be too high as well as too low."
+        )
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Fit:

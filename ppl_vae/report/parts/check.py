@@ -184,6 +184,8 @@ def _fit_part(fit: Fit | None) -> Part:
         f"{took(fit.method, fit.steps, fit.seconds)}{ended}: {fit.reason}. The ELBO of the "
         f"training data is {with_error(fit.final.value, fit.final.std_error)} nats in all."
     )
+    if fit.estimate is not None:
+        sentence += f" {fit.estimate.sentence}"
     return fit_part([sentence], fit.elbo, fit.held_out, units, stopping=getattr(fit, "stopping", None))
 
 

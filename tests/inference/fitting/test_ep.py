@@ -15,7 +15,9 @@ from pyro.nn import PyroModule
 from scipy import special, stats
 from torch import Tensor
 
+import ppl_vae
 from ppl_vae.base.errors import InputError
+from ppl_vae.base.files import read_json
 from ppl_vae.guides.chain_normal import ChainNormal
 from ppl_vae.inference.evidence import importance
 from ppl_vae.inference.fitting import ep, natural
@@ -29,6 +31,9 @@ from ppl_vae.program.abilities import Tilted
 from ppl_vae.program.chains import ChainPrior, Chains
 from ppl_vae.program.design import Design
 from ppl_vae.program.pair import Pair
+from ppl_vae.runs.fit_job import fit_run
+from ppl_vae.runs.run import settings_for
+from ppl_vae.runs.summary import say_fit
 
 TTT = (25.0, 25.0 / 3, 25.0 / 6)
 # Twice the error of its normal distribution function: the rational approximation of Numerical Recipes, whose
@@ -407,6 +412,21 @@ def test_it_is_a_method_of_fits():
         fit(Pair(model, AutoMultivariateNormal(model)), data, method="ep", progress=False)
     with pytest.raises(InputError, match="tolerance belongs to other methods; method='ep' does not know it"):
         fit(Pair(model, AutoNormal(model)), data, method="ep", tolerance=0.1)
+
+
+def test_a_run_keeps_the_estimate_and_says_that_it_is_no_bound(tmp_path: Path) -> None:
+    run = ppl_vae.fit("trueskill", "al-east-1987", method="ep", out=tmp_path / "run", progress=False)
+    again = ppl_vae.load(tmp_path / "run").fit
+    assert again.estimate == run.fit.estimate
+    assert again.estimate is not None
+    assert again.final.value < again.estimate.log_evidence
+    said = say_fit(read_json(tmp_path / "run" / "fit.json"))
+    assert f"estimates log p(x) as {again.estimate.log_evidence:.2f} nats" in said
+    assert "no bound" in said
+    with pytest.raises(InputError, match=r"expectation propagation keeps no checkpoint .* with --overwrite$"):
+        fit_run(
+            settings_for("trueskill", "al-east-1987", {"method": "ep"}, {}), tmp_path / "run", resume=True
+        )
 
 
 def test_a_guide_of_chains_holds_the_answer():
