@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ppl_vae.base.errors import InputError, listed
 
@@ -13,7 +13,7 @@ __all__ = ["ROLES", "GameRoles", "find_roles", "is_role"]
 # What a user may name a column for; and side1, side2, …, score1, … and place1, ….
 ROLES = (
     "winner", "loser", "draw", "home", "away", "home_score", "away_score", "result", "neutral", "date",
-    "game_weight", "game", "side", "player", "shared", "place", "score", "weight",
+    "game_weight", "game", "side", "player", "shared", "place", "score", "weight", "covariate",
 )  # fmt: skip
 
 # Names in the header that are taken for a role, with blanks and hyphens as underscores, in any case.
@@ -52,6 +52,7 @@ class GameRoles:
         scores, places: of each side.
         draw, result, neutral, date, game_weight: one a game.
         game, side, player, place, score, weight, at_home: where a row is a player, or several of one side.
+        covariates: by the name of each, its columns: one, or one a side where a row is a game.
         shared: of further players that several sides of a game may have in common, such as a car.
     """
 
@@ -73,6 +74,7 @@ class GameRoles:
     score: str = ""
     weight: str = ""
     at_home: str = ""
+    covariates: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -81,11 +83,8 @@ class GameRoles:
             self.draw, self.result, self.neutral, self.date, self.game_weight, self.game, self.side,
             self.place, self.score, self.weight, self.at_home,
         )  # fmt: skip
-        several = [
-            name
-            for group in (*self.sides, self.scores, self.places, self.player, self.shared)
-            for name in group
-        ]
+        groups = (*self.sides, self.scores, self.places, self.player, self.shared, *self.covariates.values())
+        several = [name for group in groups for name in group]
         return tuple(dict.fromkeys(name for name in (*several, *single) if name))
 
 
@@ -107,8 +106,15 @@ class _Header:
                     f"A table of games has no {role!r}: its columns are {listed(ROLES, len(ROLES))}, and "
                     "side1, score1 and place1, … of sides by number."
                 )
+            if role == "covariate":
+                continue
             if absent := [column for column in columns if column not in header]:
                 raise InputError(f"{name} has no column {absent[0]!r}: it has {listed(header)}.")
+
+    def check(self, role: str) -> None:
+        """Refuse columns of a role that there are not."""
+        if absent := [column for column in self.given.get(role, ()) if column not in self.header]:
+            raise InputError(f"{self.name} has no column {absent[0]!r}: it has {listed(self.header)}.")
 
     def several(self, role: str, *also: str) -> tuple[str, ...]:
         """The columns of a role."""
@@ -152,11 +158,13 @@ def find_roles(
     sides, first, numbered = _sides(head)
     if sides:
         return _ended(head, sides, first, numbered)
+    head.check("covariate")
     game, player = head.one("game"), head.several("player")
     place, score = head.one("place"), head.one("score")
     if game and player and (place or score):
         return GameRoles(
             game=game, player=player, shared=tuple(head.given.get("shared", ())),
+            covariates={name: (name,) for name in head.given.get("covariate", ())},
             place=place, score=score, side=head.one("side", "team"),
             weight=head.one("weight"), at_home=head.one("home"), date=head.one("date"),
             game_weight=head.one("game_weight"),
@@ -209,9 +217,31 @@ def _ended(head: _Header, sides: tuple[tuple[str, ...], ...], first: str, number
             f"a result, or {what}, is needed (--column result=NAME says which column is what)."
         )
     return GameRoles(
-        sides, home=first, scores=scores, places=places, result=result, neutral=head.one("neutral"),
-        date=head.one("date"), game_weight=head.one("game_weight", "weight", "count"),
+        sides, home=first, covariates=_of_sides(head, first, numbered, len(sides)), scores=scores,
+        places=places, result=result, neutral=head.one("neutral"), date=head.one("date"),
+        game_weight=head.one("game_weight", "weight", "count"),
     )  # fmt: skip
+
+
+def _of_sides(head: _Header, first: str, numbered: str, count: int) -> dict[str, tuple[str, ...]]:
+    """The columns of each covariate, one a side: home_age and away_age of age, or age1 and age2."""
+    found = {}
+    for name in head.given.get("covariate", ()):
+        plain = _plain(name)
+        if numbered:
+            columns = _each(head, plain, numbered, count)
+        else:
+            other = {"home": "away", "white": "black"}[first]
+            pair = (head.by.get(f"{side}_{plain}", "") for side in (first, other))
+            columns = tuple(column for column in pair if column)
+        if len(columns) != count:
+            wanted = f"{plain}1, {plain}2" if numbered else f"{first}_{plain} and the other side's"
+            raise InputError(
+                f"{head.name} has no column of {name!r} for each side, such as {wanted}: it has "
+                f"{listed(head.header)}."
+            )
+        found[name] = columns
+    return found
 
 
 def _each(head: _Header, what: str, numbered: str, count: int) -> tuple[str, ...]:

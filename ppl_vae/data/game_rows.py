@@ -72,7 +72,8 @@ def wide_games(table: Table, roles: GameRoles) -> Reading:
         score=score,
         time=_numbers(table, roles.date, as_days, "is no date and no number; dates are such as 2024-05-31"),
         game_weight=_numbers(table, roles.game_weight, as_weight, "is no positive number"),
-        covariates=_at_home(table, roles, len(place)),
+        covariates=_at_home(table, roles, len(place))
+        | {name: _side_numbers(table, of, there) for name, of in roles.covariates.items()},
         warnings=look_alikes(players),
     )  # fmt: skip
     return Reading(games)
@@ -334,14 +335,21 @@ def long_games(table: Table, roles: GameRoles) -> Reading:
         numbers = _numbers(table, name, judge, words)
         return None if numbers is None else _of_each(table, numbers, rows, game_of, game_first, name, "game")
 
-    home = _numbers(table, roles.at_home, as_truth, "says neither yes nor no")
+    def per_side(name: str, judge: Any = as_score, words: str = "is no finite number") -> Floats:
+        numbers = _numbers(table, name, judge, words)
+        assert numbers is not None
+        return _of_each(table, numbers, rows, side_of, first, name, "side")
+
+    covariates = {name: per_side(name) for name in roles.covariates}
+    if roles.at_home:
+        covariates = {"home": per_side(roles.at_home, as_truth, "says neither yes nor no"), **covariates}
     games = Games(
         table.name, players, side_ptr, _ends(sizes), player, place,
         weight=None if weight is None else np.repeat(weight[rows], there.sum(1)),
         score=None if roles.place or not roles.score else value,
         time=per_game(roles.date, as_days, "is no date and no number; dates are such as 2024-05-31"),
         game_weight=per_game(roles.game_weight, as_weight, "is no positive number"),
-        covariates={} if home is None else {"home": home[rows][first]},
+        covariates=covariates,
         warnings=look_alikes(players),
     )  # fmt: skip
     return Reading(games, said)

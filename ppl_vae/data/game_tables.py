@@ -54,6 +54,7 @@ class GameColumns(TypedDict, total=False):
     place: str
     score: str
     weight: str
+    covariate: Named
     side1: Named
     side2: Named
     side3: Named
@@ -71,7 +72,9 @@ def read_games(source: Any, *, quiet: bool = False, **columns: Unpack[GameColumn
     ``player1, player2``) with ``home_score, away_score`` or ``result``, and ``neutral``; ``team1_1, team1_2,
     …, team2_1, …`` with ``result`` or ``score1, score2``. A row a player: ``game, player`` with ``place`` or
     ``score``, and ``side``, ``weight`` (of the player) and ``home``; ``shared`` names columns of what several
-    sides may have in common, such as a car, which has a skill as players have. All may have ``date`` and
+    sides may have in common, such as a car, which has a skill as players have. ``covariate`` names further
+    numbers of a side: columns where a row is a player, ``age`` for ``home_age, away_age`` (or ``age1, age2``)
+    where it is a game. All may have ``date`` and
     ``game_weight``. Names of columns may be in any case; others are named by keyword. Columns that are no
     part of this are left, and said to be.
 
@@ -220,5 +223,12 @@ def _by_role(roles: GameRoles) -> dict[str, Sequence[str]]:
         "weight of a player": roles.weight, "home": roles.at_home, "draw": roles.draw, "result": roles.result,
         "neutral": roles.neutral, "time": roles.date, "weight of a game": roles.game_weight,
     }  # fmt: skip
-    several = {"player": roles.player, "shared": roles.shared, "scores": roles.scores, "places": roles.places}
+    several: dict[str, Sequence[str]] = {
+        "player": roles.player,
+        "shared": roles.shared,
+        "scores": roles.scores,
+        "places": roles.places,
+    }
+    several |= {name: of for name, of in roles.covariates.items() if of != (name,)}
+    several["covariates"] = [name for name, of in roles.covariates.items() if of == (name,)]
     return {**sides, **several, **{what: (name,) for what, name in single.items()}}

@@ -328,3 +328,25 @@ def test_games_of_many_sides_are_not_written_a_row_each(tmp_path):
         games.to_csv(tmp_path / "x.csv", "wide")
     with pytest.raises(InputError, match="'wide' or 'long', and not 'broad'"):
         games.to_csv(tmp_path / "x.csv", "broad")
+
+
+def test_covariates_are_numbers_of_a_side(tmp_path):
+    wide = "home,away,result,home_age,away_age\na,b,1,20,30.5\nb,a,0,25,21\n"
+    games = read(tmp_path, wide, covariate="age")
+    assert games.covariates["age"].tolist() == [20, 30.5, 25, 21]
+    assert games.covariates["home"].tolist() == [1, 0, 1, 0]
+    numbered = read(tmp_path, "player1,player2,result,age1,age2\na,b,1,2,3\n", covariate=["age"])
+    assert numbered.covariates["age"].tolist() == [2, 3]
+    long = "game,side,player,place,grid\n1,x,a,1,4\n1,x,b,1,4\n1,y,c,2,1\n"
+    assert read(tmp_path, long, covariate="grid").covariates["grid"].tolist() == [4, 1]
+    for text, column, words in (
+        (wide, "height", "no column of 'height' for each side, such as home_height"),
+        (long, "age", "no column 'age'"),
+        (
+            long.replace("1,x,b,1,4", "1,x,b,1,5"),
+            "grid",
+            "row 3, column 'grid': '5' is not what the side's",
+        ),
+    ):
+        with pytest.raises(InputError, match=words):
+            read(tmp_path, text, covariate=column)
