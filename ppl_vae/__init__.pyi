@@ -98,6 +98,9 @@ from .models import (
     HierarchicalVAE as HierarchicalVAE,
 )
 from .models import (
+    Skills as Skills,
+)
+from .models import (
     TrueSkill as TrueSkill,
 )
 from .program.pair import Pair as Pair

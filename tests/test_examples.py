@@ -18,6 +18,7 @@ CONCLUSIONS = {
     "fit_vae": r"The encoder loses about -?\d+\.\d+ nats a digit",
     "ppca_against_exact": r"mean-field: (agrees|differs|cannot tell)",
     "ppca_with_missing_values": r"\d+% of the removed values lie in their 90 % intervals",
+    "skills_of_a_league": r"Skills by sparse-precision: (agrees|differs|cannot tell); sds are \d\.\d+ of",
     "skills_vi_against_nuts": r"full-rank: (agrees|differs|cannot tell)",
     "gap_of_a_vae": r"because of the encoder",
     "evidence_by_importance_sampling": r"prior: \d+ samples end (within|NOT within) 3 standard errors",

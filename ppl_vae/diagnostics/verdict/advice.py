@@ -182,7 +182,7 @@ def _longer(facts: Facts) -> Advice:
 
 
 def _joint(facts: Facts) -> str:
-    """The cheapest guide that keeps correlations, where the model has one of its own; "" where it has none."""
+    """The cheapest guide that keeps correlations, where the model has one of its own; else ""."""
     return f"one of all latents together (--guide {JOINT})" if JOINT in facts.guides else ""
 
 
