@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from ppl_vae.answers.pareto import smoothed_weights, systematic
+from ppl_vae.base.clock import check_time
 from ppl_vae.base.errors import InputError
 from ppl_vae.base.moments import standard_deviation
 from ppl_vae.base.notebook import cell, panel, paragraph, table
@@ -169,10 +170,10 @@ class Posterior(Saved):
         """
         import pandas as pd
 
-        sizes = self.independent_sizes()
-        rows = {
-            name: _summarise(values, self.dependence, sizes[name]) for name, values in self.scalars().items()
-        }
+        sizes, rows = self.independent_sizes(), {}
+        for name, values in self.scalars().items():
+            check_time()
+            rows[name] = _summarise(values, self.dependence, sizes[name])
         return pd.DataFrame.from_dict(rows, orient="index")
 
     def independent_sizes(self) -> dict[str, float]:

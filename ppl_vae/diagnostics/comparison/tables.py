@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ppl_vae.base.clock import check_time
 from ppl_vae.diagnostics.comparison.closeness import how_far
 from ppl_vae.diagnostics.comparison.distances import (
     Sample,
@@ -75,6 +76,7 @@ def quantities_table(
 
 
 def _distances(own: Sample, truth: Sample) -> dict[str, np.ndarray]:
+    check_time()
     mean, spread, apart = mean_error(own, truth), sd_ratio(own, truth), wasserstein(own, truth)
     low, high = quantile_error(own, truth, 0.05), quantile_error(own, truth, 0.95)
     # A constant is right or wrong, whatever its standard deviation of zero is multiplied by.
@@ -99,6 +101,7 @@ def joint_row(
     own: Sample, truth: Sample, part: pd.DataFrame, generator: np.random.Generator
 ) -> dict[str, Any]:
     """A row of `Comparison.joint`; NaN and no words where there are fewer than two quantities."""
+    check_time()
     finite = np.flatnonzero(np.isfinite(part["mean_error_in_sd"]) & (part["sd"] > 0))
     if len(finite) > JOINT_QUANTITIES:
         far = how_far(part, tails=False)

@@ -8,17 +8,23 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+import xarray as xr
 from pyro.infer.autoguide import AutoNormal
 
 from ppl_vae import InputError, Pair, importance, nuts, svi
+from ppl_vae.answers.posterior import Posterior
 from ppl_vae.base import clock
 from ppl_vae.base.clock import Clock, OutOfTime, check_time, deadline, time_left
 from ppl_vae.base.fallback import Untraceable
 from ppl_vae.base.progress import progress_bar
 from ppl_vae.base.watch import watched
-from ppl_vae.diagnostics import check, collapse, predictive_check
+from ppl_vae.diagnostics import check, collapse, compare, predictive_check
+from ppl_vae.diagnostics.comparison.distances import Sample
+from ppl_vae.diagnostics.comparison.tables import joint_row, quantities_table
+from ppl_vae.diagnostics.latents.funnels import funnel
 from ppl_vae.diagnostics.verdict import fitting
 from ppl_vae.diagnostics.verdict.checks import reference as beside
+from ppl_vae.diagnostics.verdict.scored import scored
 from ppl_vae.engine import graph as tracing
 from ppl_vae.engine.density import density
 from ppl_vae.engine.gradients import gradient
@@ -262,3 +268,46 @@ def test_what_cannot_be_begun_ahead_is_left_for_later(monkeypatch, error):
     monkeypatch.setattr(nuts, "begin_compiling", fails)
     pair = Pair(regression, AutoNormal(regression))
     beside.begin_reference(Problem.of(pair, X), None, Clock(60.0))
+
+
+def _normals(num_draws=200):
+    """Two answers of forty numbers, of eight chains."""
+    generator = np.random.default_rng(0)
+    values = (generator.normal(size=(8, num_draws, 40)) for _ in range(2))
+    own, truth = (xr.Dataset({"z": (("chain", "draw", "place"), each)}) for each in values)
+    return Posterior(own, "guide", "independent"), Posterior(truth, "nuts", "chains")
+
+
+def test_comparing_many_numbers_looks_at_the_clock():
+    own, truth = _normals()
+    for work in (truth.summary, lambda: compare(own, reference=truth), lambda: funnel(truth)):
+        with deadline(0.0), pytest.raises(OutOfTime):
+            work()
+    # Once it has begun: the parts behind the summaries look as well.
+    sample = [Sample.of(each, [*each.scalars()]) for each in (own, truth)]
+    frames = [each.summary() for each in (own, truth)]
+    table = quantities_table(*sample, *frames)
+    for work in (
+        lambda: quantities_table(*sample, *frames),
+        lambda: joint_row(*sample, table, np.random.default_rng(0)),
+    ):
+        with deadline(0.0), pytest.raises(OutOfTime):
+            work()
+
+
+def test_nuts_leaves_time_for_the_comparison():
+    assert beside.seconds_for_nuts(120.0, calibrate=False) == 110.0
+    assert beside.seconds_for_nuts(20.0, calibrate=False) == pytest.approx(18.0)
+    assert beside.seconds_for_nuts(1000.0, calibrate=False) == pytest.approx(950.0)
+    assert beside.seconds_for_nuts(100.0, calibrate=True) == 75.0
+
+
+def test_a_comparison_that_was_made_already_scores_the_same():
+    own, truth = _normals()
+    other = own.map(1.5 * own.draws)
+    case = SimpleNamespace(
+        layout=SimpleNamespace(unit_plate=None), quantities=SimpleNamespace(functions=None)
+    )
+    whole = compare({"svi": own, "reweighted": other}, reference=truth)
+    for name, answer in (("svi", own), ("reweighted", other)):
+        assert scored(case, name, answer, truth, whole) == scored(case, name, answer, truth)

@@ -26,13 +26,15 @@ from ppl_vae.inference.samplers import exact, nuts
 from ppl_vae.program.abilities import ExactPosterior
 from ppl_vae.program.problem import Problem
 
-__all__ = ["begin_reference", "reference"]
+__all__ = ["begin_reference", "reference", "seconds_for_nuts"]
 
 SEED_EXACT, SEED_NUTS = 4, 5
 # Draws that NUTS keeps at most, in numbers.
 MOST_KEPT = 2e8
-# Shares of the time left, with and without calibration to come.
+# Shares of the time left, with and without calibration to come. What the latter leaves is the comparison's,
+# which takes seconds: so many, or that share of the time, where it is less.
 REFERENCE_SHARE, WHOLE_SHARE = 0.75, 0.95
+COMPARING, COMPARING_SHARE = 10.0, 0.1
 # Of the time left, what tracing the model for NUTS may take before the fit.
 BEGINNING = 0.05
 
@@ -69,8 +71,8 @@ def _compared(case: Case, found: Sampled, truth: Posterior, kind: str) -> Found:
     if not ok:
         reasons = found.reasons or comparison.reasons
         return Found(Finding("reference", "cannot tell", "; ".join(reasons), cut=found.cut), measures, kept)
-    own = scored(case, "svi", answers["svi"], truth)
-    mended = scored(case, "reweighted", answers["reweighted"], truth) if "reweighted" in answers else own
+    own, *others = (scored(case, name, answers[name], truth, comparison) for name in names)
+    mended = others[0] if others else own
     measures |= {
         "error": own.error,
         "error_floor": own.floor,
@@ -109,14 +111,26 @@ def _drawn(case: Case) -> tuple[Sampled, str]:
             "some of their rows (index the data by the plate: x[i])",
         )), "none"  # fmt: skip
     stage("check: NUTS", show=case.options.progress)
-    share = REFERENCE_SHARE if case.options.calibrate else WHOLE_SHARE
+    seconds = seconds_for_nuts(case.clock.left, calibrate=case.options.calibrate)
     sampled = nuts_within_budget(
-        share * case.clock.left, case.pair, *data, local=case.local, coords=coords,
+        seconds, case.pair, *data, local=case.local, coords=coords,
         identifiable=case.quantities.functions, seed=case.seed(SEED_NUTS), progress=case.options.progress,
     )  # fmt: skip
     if sampled.posterior is None:
         return sampled, "none"
     return replace(sampled, posterior=case.few_rows(sampled.posterior)), "nuts"
+
+
+def seconds_for_nuts(left: float, *, calibrate: bool) -> float:
+    """What NUTS may take of the time that is left.
+
+    Args:
+        left: seconds.
+        calibrate: whether simulated data are to come after it.
+    """
+    if calibrate:
+        return REFERENCE_SHARE * left
+    return left - max((1 - WHOLE_SHARE) * left, min(COMPARING, COMPARING_SHARE * left))
 
 
 def _exactly(
