@@ -75,9 +75,9 @@ def log_orders(
 ) -> Tensor:
     """log P(p_1 > p_2 > … > p_K), in nats, shape (rows,); differentiable in location and scale.
 
-    To 1e-8 nats where it is above −2,000, and to a part in 10⁹ below. An order that is wrong by more than some
-    hundred standard deviations (a log P below about −10⁵) is refused: it has −∞, and no gradient. So is one
-    of sides whose scales differ so much that there are too few panels.
+    To 1e-8 nats where it is above −2,000, and to a part in 10⁹ below. An order that is wrong by more than
+    some hundred standard deviations (a log P below about −10⁵) is refused: it has −∞, and no gradient. So is
+    one of sides whose scales differ so much that there are too few panels.
 
     Args:
         location, scale: of the performances, best first, shape (rows, K), float64.

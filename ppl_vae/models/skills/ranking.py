@@ -289,7 +289,7 @@ class _Pattern:
         there = sorted(place for place in places if not math.isnan(place))
         groups = tuple(len(list(group)) for _, group in itertools.groupby(there))
         ahead = groups if max(groups[:-1], default=1) > 1 else ()
-        return cls(ahead, groups[-1] > 1, len(there) < len(places))
+        return cls(ahead, max(groups[-1:], default=1) > 1, len(there) < len(places))
 
     @property
     def ahead(self) -> tuple[int, ...]:
