@@ -14,11 +14,9 @@ What sides share a place means has to be said:
   has it (`drawn_orders`), which depends on the order in which they stand.
 """
 
-import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from pyro.distributions import TorchDistribution
@@ -29,14 +27,13 @@ from ppl_vae.base.errors import InputError
 from ppl_vae.models.skills.drawn_orders import log_drawn_orders
 from ppl_vae.models.skills.links import duel_log_prob
 from ppl_vae.models.skills.orders import log_orders, num_panels, order_moments
+from ppl_vae.models.skills.shared_places import Pattern, all_orders, num_orders
 
 __all__ = ["NOISES", "TIES", "Ranking", "truncated_moments"]
 
 NOISES = ("probit", "gumbel")
 TIES = ("unordered", "last", "none", "draw")
 ONE_DRAW = torch.Size()
-# Orders of tied sides that are added up one by one.
-MOST_ORDERS = 5040
 # Standard deviations below all others at which a side that is not there is put.
 NOWHERE = 100.0
 Margin = Tensor | float
@@ -256,50 +253,17 @@ def _log_prob(location: Tensor, scale: Tensor, margin: Margin, places: Tensor, r
         return _two(location, scale, margin, places, rules)
     if rules.ties in ("last", "none"):
         return _rows(
-            location, scale, margin, places, rules, _Pattern((), rules.ties == "last" or rules.padded)
+            location, scale, margin, places, rules, Pattern((), rules.ties == "last" or rules.padded)
         )
-    patterns: dict[_Pattern, list[int]] = {}
+    patterns: dict[Pattern, list[int]] = {}
     for game, row in enumerate(places.tolist()):
-        patterns.setdefault(_Pattern.of(row), []).append(game)
+        patterns.setdefault(Pattern.of(row), []).append(game)
     parts, order = [], []
     for pattern, games in patterns.items():
         chosen = location[:, games], scale[:, games], _of_games(margin, games), places[games]
         parts.append(_rows(*chosen, rules, pattern))
         order += games
     return parts[0] if len(parts) == 1 else torch.cat(parts, -1)[:, _inverse(order)]
-
-
-@dataclass(frozen=True)
-class _Pattern:
-    """Which places of a game are shared.
-
-    Attributes:
-        groups: how many sides have each place, from the best; nothing where no place but the last is shared.
-        shared: whether the last place is shared.
-        missing: whether sides are missing, which come after all others.
-    """
-
-    groups: tuple[int, ...] = ()
-    shared: bool = False
-    missing: bool = False
-
-    @classmethod
-    def of(cls, places: Sequence[float]) -> "_Pattern":
-        """That of a game's places."""
-        there = sorted(place for place in places if not math.isnan(place))
-        groups = tuple(len(list(group)) for _, group in itertools.groupby(there))
-        ahead = groups if max(groups[:-1], default=1) > 1 else ()
-        return cls(ahead, max(groups[-1:], default=1) > 1, len(there) < len(places))
-
-    @property
-    def ahead(self) -> tuple[int, ...]:
-        """How many sides have each place but the last."""
-        return self.groups[:-1]
-
-    @property
-    def backwards(self) -> "_Pattern":
-        """That of the same game from its end."""
-        return _Pattern(self.groups[::-1], self.groups[0] > 1, self.missing)
 
 
 def _two(location: Tensor, scale: Tensor, margin: Margin, places: Tensor, rules: _Rules) -> Tensor:
@@ -316,18 +280,18 @@ def _two(location: Tensor, scale: Tensor, margin: Margin, places: Tensor, rules:
 
 
 def _rows(
-    location: Tensor, scale: Tensor, margin: Margin, places: Tensor, rules: _Rules, pattern: _Pattern
+    location: Tensor, scale: Tensor, margin: Margin, places: Tensor, rules: _Rules, pattern: Pattern
 ) -> Tensor:
     """log P of games that share places in one pattern."""
     if rules.ties == "draw" and (pattern.ahead or pattern.shared):
         return _drawn(location, scale, margin, places, rules)
-    if rules.link == "probit" and _num_orders(pattern.ahead) > _num_orders(pattern.groups[1:]):
+    if rules.link == "probit" and num_orders(pattern.ahead) > num_orders(pattern.groups[1:]):
         # Normal performances are as likely from the other end, where more sides share the last place.
         location, places, pattern = -location, -places, pattern.backwards
     location, scale, place = _sorted(location, scale, margin, places)
     worst = place.masked_fill(place.isinf(), -math.inf).amax(-1, keepdim=True)
     last = place >= worst if pattern.shared or pattern.missing else None
-    orders = _orders(pattern.ahead, location.shape[-1], location.device)
+    orders = all_orders(pattern.ahead, location.shape[-1], location.device)
     if orders is not None:
         location, scale = location[..., orders], scale[..., orders]
         last = last if last is None else last[..., None, :].expand_as(location)
@@ -387,28 +351,6 @@ def _sorted(location: Tensor, scale: Tensor, margin: Margin, places: Tensor) -> 
 
 def _of_games(margin: Margin, games: list[int]) -> Margin:
     return margin[:, games] if isinstance(margin, Tensor) else margin
-
-
-def _num_orders(pattern: tuple[int, ...]) -> int:
-    return math.prod(math.factorial(size) for size in pattern)
-
-
-@lru_cache
-def _orders(pattern: tuple[int, ...], sides: int, device: torch.device) -> Tensor | None:
-    """Every order of the sides that agrees with the places, shape (orders, K); None for one."""
-    count = _num_orders(pattern)
-    if count == 1:
-        return None
-    if count > MOST_ORDERS:
-        raise InputError(
-            f"a game has {max(pattern)} sides that share a place before the last, in {count:,} possible "
-            f"orders; at most {MOST_ORDERS:,} are added up"
-        )
-    starts = itertools.accumulate(pattern, initial=0)
-    groups = [itertools.permutations(range(at, at + size)) for at, size in zip(starts, pattern, strict=False)]
-    rest = tuple(range(sum(pattern), sides))
-    found = [(*itertools.chain(*chosen), *rest) for chosen in itertools.product(*groups)]
-    return torch.tensor(found, device=device)
 
 
 def _plackett_luce(score: Tensor, last: Tensor | None) -> Tensor:
