@@ -48,6 +48,8 @@ __all__ = ["Ascent", "Bound", "State", "fit", "fits", "quadrature_elbo", "read"]
 # so that the numbers do not depend on the number of cores.
 SMALL_WORK = 2**24
 HALVINGS = 40
+# Of the ELBO, what sums over many rows lose by rounding.
+ROUNDING = 1e-12
 # Nodes at first and at most, where nobody says how many.
 FEWEST_NODES, MOST_NODES = 8, 64
 # With fewer nodes than the last, iterations go on until they bring no more than so many tolerances.
@@ -129,7 +131,7 @@ def fit(
         final=final,
         steps=len(ascent.history),
         seconds=time.perf_counter() - start,
-        converged=ascent.done and off <= max(tolerance, 1e-12 * abs(state.elbo)),
+        converged=ascent.done and off <= max(tolerance, ROUNDING * abs(state.elbo)),
         reason=f"the last of {len(ascent.history)} iterations raised the ELBO by {ascent.rise:.2g} nats and "
         f"twice the {bound.num_nodes} nodes change it by {off:.1g} (tolerance {tolerance:g} for both){said}",
         engine="quadrature",
@@ -286,6 +288,8 @@ class Bound:
                 found = self.at(state.mean + length * step, sites, spread)
                 if found.elbo > state.elbo:
                     return found, length
+                if state.elbo - found.elbo <= ROUNDING * abs(state.elbo):
+                    break
             length /= 2
         return state, 1.0
 
