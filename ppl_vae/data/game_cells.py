@@ -140,8 +140,8 @@ def csv_table(path: Path, header: Sequence[str], wanted: Sequence[str]) -> Table
         tuple(name for name in header if name not in wanted),
         lambda row: next(islice(records(path), row + 1, None), (row + 2, []))[0],
     )
-    # A row that is too short ends in empty cells, which can hide in a column that nobody asked for.
-    if "" in last.known and len(header) > len(wanted):
+    # A row that is too short ends in empty cells, which can hide in a column where they mean something.
+    if "" in last.known:
         for line, cells in records(path):
             check_width(path, line, cells, len(header))
     _check_header_once(table, path)

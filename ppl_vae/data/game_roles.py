@@ -20,10 +20,9 @@ ROLES = (
 _ALSO = {
     "draw": ("draw", "draws", "drawn", "is_draw", "tie", "ties", "tied", "is_tie"),
     "result": ("result", "outcome"),
-    "date": ("date", "time"),
     "game": ("game", "game_id", "match", "match_id", "race"),
     "player": ("player", "driver"),
-    "place": ("place", "position", "rank"),
+    "place": ("place", "position"),
     "home_score": ("home_score", "home_goals"),
     "away_score": ("away_score", "away_goals"),
 }
@@ -218,7 +217,7 @@ def _ended(head: _Header, sides: tuple[tuple[str, ...], ...], first: str, number
         )
     return GameRoles(
         sides, home=first, covariates=_of_sides(head, first, numbered, len(sides)), scores=scores,
-        places=places, result=result, neutral=head.one("neutral"), date=head.one("date"),
+        places=places, result=result, neutral=head.one("neutral") if first else "", date=head.one("date"),
         game_weight=head.one("game_weight", "weight", "count"),
     )  # fmt: skip
 

@@ -21,6 +21,7 @@ from ppl_vae.data.game_words import (
     as_score,
     as_truth,
     as_weight,
+    is_date,
     is_draw,
     who_won,
 )
@@ -70,7 +71,7 @@ def wide_games(table: Table, roles: GameRoles) -> Reading:
     games = Games(
         table.name, players, side_ptr, _ends(members[there]), player, place,
         score=score,
-        time=_numbers(table, roles.date, as_days, "is no date and no number; dates are such as 2024-05-31"),
+        time=_times(table, roles.date),
         game_weight=_numbers(table, roles.game_weight, as_weight, "is no positive number"),
         covariates=_at_home(table, roles, len(place))
         | {name: _side_numbers(table, of, there) for name, of in roles.covariates.items()},
@@ -283,6 +284,21 @@ def _numbers(table: Table, name: str, judge: Any, words: str) -> Floats | None:
     return numbers
 
 
+def _times(table: Table, name: str) -> Floats | None:
+    """A column of dates, or of plain numbers."""
+    found = _numbers(table, name, as_days, "is no date and no number; dates are such as 2024-05-31")
+    if found is not None:
+        column = table.columns[name]
+        dates = np.array([is_date(text) for text in column.levels])[column.codes]
+        other = dates != dates[:1]
+        if other.any():
+            row = int(other.argmax())
+            kinds = ("a plain number", "a date") if dates[0] else ("a date", "a plain number")
+            words = f"{table.text(name, row)!r} is {kinds[0]}, and the first row has {kinds[1]}"
+            table.refuse(row, words, name)
+    return found
+
+
 def _ends(lengths: NDArray[Any]) -> Ints:
     ends = np.zeros(len(lengths) + 1, dtype=np.int64)
     np.cumsum(lengths, out=ends[1:])
@@ -331,8 +347,7 @@ def long_games(table: Table, roles: GameRoles) -> Reading:
     player, players = _in_order(entries[there], names)
     weight = _numbers(table, roles.weight, as_weight, "is no positive number")
 
-    def per_game(name: str, judge: Any, words: str) -> Floats | None:
-        numbers = _numbers(table, name, judge, words)
+    def per_game(name: str, numbers: Floats | None) -> Floats | None:
         return None if numbers is None else _of_each(table, numbers, rows, game_of, game_first, name, "game")
 
     def per_side(name: str, judge: Any = as_score, words: str = "is no finite number") -> Floats:
@@ -347,8 +362,10 @@ def long_games(table: Table, roles: GameRoles) -> Reading:
         table.name, players, side_ptr, _ends(sizes), player, place,
         weight=None if weight is None else np.repeat(weight[rows], there.sum(1)),
         score=None if roles.place or not roles.score else value,
-        time=per_game(roles.date, as_days, "is no date and no number; dates are such as 2024-05-31"),
-        game_weight=per_game(roles.game_weight, as_weight, "is no positive number"),
+        time=per_game(roles.date, _times(table, roles.date)),
+        game_weight=per_game(
+            roles.game_weight, _numbers(table, roles.game_weight, as_weight, "is no positive number")
+        ),
         covariates=covariates,
         warnings=look_alikes(players),
     )  # fmt: skip

@@ -161,6 +161,8 @@ def test_rankings_with_ties_are_rankings(tmp_path, places):
         ("home,away,home_score,away_score\na,b,1,2\nb,a,2,inf\n", ["row 3", "'inf' is no finite number"]),
         ("home,away,result,date\na,b,1,2024-01-01\nb,a,0,31.12.2023\n", ["row 3", "'31.12.2023' is no date"]),
         ("home,away,result,date\na,b,1,2024-01-01\nb,a,0,\n", ["row 3", "'date'", "empty"]),
+        ("home,away,result,date\na,b,1,2024-01-01\nb,a,0,2024\n", ["row 3", "'2024' is a plain number"]),
+        ("winner,loser,draw\na,b,1\nb,a\n", ["row 3", "2 cells where 3"]),
         ("home,away,result\na,b,1\nb,a,cy\n", ["row 3", "'cy' is no result"]),
         ("home,away,result\na,b,\n", ["row 2", "'result'", "empty"]),
         ("home,away,result\n1,0,1\n0,1,1\n", ["row 3", "name of a side and a result as well"]),
