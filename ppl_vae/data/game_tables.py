@@ -20,8 +20,9 @@ from ppl_vae.data.game_cells import (
     parquet_header,
     parquet_table,
 )
+from ppl_vae.data.game_long import long_games
 from ppl_vae.data.game_roles import GameRoles, find_roles
-from ppl_vae.data.game_rows import long_games, wide_games
+from ppl_vae.data.game_wide import wide_games
 from ppl_vae.data.game_words import is_date
 from ppl_vae.data.games import Games
 
