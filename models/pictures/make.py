@@ -238,14 +238,14 @@ def gaussian_mixture() -> None:
 
 
 def bayesian_mixture() -> None:
-    """Iris in the plane of its first principal axes: components of thirty draws of a full-rank guide."""
+    """Iris in the plane of its first principal axes: components of fifteen draws of a full-rank guide."""
     rows = standardise(load("iris"))
     (x,) = rows.tensors(torch.float64)
     torch.manual_seed(0)
     model = BayesianMixture.from_data(rows, num_components=3, covariance="full")
     pair = Pair(model, BayesianMixture.guides["full-rank"](model, x))
     natural.fit(pair, x, start="guide")
-    draws = guide.draws(pair, x, num_draws=30, seed=0).draws
+    draws = guide.draws(pair, x, num_draws=15, seed=0).draws
     found = model.identifiable(draws).isel(chain=0)
     axes = torch.linalg.eigh(x.T @ x).eigenvectors[:, -2:].flip(1)
     upper = np.triu_indices(x.shape[1], 1)
@@ -262,7 +262,7 @@ def bayesian_mixture() -> None:
         axis.plot([], [], color=colour, label=f"component {place + 1}, 2 sd, by draw")
     for shape in axis.patches:
         shape.set(alpha=0.35)
-    axis.set(xlabel="first principal axis", ylabel="second", title="Thirty draws of three components")
+    axis.set(xlabel="first principal axis", ylabel="second", title="Fifteen draws of three components")
     axis.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5))
     save(figure, "bayesian-mixture")
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, TypeVa
 
 from torch import Tensor, nn
 
+from ppl_vae.base.errors import InputError
+
 if TYPE_CHECKING:
     from ppl_vae.data.dataset import Dataset
     from ppl_vae.data.inputs import Input
@@ -20,6 +22,7 @@ __all__ = [
     "OffersChoices",
     "SuiteModel",
     "Unit",
+    "check_width",
     "defaults_of",
     "inputs_of",
     "one_of",
@@ -196,3 +199,18 @@ def one_of(cls: type[Options], options: Options | None, keywords: Mapping[str, A
     if keywords:
         raise TypeError(f"give {cls.__name__} or {', '.join(keywords)}, not both")
     return options
+
+
+def check_width(x: Tensor, num_features: int, whose: str) -> None:
+    """Refuse data that are no rows of so many features.
+
+    Args:
+        x: the data.
+        num_features: of each row.
+        whose: of what they are to be, such as "a mixture of 4 features".
+
+    Raises:
+        InputError: naming the shape that they have.
+    """
+    if x.dim() != 2 or x.shape[1] != num_features:
+        raise InputError(f"{whose} was given data of shape {tuple(x.shape)}")

@@ -19,7 +19,7 @@ from ppl_vae.base.arguments import check_whole
 from ppl_vae.base.errors import InputError
 from ppl_vae.data.inputs import Features, Input
 from ppl_vae.data.rows import Rows
-from ppl_vae.models.base import DataType, FitDefaults, Unit, one_of
+from ppl_vae.models.base import DataType, FitDefaults, Unit, check_width, one_of
 from ppl_vae.models.mixture_em import Covariance, Mixture, best_of, k_means_start
 from ppl_vae.models.mixture_priors import MixturePriors, mixture_of
 from ppl_vae.models.mixture_views import mixture_views
@@ -169,10 +169,7 @@ class BayesianMixture(PyroModule):  # type: ignore[misc]
         Raises:
             InputError: if x is not of shape (rows, d).
         """
-        if x.dim() != 2 or x.shape[1] != self.num_features:
-            raise InputError(
-                f"a mixture of {self.num_features} features was given data of shape {tuple(x.shape)}"
-            )
+        check_width(x, self.num_features, f"a mixture of {self.num_features} features")
 
     @torch.no_grad()
     def starting_latents(self, x: Tensor, *, seed: int = 0) -> dict[str, Tensor]:

@@ -18,7 +18,7 @@ from ppl_vae.base.errors import InputError
 from ppl_vae.data.inputs import Features, Input
 from ppl_vae.data.rows import Rows
 from ppl_vae.models.axes import axes_views
-from ppl_vae.models.base import DataType, FitDefaults, Unit, one_of
+from ppl_vae.models.base import DataType, FitDefaults, Unit, check_width, one_of
 from ppl_vae.models.linear_gaussian import check_latent_dim
 from ppl_vae.models.scales import far_from_one
 from ppl_vae.program.shown import ViewContext
@@ -141,10 +141,7 @@ class BayesianPPCA(PyroModule):  # type: ignore[misc]
         Raises:
             InputError: if x is not of shape (rows, d).
         """
-        if x.dim() != 2 or x.shape[1] != self.num_features:
-            raise InputError(
-                f"BayesianPPCA of {self.num_features} features was given data of shape {tuple(x.shape)}"
-            )
+        check_width(x, self.num_features, f"BayesianPPCA of {self.num_features} features")
 
     def identifiable(self, draws: xr.Dataset) -> xr.Dataset:
         """WWᵀ (its upper triangle), the singular values of W in descending order, μ and σ."""

@@ -22,17 +22,17 @@ from ppl_vae.guides.means import posterior_mean
 from ppl_vae.guides.normal import VARIANCE_FLOOR, num_raw, raw_normal
 from ppl_vae.guides.per_datum import PerDatumNormal
 from ppl_vae.guides.semi_amortised import SemiAmortised
-from ppl_vae.models.base import DataType, FitDefaults, Unit, one_of
+from ppl_vae.models.base import DataType, FitDefaults, Unit, check_width, one_of
 from ppl_vae.models.bits import bits_per_dim
 from ppl_vae.models.conditions import Conditions, Joined, bayes_views
 from ppl_vae.models.likelihoods.base import Likelihood, binarises
 from ppl_vae.models.likelihoods.gaussian import Gaussian
 from ppl_vae.models.likelihoods.named import completed, likelihood_of
-from ppl_vae.models.likelihoods.options import LikelihoodKeywords, LikelihoodOptions
 from ppl_vae.models.linear_answers import LinearAnswers, affine, is_linear
 from ppl_vae.models.networks.dense import mlp
 from ppl_vae.models.networks.named import Architecture
 from ppl_vae.models.scales import far_from_likelihood
+from ppl_vae.models.vae import VAEKeywords, VAEOptions
 from ppl_vae.program.shown import ViewContext
 from ppl_vae.views import ImageGrid, View
 
@@ -43,40 +43,21 @@ PRIORS = ("standard", "conditional")
 
 
 @dataclass(frozen=True)
-class ConditionalVAEOptions(LikelihoodOptions):
+class ConditionalVAEOptions(VAEOptions):
     """What a conditional VAE can be asked for.
 
     Attributes:
-        latent_dim: Latent dimensions.
-        hidden: Widths of the decoder's hidden layers, from the latent side, or none; the encoder mirrors
-            them.
-        activation: relu, tanh, softplus, silu or identity.
         prior: standard, the same N(0, I) for every condition; or conditional, a normal whose mean and
             variances a network reads off the condition.
-        network: mlp, or for images conv or resnet; the guide's encoder mirrors the decoder.
-        channels: Channels of the maps of a decoder of images, from the latent side; sides double as often.
-        norm: none, batch or group: what comes between a layer and its activation.
     """
 
-    latent_dim: int = 10
-    hidden: tuple[int, ...] = (200, 200)
-    activation: str = "relu"
     prior: str = "standard"
-    network: str = "mlp"
-    channels: tuple[int, ...] = (64, 32)
-    norm: str = "none"
 
 
-class ConditionalVAEKeywords(LikelihoodKeywords, total=False):
+class ConditionalVAEKeywords(VAEKeywords, total=False):
     """`ConditionalVAEOptions` as keywords."""
 
-    latent_dim: int
-    hidden: tuple[int, ...]
-    activation: str
     prior: str
-    network: str
-    channels: tuple[int, ...]
-    norm: str
 
 
 class ConditionalVAE(PyroModule):  # type: ignore[misc]
@@ -224,11 +205,7 @@ class ConditionalVAE(PyroModule):  # type: ignore[misc]
         Raises:
             InputError: naming the first wrong place.
         """
-        if x.dim() != 2 or x.shape[1] != self.num_features:
-            raise InputError(
-                f"conditional VAE of {self.networks.of_what(self.num_features)} was given data of shape "
-                f"{tuple(x.shape)}"
-            )
+        check_width(x, self.num_features, f"conditional VAE of {self.networks.of_what(self.num_features)}")
         if len(condition) != len(x):
             raise InputError(f"{len(condition)} conditions were given for {len(x)} rows of data")
         self.conditions.check(condition)

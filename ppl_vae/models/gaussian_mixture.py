@@ -19,7 +19,7 @@ from ppl_vae.base.seeds import derived
 from ppl_vae.data.inputs import Features, Input
 from ppl_vae.data.rows import Rows
 from ppl_vae.guides.enumerated import Enumerated
-from ppl_vae.models.base import DataType, FitDefaults, Unit, one_of
+from ppl_vae.models.base import DataType, FitDefaults, Unit, check_width, one_of
 from ppl_vae.models.mixture_em import (
     COVARIANCES,
     FLOOR,
@@ -272,10 +272,7 @@ class GaussianMixture(PyroModule):  # type: ignore[misc]
         Raises:
             InputError: if x is not of shape (rows, d).
         """
-        if x.dim() != 2 or x.shape[1] != self.num_features:
-            raise InputError(
-                f"a mixture of {self.num_features} features was given data of shape {tuple(x.shape)}"
-            )
+        check_width(x, self.num_features, f"a mixture of {self.num_features} features")
 
     @torch.no_grad()
     def log_joint(self, x: Tensor) -> Tensor:

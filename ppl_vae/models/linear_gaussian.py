@@ -21,7 +21,7 @@ from ppl_vae.data.rows import IncompleteRows, Rows
 from ppl_vae.guides.amortised import LinearNormal
 from ppl_vae.guides.patterns import PatternNormal
 from ppl_vae.guides.per_datum import PerDatumNormal
-from ppl_vae.models.base import DataType, FitDefaults, Unit
+from ppl_vae.models.base import DataType, FitDefaults, Unit, check_width
 from ppl_vae.models.linear_gaussian_em import EM, Rule, first_estimate, maximise
 from ppl_vae.models.linear_gaussian_guides import check_settable, set_posterior
 from ppl_vae.models.missing_values import NormalWhereObserved
@@ -128,9 +128,7 @@ class LinearGaussian(PyroModule):  # type: ignore[misc]
             InputError: if x is not of shape (rows, d), x_observed not booleans of its shape, or a value that
                 is said to be observed is none.
         """
-        if x.dim() != 2 or x.shape[1] != self.num_features:
-            name, shape = type(self).__name__, tuple(x.shape)
-            raise InputError(f"{name} of {self.num_features} features was given data of shape {shape}")
+        check_width(x, self.num_features, f"{type(self).__name__} of {self.num_features} features")
         if x_observed is None:
             return
         if x_observed.shape != x.shape or x_observed.dtype != torch.bool:

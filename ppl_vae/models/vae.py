@@ -20,7 +20,7 @@ from ppl_vae.guides.means import posterior_mean
 from ppl_vae.guides.normal import num_raw
 from ppl_vae.guides.per_datum import PerDatumNormal
 from ppl_vae.guides.semi_amortised import SemiAmortised
-from ppl_vae.models.base import DataType, FitDefaults, Unit, one_of
+from ppl_vae.models.base import DataType, FitDefaults, Unit, check_width, one_of
 from ppl_vae.models.bits import bits_per_dim
 from ppl_vae.models.likelihoods.base import Likelihood, binarises
 from ppl_vae.models.likelihoods.named import completed, likelihood_of
@@ -183,10 +183,7 @@ class VAE(PyroModule):  # type: ignore[misc]
         Raises:
             InputError: naming the first wrong place.
         """
-        if x.dim() != 2 or x.shape[1] != self.num_features:
-            raise InputError(
-                f"VAE of {self.networks.of_what(self.num_features)} was given data of shape {tuple(x.shape)}"
-            )
+        check_width(x, self.num_features, f"VAE of {self.networks.of_what(self.num_features)}")
         self.likelihood.check(x)
 
     @torch.no_grad()
