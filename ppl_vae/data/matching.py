@@ -129,11 +129,11 @@ class Search:
             return variable
         place = [int(axis[0]) for axis in np.nonzero(absent)]
         label = next((names[place[-1]] for names in variable.labels.values()), name)
-        raise InputError(
-            variable.fault
-            or f"{self.dataset.name}, {self.dataset.unit} {place[0] + 1}, {brief(label)!r}: the value is "
-            "missing, and the model takes no mask."
-        )
+        where = f"{self.dataset.name}, {self.dataset.unit} {place[0] + 1}, {brief(label)!r}"
+        said = variable.fault or f"{where}: the value is missing."
+        if said.endswith(("is empty.", "is missing.")):
+            said = f"{said[:-1]}, and the model takes no missing values."
+        raise InputError(said)
 
 
 def resolve(dataset: Dataset, inputs: Mapping[str, Input], columns: Columns | None = None) -> Dataset:

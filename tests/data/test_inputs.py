@@ -202,7 +202,7 @@ def test_missing_values_are_nan_with_a_mask(tmp_path):
 
 def test_missing_values_without_a_mask_are_refused_with_their_place(tmp_path):
     data = written(tmp_path, "a,b,kind\n1,2,u\n3,,v\n4,5,\n")
-    with pytest.raises(InputError, match=r"t.csv, row 3, column 'b': the cell is empty\."):
+    with pytest.raises(InputError, match=r"'b': the cell is empty, and the model takes no missing values\."):
         data.arguments({"x": Features()})
     with pytest.raises(InputError, match=r"row 3, 'kind': the value is missing"):
         data.arguments({"kind": Category()})
@@ -243,7 +243,7 @@ def test_sequences_of_several_lengths_end_in_nan_with_a_mask(tmp_path):
     assert torch.equal(there, ~x.isnan())
     # What is one value a unit stays one.
     assert age.tolist() == [50, 40]
-    with pytest.raises(InputError, match="the value is missing, and the model takes no mask"):
+    with pytest.raises(InputError, match="the value is missing, and the model takes no missing values"):
         written(tmp_path, text).arguments({"x": Sequence()}, columns={"unit": "patient"})
 
 

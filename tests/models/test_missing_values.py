@@ -216,9 +216,9 @@ def test_columns_without_a_value_are_refused_by_name_and_rows_without_one_are_no
     for family in (PPCA, FactorAnalysis):
         with pytest.raises(InputError, match="no value of b in any training row"):
             family.from_data(empty, latent_dim=1)
-    with pytest.raises(InputError, match="missing, and the model takes no mask"):
+    with pytest.raises(InputError, match="missing, and the model takes no missing values"):
         Rows.of(data)
-    with pytest.raises(InputError, match="missing, and the model takes no mask"):
+    with pytest.raises(InputError, match="missing, and the model takes no missing values"):
         data.arguments(VAE.inputs)
     standard = IncompleteRows.of(standardise(data))
     np.testing.assert_allclose(np.nanmean(standard.values, 0), 0, atol=1e-12)
