@@ -15,6 +15,9 @@ __all__ = ["pareto_k", "smoothed_tail", "smoothed_weights", "systematic", "tail_
 
 # Numbers in one table of likelihoods.
 _TABLE = 2**22
+# Excesses, over the largest weight, that are rounding: in float64, and in float32 for each nat of a log weight,
+# whose sums are off by a few units of the last place.
+DOUBLE, SINGLE = 1e-10, 1e-6
 
 
 def _grid_size(size: int) -> int:
@@ -138,12 +141,22 @@ def _fit_some(largest: Tensor) -> tuple[Tensor, Tensor]:
     size, units = excess.shape
     if size < 5:
         return torch.full((units,), torch.inf, dtype=torch.float64), torch.zeros(units, dtype=torch.float64)
-    constant = excess[-1] < 1e-10
+    constant = excess[-1] < _rounding(ordered)
     shape, scale = _generalised_pareto(
         torch.where(constant, torch.ones_like(excess).cumsum(0), excess.clamp_min(1e-300))
     )
     shrunk = (size * shape + 10 * 0.5) / (size + 10)
     return torch.where(constant, -torch.ones_like(shrunk), shrunk), scale
+
+
+def _rounding(ordered: Tensor) -> Tensor:
+    """Excesses below which weights are constant but for the rounding of the precision that they came from.
+
+    Args:
+        ordered: log weights in float64, shape (M + 1, units), which may have been float32 before.
+    """
+    single = (ordered == ordered.float().double()).all(0)
+    return torch.where(single, SINGLE * ordered.abs().amax(0).clamp_min(1.0), DOUBLE)
 
 
 def _generalised_pareto(excess: Tensor) -> tuple[Tensor, Tensor]:

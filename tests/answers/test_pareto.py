@@ -66,8 +66,12 @@ def test_order_does_not_matter() -> None:
 def test_constant_weights_have_no_tail() -> None:
     constant = torch.full((50, 2), -123.4, dtype=torch.float64)
     rounding = constant + 1e-13 * torch.randn(50, 2, dtype=torch.float64)
-    for weights in (constant, rounding):
+    single = (constant + 1e-5 * torch.randn(50, 2, dtype=torch.float64)).float().double()
+    assert len(single.unique()) > 2
+    for weights in (constant, rounding, single, single.float()):
         assert pareto_k(weights).tolist() == [-1.0, -1.0]
+    # In float64 so small a spread is one.
+    assert (pareto_k(constant + 1e-5 * torch.randn(50, 2, dtype=torch.float64)) > -1).all()
     mixed = torch.cat([constant[:, :1], _log_weights(0.5)[:50, :1]], dim=1)
     found = pareto_k(mixed)
     assert found[0] == -1
