@@ -152,6 +152,9 @@ def advise(
         return Advice("train better", sentence)
     if short and facts.method == "SVI":
         return Advice("more steps", "take more steps: SVI has not come to rest")
+    if short and facts.method == "expectation propagation":
+        sentence = "fit by ep.fit with more steps or damping (max_steps, damping): it has not come to rest"
+        return Advice("more steps", sentence)
     return _by_reference(measures, facts)
 
 

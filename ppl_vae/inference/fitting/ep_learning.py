@@ -27,7 +27,7 @@ from ppl_vae.inference.fitting.ep_steps import Factors, Sites, predictors
 
 __all__ = ["evidence_gradient", "learn"]
 
-# Propagations at most, and how near each comes to its fixed point: the gradient is then right to that, and the
+# Propagations at most, and how near each comes to its fixed point: the gradient is right to that, and the
 # estimate to its square.
 MOST, INNER_TOLERANCE, INNER_STEPS = 100, 1e-4, 60
 # Nats that L-BFGS still climbs for.

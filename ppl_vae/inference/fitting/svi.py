@@ -95,8 +95,8 @@ class EvidenceEstimate(Plain):
         """The same where the curve of the fit is shown."""
         who = f"{self.approximation[0].upper()}{self.approximation[1:]}"
         return (
-            f"{who} estimates log p(x) as {self.log_evidence:.2f} nats, which the curve shows by step: it is no "
-            "bound, and may be too high as well as too low."
+            f"{who} estimates log p(x) as {self.log_evidence:.2f} nats, which the curve shows by step: it is "
+            "no bound, and may be too high as well as too low."
         )
 
 
