@@ -78,6 +78,7 @@ NATURAL = Facts(method="natural gradients")
     ("facts", "measures", "word"),
     [
         (Facts(), Measures("nuts", True, converged=False), "more steps"),
+        (Facts(method="expectation propagation"), Measures("nuts", True, converged=False), "more steps"),
         # Steps of SVI help only a guide that is short of the best of its family, and then others get there.
         (Facts(trainer="natural.fit"), Measures("nuts", True, converged=False), "natural.fit"),
         (Facts(trainer="natural.fit", funnel=True), Measures("nuts", False), "non-centred"),
