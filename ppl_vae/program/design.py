@@ -74,7 +74,7 @@ class Design:
         for k in range(int(lengths.max())):
             there = k < lengths
             entry = torch.where(there, starts + k, 0)
-            columns.append(torch.where(there, self.column[entry], 0))
+            columns.append(torch.where(there, self.column[entry], 0).long())
             values.append(torch.where(there, self.value[entry], 0.0))
         return columns, values
 
@@ -99,7 +99,9 @@ class Design:
         from scipy.sparse import csr_array
 
         small = np.int32 if max(num_states, self.num_rows, len(self.column)) < 2**31 else np.int64
-        index, pointer = (part.numpy(force=True).astype(small) for part in (self.column, self.pointer))
+        index, pointer = (
+            part.numpy(force=True).astype(small, copy=False) for part in (self.column, self.pointer)
+        )
         return csr_array((self.value.numpy(force=True), index, pointer), shape=(self.num_rows, num_states))
 
     def check(self, num_states: int) -> None:

@@ -11,6 +11,7 @@ Source: Opper and Archambeau, "The Variational Gaussian Approximation Revisited"
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -129,22 +130,23 @@ class Factors:
         quadrature's own ELBO, to rounding, at any number of nodes, and ℓ need be differentiable only once.
         """
         nodes, weights = rule
-        sd = variance.clamp_min(0).sqrt()
-        sd = sd.clamp_min(LEAST_SD * float(sd.max()) or LEAST_SD)
-        value, slope, curvature = (torch.empty_like(predictor) for _ in range(3))
+        count = self.design.count
+        least = LEAST_SD**2 * float(variance.max()) or LEAST_SD**2
+        slope, curvature, values = torch.empty_like(predictor), torch.empty_like(predictor), []
         for here, observed in self._chunks(len(nodes)):
-            spread = sd[here]
+            spread = variance[here].clamp_min(least).sqrt()
             with torch.enable_grad():
                 at = torch.addcmul(predictor[here], nodes[:, None], spread).requires_grad_()
                 likelihood = self.log_likelihood(at, *observed)
                 (derivative,) = torch.autograd.grad(likelihood.sum(), at)
-            value[here] = weights @ likelihood.detach()
+            value = weights @ likelihood.detach()
+            values.append(float(value.sum() if count is None else value @ count[here]))
             slope[here] = weights @ derivative
             curvature[here] = (weights * nodes) @ derivative / spread
-        if self.design.count is not None:
-            for part in (value, slope, curvature):
-                part *= self.design.count
-        return Expected(float(value.sum()), slope, curvature)
+        if count is not None:
+            slope *= count
+            curvature *= count
+        return Expected(math.fsum(values), slope, curvature)
 
     def expected_likelihood(self, predictor: Tensor, variance: Tensor, rule: Tensor) -> Iterator[Tensor]:
         """Σ_r c_r E[ℓ(d_r)] chunk by chunk, differentiable in the model's parameters."""
@@ -187,8 +189,10 @@ def meeting_of(design: Design, chains: Chains) -> tuple[int, list[int]] | None:
 
 
 def _plain(design: Design) -> Design:
-    """On the CPU, its floats in float64."""
-    pointer, column = design.pointer.cpu().long(), design.column.cpu().long()
+    """On the CPU, its floats in float64, and as small as it goes."""
+    pointer, column = design.pointer.cpu(), design.column.cpu()
+    if len(column) < 2**31:  # then SciPy's matrix has the same memory
+        pointer, column = pointer.int(), column.int()
     value = design.value.detach().cpu().double()
     observed = tuple(
         part.detach().cpu().double() if part.is_floating_point() else part.detach().cpu()
