@@ -265,9 +265,8 @@ def duels_of(
         warnings, history: see `Games`.
     """
     entries = np.arange(len(player) + 1)
-    return Games(
-        name, players, entries[::2].copy(), entries, player, place, warnings=warnings, history=history
-    )
+    # Sides end where every second entry does: a view, for there may be ten million of them.
+    return Games(name, players, entries[::2], entries, player, place, warnings=warnings, history=history)
 
 
 def places_of(score: Floats, side_ptr: Ints) -> NDArray[np.int32]:

@@ -82,13 +82,20 @@ def _check_players(players: Tensor, num_players: int) -> None:
     if unknown.any():
         row = _first(unknown)
         raise InputError(f"game {row} is {players[row].tolist()}; players are 0 to {num_players - 1}")
-    if (few := (players >= 0).any(-1).sum(-1) < 2).any():
+    sides = (players >= 0).any(-1).sum(-1)
+    if (few := sides < 2).any():
         raise InputError(f"game {_first(few)} has fewer than two sides: {players[_first(few)].tolist()}")
-    flat = players.flatten(1).sort(-1).values
-    twice = ((flat[:, 1:] == flat[:, :-1]) & (flat[:, 1:] >= 0)).any(-1)
+    # Several of many sides may have something in common, such as a car; of two sides nobody is on both.
+    twice = _repeats(players).any(-1) | (_repeats(players.flatten(1)) & (sides == 2))
     if twice.any():
         row = _first(twice)
         raise InputError(f"game {row} is {players[row].tolist()}: a player plays in it twice")
+
+
+def _repeats(players: Tensor) -> Tensor:
+    """Whether somebody stands twice in the last dimension."""
+    found = players.sort(-1).values
+    return ((found[..., 1:] == found[..., :-1]) & (found[..., 1:] >= 0)).any(-1)
 
 
 def _check_numbers(
