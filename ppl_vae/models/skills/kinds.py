@@ -14,7 +14,7 @@ from ppl_vae.models.skills import exact
 from ppl_vae.models.skills.duel_moments import probit_moments
 from ppl_vae.models.skills.forecasts import duel_probabilities, goal_probabilities, goal_results
 from ppl_vae.models.skills.further import matrix_of
-from ppl_vae.models.skills.links import Duel, duel_log_prob
+from ppl_vae.models.skills.links import Duel, duel_log_prob, log_draw, log_win
 from ppl_vae.models.skills.many_sides import RankingSkills
 from ppl_vae.models.skills.model import Skills
 from ppl_vae.models.skills.options import SkillsOptions
@@ -104,9 +104,20 @@ class DuelSkills(_Differences):
         return found if self.options.link == "probit" else found / 2**0.5
 
     def log_likelihood(self, predictor: Tensor, *observed: Tensor) -> Tensor:
-        """See `program.abilities.LinearFactors`."""
+        """See `program.abilities.LinearFactors`: draws and decided games apart, each by their own formula."""
         result, spread = observed
-        return duel_log_prob(predictor, result, self.scale(spread), self.draw_margin, self.duel_link)
+        scale, margin, link = self.scale(spread), self.draw_margin, self.duel_link
+        drawn = result == 0.5
+        if not isinstance(margin, Tensor) or not drawn.any():
+            return duel_log_prob(predictor, result, scale, margin, link)
+        draws, decided = (rows.nonzero()[:, 0] for rows in (drawn, ~drawn))
+        ahead = predictor[..., decided] * (2 * result[decided] - 1)
+        parts = [
+            log_draw(predictor[..., draws], scale[draws], margin, link),
+            log_win(ahead, scale[decided], margin, link),
+        ]
+        order = torch.cat([draws, decided]).argsort()
+        return torch.cat(parts, -1)[..., order]
 
     def tilted(self, mean: Tensor, variance: Tensor, *observed: Tensor) -> Tilted | None:
         """See `program.abilities.TiltedFactors`: closed for the probit link."""
