@@ -18,15 +18,16 @@ from ppl_vae.program.pair import Pair
 from tests.models.skills.seasons import games_of, season
 
 
-def races(num_races: int, num_players: int, num_sides: int) -> Games:
-    """Races of players whose skills are one half apart."""
+def races(num_races: int, num_players: int, num_sides: int, *, cars: bool = False) -> Games:
+    """Races of players whose skills are one half apart, two of whom may share a car."""
     generator = np.random.default_rng(7)
     rows = []
     for _ in range(num_races):
         chosen = generator.permutation(num_players)[:num_sides]
         performance = chosen / 2 + generator.normal(size=num_sides)
         places = (performance > performance[:, None]).sum(1)
-        rows.append(([f"P{k}" for k in chosen], places.tolist()))
+        sides = [[f"P{k}", *([f"car {k % 3}"] if cars else [])] for k in chosen]
+        rows.append((sides, places.tolist()))
     return games_of(rows, time=np.arange(num_races, dtype=float) // 4)
 
 
@@ -39,12 +40,14 @@ CASES = {
     "duels": lambda: made(season(60, 6, dates=8), draws=True, drift="1", process="ou", home=True),
     "goals": lambda: made(season(30, 5, scores="whole"), outcome="goals"),
     "races": lambda: made(races(10, 6, 4), drift="1"),
+    "races with cars": lambda: made(races(10, 6, 4, cars=True), drift="1"),
 }
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_gradient_is_that_of_differences(name):
     model, data = CASES[name]()
+    model.check_data(*data)
     leaves = dict(model.named_parameters())
 
     def estimate() -> float:
