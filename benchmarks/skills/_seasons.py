@@ -90,7 +90,7 @@ def _alliances(table: pd.DataFrame, name: str, time: float) -> Games:
 
 
 def formula_one(first: str = "1950", car: bool = True) -> Games:
-    """Classified finishes of all races from a year on, each side a driver and, if asked for, its car's maker."""
+    """Classified finishes of all races from a year on, a side a driver and, if asked for, the car's maker."""
     table = pd.read_csv(FOLDER / FILES["formula 1"], dtype=str)
     table = table[table["position"].str.fullmatch(r"\d+").fillna(False) & (table["date"] >= first)]
     table = table.assign(place=table["position"].astype(int)).drop_duplicates(["race", "driver"])

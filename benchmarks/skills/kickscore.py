@@ -2,9 +2,9 @@
 
 kickscore (Maystre, Kristof and Grossglauser 2019) fits the same family, Gaussian chains that are independent
 of each other, by coordinate steps of the same natural gradients: its KL bound is our ELBO. The games are
-simulated: 60 players, 2,000 games with draws, strengths that walk. PYTHON is the interpreter of an environment
-that has kickscore, which this project does not install; it does one sweep after another, and has not converged
-when its 400 end.
+simulated: 60 players, 2,000 games with draws, strengths that walk. PYTHON is the interpreter of an
+environment that has kickscore, which this project does not install; it does one sweep after another, and has
+not converged when its 400 end.
 """
 
 import argparse

@@ -15,8 +15,8 @@ __all__ = ["pareto_k", "smoothed_tail", "smoothed_weights", "systematic", "tail_
 
 # Numbers in one table of likelihoods.
 _TABLE = 2**22
-# Excesses, over the largest weight, that are rounding: in float64, and in float32 for each nat of a log weight,
-# whose sums are off by a few units of the last place.
+# Excesses, over the largest weight, that are rounding: in float64, and in float32 for each nat of a log
+# weight, whose sums are off by a few units of the last place.
 DOUBLE, SINGLE = 1e-10, 1e-6
 
 
