@@ -177,8 +177,14 @@ class JointNormal(PyroModule):  # type: ignore[misc]
         self._design: Design | None = None
 
     def design(self, *data: Any) -> Design:
-        """A, read off the first data."""
+        """A, read off the first data; the same for any others, and for none.
+
+        Raises:
+            InputError: for none before there were any.
+        """
         if self._design is None:
+            if not data:
+                raise InputError("the joint guide has seen no data yet")
             model: Any = self._plain[0]
             merged = model.rows(*data).merged()
             like = self.loc

@@ -439,6 +439,9 @@ class PairwiseFactors(Protocol):
     data depend on z only through differences of two of them:
 
     log p(x, z) = Σ_k log N(z_k; μ_k, σ_k²) + Σ_d ℓ(z_i(d) − z_j(d)).
+
+    It is the case of `LinearFactors` with two entries 1 and −1 a row, as which methods take it
+    (`pairwise.as_linear`); new models are better written for that.
     """
 
     def __call__(self, *data: Any) -> Any:

@@ -174,10 +174,15 @@ class _Joint:
     guide: JointNormal
 
     def family(self, factors: Factors) -> JointFamily | ChainFamily:
-        if len(self.guide.weight) != factors.size:
+        own, columns = len(self.guide.weight), factors.design.column
+        if own != factors.size:
             raise InputError(
-                f"the joint guide was made for {len(self.guide.weight):,} distinct rows of data, and these "
-                f"have {factors.size:,}; make a new guide for other data"
+                f"the joint guide was made for {own:,} distinct rows of data, and these have "
+                f"{factors.size:,}; make a new guide for other data"
+            )
+        if not torch.equal(self.guide.design().column.cpu().long(), columns.long()):
+            raise InputError(
+                "the joint guide was made for rows of data that read other states; make a new guide for them"
             )
         if factors.chains.num_states <= MOST_DENSE:
             return JointFamily(factors)

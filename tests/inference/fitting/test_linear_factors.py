@@ -365,5 +365,8 @@ def test_what_a_family_cannot_hold_is_refused_in_one_sentence() -> None:
     more = (torch.zeros(2).double(), torch.tensor([[0, 2], [0, 1]]), torch.ones(2, 2).double())
     with pytest.raises(InputError, match="was made for 1 distinct rows of data, and these have 2"):
         natural.fit(pair, *more)
+    other = (outcome, torch.tensor([[0, 1]]), torch.ones(1, 2).double())
+    with pytest.raises(InputError, match="made for rows of data that read other states"):
+        natural.fit(pair, *other)
     with pytest.raises(InputError, match="function is no model of Gaussian chains"):
         ChainNormal(lambda: None)

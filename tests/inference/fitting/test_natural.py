@@ -164,6 +164,20 @@ def test_the_gradient_vanishes_at_the_optimum(name: str) -> None:
         assert (slope * scale).abs().max() < 1e-3
 
 
+def test_draws_go_by_quadrature_as_well(oracles: ModuleType) -> None:
+    pair = _skills("probit", draw_margin=2.0)
+    outcome, players = _games()
+    outcome = torch.where(torch.arange(len(outcome)) % 3 == 0, 0.5, outcome)
+    found = natural.fit(pair, outcome, players, tolerance=1e-10, num_nodes=NODES)
+    loc, scale = (moment.requires_grad_() for moment in _moments(pair))
+    value = _dense_elbo(pair, (outcome, players), loc, scale)
+    assert value.item() == pytest.approx(found.final.value, abs=1e-7)
+    for slope in torch.autograd.grad(value, (loc, scale)):
+        assert (slope * scale).abs().max() < 1e-3
+    drawn = elbo(pair, outcome, players, num_particles=1000, seed=3)
+    assert abs(drawn.value - found.final.value) < oracles.z_limit(1) * drawn.std_error
+
+
 @every_pair
 def test_no_other_guide_nearby_is_better(name: str) -> None:
     pair, games = PAIRS[name](), _games()
