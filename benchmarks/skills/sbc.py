@@ -80,9 +80,10 @@ def board(model: Skills, draws: xr.Dataset) -> xr.Dataset:
 
 
 def answer_of(name: str, model: Skills, data: tuple[Any, ...]) -> Any:
-    """What `sbc` takes: NUTS by its name, or a guide that is fitted by natural gradients to every season."""
-    if name == "nuts":
-        return name
+    """What `sbc` takes: NUTS by its name, or a guide that is fitted to every season, by natural gradients
+    where these take it, else by SVI."""
+    if name in ("nuts", "mean-field"):
+        return {"nuts": "nuts", "mean-field": "guide"}[name]
     family: Callable[..., Any] = model.guides[name]
 
     def fitted(*season: Any, num_draws: int, seed: int) -> Posterior:
@@ -103,8 +104,9 @@ def run_part(answer: str, part: int, out: Path, seed: int) -> float:
     games = season()
     model = Skills.from_data(games, draws=True, drift="1", home=True, **NUMBERS)
     data = games.dataset.arguments(model.inputs, torch.float64)
+    own = Prior(model) if answer != "mean-field" else model.guides[answer](model, *data)
     found = sbc(
-        Pair(model, Prior(model)), *data, answer=answer_of(answer, model, data), num_simulations=PART,
+        Pair(model, own), *data, answer=answer_of(answer, model, data), num_simulations=PART,
         identifiable=lambda draws: board(model, draws), seed=derived(seed, part), progress=False,
     )  # fmt: skip
     spent = time.process_time() - begin

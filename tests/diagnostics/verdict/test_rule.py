@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from ppl_vae.diagnostics.verdict.advice import Facts, next_step
-from ppl_vae.diagnostics.verdict.rule import REASONS, Decision, Measures, Rule, decide
+from ppl_vae.diagnostics.verdict.rule import REASONS, Decision, Measures, QuantityNames, Rule, decide
 
 SOUND = {"alarming": 0.0, "pareto_k": 0.3, "ess": 0.8}
 ALARMED = {"alarming": 1.0, "pareto_k": 1.2, "ess": 0.001}
@@ -121,3 +121,12 @@ NATURAL = Facts(method="natural gradients")
 )
 def test_next_step_is_the_cheapest_that_helps(facts, measures, word):
     assert word in next_step(Decision("do not trust", ("reference",), ""), measures, facts)
+
+
+def test_what_is_right_comes_with_the_guide_that_a_model_offers_for_the_rest():
+    facts = Facts(identified_right=True, guides=("markov", "sparse-precision"))
+    decision, names = Decision("do not trust", ("reference",), ""), QuantityNames(right="differences")
+    for guides, words in ((facts.guides, "--guide sparse-precision"), ((), "--guide full-rank")):
+        found = next_step(decision, Measures("nuts", True), replace(facts, guides=guides), names)
+        assert found.startswith("use only differences of this guide, or fit ")
+        assert words in found

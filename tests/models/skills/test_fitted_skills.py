@@ -1,5 +1,6 @@
 """Guides of the family of skills, fitted: against exact answers, against NUTS, and in a run's folder."""
 
+import json
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -91,3 +92,25 @@ def test_a_season_becomes_a_run_with_its_numbers_learnt(tmp_path: Path) -> None:
     )
     simulated = again.export("samples")["outcome"].to_numpy()
     assert {*np.unique(simulated)} <= {0.0, 1.0}
+
+
+def test_the_shell_fits_a_season_from_scores_and_dates(run: Any, tmp_path: Path) -> None:
+    games = season(40, 5, dates=9, scores="whole")
+    assert games.score is not None
+    assert games.time is not None
+    names = [games.players[k] for k in games.player]
+    lines = ["date,home,away,home_score,away_score"]
+    for g, day in enumerate(games.time.astype(int)):
+        scores = games.score[2 * g : 2 * g + 2].astype(int)
+        lines.append(f"2024-03-0{day + 1},{names[2 * g]},{names[2 * g + 1]},{scores[0]},{scores[1]}")
+    (tmp_path / "games.csv").write_text("\n".join(lines))
+    asked = ("--draws", "--drift", "1y", "--home", "--guide", "markov", "--method", "natural")
+    code, out, error = run(
+        "fit", "skills", tmp_path / "games.csv", *asked, "--out", tmp_path / "run", "--json"
+    )
+    assert code == 0, error
+    assert json.loads(out)["converged"]
+    assert ppl_vae.load(tmp_path / "run").model.lineup.effects.sides == ("home",)
+    code, _, error = run("fit", "skills", tmp_path / "games.csv", "--out", tmp_path / "other")
+    assert code == 2
+    assert "is a draw, and the model has none" in error
