@@ -69,7 +69,7 @@ def test_the_gradient_is_that_of_differences(name):
 
 
 def test_a_fit_learns_what_is_to_be_learnt():
-    model, data = made(races(30, 6, 4))
+    model, data = made(races(12, 5, 3))
     pair = Pair(model, AutoNormal(model))
     before = model.numbers["skill_sd"]
     held = ep.fit(pair, *data, progress=False)
