@@ -1,6 +1,6 @@
 """Whether a second layer of latents helps: MNIST, one layer against two, the same number of steps each.
 
-Run as ``python -m benchmarks.lectures hierarchical [--steps 10000] [--keep FOLDER]``. Static binarisation,
+Run as ``python -m benchmarks.lectures hierarchical [--steps 10000] [--only ladders] [--keep FOLDER]``. Static binarisation,
 60,000 training images; log p(x) of the first test images by importance sampling from each pair's own guide,
 which is a lower bound in expectation, and differences on paired images in their standard errors. Then a step
 of both two-layer pairs beside hand-written PyTorch with fused Adam.
@@ -12,6 +12,7 @@ import json
 import statistics
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from ppl_vae import HierarchicalVAE, Pair, data, importance, svi
 from ppl_vae.base.seeds import seeded
 from ppl_vae.diagnostics import collapse
 from ppl_vae.guides.layered import Ladder, posterior_moments
+from ppl_vae.inference.fitting.settling import settle
 from ppl_vae.models.hierarchical_vae import ACTIVE
 
 NUM_TEST, NUM_SAMPLES, BATCH_SIZE, LR, STILL = 10_000, 100, 100, 1e-3, 1e-12
@@ -36,16 +38,18 @@ NUM_TEST, NUM_SAMPLES, BATCH_SIZE, LR, STILL = 10_000, 100, 100, 1e-3, 1e-12
 
 @dataclass(frozen=True)
 class Arm:
-    """A pair to be fitted."""
+    """A pair to be fitted, and the fraction of the steps over which the KL's weight rises."""
 
     name: str
     latent_dims: tuple[int, ...]
     guide: str
+    norm: str = "none"
+    warmup: float = 0.1
 
     def fresh(self, x: Tensor) -> Pair:
         """Of equal starting values for equal architectures; the output bias gives the data's mean."""
         with seeded(0):
-            model = HierarchicalVAE(x.shape[1], self.latent_dims)
+            model = HierarchicalVAE(x.shape[1], self.latent_dims, norm=self.norm)
             with torch.no_grad():
                 model.decoder[-1].bias.copy_(model.likelihood.start(x))
             return Pair(model, HierarchicalVAE.guides[self.guide](model, x))
@@ -56,21 +60,33 @@ ARMS = (
     Arm("two layers, 50 and 20, bottom-up", (50, 20), "bottom-up"),
     Arm("two layers, 50 and 20, ladder", (50, 20), "ladder"),
 )
+# What the ladder's authors call essential, one by one and together.
+LADDERS = (
+    ARMS[0],
+    Arm("one layer, 50, batch norm", (50,), "bottom-up", "batch"),
+    ARMS[2],
+    Arm("ladder, warm-up of half the steps", (50, 20), "ladder", warmup=0.5),
+    Arm("ladder, batch norm", (50, 20), "ladder", "batch"),
+    Arm("ladder, both", (50, 20), "ladder", "batch", 0.5),
+)
 
 
 def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.lectures hierarchical", description=__doc__)
     parser.add_argument("--steps", type=int, default=10_000, help="of every pair")
+    parser.add_argument("--test", type=int, default=NUM_TEST, help="test images, the first ones")
     parser.add_argument("--keep", type=Path, help="folder of fits, so that a killed study goes on")
-    parser.add_argument("--only", choices=("fits", "times"), help="one half of it")
+    parser.add_argument("--only", choices=("fits", "ladders", "times"), help="one part of it")
     chosen = parser.parse_args(arguments)
     torch.set_num_threads(1)
     if not (folder() / "data" / "MNIST").exists():
         raise SystemExit(f"MNIST is not in {folder() / 'data'}: set PPL_VAE_SHARED")
     train, test = images()
-    if chosen.only != "times":
-        fits(train, test[:NUM_TEST], chosen.steps, chosen.keep)
-    if chosen.only != "fits":
+    if chosen.only in (None, "fits"):
+        fits(ARMS, train, test[: chosen.test], chosen.steps, chosen.keep)
+    if chosen.only in (None, "ladders"):
+        fits(LADDERS, train, test[: chosen.test], chosen.steps, chosen.keep)
+    if chosen.only in (None, "times"):
         times(train[:10_000])
 
 
@@ -84,7 +100,7 @@ def images() -> tuple[Tensor, Tensor]:
 # Fits ------------------------------------------------------------------------------------------------
 
 
-def fits(train: Tensor, test: Tensor, num_steps: int, keep: Path | None) -> None:
+def fits(arms: Sequence[Arm], train: Tensor, test: Tensor, num_steps: int, keep: Path | None) -> None:
     """Fit every pair, and print what it says of the test images."""
     print(
         f"{num_steps:,} steps of {BATCH_SIZE} images, {len(test):,} test images, {NUM_SAMPLES:,} draws each\n"
@@ -94,7 +110,7 @@ def fits(train: Tensor, test: Tensor, num_steps: int, keep: Path | None) -> None
     )
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |", flush=True)
     found = {}
-    for arm in ARMS:
+    for arm in arms:
         pair, seconds = fitted(arm, train, num_steps, keep)
         found[arm.name] = row = judged(pair, test, keep and keep / f"{_slug(arm, num_steps)}.json")
         values = np.asarray(row["log_evidence"])
@@ -107,8 +123,8 @@ def fits(train: Tensor, test: Tensor, num_steps: int, keep: Path | None) -> None
         "\n| difference on paired images | of log p(x), nats | in standard errors | of the ELBO | in them |"
     )
     print("| --- | --- | --- | --- | --- |")
-    one = found[ARMS[0].name]
-    for arm in ARMS[1:]:
+    one = found[arms[0].name]
+    for arm in arms[1:]:
         cells = [_paired(found[arm.name][what], one[what]) for what in ("log_evidence", "elbo")]
         print(f"| {arm.name}, less one layer | {' | '.join(cells)} |")
     if (published := reference("vae_nll")) is not None:
@@ -128,11 +144,18 @@ def fitted(arm: Arm, train: Tensor, num_steps: int, keep: Path | None) -> tuple[
         return pair, float(state["seconds"])
     start = time.process_time()
     state = svi.init(
-        pair, train, num_steps=num_steps, batch_size=BATCH_SIZE, lr=LR, kl_warmup=num_steps // 10, seed=1
+        pair,
+        train,
+        num_steps=num_steps,
+        batch_size=BATCH_SIZE,
+        lr=LR,
+        kl_warmup=int(arm.warmup * num_steps),
+        seed=1,
     )
     for left in range(num_steps, 0, -1000):  # `svi.fit` would end with the ELBO of all training images
         svi.step(state, min(left, 1000))
         print(f"{arm.name}: {state.step:,} steps, {time.process_time() - start:.0f} s", file=sys.stderr)
+    settle(pair, train)
     seconds = time.process_time() - start
     if place:
         torch.save({"pair": pair.state_dict(), "seconds": torch.tensor(seconds)}, place)
@@ -174,7 +197,7 @@ def _paired(one: list[float], other: list[float]) -> str:
 
 
 def _slug(arm: Arm, num_steps: int) -> str:
-    return f"{len(arm.latent_dims)}-{arm.guide}-{num_steps}"
+    return f"{len(arm.latent_dims)}-{arm.guide}-{arm.norm}-{arm.warmup:g}-{num_steps}"
 
 
 def _two_layers(published: dict[str, Any]) -> float:

@@ -26,6 +26,7 @@ from ppl_vae.models.likelihoods.named import completed, likelihood_of
 from ppl_vae.models.likelihoods.options import LikelihoodKeywords, LikelihoodOptions
 from ppl_vae.models.linear_answers import LinearAnswers, affine, is_linear, stacked
 from ppl_vae.models.networks.dense import activation_layer, mlp
+from ppl_vae.models.networks.norms import norm_layers
 from ppl_vae.models.scales import far_from_likelihood
 from ppl_vae.program.abilities import Joint
 from ppl_vae.program.shown import ViewContext
@@ -59,6 +60,7 @@ class HierarchicalVAEOptions(LikelihoodOptions):
         activation: relu, tanh, softplus, silu or identity.
         spread: Standard deviations of a layer given the one above it: given by the network of its means, or
             constant, one a dimension.
+        norm: none, batch or group: what comes between a layer and its activation.
     """
 
     latent_dims: tuple[int, ...] = (50, 20)
@@ -66,6 +68,7 @@ class HierarchicalVAEOptions(LikelihoodOptions):
     between: tuple[int, ...] = (100, 100)
     activation: str = "relu"
     spread: Literal["network", "constant"] = "network"
+    norm: str = "none"
 
 
 class FurtherHierarchicalVAEKeywords(LikelihoodKeywords, total=False):
@@ -75,6 +78,7 @@ class FurtherHierarchicalVAEKeywords(LikelihoodKeywords, total=False):
     between: tuple[int, ...]
     activation: str
     spread: Literal["network", "constant"]
+    norm: str
 
 
 class HierarchicalVAEKeywords(FurtherHierarchicalVAEKeywords, total=False):
@@ -117,7 +121,7 @@ class HierarchicalVAE(PyroModule):  # type: ignore[misc]
         keywords: the other options of `HierarchicalVAEOptions`.
 
     Raises:
-        InputError: for an unknown likelihood or activation, no layers, or a width below 1.
+        InputError: for an unknown likelihood, activation or norm, no layers, or a width below 1.
     """
 
     data_type: ClassVar[type[DataType]] = Rows
@@ -153,19 +157,18 @@ class HierarchicalVAE(PyroModule):  # type: ignore[misc]
         for layer, size in enumerate(latent_dims):
             check_whole(1, **{f"the size of latent layer {layer + 1}": size})
         self.num_features, self.latent_dims = num_features, tuple(latent_dims)
-        hidden, between, activation = options.hidden, options.between, options.activation
-        self.hidden, self.between, self.activation = tuple(hidden), tuple(between), activation
+        self.hidden, self.between = tuple(options.hidden), tuple(options.between)
+        self.activation, self.norm = options.activation, options.norm
         self.sites = tuple(f"z{layer + 1}" for layer in range(len(latent_dims)))
         distribution = likelihood_of(options, num_features, image_shape)
         num_outputs = distribution.num_outputs(num_features)
-        self.decoder = mlp([latent_dims[0], *hidden, num_outputs], activation)
+        self.decoder = self._mlp(latent_dims[0], *self.hidden, num_outputs)
         if options.spread not in ("network", "constant"):
             raise InputError(f"spread is {options.spread!r}; it is network or constant")
-        constant = options.spread == "constant"
         self.priors = nn.ModuleList(
-            ConstantSpread(mlp([above, *between, below], activation), below)
-            if constant
-            else mlp([above, *between, 2 * below], activation)
+            ConstantSpread(self._mlp(above, *self.between, below), below)
+            if options.spread == "constant"
+            else self._mlp(above, *self.between, 2 * below)
             for below, above in pairwise(latent_dims)
         )
         self.likelihood: Likelihood = distribution
@@ -207,12 +210,15 @@ class HierarchicalVAE(PyroModule):  # type: ignore[misc]
         """A sentence where a feature's size is far from 1: the networks are fed the values themselves."""
         return far_from_likelihood(rows, options)
 
+    def _mlp(self, *widths: int) -> nn.Sequential:
+        return mlp(widths, self.activation, self.norm)
+
     def bottom_up_guide(self) -> BottomUp:
         """A guide whose networks mirror the model's, in the order z1, z2, …."""
         below = [self.num_features, *self.latent_dims[:-1]]
         widths = [self.hidden, *(self.between for _ in self.priors)]
         networks: list[nn.Module] = [
-            mlp([size, *reversed(width), 2 * latent], self.activation)
+            self._mlp(size, *reversed(width), 2 * latent)
             for size, width, latent in zip(below, widths, self.latent_dims, strict=True)
         ]
         networks[0] = self.likelihood.reads(networks[0])
@@ -223,10 +229,12 @@ class HierarchicalVAE(PyroModule):  # type: ignore[misc]
         upward: list[nn.Module] = []
         sizes, size = [], self.num_features
         for width in (self.hidden, *(self.between for _ in self.priors)):
-            layers = [size, *reversed(width)]
-            upward.append(nn.Sequential(mlp(layers, self.activation), activation_layer(self.activation))
-                          if width else nn.Identity())  # fmt: skip
-            size = layers[-1]
+            # Its last units are hidden ones, too.
+            below, size = size, width[0] if width else size
+            last = [*norm_layers(self.norm, size), activation_layer(self.activation)]
+            upward.append(
+                nn.Sequential(self._mlp(below, *reversed(width)), *last) if width else nn.Identity()
+            )
             sizes.append(size)
         upward[0] = self.likelihood.reads(upward[0])
         beliefs = [nn.Linear(size, 2 * latent) for size, latent in zip(sizes, self.latent_dims, strict=True)]

@@ -23,6 +23,7 @@ from ppl_vae.guides.layered import BottomUp, Ladder
 from ppl_vae.guides.normal import VARIANCE_FLOOR
 from ppl_vae.inference import elbo, exact, guide, importance, nuts, svi
 from ppl_vae.models import VAE, HierarchicalVAE
+from ppl_vae.models.networks.norms import BatchNorm
 from ppl_vae.program.abilities import ExactEvidence, ExactPosterior
 from ppl_vae.program.pair import Pair
 from ppl_vae.program.shown import ViewContext
@@ -317,6 +318,30 @@ def test_three_layers_fit_and_holding_the_model_leaves_the_ladders_priors_alone(
     svi.fit(pair, x, num_steps=3, train="guide", progress=False)
     assert all(torch.equal(value, held[name]) for name, value in model.state_dict().items())
     assert all(not torch.equal(value, before[name]) for name, value in pair.guide.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["bottom-up", "ladder"])
+def test_batch_norms_of_all_layers_settle_and_leave_rows_alone(name: str) -> None:
+    torch.manual_seed(0)
+    x = (torch.rand(60, 12) < torch.tensor([0.1, 0.9]).repeat(30)[:, None]).float()
+    options = {"hidden": (6,), "between": (5,), "norm": "batch"}
+    model = HierarchicalVAE(12, (3, 2), **options)
+    pair = Pair(model, HierarchicalVAE.guides[name](model, x))
+    svi.fit(pair, x, num_steps=60, batch_size=20, lr=0.01, seed=1, progress=False)
+    norms = [
+        part
+        for module in (pair.model, pair.guide)
+        for part in module.modules()
+        if isinstance(part, BatchNorm)
+    ]
+    # Decoder and prior, and the guide's mirror of them: the ladder's upward passes end in one.
+    assert len(norms) == 4
+    assert all((norm.mean != 0).any() and (norm.variance != 1).any() for norm in norms)
+    beside = torch.cat([x[:30], 1 - x[30:]])
+    found = [guide.draws(pair, rows, num_draws=2, seed=3).draws for rows in (x, beside)]
+    for site in model.sites:
+        one, other = (draws[site].to_numpy()[..., :30, :] for draws in found)
+        np.testing.assert_array_equal(one, other)
 
 
 def test_views_show_what_comes_back_from_each_layer() -> None:
