@@ -44,8 +44,8 @@ def _graph(factor: float = 2.0, length: int = 5, dtype: torch.dtype = torch.floa
 
 SCRIPT = """
 import json, sys, torch
-from ppl_vae.inference.compiler import compile_graph
-from ppl_vae.inference.graph import trace
+from ppl_vae.engine.compiler import compile_graph
+from ppl_vae.engine.graph import trace
 
 torch.set_num_threads(int(sys.argv[1]))
 torch.manual_seed(0)

@@ -190,8 +190,8 @@ exec "{compiler}" "$@"
 """
 RUNS = """
 import torch
-from ppl_vae.inference.compiler import compile_graph
-from ppl_vae.inference.graph import trace
+from ppl_vae.engine.compiler import compile_graph
+from ppl_vae.engine.graph import trace
 
 x = torch.linspace(0, 1, 5, dtype=torch.float64)
 graph = trace(lambda x: ((x * 2.0).exp().sum(),), x)

@@ -241,7 +241,7 @@ def test_the_shell_writes_what_python_gives(
 BAD = {
     "unknown kind": (
         ("--what", "colours"),
-        "codes, draws, samples, reconstructions, imputed or log-evidence",
+        "it is codes, draws, samples, reconstructions, imputed",
     ),
     "unknown ending": (("--what", "codes", "--out", "x.txt"), ".csv, .npz or .nc"),
     "no such rows": (("--what", "codes", "--rows", "90:99"), "none of the 30"),
