@@ -35,6 +35,7 @@ from ppl_vae.models.skills.further import extended_lineup, level_rows, places_in
 from ppl_vae.models.skills.lineup import Lineup
 from ppl_vae.models.skills.options import SkillsKeywords, SkillsOptions
 from ppl_vae.models.skills.prior import prior_parts
+from ppl_vae.models.skills.season_statistics import Season, season_statistics
 from ppl_vae.models.skills.starts import Starts, lineup_for, starts_for
 from ppl_vae.program.chains import ChainPrior, Chains
 
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     import xarray as xr
     from scipy.sparse import csr_array
 
+    from ppl_vae.program.abilities import OwnStatistics
     from ppl_vae.program.shown import ViewContext
     from ppl_vae.views import View
 
@@ -283,6 +285,13 @@ class Skills(PyroModule):  # type: ignore[misc]
     def predictor_rows(self, *data: Tensor) -> csr_array:
         """See `KnowsOutcomes`: strengths of sides."""
         return side_rows(self.lineup, *data[1:5])
+
+    def statistics(self, site: str, *data: Tensor) -> OwnStatistics | None:
+        """See `HasStatistics`: points, leads or goals by player, and how they change."""
+        at_home = data[4].shape[-1] > 0 and data[1].shape[1] == 2
+        names, options = self.lineup.roster.names, self.options
+        season = Season(data[1], data[3], names, options.outcome, draws=options.draws, at_home=at_home)
+        return season_statistics(season) if site == "outcome" else None
 
     def identifiable(self, draws: xr.Dataset) -> xr.Dataset:
         """See `shown.identifiable`."""
