@@ -63,7 +63,7 @@ def _printed(what: str, games: int, no_optimum: bool) -> dict[str, float]:
 def _row(what: str, games: int, no_optimum: bool) -> dict[str, float]:
     torch.set_num_threads(1)
     from ppl_vae.inference.fitting import natural, quadrature
-    from ppl_vae.program.abilities import LinearFactors
+    from ppl_vae.program.factors import LinearFactors
 
     begun = time.process_time()
     pair, data = _static(games) if what == "static" else _dated(games)

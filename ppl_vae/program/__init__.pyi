@@ -19,7 +19,10 @@ from .abilities import (
 from .abilities import (
     OwnStatistics as OwnStatistics,
 )
-from .abilities import (
+from .factors import (
+    LinearFactors as LinearFactors,
+)
+from .factors import (
     PairwiseFactors as PairwiseFactors,
 )
 from .pair import (

@@ -13,14 +13,8 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    import numpy as np
     import xarray as xr
-    from numpy.typing import NDArray
-    from scipy.sparse import csr_array
 
-    from ppl_vae.data.games import Games
-    from ppl_vae.program.chains import Chains
-    from ppl_vae.program.design import Design
     from ppl_vae.program.shown import ViewContext
     from ppl_vae.views import View
 
@@ -40,17 +34,10 @@ __all__ = [
     "Imputed",
     "Imputes",
     "Joint",
-    "KnowsOutcomes",
-    "KnowsPlaces",
-    "KnowsScores",
     "Labelled",
     "Maximum",
     "OwnStatistics",
-    "PairwiseFactors",
-    "RankingFactors",
     "Settles",
-    "Tilted",
-    "TiltedFactors",
     "Unbounded",
 ]
 
@@ -298,96 +285,6 @@ class Imputes(Protocol):
 
 
 @runtime_checkable
-class KnowsOutcomes(Protocol):
-    """A model of games that knows how games at any dates, of any players, are expected to end.
-
-    Its one latent site is a vector of N states of Gaussian Markov chains: those that each player has at the
-    dates of its games, and what else moves strengths.
-    """
-
-    @property
-    def outcomes(self) -> tuple[str, ...]:
-        """What the possible outcomes of a game are called, such as win, draw and loss of its first side; ()
-        where any of its sides may come first."""
-        ...
-
-    def __call__(self, *data: Any) -> Any:
-        """The Pyro program."""
-        ...
-
-    def normal_prior(self) -> tuple[str, Any]:
-        """The latent site's name, and its prior: `Chains`."""
-        ...
-
-    def arguments_of(self, games: Games) -> tuple[Tensor, ...]:
-        """What the program takes of games that have its players' positions.
-
-        Raises:
-            InputError: for games that lack what the model needs.
-        """
-        ...
-
-    def extended(
-        self, players: Sequence[str], player: NDArray[np.int64], time: NDArray[np.float64]
-    ) -> KnowsOutcomes:
-        """The model, with the same parameters, of these appearances too.
-
-        Args:
-            players: names; the model's own come first.
-            player: who appears, positions in ``players``, shape (appearances,).
-            time: when, shape (appearances,).
-        """
-        ...
-
-    def places_in(self, larger: Any) -> Tensor:
-        """Where the model's states are among those of one that it was extended to, int64 of shape (N,)."""
-        ...
-
-    def level_rows(self, player: NDArray[np.int64], time: NDArray[np.float64]) -> csr_array:
-        """How strong players are at dates at which they appear, as sums of states: shape (appearances, N)."""
-        ...
-
-    def predictor_rows(self, *data: Tensor) -> csr_array:
-        """What the outcome of each side of a game hangs on, as sums of states: shape (G K, N)."""
-        ...
-
-    def outcome_probabilities(self, mean: Tensor, covariance: Tensor, *data: Tensor) -> Tensor:
-        """Probabilities of the outcomes of games, shape (G, outcomes), or (G, K) of every side to come first.
-
-        Args:
-            mean, covariance: of the predictors of a game, shapes (G, K) and (G, K, K), float64.
-            data: the program's arguments; the outcomes in them are not read.
-        """
-        ...
-
-    def outcome_numbers(self, *data: Tensor) -> Tensor:
-        """Which outcome each game had, int64 of shape (G,); −1 for what is none of them."""
-        ...
-
-
-@runtime_checkable
-class KnowsPlaces(Protocol):
-    """A model of rankings that knows all places, and who is ahead of whom."""
-
-    def place_probabilities(self, mean: Tensor, covariance: Tensor, *data: Tensor, seed: int = 0) -> Tensor:
-        """P(side k finishes on place r), shape (G, K, K); the arguments are those of `KnowsOutcomes`."""
-        ...
-
-    def pair_probabilities(self, mean: Tensor, covariance: Tensor, *data: Tensor) -> Tensor:
-        """P(side i finishes ahead of side j), shape (G, K, K)."""
-        ...
-
-
-@runtime_checkable
-class KnowsScores(Protocol):
-    """A model of scores that knows the whole distribution of them."""
-
-    def score_probabilities(self, mean: Tensor, covariance: Tensor, *data: Tensor) -> Tensor:
-        """P(i points to j), shape (G, most + 1, most + 1); the arguments are those of `KnowsOutcomes`."""
-        ...
-
-
-@runtime_checkable
 class Labelled(Protocol):
     """A model that can name the dimensions of its latent sites."""
 
@@ -397,90 +294,6 @@ class Labelled(Protocol):
 
     def coords(self) -> Mapping[str, Sequence[Any]]:
         """Labels along plates and event dimensions, by dimension name."""
-        ...
-
-
-@runtime_checkable
-class LinearFactors(Protocol):
-    """A model of one latent site of Gaussian states s, independent Markov chains of them, whose data depend
-    on it only through linear predictors, each with few of the states:
-
-    log p(x, s) = Σ_chains log N(chain of s) + Σ_r c_r ℓ((A s)_r; x_r).
-
-    Independent normals are chains of one state each; a game between two players is a row of A with the two
-    entries 1 and −1. The site's prior is either a plate of ``Normal`` or a `ChainPrior`.
-    """
-
-    def __call__(self, *data: Any) -> Any:
-        """The Pyro program."""
-        ...
-
-    def normal_prior(self) -> tuple[str, Chains]:
-        """The latent site's name, and its prior, differentiable in the model's parameters."""
-        ...
-
-    def rows(self, *data: Any) -> Design:
-        """A, with what is observed of every row and how many times the row counts."""
-        ...
-
-    def log_likelihood(self, predictor: Tensor, *observed: Tensor) -> Tensor:
-        """ℓ in nats, elementwise, differentiable in predictors and the model's parameters.
-
-        Args:
-            predictor: (A s) of any rows, shape (..., rows), in the design's precision.
-            observed: the design's own ``observed`` of the same rows.
-        """
-        ...
-
-
-@runtime_checkable
-class PairwiseFactors(Protocol):
-    """A model of one latent site z of independent normals, z_k ~ N(μ_k, σ_k²) for k = 1 … n, whose
-    data depend on z only through differences of two of them:
-
-    log p(x, z) = Σ_k log N(z_k; μ_k, σ_k²) + Σ_d ℓ(z_i(d) − z_j(d)).
-
-    It is the case of `LinearFactors` with two entries 1 and −1 a row, as which methods take it
-    (`pairwise.as_linear`); new models are better written for that.
-    """
-
-    def __call__(self, *data: Any) -> Any:
-        """The Pyro program."""
-        ...
-
-    def normal_prior(self) -> tuple[str, torch.distributions.Normal]:
-        """The latent site's name, and its prior of batch shape (n,)."""
-        ...
-
-    def index_pairs(self, *data: Any) -> tuple[Tensor, Tensor]:
-        """Which two entries of z each datum compares: i and j, integers of shape (num_data,)."""
-        ...
-
-    def log_likelihood(self, difference: Tensor) -> Tensor:
-        """ℓ in nats, elementwise and differentiable, for floats of any shape and precision."""
-        ...
-
-
-@runtime_checkable
-class RankingFactors(Protocol):
-    """A model of Gaussian chains, as `LinearFactors` has them, whose factors take several predictors each,
-    such as the order of all sides of a game."""
-
-    def __call__(self, *data: Any) -> Any:
-        """The Pyro program."""
-        ...
-
-    def normal_prior(self) -> tuple[str, Chains]:
-        """The latent site's name, and its prior."""
-        ...
-
-    def rankings(self, *data: Any) -> tuple[Design, Tensor] | None:
-        """A with the rows of a factor one after another, and how many each factor has, integers of shape
-        (F,); None where every factor has one row, and `LinearFactors` serves."""
-        ...
-
-    def ranking_moments(self, mean: Tensor, variance: Tensor, *data: Any) -> Tilted:
-        """What the factors make of independent normal predictors, in float64, each of shape (R,)."""
         ...
 
 
@@ -498,38 +311,6 @@ class Settles(Protocol):
         Args:
             inputs: what the layer is called with, for one part of the training data after another. They are
                 made one by one, and may be gone through once.
-        """
-        ...
-
-
-@dataclass(frozen=True, eq=False)
-class Tilted:
-    """What factors make of independent normal predictors d_r ~ N(μ_r, v_r).
-
-    A factor's normaliser is Z = E[exp ℓ(d)], over all of its predictors.
-
-    Attributes:
-        log_normaliser: log Z of every factor in nats, shape (F,).
-        slope: α_r = ∂ log Z / ∂μ_r of every predictor, shape (R,). Times its factor, the predictor has mean
-            μ_r + v_r α_r,
-        curvature: and variance v_r (1 − v_r β_r), with β_r = −∂² log Z / ∂μ_r², shape (R,).
-    """
-
-    log_normaliser: Tensor
-    slope: Tensor
-    curvature: Tensor
-
-
-@runtime_checkable
-class TiltedFactors(Protocol):
-    """A model with `LinearFactors` that knows what its factors make of normal predictors in closed form."""
-
-    def tilted(self, mean: Tensor, variance: Tensor, *observed: Tensor) -> Tilted | None:
-        """Normalisers and moments, a factor a row; None where they are not known.
-
-        Args:
-            mean, variance: of the predictors, in float64, each of shape (R,).
-            observed: the design's own ``observed``. Rows that count other than once are not asked for.
         """
         ...
 

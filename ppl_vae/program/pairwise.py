@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ppl_vae.program.abilities import LinearFactors, PairwiseFactors
 from ppl_vae.program.chains import Chains
 from ppl_vae.program.design import Design
+from ppl_vae.program.factors import LinearFactors, PairwiseFactors
 
 __all__ = ["as_linear"]
 

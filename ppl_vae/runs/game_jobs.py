@@ -25,7 +25,7 @@ from ppl_vae.diagnostics.prediction.leaderboard import NINETY, Leaderboard, lead
 from ppl_vae.diagnostics.prediction.learning import walk
 from ppl_vae.diagnostics.prediction.scoring import ForecastScores, score_forecasts
 from ppl_vae.diagnostics.prediction.standing import Expected, Standing, states_of
-from ppl_vae.program.abilities import KnowsOutcomes, KnowsPlaces
+from ppl_vae.program.outcomes import KnowsOutcomes, KnowsPlaces
 from ppl_vae.runs.later_games import fixtures_of, games_of_results
 from ppl_vae.runs.registry import suite_models
 from ppl_vae.runs.run import Run

@@ -25,7 +25,7 @@ from ppl_vae.inference.fitting import natural
 from ppl_vae.inference.fitting.factor_guides import guide_of
 from ppl_vae.inference.fitting.linear_factors import Factors
 from ppl_vae.inference.fitting.svi import Fit
-from ppl_vae.program.abilities import LinearFactors
+from ppl_vae.program.factors import LinearFactors
 from ppl_vae.program.pair import Pair
 
 __all__ = ["Learnt", "learnt", "refuse_earlier", "walk"]

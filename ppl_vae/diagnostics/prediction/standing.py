@@ -25,8 +25,8 @@ from ppl_vae.diagnostics.prediction.states import ChainStates, DenseStates, Draw
 from ppl_vae.guides.chain_normal import ChainNormal
 from ppl_vae.guides.joint_normal import MOST_DENSE, JointNormal
 from ppl_vae.inference.samplers import guide as guide_method
-from ppl_vae.program.abilities import KnowsOutcomes, KnowsPlaces, KnowsScores
 from ppl_vae.program.chains import Chains
+from ppl_vae.program.outcomes import KnowsOutcomes, KnowsPlaces, KnowsScores
 from ppl_vae.program.pair import Pair
 
 __all__ = ["Expected", "Standing", "prior_chains", "states_of"]

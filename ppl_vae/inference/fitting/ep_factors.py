@@ -14,9 +14,9 @@ from ppl_vae.base.errors import InputError, listed
 from ppl_vae.inference.fitting.ep_steps import Factors
 from ppl_vae.inference.fitting.linear_factors import meeting_of
 from ppl_vae.inference.fitting.tilted import Quadrature
-from ppl_vae.program.abilities import LinearFactors, RankingFactors, Tilted, TiltedFactors
 from ppl_vae.program.chains import Chains
 from ppl_vae.program.design import Design
+from ppl_vae.program.factors import LinearFactors, RankingFactors, Tilted, TiltedFactors
 from ppl_vae.program.pairwise import as_linear
 from ppl_vae.program.probe import check_data
 

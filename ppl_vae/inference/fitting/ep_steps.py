@@ -45,9 +45,9 @@ import torch
 from torch import Tensor
 
 from ppl_vae.inference.fitting.tilted import Quadrature
-from ppl_vae.program.abilities import Tilted
 from ppl_vae.program.chains import Chains, Smoother
 from ppl_vae.program.design import Design
+from ppl_vae.program.factors import Tilted
 from ppl_vae.program.solving import conjugate_gradients
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from torch import Tensor
 from ppl_vae.inference.fitting.factor_families import FactorFamily
 from ppl_vae.inference.fitting.factor_guides import FactorGuide
 from ppl_vae.inference.fitting.quadrature import Ascent, Bound, State
-from ppl_vae.program.abilities import LinearFactors
+from ppl_vae.program.factors import LinearFactors
 
 __all__ = ["envelope_gradient", "learn"]
 

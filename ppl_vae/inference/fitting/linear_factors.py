@@ -23,9 +23,9 @@ import torch
 from torch import Tensor
 
 from ppl_vae.base.errors import InputError
-from ppl_vae.program.abilities import LinearFactors
 from ppl_vae.program.chains import Chains
 from ppl_vae.program.design import Design
+from ppl_vae.program.factors import LinearFactors
 
 __all__ = ["Expected", "Factors", "hermite_rule", "meeting_of"]
 

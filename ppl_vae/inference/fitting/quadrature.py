@@ -37,7 +37,7 @@ from ppl_vae.inference.fitting.factor_families import FactorFamily, Spread
 from ppl_vae.inference.fitting.factor_guides import FactorGuide, guide_of, takes
 from ppl_vae.inference.fitting.linear_factors import Expected, Factors, hermite_rule
 from ppl_vae.inference.fitting.svi import Fit
-from ppl_vae.program.abilities import LinearFactors
+from ppl_vae.program.factors import LinearFactors
 from ppl_vae.program.pair import Pair
 from ppl_vae.program.pairwise import as_linear
 from ppl_vae.program.terms import check_data

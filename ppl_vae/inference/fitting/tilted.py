@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ppl_vae.program.abilities import Tilted
+from ppl_vae.program.factors import Tilted
 
 __all__ = ["Quadrature"]
 

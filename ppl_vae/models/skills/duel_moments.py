@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ppl_vae.models.skills.links import log_draw, log_normal_cdf
-from ppl_vae.program.abilities import Tilted
+from ppl_vae.program.factors import Tilted
 
 __all__ = ["probit_moments"]
 

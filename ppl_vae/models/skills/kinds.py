@@ -20,9 +20,9 @@ from ppl_vae.models.skills.model import Skills
 from ppl_vae.models.skills.options import SkillsOptions
 from ppl_vae.models.skills.results import THREE_WAYS, TWO_WAYS, TwoSides, number_of, result_of
 from ppl_vae.models.skills.scores import Goals, ScoreDifference, goals_log_prob
-from ppl_vae.program.abilities import Tilted
 from ppl_vae.program.chains import Chains
 from ppl_vae.program.design import Design
+from ppl_vae.program.factors import Tilted
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array

@@ -15,8 +15,8 @@ from ppl_vae.models.skills.forecasts import pair_probabilities, place_probabilit
 from ppl_vae.models.skills.model import Reals, Skills, Whole
 from ppl_vae.models.skills.orders import num_panels
 from ppl_vae.models.skills.ranking import Ranking, truncated_moments
-from ppl_vae.program.abilities import Tilted
 from ppl_vae.program.design import Design
+from ppl_vae.program.factors import Tilted
 
 if TYPE_CHECKING:
     from ppl_vae.data.games import Games

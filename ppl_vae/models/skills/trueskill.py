@@ -26,9 +26,10 @@ from ppl_vae.models.skills.duel_outlook import DuelOutlook
 from ppl_vae.models.skills.duel_statistics import duel_statistics, wins_by_player
 from ppl_vae.models.skills.links import Duel
 from ppl_vae.models.skills.plane import skill_plane
-from ppl_vae.program.abilities import OwnStatistics, Tilted
+from ppl_vae.program.abilities import OwnStatistics
 from ppl_vae.program.chains import Chains
 from ppl_vae.program.design import Design
+from ppl_vae.program.factors import Tilted
 from ppl_vae.program.shown import ViewContext
 from ppl_vae.views import Contours, Intervals, Matrix, View
 

@@ -13,7 +13,7 @@ from ppl_vae.data.games import Games
 from ppl_vae.diagnostics.prediction.standing import Standing, states_of
 from ppl_vae.diagnostics.prediction.states import ChainStates, DenseStates
 from ppl_vae.models import Skills, TrueSkill
-from ppl_vae.program.abilities import KnowsOutcomes, KnowsPlaces, KnowsScores
+from ppl_vae.program.outcomes import KnowsOutcomes, KnowsPlaces, KnowsScores
 from ppl_vae.program.pair import Pair
 from tests.models.skills.seasons import games_of, season
 

@@ -27,9 +27,9 @@ from ppl_vae.inference.fitting.ep_loop import Propagated, propagate
 from ppl_vae.inference.fitting.svi import EvidenceEstimate
 from ppl_vae.models.skills.duel_moments import probit_moments
 from ppl_vae.models.skills.links import Duel, duel_log_prob
-from ppl_vae.program.abilities import Tilted
 from ppl_vae.program.chains import ChainPrior, Chains
 from ppl_vae.program.design import Design
+from ppl_vae.program.factors import Tilted
 from ppl_vae.program.pair import Pair
 from ppl_vae.runs.fit_job import fit_run
 from ppl_vae.runs.run import settings_for

@@ -18,7 +18,7 @@ from ppl_vae.guides.chain_normal import ChainNormal
 from ppl_vae.guides.joint_normal import JointNormal
 from ppl_vae.inference import elbo, natural
 from ppl_vae.inference.fitting import factor_learning, quadrature
-from ppl_vae.program.abilities import LinearFactors
+from ppl_vae.program.factors import LinearFactors
 from ppl_vae.program.pair import Pair
 from tests.ladder import Ladder, dense_prior, dense_rows, games, player_of
 
