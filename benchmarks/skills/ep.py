@@ -27,9 +27,9 @@ from ppl_vae.data.games import Games
 from ppl_vae.guides.chain_normal import ChainNormal
 from ppl_vae.inference.evidence import importance
 from ppl_vae.inference.fitting import ep, natural
-from ppl_vae.inference.fitting.ep_factors import factors_of
-from ppl_vae.inference.fitting.ep_loop import propagate
-from ppl_vae.inference.fitting.ep_steps import Sites, step
+from ppl_vae.inference.fitting.propagation.factors import factors_of
+from ppl_vae.inference.fitting.propagation.loop import propagate
+from ppl_vae.inference.fitting.propagation.steps import Sites, step
 from ppl_vae.models import Skills
 from ppl_vae.program.pair import Pair
 

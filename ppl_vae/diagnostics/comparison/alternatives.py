@@ -16,7 +16,7 @@ from ppl_vae.base.seeds import derived, seeded
 from ppl_vae.guides import named
 from ppl_vae.guides.chain_normal import ChainNormal
 from ppl_vae.inference.fitting import ep, linear_response, svi
-from ppl_vae.inference.fitting.ep_factors import is_for
+from ppl_vae.inference.fitting.propagation.factors import is_for
 from ppl_vae.inference.fitting.started import started_guide
 from ppl_vae.inference.samplers import guide, laplace
 from ppl_vae.program.pair import Pair, Program

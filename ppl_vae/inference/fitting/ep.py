@@ -1,8 +1,8 @@
 """Expectation propagation for linear factors on Gaussian chains: how games usually rate players.
 
-Its fixed point is reached by Newton steps in place of message passing (`ep_steps`). The answer is written
-into the guide, and is judged as any other's: expectation propagation has no bound of its own, but the guide
-has an ELBO.
+Its fixed point is reached by Newton steps in place of message passing (`propagation.steps`). The answer is
+written into the guide, and is judged as any other's: expectation propagation has no bound of its own, but the
+guide has an ELBO.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from ppl_vae.base.progress import progress_bar
 from ppl_vae.base.threads import SMALL_WORK, one_thread
 from ppl_vae.inference.evidence.elbo import ELBO, elbo
 from ppl_vae.inference.fitting import quadrature
-from ppl_vae.inference.fitting.ep_factors import factors_of
-from ppl_vae.inference.fitting.ep_guides import check_guide, write
-from ppl_vae.inference.fitting.ep_learning import learn
-from ppl_vae.inference.fitting.ep_loop import Propagated, propagate
+from ppl_vae.inference.fitting.propagation.factors import factors_of
+from ppl_vae.inference.fitting.propagation.guides import check_guide, write
+from ppl_vae.inference.fitting.propagation.learning import learn
+from ppl_vae.inference.fitting.propagation.loop import Propagated, propagate
 from ppl_vae.inference.fitting.svi import EvidenceEstimate, Fit, final_particles
 from ppl_vae.program.pair import Pair
 from ppl_vae.program.problem import Problem
@@ -63,8 +63,8 @@ def fit(
         damping: part of its way that every step leaves out, from 0 to less than 1. Steps are shortened by
             themselves where they come no nearer.
         num_nodes: nodes of the Gauss–Hermite rule, where moments are not known in closed form.
-        train: "both" to learn the model's parameters as well, by EP's estimate of log p(x) (`ep_learning`);
-            otherwise they are held.
+        train: "both" to learn the model's parameters as well, by EP's estimate of log p(x)
+            (`propagation.learning`); otherwise they are held.
         seed: of the draws of rankings' last ELBO.
         progress: whether to show a progress bar on a terminal.
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from ppl_vae.inference.fitting.tilted import Quadrature
+from ppl_vae.inference.fitting.propagation.tilted import Quadrature
 from ppl_vae.models.skills.duel_moments import probit_moments
 from ppl_vae.models.skills.links import duel_log_prob
 

@@ -10,9 +10,9 @@ from pyro.infer.autoguide import AutoNormal
 from ppl_vae.base.errors import InputError
 from ppl_vae.data.games import Games
 from ppl_vae.inference.fitting import ep
-from ppl_vae.inference.fitting.ep_factors import factors_of
-from ppl_vae.inference.fitting.ep_learning import evidence_gradient
-from ppl_vae.inference.fitting.ep_loop import propagate
+from ppl_vae.inference.fitting.propagation.factors import factors_of
+from ppl_vae.inference.fitting.propagation.learning import evidence_gradient
+from ppl_vae.inference.fitting.propagation.loop import propagate
 from ppl_vae.models import Skills
 from ppl_vae.program.pair import Pair
 from tests.models.skills.seasons import games_of, season

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ppl_vae.base.errors import InputError
-from ppl_vae.inference.fitting.ep_steps import Factors, Sites, step
+from ppl_vae.inference.fitting.propagation.steps import Factors, Sites, step
 from ppl_vae.program.chains import Smoother
 
 __all__ = ["Propagated", "propagate"]

@@ -11,7 +11,7 @@ from scipy import integrate, optimize
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from ppl_vae.inference.fitting.tilted import Quadrature
+from ppl_vae.inference.fitting.propagation.tilted import Quadrature
 
 MEAN = torch.tensor([0.0, 1.0, -3.0, 2.0, -0.5, 8.0]).double()
 VARIANCE = torch.tensor([1.0, 0.01, 2.0, 4.0, 0.5, 1.5]).double()
@@ -94,7 +94,7 @@ def test_probit_factors_have_a_closed_form():
 
 def test_memory_is_bounded_by_taking_nodes_in_blocks(monkeypatch):
     whole = Quadrature(logsigmoid, 24)(MEAN, VARIANCE)
-    monkeypatch.setattr("ppl_vae.inference.fitting.tilted.CHUNK", 30)
+    monkeypatch.setattr("ppl_vae.inference.fitting.propagation.tilted.CHUNK", 30)
     blocks = Quadrature(logsigmoid, 24)(MEAN, VARIANCE)
     torch.testing.assert_close(blocks.curvature, whole.curvature, rtol=1e-12, atol=1e-14)
 

@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from ppl_vae.base.errors import InputError, listed
-from ppl_vae.inference.fitting.ep_loop import Propagated, propagate
-from ppl_vae.inference.fitting.ep_steps import Factors, Sites, predictors
+from ppl_vae.inference.fitting.propagation.loop import Propagated, propagate
+from ppl_vae.inference.fitting.propagation.steps import Factors, Sites, predictors
 
 __all__ = ["evidence_gradient", "learn"]
 

@@ -44,7 +44,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ppl_vae.inference.fitting.tilted import Quadrature
+from ppl_vae.inference.fitting.propagation.tilted import Quadrature
 from ppl_vae.program.chains import Chains, Smoother
 from ppl_vae.program.design import Design
 from ppl_vae.program.factors import Tilted

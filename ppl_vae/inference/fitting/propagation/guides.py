@@ -9,9 +9,9 @@ from pyro.infer.autoguide import AutoNormal
 from ppl_vae.base.errors import InputError
 from ppl_vae.guides.chain_normal import ChainNormal
 from ppl_vae.inference.fitting import linear_factors
-from ppl_vae.inference.fitting.ep_loop import Propagated
-from ppl_vae.inference.fitting.ep_steps import Factors
 from ppl_vae.inference.fitting.factor_guides import guide_of
+from ppl_vae.inference.fitting.propagation.loop import Propagated
+from ppl_vae.inference.fitting.propagation.steps import Factors
 from ppl_vae.program.pair import Pair
 
 __all__ = ["check_guide", "holds", "write"]
