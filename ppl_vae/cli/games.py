@@ -28,10 +28,13 @@ def predict(
 ) -> None:  # fmt: skip
     """Win, draw and loss of games to come, or who will win a race, at any date and for players never seen."""
     from ppl_vae.runs.game_jobs import predict_run
-    from ppl_vae.runs.game_tables import predictions_json, write_table
+    from ppl_vae.runs.game_tables import check_csv, predictions_json, write_table
     from ppl_vae.runs.run import Run
 
-    found = predict_run(Run.open(run), str(fixtures), columns=column_words(column), seed=seed)
+    check_csv(out)
+    found = predict_run(
+        Run.open(run), str(fixtures), columns=column_words(column), seed=seed, progress=not quiet
+    )
     if out is not None:
         write_table(found.table, out)
     if json_:
@@ -54,9 +57,10 @@ def score(
 ) -> None:  # fmt: skip
     """Score forecasts of later games: log loss, Brier, accuracy and calibration, beside base rates."""
     from ppl_vae.runs.game_jobs import score_run
-    from ppl_vae.runs.game_tables import scored_json, write_table
+    from ppl_vae.runs.game_tables import check_csv, scored_json, write_table
     from ppl_vae.runs.run import Run
 
+    check_csv(out)
     found = score_run(
         Run.open(run), str(later), walk_forward=walk_forward, columns=column_words(column), seed=seed,
         progress=not quiet,
@@ -83,9 +87,10 @@ def leaderboard(
 ) -> None:  # fmt: skip
     """Who leads, how sure that is, and which ranks are possible, by the joint posterior."""
     from ppl_vae.runs.game_jobs import leaderboard_of_run
-    from ppl_vae.runs.game_tables import leaderboard_json, write_table
+    from ppl_vae.runs.game_tables import check_csv, leaderboard_json, write_table
     from ppl_vae.runs.run import Run
 
+    check_csv(out)
     found = leaderboard_of_run(Run.open(run), date, seed=seed)
     names = [name.strip() for name in between.split(",")] if between else []
     above = found.above(names) if names else None
@@ -133,8 +138,9 @@ def choose(
 ) -> None:  # fmt: skip
     """Which model of skills: evidence of the earlier games, beside the log loss on later ones."""
     from ppl_vae.runs.choose_job import choose_model
-    from ppl_vae.runs.game_tables import write_table
+    from ppl_vae.runs.game_tables import check_csv, write_table
 
+    check_csv(out)
     found = choose_model(
         str(games), later=later, drifts=_words(drift), links=_words(link), columns=column_words(column),
         seed=seed or 0, progress=not quiet,

@@ -26,7 +26,7 @@ from ppl_vae.diagnostics.prediction.learning import walk
 from ppl_vae.diagnostics.prediction.scoring import ForecastScores, score_forecasts
 from ppl_vae.diagnostics.prediction.standing import Expected, Standing, states_of
 from ppl_vae.program.outcomes import KnowsOutcomes, KnowsPlaces
-from ppl_vae.runs.later_games import fixtures_of, games_of_results
+from ppl_vae.runs.later_games import fixtures_of, games_of_results, say_understood
 from ppl_vae.runs.registry import suite_models
 from ppl_vae.runs.run import Run
 
@@ -86,7 +86,12 @@ class Predictions:
 
 
 def predict_run(
-    run: Run, fixtures: Any, *, columns: Mapping[str, str] | None = None, seed: int | None = None
+    run: Run,
+    fixtures: Any,
+    *,
+    columns: Mapping[str, str] | None = None,
+    seed: int | None = None,
+    progress: bool = False,
 ) -> Predictions:
     """What a run expects of fixtures.
 
@@ -95,12 +100,15 @@ def predict_run(
         fixtures: games without outcomes (those that there are are not read): `Games`, a table, or a file.
         columns: which column plays which part, as for `read_games`.
         seed: of draws.
+        progress: whether to say which columns were read as what.
 
     Raises:
         InputError: for a run of another model, and for fixtures that cannot be read.
     """
     standing = standing_of(run, seed)
-    expected = standing.expect(fixtures_of(fixtures, columns))
+    games = fixtures_of(fixtures, columns)
+    say_understood(games, show=progress)
+    expected = standing.expect(games)
     table = _by_game(expected, standing) if expected.outcomes else _by_side(expected, standing)
     return Predictions(table, _score_tables(expected), _unseen(expected))
 
@@ -210,6 +218,7 @@ def score_run(
     """
     standing = standing_of(run, seed)
     games = games_of_results(later, columns)
+    say_understood(games, show=progress)
     notes: tuple[str, ...] = ()
     if games.time is None or standing.games.time is None:
         notes = ("the games have no dates: that they came after those learnt from is taken on trust",)
@@ -349,11 +358,11 @@ def skill_curves(run: Run, players: Sequence[str] | None = None, *, seed: int | 
     when = np.repeat(games.time, np.diff(games.entry_ptr[games.side_ptr]))
     every = np.unique(np.stack([games.player, when], 1), axis=0)
     asked = every[np.isin(every[:, 0], [place[name] for name in chosen])]
-    player = asked[:, 0].astype(np.int64)
-    mean, sd, _ = standing.curve(player, asked[:, 1])
+    player, time = asked[:, 0].astype(np.int64), asked[:, 1].copy()
+    mean, sd, _ = standing.curve(player, time)
     return pd.DataFrame(
         {
-            "player": [games.players[at] for at in player], "date": dates_in_words(asked[:, 1], games.time),
+            "player": [games.players[at] for at in player], "date": dates_in_words(time, games.time),
             "mean": mean, "sd": sd, "low": mean - NINETY * sd, "high": mean + NINETY * sd,
         }
     )  # fmt: skip

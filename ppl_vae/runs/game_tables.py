@@ -16,7 +16,15 @@ if TYPE_CHECKING:
     from ppl_vae.diagnostics.prediction.scoring import ForecastScores
     from ppl_vae.runs.game_jobs import Predictions, ScoredRun
 
-__all__ = ["leaderboard_json", "likeliest", "predictions_json", "records", "scored_json", "write_table"]
+__all__ = [
+    "check_csv",
+    "leaderboard_json",
+    "likeliest",
+    "predictions_json",
+    "records",
+    "scored_json",
+    "write_table",
+]
 
 # Scores of a game that are told.
 LIKELIEST = 5
@@ -82,13 +90,22 @@ def leaderboard_json(found: Leaderboard, above: pd.DataFrame | None = None) -> d
     return content
 
 
+def check_csv(path: Path | None) -> None:
+    """Refuse a file to write that is no CSV, before any work is done.
+
+    Raises:
+        InputError: for another ending.
+    """
+    if path is not None and path.suffix.lower() != ".csv":
+        raise InputError(f"--out is {str(path)!r}; it ends in .csv")
+
+
 def write_table(table: pd.DataFrame, path: Path) -> Path:
     """A table as CSV, whole or not at all.
 
     Raises:
         InputError: for another ending than .csv, or where it cannot be written.
     """
-    if path.suffix.lower() != ".csv":
-        raise InputError(f"--out is {str(path)!r}; it ends in .csv")
+    check_csv(path)
     write_text(path, table.to_csv(index=False))
     return path

@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from ppl_vae.base.progress import stage
 from ppl_vae.data.accept import as_dataset
 from ppl_vae.data.dataset import Dataset, Variable
 from ppl_vae.data.game_tables import file_games
 from ppl_vae.data.games import Games
 
-__all__ = ["fixtures_of", "games_of_results"]
+__all__ = ["fixtures_of", "games_of_results", "say_understood"]
 
 # Columns that tell how a game ended, in the words of `read_games`.
 ENDINGS = frozenset(
@@ -40,6 +41,12 @@ def games_of_results(source: Any, columns: Mapping[str, str] | None = None) -> G
     if path is not None and path.suffix.lower() in (".csv", ".parquet") and path.is_file():
         return file_games(path, columns)
     return Games.of(as_dataset(source), columns)
+
+
+def say_understood(games: Games, *, show: bool) -> None:
+    """One line on stderr: which columns of a table were read as what."""
+    if games.history:
+        stage(games.history[-1], show=show)
 
 
 def fixtures_of(source: Any, columns: Mapping[str, str] | None = None) -> Games:

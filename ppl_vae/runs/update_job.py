@@ -18,7 +18,7 @@ from ppl_vae.guides.named import named_guide
 from ppl_vae.inference.fitting.checkpoint import save_parameters
 from ppl_vae.program.pair import Pair
 from ppl_vae.runs.game_jobs import standing_of
-from ppl_vae.runs.later_games import games_of_results
+from ppl_vae.runs.later_games import games_of_results, say_understood
 from ppl_vae.runs.run import OWN_DATA, Run
 from ppl_vae.runs.settings import Settings
 
@@ -59,6 +59,7 @@ def update_run(
         raise InputError(f"{out} is not empty; give another --out, or none to update the run itself")
     standing = standing_of(run)
     games = games_of_results(new, columns)
+    say_understood(games, show=progress)
     stage("natural gradients", show=progress)
     own = run.model.guides.get(run.settings.guide)
     make = own or (lambda model, *data: named_guide(run.settings.guide, model))

@@ -126,7 +126,7 @@ def test_bad_input_ends_in_one_sentence(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     places = {"RUN": club / "run", "FIXTURES": club / "fixtures.csv", "LATER": club / "later.csv"}
-    code, out, error = run(*(places.get(word, word) for word in arguments))
+    code, out, error = run(*(places.get(word, word) for word in arguments), "--quiet")
     assert (code, out) == (2, "")
     assert words in error
     assert error.startswith("ppl-vae: ")

@@ -25,10 +25,10 @@ from ppl_vae.inference.fitting import natural
 from ppl_vae.inference.fitting.factor_guides import guide_of
 from ppl_vae.inference.fitting.linear_factors import Factors
 from ppl_vae.inference.fitting.svi import Fit
-from ppl_vae.program.factors import LinearFactors
+from ppl_vae.program.factors import LinearFactors, RankingFactors
 from ppl_vae.program.pair import Pair
 
-__all__ = ["Learnt", "learnt", "refuse_earlier", "walk"]
+__all__ = ["Learnt", "assumed", "learnt", "refuse_earlier", "walk"]
 
 
 def refuse_earlier(standing: Standing, games: Games) -> None:
@@ -103,6 +103,60 @@ def learnt(
     return Learnt(Standing(model, states_of(pair, *data), every), pair, fit)
 
 
+def assumed(standing: Standing, games: Games) -> Standing:
+    """The standing after further rankings, what was learnt before being the prior: assumed-density filtering.
+
+    Moments of whole rankings given it are matched; factors of old games are kept as they are, so that the
+    answer is not quite that of all games from nothing, at a fraction of the time. Levels before are carried
+    back along each chain. Games of one date are matched one beside the other.
+
+    Source: Opper, "A Bayesian approach to on-line learning" (1998); Herbrich, Minka and Graepel (2007),
+    section 5, for games.
+
+    Args:
+        standing: of a guide of independent chains, and a model of rankings.
+        games: later ones, with outcomes.
+
+    Raises:
+        InputError: for earlier games, games that lack what the model needs, or another guide or model.
+    """
+    if not isinstance(standing.states, ChainStates) or not isinstance(standing.model, RankingFactors):
+        raise InputError(
+            "rankings are learnt one after another from the guide of independent chains, by models that know "
+            "their moments"
+        )
+    refuse_earlier(standing, games)
+    every = joined_games(standing.games, games)
+    further, later = standing.towards(games)
+    states, model = further.states, further.model
+    assert isinstance(states, ChainStates)
+    assert isinstance(model, RankingFactors)
+    found = _matched(states, model, model.arguments_of(later))
+    return Standing(further.model, found, every)
+
+
+def _matched(states: ChainStates, model: RankingFactors, data: tuple[Any, ...]) -> ChainStates:
+    """States after one factor a ranking: a site for each entry of each side, of the same moments."""
+    found = model.rankings(*data)
+    assert found is not None
+    rows, _ = found
+    matrix = rows.csr(states.chains.num_states)
+    variance, deviation = states.variance, states.mean - states.chains.mean
+    mean = torch.as_tensor(matrix @ states.mean.numpy())
+    spread = torch.as_tensor(matrix.multiply(matrix) @ variance.numpy())
+    tilted = model.ranking_moments(mean, spread, *data)
+    row = torch.as_tensor(np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr)))
+    state, amount = torch.as_tensor(matrix.indices).long(), torch.as_tensor(matrix.data)
+    own = variance[state]
+    after = own * (1 - own * amount.square() * tilted.curvature[row])
+    precision = after.reciprocal() - own.reciprocal()
+    pull = (deviation[state] + own * amount * tilted.slope[row]) / after - deviation[state] / own
+    said = states.chains.precision_times(deviation) + states.site_precision * deviation
+    total = states.site_precision.index_add(0, state, precision)
+    moved = states.chains.smoother(total).solve(said.index_add(0, state, pull))
+    return ChainStates(states.chains, states.chains.mean + moved, total)
+
+
 def _set(pair: Pair, states: States, data: tuple[Any, ...]) -> None:
     """Put a guide of independent chains where a posterior is."""
     assert isinstance(states, ChainStates)
@@ -138,7 +192,8 @@ def walk(standing: Standing, games: Games, advance: Callable[[], object] = lambd
         for game, row in zip(at, expected.probability, strict=True):
             found[game] = row
         unseen += expected.unseen
-        standing = learnt(standing, games.take(at)).standing
+        exact = isinstance(standing.model, LinearFactors)
+        standing = learnt(standing, games.take(at)).standing if exact else assumed(standing, games.take(at))
         advance()
     last = standing.expect(games)
     columns = max(map(len, found))

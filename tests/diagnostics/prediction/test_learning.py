@@ -6,9 +6,9 @@ import torch
 
 from ppl_vae.base.errors import InputError
 from ppl_vae.data.games import Games
-from ppl_vae.diagnostics.prediction.learning import learnt, walk
+from ppl_vae.diagnostics.prediction.learning import assumed, learnt, walk
 from ppl_vae.diagnostics.prediction.standing import Standing, states_of
-from ppl_vae.diagnostics.prediction.states import DenseStates
+from ppl_vae.diagnostics.prediction.states import ChainStates, DenseStates
 from ppl_vae.guides.chain_normal import ChainNormal
 from ppl_vae.inference.fitting import natural
 from ppl_vae.models import Skills
@@ -75,3 +75,29 @@ def test_another_guide_is_refused() -> None:
     states = DenseStates(torch.zeros(size).double(), torch.eye(size).double())
     with pytest.raises(InputError, match="independent chains"):
         learnt(Standing(model, states, games), games)
+
+
+def test_a_race_of_equals_is_that_of_its_exact_moments() -> None:
+    """Five equals, N(0, 2²) and β = 1: means ±2.0804 ±.8855, sds 1.4940 1.3405 1.3107 by exact moments."""
+    names = ("A", "B", "C", "D", "E")
+    before = games_of([(names, (0, 1, 2, 3, 4))], time=np.array([0.0]))
+    model = Skills.from_data(before, skill_sd=2.0, performance_sd=1.0, drift="1", drift_sd=1e-3)
+    prior = model.normal_prior()[1].detach()
+    standing = Standing(model, ChainStates(prior, prior.mean, torch.zeros_like(prior.mean)), before)
+    found = assumed(standing, before)
+    mean, sd, _ = found.levels(num_draws=2)
+    np.testing.assert_allclose(mean, [2.0804, 0.8855, 0.0, -0.8855, -2.0804], atol=1e-4)
+    np.testing.assert_allclose(sd, [1.4940, 1.3405, 1.3107, 1.3405, 1.4940], atol=1e-4)
+
+
+def test_races_are_walked_by_their_moments() -> None:
+    """What one race says is in the next one's forecast, and levels before it are carried back."""
+    rows = [(("A", "B", "C"), (0, 1, 2))] * 4
+    games = games_of(rows, time=np.arange(4.0))
+    model = Skills.from_data(games.take([0]), skill_sd=1.0, performance_sd=1.0, drift="1", drift_sd=0.1)
+    prior = model.normal_prior()[1].detach()
+    standing = Standing(model, ChainStates(prior, prior.mean, torch.zeros_like(prior.mean)), games.take([0]))
+    found = walk(standing, games)
+    np.testing.assert_allclose(found.probability[0], 1 / 3)
+    assert (np.diff(found.probability[:, 0]) > 0).all()
+    np.testing.assert_array_equal(found.outcome, 0)

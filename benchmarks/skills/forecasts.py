@@ -1,0 +1,176 @@
+"""Forecasts of real later games, beside what others published on the same games.
+
+``python -m benchmarks.skills forecasts [NAME …]``: big-five, internationals, robotics, formula-1, update,
+walk; all by default. The model's numbers are learnt from the earlier games alone, by the ELBO (races: by
+expectation propagation's estimate of the evidence). Times are CPU seconds of one thread.
+"""
+
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.skills import _seasons as seasons
+from ppl_vae.data.games import Games
+from ppl_vae.diagnostics.prediction.learning import learnt, walk
+from ppl_vae.diagnostics.prediction.standing import Standing, states_of
+from ppl_vae.guides.chain_normal import ChainNormal
+from ppl_vae.inference.fitting import ep, natural
+from ppl_vae.models import Skills
+from ppl_vae.program.pair import Pair
+from ppl_vae.runs.game_jobs import score_expected
+
+FOOTBALL = {"draws": True, "home": True, "drift": "1y"}
+# Log losses on the same games that others reported, or that were measured with their packages' defaults.
+PUBLISHED = {
+    "big-five": "WHR 1.0085, KickScore 1.0134, TrueSkill Through Time 1.0228, tuned on 2021-22",
+    "robotics": "trueskill .7449, openskill .7525 (PL) and .8159 (TM), at defaults",
+    "formula-1": "trueskill .5197, openskill 1.2294, at defaults, drivers alone",
+}
+# Dates of a season at which an update is set beside a fit of all games from nothing.
+COMPARED = 6
+
+
+def fitted(games: Games, **options: Any) -> tuple[Standing, float]:
+    """A fit from nothing, the numbers that are not given learnt; and its CPU seconds."""
+    begun = time.process_time()
+    model = Skills.from_data(games, **options)
+    data = model.arguments_of(games)
+    pair = Pair(model, ChainNormal(model))
+    learns = any(not held for held in model.held.values())
+    natural.fit(pair, *data, train="both" if learns else "guide", progress=False)
+    standing = Standing(model, states_of(pair, *data), games)
+    return standing, time.process_time() - begun
+
+
+def told(name: str, target: float, found: Any, seconds: float, note: str = "") -> None:
+    """A line of the answer."""
+    table = found.table if hasattr(found, "table") else found.results.table
+    loss, error = table.loc["log loss", ["value", "std_error"]]
+    rest = ", ".join(
+        f"{score} {table.loc[score, 'value']:.3f}" for score in ("accuracy", "Brier", "calibration error")
+    )
+    met = "met" if loss <= target else "NOT met"
+    print(f"{name}: log loss {loss:.4f} ± {error:.4f}, target ≤ {target:g}: {met}; {rest}")
+    print(f"    {seconds:.1f} s{note}")
+    if found_base := table.loc["log loss", "base"]:
+        print(
+            f"    base rates {found_base:.4f}; published: {PUBLISHED.get(name.split(',')[0], '–')}",
+            flush=True,
+        )
+
+
+def frozen(name: str, read: Callable[[], tuple[Games, Games]], target: float, **options: Any) -> Standing:
+    """Forecasts of all later games from the earlier ones alone."""
+    before, after = read()
+    standing, seconds = fitted(before, **options)
+    numbers = ", ".join(f"{key} {value:.4g}" for key, value in standing.model.numbers.items())  # type: ignore[attr-defined]
+    scored = score_expected(standing.expect(after), standing)
+    told(f"{name}, frozen", target, scored.results, seconds, f" ({numbers})")
+    return standing
+
+
+def big_five() -> None:
+    frozen("big-five", seasons.big_five, 1.003, **FOOTBALL)
+
+
+def internationals() -> None:
+    frozen("internationals", seasons.internationals, 0.880, **FOOTBALL)
+
+
+def robotics() -> None:
+    frozen("robotics", seasons.robotics, 0.680, draws=True)
+
+
+def walk_forward() -> None:
+    """Every date of 2022-23 from all before it, the numbers as they were learnt before the season."""
+    before, after = seasons.big_five()
+    standing, _ = fitted(before, **FOOTBALL)
+    begun = time.process_time()
+    expected = walk(standing, after)
+    seconds = time.process_time() - begun
+    dates = len(np.unique(after.time))
+    told("big-five, walk-forward", 0.992, score_expected(expected, standing), seconds, f" for {dates} dates")
+
+
+def update() -> None:
+    """Updates at some dates of the season beside fits from nothing: how far apart, and how much faster."""
+    before, after = seasons.big_five()
+    standing, learning = fitted(before, **FOOTBALL)
+    held = {f"{key}": value for key, value in standing.model.numbers.items() if key != "performance_sd"}  # type: ignore[attr-defined]
+    dates = np.unique(after.time)
+    spent, again, off = [], [], []
+    for number, date in enumerate(dates[: COMPARED + 1]):
+        begun = time.process_time()
+        standing = learnt(standing, after.take(np.flatnonzero(after.time == date))).standing
+        spent.append(time.process_time() - begun)
+        if number:
+            other, seconds = fitted(standing.games, **FOOTBALL, **held)
+            again.append(seconds)
+            (mean, sd, _), (right, width, _) = standing.levels(num_draws=2), other.levels(num_draws=2)
+            off.append((np.abs(mean - right).max(), np.abs(sd / width - 1).max()))
+    means, widths = np.array(off).max(0)
+    one, whole = float(np.mean(spent[1:])), float(np.mean(again))
+    print(
+        f"update: {len(again)} dates of the season; means off by at most {means:.1g} (sds of about .22), "
+        f"sds by {widths:.1%}\n"
+        f"    {one:.2f} s an update, {whole:.2f} s a fit from nothing with the same numbers: "
+        f"{whole / one:.1f} times, target 10: {'met' if whole / one >= 10 else 'NOT met'}; {learning:.1f} s a "
+        f"fit that learns them: {learning / one:.1f} times",
+        flush=True,
+    )
+
+
+def formula_one() -> None:
+    """Races from 2014 on, each from all before it; who was ahead of whom."""
+    for car, name in ((False, "drivers"), (True, "drivers and cars")):
+        races = seasons.formula_one(car=car)
+        assert races.time is not None
+        year = 1970 + races.time / 365.25
+        begun = time.process_time()
+        recent = races.take(np.flatnonzero((year >= 2008) & (year < 2014)))
+        model = Skills.from_data(recent, drift="1y")
+        ep.fit(
+            Pair(model, ChainNormal(model)),
+            *model.arguments_of(recent),
+            tolerance=1e-3,
+            train="both",
+            progress=False,
+        )
+        held = {key: value for key, value in model.numbers.items() if key != "performance_sd"}
+        before = races.take(np.flatnonzero((year >= 1994) & (year < 2014)))
+        model = Skills.from_data(before, drift="1y", **held)
+        pair, data = Pair(model, ChainNormal(model)), model.arguments_of(before)
+        ep.fit(pair, *data, tolerance=1e-3, progress=False)
+        standing = Standing(model, states_of(pair, *data), before)
+        learning = time.process_time() - begun
+        expected = walk(standing, races.take(np.flatnonzero(year >= 2014)))
+        seconds = time.process_time() - begun - learning
+        found = score_expected(expected, standing, mode="walk-forward")
+        numbers = ", ".join(f"{key} {value:.3g}" for key, value in held.items())
+        told(f"formula-1, {name}", 0.445, found.pairs, seconds, f", {learning:.1f} s before 2014 ({numbers})")
+        print(f"    who wins: log loss {found.results['log loss']:.3f}", flush=True)
+
+
+STUDIES = {
+    "big-five": big_five, "internationals": internationals, "robotics": robotics, "formula-1": formula_one,
+    "update": update, "walk": walk_forward,
+}  # fmt: skip
+
+
+def main() -> None:
+    if lacks := seasons.missing():
+        sys.exit(f"PPL_VAE_SHARED names no folder with {', '.join(lacks)}")
+    if unknown := {*sys.argv[1:]} - {*STUDIES}:
+        sys.exit(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(STUDIES)}")
+    torch.set_num_threads(1)
+    for name, study in STUDIES.items():
+        if name in sys.argv[1:] or len(sys.argv) == 1:
+            study()
+
+
+if __name__ == "__main__":
+    main()
