@@ -118,8 +118,8 @@ def update() -> None:
         f"update: {len(again)} dates of the season; means off by at most {means:.1g} (sds of about .22), "
         f"sds by {widths:.1%}\n"
         f"    {one:.2f} s an update, {whole:.2f} s a fit from nothing with the same numbers: "
-        f"{whole / one:.1f} times, target 10: {'met' if whole / one >= 10 else 'NOT met'}; {learning:.1f} s a "
-        f"fit that learns them: {learning / one:.1f} times",
+        f"{whole / one:.1f} times, target 10: {'met' if whole / one >= 10 else 'NOT met'}; "
+        f"{learning:.1f} s a fit that learns them: {learning / one:.1f} times",
         flush=True,
     )
 
