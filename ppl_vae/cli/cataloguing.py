@@ -94,7 +94,8 @@ def _option(field: Field[Any], hint: Any, line: str, names: Mapping[str, str]) -
     usual = field.name.replace("_", "-")
     both = kind == "bool" and field.default is not False
     flag = field.metadata.get("shell", f"--{usual}/--no-{usual}" if both else f"--{usual}")
-    text, _, default = line.removesuffix(")").partition(" (default: ")
+    text, _, default = line.partition(" (default: ")
+    default = default.removesuffix(")")
     # The first sentence, with fields under the names that the command line has for them.
     text = re.split(r"\.\s+(?=[A-Z])", text)[0]
     text = re.sub(r"``(\w+)``", lambda word: names.get(word[1], word[0]).partition("/")[0], text).replace(

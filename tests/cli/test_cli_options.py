@@ -1,5 +1,6 @@
 """Options of the command line: help, defaults, names that stay, the catalogue, completion."""
 
+import dataclasses
 import json
 import os
 import re
@@ -11,6 +12,7 @@ import pytest
 
 from ppl_vae.base.errors import InputError
 from ppl_vae.cli.catalogue import catalogue
+from ppl_vae.cli.cataloguing import declared
 
 COMMANDS = ("demo", "fit", "check", "compare", "evidence", "gaps", "report", "datasets", "models")
 
@@ -190,3 +192,21 @@ def test_widths_may_be_none_at_all():
         numbers("--hidden", "wide", int)
     with pytest.raises(InputError, match=r"--split is 'none'; .* such as 0\.8,0\.1,0\.1"):
         numbers("--split", "none", float)
+
+
+def test_a_line_of_help_that_ends_in_parentheses_keeps_them():
+    @dataclasses.dataclass(frozen=True)
+    class Options:
+        """Options.
+
+        Attributes:
+            pace: How fast (or slow).
+            size: How large (or small) (default: as large as can be)
+        """
+
+        pace: str = "usual"
+        size: int | None = None
+
+    pace, size = declared(Options)
+    assert (pace.help, pace.default) == ("How fast (or slow).", "usual")
+    assert (size.help, size.default) == ("How large (or small).", "as large as can be")
