@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from pyro import poutine
 from pyro.distributions import TorchDistribution
 from pyro.infer.autoguide import AutoMultivariateNormal, AutoNormal
-from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from ppl_vae.data.game_inputs import game_inputs
@@ -33,6 +32,7 @@ from ppl_vae.models.skills.checks import check_tensors
 from ppl_vae.models.skills.choices import choices
 from ppl_vae.models.skills.further import extended_lineup, level_rows, places_in, side_rows
 from ppl_vae.models.skills.lineup import Lineup
+from ppl_vae.models.skills.numbers import Numbers
 from ppl_vae.models.skills.options import SkillsKeywords, SkillsOptions
 from ppl_vae.models.skills.prior import prior_parts
 from ppl_vae.models.skills.season_statistics import Season, season_statistics
@@ -53,7 +53,7 @@ Whole = NDArray[np.int64]
 Reals = NDArray[np.float64]
 
 
-class Skills(PyroModule):  # type: ignore[misc]
+class Skills(Numbers):
     """A side is as strong as its players' skills add up to; games reveal it by results, scores or goals.
 
     A player's skills at the dates of its games are a Gaussian Markov chain: s at the first date is N(μ, σ²);
@@ -106,23 +106,13 @@ class Skills(PyroModule):  # type: ignore[misc]
         super().__init__(self.name)
         self.lineup, self.options, self.weighted = lineup, options, weighted
         self.starts, self.dtype = starts, dtype
-        self.held: dict[str, bool] = {}
         learnt = {"skill_sd": True, "performance_sd": options.outcome == "score"}
         learnt |= {"drift_sd": bool(options.drift), "margin": options.draws}
         learnt["group_sd"] = bool(lineup.effects.groups)
         for number, learns in learnt.items():
-            self._add(number, getattr(options, number), getattr(starts, number), learns, dtype)
+            self.add_number(number, getattr(options, number), getattr(starts, number), learns, dtype)
         for part, values in prior_parts(lineup, options, starts).items():
             self.register_buffer(part, values.to(dtype), persistent=False)
-
-    def _add(self, name: str, given: float | None, start: float, learns: bool, dtype: torch.dtype) -> None:
-        """A number that is held, or learnt on the scale of its logarithm."""
-        self.held[name] = given is not None or not learns
-        value = torch.tensor(start if given is None else given, dtype=dtype)
-        if self.held[name]:
-            self.register_buffer(f"held_{name}", value, persistent=False)
-        else:
-            self.register_parameter(f"log_{name}", nn.Parameter(value.log()))
 
     @classmethod
     def from_data(
@@ -157,23 +147,6 @@ class Skills(PyroModule):  # type: ignore[misc]
         """See `OffersChoices`: each link with each drift, with and without an advantage of the side at home
         where games have one; draws where any game is drawn, their margin learnt."""
         return choices(games, drifts, links)
-
-    def number(self, name: str) -> Tensor:
-        """One of the model's numbers, held or learnt, in skill units."""
-        found: Tensor = (
-            getattr(self, f"held_{name}") if self.held[name] else getattr(self, f"log_{name}").exp()
-        )
-        return found
-
-    @property
-    def numbers(self) -> dict[str, float]:
-        """The model's numbers as they are now, by name, in skill units."""
-        used = {"margin": self.options.draws, "drift_sd": bool(self.options.drift)}
-        used |= {
-            "group_sd": bool(self.lineup.effects.groups),
-            "performance_sd": self.options.outcome != "goals",
-        }
-        return {name: self.number(name).item() for name in self.held if used.get(name, True)}
 
     def normal_prior(self) -> tuple[str, Chains]:
         """The site "skill" and its prior: chains of all states."""
