@@ -33,11 +33,6 @@ def seasons(seed: int = 3) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["date", "home", "away", "result"])
 
 
-def main(quick: bool = False) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        told(Path(folder), "6s" if quick else "2m")
-
-
 def told(folder: Path, budget: str) -> None:
     games = seasons()
     last = games["date"] >= f"{2020 + SEASONS - 1}-08-01"
@@ -53,8 +48,7 @@ def told(folder: Path, budget: str) -> None:
 
     board = run.leaderboard()
     print(f"\nThe leaderboard on {board.date}")
-    columns = ["mean", "sd", "p_first", "rank_low", "rank_high"]
-    print(board.table[columns].round(2).head(5).to_string())
+    print(board.table[["mean", "sd", "p_first", "rank_low", "rank_high"]].round(2).head(5).to_string())
     first, second = board.table["mean"].nlargest(2).index
     print(f"P({first} is better than {second}): {board.above([first, second]).loc[first, second]:.2f}")
 
@@ -81,4 +75,5 @@ def told(folder: Path, budget: str) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a short check, for a first look")
-    main(parser.parse_args().quick)
+    with tempfile.TemporaryDirectory() as folder:
+        told(Path(folder), "6s" if parser.parse_args().quick else "2m")

@@ -62,12 +62,11 @@ def joined_games(first: Games, later: Games) -> Games:
         later: further ones; see `numbered_like`.
 
     Raises:
-        InputError: where one has scores or dates and the other has none, or a covariate is missing.
+        InputError: where the later ones lack scores, dates or a covariate that the first have.
     """
     further = numbered_like(later, first)
-    if (first.score is None) != (further.score is None):
-        has, lacks = (first, later) if further.score is None else (later, first)
-        raise InputError(f"{lacks.name} has no scores, which {has.name} has")
+    if first.score is not None and further.score is None:
+        raise InputError(f"{later.name} has no scores, which {first.name} has")
     return Games(
         first.name,
         further.players,
@@ -76,7 +75,7 @@ def joined_games(first: Games, later: Games) -> Games:
         np.concatenate([first.player, further.player]),
         np.concatenate([first.place, further.place]),
         weight=_both(first.weight, further.weight, len(first.player), len(further.player)),
-        score=_both(first.score, further.score, 0, 0),
+        score=None if first.score is None else _both(first.score, further.score, 0, 0),
         time=_both(first.time, further.time, 0, 0),
         game_weight=_both(first.game_weight, further.game_weight, first.num_games, further.num_games),
         covariates={

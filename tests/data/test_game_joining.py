@@ -49,12 +49,18 @@ def test_weights_that_only_some_have_are_ones_for_the_others() -> None:
     np.testing.assert_array_equal(found.game_weight, [2, 1, 1, 1])
 
 
+def test_scores_that_the_first_do_not_have_are_left_out() -> None:
+    scored = dataclasses.replace(teams("later"), score=np.arange(5.0))
+    assert joined_games(teams(), scored).score is None
+    with pytest.raises(InputError, match="later has no scores, which teams has"):
+        joined_games(dataclasses.replace(teams(), score=np.arange(5.0)), teams("later"))
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
         ({"time": None}, "later has no dates"),
         ({"covariates": {}}, "later has no column 'home' of its sides"),
-        ({"score": np.arange(5.0)}, "teams has no scores, which later has"),
     ],
 )
 def test_what_later_games_lack_is_named(change: dict, said: str) -> None:

@@ -1,0 +1,89 @@
+"""Runs of dated games: forecasts, scores, leaderboards and updates by their dates."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import ppl_vae
+from ppl_vae import InputError
+
+TEAMS = ("Ash", "Birch", "Cedar", "Elm", "Fir")
+
+
+def games(first: str, num_games: int, seed: int) -> pd.DataFrame:
+    rng, rows = np.random.default_rng(seed), []
+    for number in range(num_games):
+        home, away = rng.choice(len(TEAMS), 2, replace=False)
+        ahead = 0.5 * (away - home) + 0.3 + rng.normal()
+        result = "draw" if abs(ahead) < 0.4 else "home" if ahead > 0 else "away"
+        rows.append((str(np.datetime64(first) + 3 * (number // 2)), TEAMS[home], TEAMS[away], result))
+    return pd.DataFrame(rows, columns=["date", "home", "away", "result"])
+
+
+@pytest.fixture(scope="module")
+def league(tmp_path_factory: pytest.TempPathFactory) -> ppl_vae.FittedRun:
+    return ppl_vae.fit(
+        "skills", games("2023-01-02", 80, 0), out=tmp_path_factory.mktemp("league") / "run", progress=False,
+        guide="markov", method="natural", draws=True, home=True, drift="1y", drift_sd=0.3, skill_sd=1.0,
+    )  # fmt: skip
+
+
+def test_fixtures_need_no_results(league: ppl_vae.FittedRun, tmp_path: Path) -> None:
+    table = games("2023-09-01", 4, 1).drop(columns="result")
+    table.to_csv(tmp_path / "fixtures.csv", index=False)
+    found = league.predict(tmp_path / "fixtures.csv").table
+    np.testing.assert_allclose(found[["win", "draw", "loss"]].sum(axis=1), 1.0)
+    pd.testing.assert_frame_equal(found, league.predict(table).table)
+    assert found["date"].tolist() == table["date"].tolist()
+
+
+def test_a_split_is_by_time(league: ppl_vae.FittedRun) -> None:
+    later = games("2023-06-01", 30, 2)
+    frozen, walked = (league.score(later, walk_forward=way, progress=False).results for way in (False, True))
+    assert (frozen.mode, walked.mode) == ("frozen", "walk-forward")
+    # The first date is forecast from the same games by both.
+    assert frozen["log loss"] != walked["log loss"]
+    assert frozen.table.loc["log loss", "base"] == walked.table.loc["log loss", "base"]
+    for ask in (league.score, league.update):
+        with pytest.raises(InputError, match="2022-06-01"):
+            ask(games("2022-06-01", 10, 3))
+
+
+def test_leaderboards_have_dates(league: ppl_vae.FittedRun) -> None:
+    assert league.leaderboard().date == "2023-04-29"
+    early, later = league.leaderboard("2023-02-01"), league.leaderboard("2023-12-31")
+    assert early.date == "2023-02-01"
+    # What is known fades.
+    assert (later.table["sd"] > league.leaderboard().table["sd"].reindex(later.table.index)).all()
+    with pytest.raises(InputError, match="such as 2024-05-01"):
+        league.leaderboard("soon")
+    with pytest.raises(InputError, match="nobody had played by 2020-01-01"):
+        league.leaderboard("2020-01-01")
+
+
+def test_curves_are_of_the_dates_of_games(league: ppl_vae.FittedRun) -> None:
+    found = league.curves(["Ash"])
+    assert found["date"].is_monotonic_increasing
+    assert found["date"].iloc[0] >= "2023-01-02"
+    last = league.leaderboard(found["date"].iloc[-1]).table.loc["Ash"]
+    assert found[["mean", "sd"]].iloc[-1].tolist() == pytest.approx(last[["mean", "sd"]].tolist())
+    with pytest.raises(InputError, match="Yew played no game"):
+        league.curves(["Yew"])
+
+
+def test_an_update_is_a_run_of_all_games(league: ppl_vae.FittedRun, tmp_path: Path) -> None:
+    later = games("2023-06-01", 20, 4)
+    found = league.update(later, out=tmp_path / "updated")
+    assert found.run.source.num_games == 100
+    assert found.model.numbers == pytest.approx(league.model.numbers)
+    assert found.fit.converged
+    # As all at once with the same numbers.
+    whole = ppl_vae.fit(
+        "skills", pd.concat([games("2023-01-02", 80, 0), later], ignore_index=True), progress=False,
+        guide="markov", method="natural", draws=True, home=True, drift="1y", drift_sd=0.3, skill_sd=1.0,
+        margin=league.model.numbers["margin"],
+    )  # fmt: skip
+    mine, others = (run.leaderboard().table.sort_index() for run in (found, whole))
+    np.testing.assert_allclose(mine[["mean", "sd"]], others[["mean", "sd"]], atol=2e-3)
