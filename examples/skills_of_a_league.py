@@ -57,7 +57,7 @@ def main(quick: bool = False) -> None:
         print(f"{name}: ELBO {fit.final.value:.2f} nats; {learnt}")
         answers[name] = guide.draws(pair, *data, num_draws=4000)
 
-    draws = 60 if quick else 500
+    draws = 25 if quick else 500
     truth = nuts.sample(model, *data, chains=2, num_draws=draws, warmup=draws, progress=False)
     board = model.reported(answers["sparse-precision"].draws)["player_skill"]
     leads = (board == board.max("player")).mean(("chain", "draw")).to_numpy()

@@ -53,7 +53,7 @@ def test_nuts_agrees_with_the_joint_guide_and_chains_apart_are_too_sure(oracles:
         games, draws=True, drift="1", skill_sd=1.5, drift_sd=0.3, margin=0.5, performance_sd=0.7
     )
     data = games.tensors(torch.float64)
-    truth = nuts.sample(model, *data, num_draws=200, warmup=150, chains=2, seed=1, progress=False)
+    truth = nuts.sample(model, *data, num_draws=150, warmup=100, chains=2, seed=1, progress=False)
     answers = {
         name: guide.draws(fitted(name, model, data)[0], *data, num_draws=4000, seed=2)
         for name in ("markov", "sparse-precision")
