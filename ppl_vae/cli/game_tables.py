@@ -142,6 +142,7 @@ def say_choice(found: Choice) -> None:
             "model": str(name),
             "evidence": f"{row['evidence']:.2f}",
             "below the best": f"{row['below']:.2f}",
+            "gap": "–" if row["gap"] != row["gap"] else f"{row['gap']:.2f}",
             "log loss": with_error(row["log_loss"], row["log_loss_std_error"], 4),
             "numbers": str(row["numbers"]),
         }
@@ -150,6 +151,6 @@ def say_choice(found: Choice) -> None:
     title = (
         f"{found.num_games:,} games, and {found.num_later:,} later ones (ELBO in nats: a bound on log p(x))"
     )
-    out.print(fitted_table(title, rows, ("numbers", "below the best"), width=out.width))
+    out.print(fitted_table(title, rows, ("numbers", "below the best", "gap"), width=out.width))
     for sentence in found.sentences():
         out.print(sentence)

@@ -63,7 +63,7 @@ class Choice:
         best, later = str(self.table.index[0]), str(self.table["log_loss"].idxmin())
         close = [str(name) for name in self.table.index[1:] if self.table.loc[name, "below"] < NOTHING]
         found = [
-            f"By evidence: {best}" + (f" (within {NOTHING:g} nats: {', '.join(close)})." if close else ".")
+            f"By evidence: {best}" + (f" (within {NOTHING:g} nats: {'; '.join(close)})." if close else ".")
         ]
         if later == best:
             found.append(f"It forecasts later games best, too (base rates: {self.base_log_loss:.4f}).")

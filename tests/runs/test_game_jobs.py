@@ -8,6 +8,7 @@ import pytest
 
 import ppl_vae
 from ppl_vae import InputError
+from ppl_vae.runs.choose_job import choose_model
 
 TEAMS = ("Ash", "Birch", "Cedar", "Elm", "Fir")
 
@@ -87,3 +88,19 @@ def test_an_update_is_a_run_of_all_games(league: ppl_vae.FittedRun, tmp_path: Pa
     )  # fmt: skip
     mine, others = (run.leaderboard().table.sort_index() for run in (found, whole))
     np.testing.assert_allclose(mine[["mean", "sd"]], others[["mean", "sd"]], atol=2e-3)
+
+
+def test_models_are_chosen_by_evidence_beside_later_games() -> None:
+    """Evidence is the ELBO of a fit of the earlier games alone, and the last fifth is forecast."""
+    found = choose_model(games("2023-01-02", 100, 5), links=("probit",), drifts=("none",), progress=False)
+    assert (found.num_games, found.num_later) == (80, 20)
+    assert {*found.table.index} == {"probit, at rest", "probit, at rest, home"}
+    name = "probit, at rest"
+    alone = ppl_vae.fit(
+        "skills", games("2023-01-02", 100, 5).iloc[:80], progress=False, guide="markov", method="natural",
+        draws=True,
+    )  # fmt: skip
+    assert found.table.loc[name, "evidence"] == pytest.approx(alone.fit.final.value, abs=1e-3)
+    # The joint Gaussian is at least as good as independent chains.
+    assert found.table.loc[name, "gap"] > -1e-3
+    assert found.sentences()[0].startswith(f"By evidence: {found.table.index[0]}")
