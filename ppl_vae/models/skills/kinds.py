@@ -41,7 +41,7 @@ class _Differences(Skills):
     """Games of two sides whose outcome depends on the difference of their strengths alone."""
 
     def rows(self, *data: Tensor) -> Design:
-        """See `program.abilities.LinearFactors`: a row a game, the first side's strength less the second's.
+        """See `program.factors.LinearFactors`: a row a game, the first side's strength less the second's.
 
         Observed are the outcome, as `ended` has it, and √Σ w² over all who played.
         """
@@ -104,7 +104,7 @@ class DuelSkills(_Differences):
         return found if self.options.link == "probit" else found / 2**0.5
 
     def log_likelihood(self, predictor: Tensor, *observed: Tensor) -> Tensor:
-        """See `program.abilities.LinearFactors`: draws and decided games apart, each by their own formula."""
+        """See `program.factors.LinearFactors`: draws and decided games apart, each by their own formula."""
         result, spread = observed
         scale, margin, link = self.scale(spread), self.draw_margin, self.duel_link
         drawn = result == 0.5
@@ -120,7 +120,7 @@ class DuelSkills(_Differences):
         return torch.cat(parts, -1)[..., order]
 
     def tilted(self, mean: Tensor, variance: Tensor, *observed: Tensor) -> Tilted | None:
-        """See `program.abilities.TiltedFactors`: closed for the probit link."""
+        """See `program.factors.TiltedFactors`: closed for the probit link."""
         result, spread = observed
         if self.options.link != "probit":
             return None
@@ -146,13 +146,13 @@ class ScoreSkills(_Differences):
         return result_of(-outcome)
 
     def log_likelihood(self, predictor: Tensor, *observed: Tensor) -> Tensor:
-        """See `program.abilities.LinearFactors`."""
+        """See `program.factors.LinearFactors`."""
         difference, spread = observed
         found: Tensor = Normal(predictor, self.scale(spread), validate_args=False).log_prob(difference)
         return found
 
     def tilted(self, mean: Tensor, variance: Tensor, *observed: Tensor) -> Tilted | None:
-        """See `program.abilities.TiltedFactors`: a normal times a normal."""
+        """See `program.factors.TiltedFactors`: a normal times a normal."""
         difference, spread = observed
         total = self.scale(spread).detach().square() + variance
         off = difference - mean
@@ -199,7 +199,7 @@ class GoalSkills(Skills):
     """Goals of two sides, Poisson: two rows a game, whose log rates are b ± d."""
 
     def rows(self, *data: Tensor) -> Design:
-        """See `program.abilities.LinearFactors`: rows 2 g and 2 g + 1 are those of the sides of game g."""
+        """See `program.factors.LinearFactors`: rows 2 g and 2 g + 1 are those of the sides of game g."""
         column, value = self.lineup.matrix((1.0, -1.0), *data[1:5])
         base = torch.full_like(column[:, :1], self.lineup.rows[-1])
         columns = torch.cat([column, base], 1).repeat_interleave(2, 0)
@@ -209,7 +209,7 @@ class GoalSkills(Skills):
         return Design.of_entries(columns, values, data[0].reshape(-1), count=count)
 
     def log_likelihood(self, predictor: Tensor, *observed: Tensor) -> Tensor:
-        """See `program.abilities.LinearFactors`."""
+        """See `program.factors.LinearFactors`."""
         return goals_log_prob(predictor, *observed)
 
     def predictor_rows(self, *data: Tensor) -> csr_array:

@@ -108,7 +108,7 @@ class RankingSkills(Skills):
         )
 
     def rankings(self, *data: Tensor) -> tuple[Design, Tensor] | None:
-        """See `program.abilities.RankingFactors`: a row a side, those of a game one after another."""
+        """See `program.factors.RankingFactors`: a row a side, those of a game one after another."""
         _, players, weight, time, covariate, _ = data
         there = (players >= 0).any(-1)
         states, part, amount = self.lineup.entries(players, weight, time, covariate)
@@ -118,7 +118,7 @@ class RankingSkills(Skills):
         return Design.of_entries(column, value), there.sum(-1)
 
     def ranking_moments(self, mean: Tensor, variance: Tensor, *data: Tensor) -> Tilted:
-        """See `program.abilities.RankingFactors`; exact, a whole game at once.
+        """See `program.factors.RankingFactors`; exact, a whole game at once.
 
         Raises:
             InputError: for Gumbel performances, and games that count other than once.
