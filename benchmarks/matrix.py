@@ -29,6 +29,7 @@ DATA: Mapping[str, tuple[str, ...]] = {
     "hierarchical-vae": (
         "digits", "--latent-dims", "3,2", "--hidden", "50", "--between", "20", "--guide", "ladder"
     ),
+    "skills": ("al-east-1987",),
     "trueskill": ("al-east-1987",),
     "vae": ("digits", "--latent-dim", "2"),
 }  # fmt: skip
@@ -93,7 +94,16 @@ METHODS = (
     Method("report", ("report",), _runs, by_row=False),
     *(
         Method(f"export {what}", ("export", "--what", what), _runs, by_row=False)
-        for what in ("codes", "draws", "samples", "reconstructions", "log-evidence")
+        for what in (
+            "codes",
+            "draws",
+            "samples",
+            "reconstructions",
+            "imputed",
+            "log-evidence",
+            "leaderboard",
+            "win-probability",
+        )
     ),
 )
 
@@ -136,7 +146,7 @@ def _column(model: type[SuiteModel], steps: str, refusals: Refusals) -> Iterator
         data = DATA.get(model.name, USUAL)
         yield "data", data[0]
         fit = ("fit", model.name, *data, "--out", str(run), "--steps", steps)
-        for method in ("svi", "natural"):
+        for method in ("svi", "natural", "em", "ep"):
             chosen = (*fit, "--method", method) if method == "svi" else (
                 "fit", model.name, *data, "--out", f"{run}-{method}", "--method", method
             )  # fmt: skip
