@@ -76,8 +76,10 @@ def _with_endings(dataset: Dataset, named: set[str]) -> Dataset:
     elif any({*pair} <= held for pair in SIDES):
         zeros = Variable(np.zeros(size), "real")
         new = {"home_score": zeros, "away_score": zeros}
-    else:
+    elif named or any(name.startswith("team") for name in held):
         new = {"result": Variable(np.full(size, 0.5), "real")}
+    else:  # no table of games: reading it says so, of the columns that it has
+        return dataset
     return replace(dataset, variables={**dataset.variables, **new})
 
 

@@ -113,6 +113,7 @@ BAD = {
     "a column without a name": (("score", "RUN", "nowhere.csv", "--column", "home"), "INPUT=COLUMN"),
     "a date of games without dates": (("leaderboard", "RUN", "--date", "2024-01-01"), "these have none"),
     "nobody of that name": (("leaderboard", "RUN", "--between", "Ann,Zoe"), "Zoe"),
+    "no fixtures": (("predict", "RUN", "iris"), "and it has x, label; or"),
     "another ending": (("predict", "RUN", "FIXTURES", "--out", "p.txt"), "ends in .csv"),
     "walking without dates": (("score", "RUN", "LATER", "--walk-forward"), "have none"),
     "choosing without dates": (("choose", "LATER"), "has no dates"),
