@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from ppl_vae.base.errors import InputError, listed
 
-__all__ = ["ROLES", "GameRoles", "find_roles", "is_role"]
+__all__ = ["ROLES", "GameRoles", "find_roles", "is_role", "names_sides"]
 
 # What a user may name a column for; and side1, side2, …, score1, … and place1, ….
 ROLES = (
@@ -173,6 +173,20 @@ def find_roles(
         f"{name} has no column '{missing}': games need the columns winner and loser, and it has "
         f"{listed(header)}{_NEEDED}."
     )
+
+
+def names_sides(
+    name: str, header: Sequence[str], given: Mapping[str, str | Sequence[str]] | None = None
+) -> bool:
+    """Whether a row of the table is a game whose sides are in columns, however it ended.
+
+    Args:
+        name, header, given: as for `find_roles`.
+
+    Raises:
+        InputError: for roles or columns that there are not.
+    """
+    return bool(_sides(_Header(name, header, given or {}))[0])
 
 
 def _sides(head: _Header) -> tuple[tuple[tuple[str, ...], ...], str, str]:

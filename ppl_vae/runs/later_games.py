@@ -12,6 +12,7 @@ import numpy as np
 from ppl_vae.base.progress import stage
 from ppl_vae.data.accept import as_dataset
 from ppl_vae.data.dataset import Dataset, Variable
+from ppl_vae.data.game_roles import names_sides
 from ppl_vae.data.game_tables import file_games
 from ppl_vae.data.games import Games
 
@@ -62,12 +63,12 @@ def fixtures_of(source: Any, columns: Mapping[str, str] | None = None) -> Games:
     if isinstance(source, Games):
         return source
     dataset = as_dataset(source)
-    return Games.of(_with_endings(dataset, {*(columns or {})}), columns)
+    return Games.of(_with_endings(dataset, columns or {}), columns)
 
 
-def _with_endings(dataset: Dataset, named: set[str]) -> Dataset:
+def _with_endings(dataset: Dataset, columns: Mapping[str, str]) -> Dataset:
     """A table of fixtures with columns in which every game is a draw, or every place that of its line."""
-    held = {name.casefold() for name in dataset} | named
+    held = {name.casefold() for name in dataset} | {*columns}
     if held & ENDINGS:
         return dataset
     size = next(iter(dataset.variables.values())).values.shape[0]
@@ -76,7 +77,7 @@ def _with_endings(dataset: Dataset, named: set[str]) -> Dataset:
     elif any({*pair} <= held for pair in SIDES):
         zeros = Variable(np.zeros(size), "real")
         new = {"home_score": zeros, "away_score": zeros}
-    elif named or any(name.startswith("team") for name in held):
+    elif names_sides(dataset.name, [*dataset], columns):
         new = {"result": Variable(np.full(size, 0.5), "real")}
     else:  # no table of games: reading it says so, of the columns that it has
         return dataset

@@ -9,6 +9,7 @@ import pytest
 import ppl_vae
 from ppl_vae import InputError
 from ppl_vae.runs.choose_job import choose_model
+from ppl_vae.runs.later_games import fixtures_of
 
 TEAMS = ("Ash", "Birch", "Cedar", "Elm", "Fir")
 
@@ -38,6 +39,25 @@ def test_fixtures_need_no_results(league: ppl_vae.FittedRun, tmp_path: Path) -> 
     np.testing.assert_allclose(found[["win", "draw", "loss"]].sum(axis=1), 1.0)
     pd.testing.assert_frame_equal(found, league.predict(table).table)
     assert found["date"].tolist() == table["date"].tolist()
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "home,away", "Home Team,Away-Team", "white,black", "player1,player2", "player_1,player_2",
+        "team1,team2", "team_1,team_2", "side1,side2", "team1_1,team2_1", "side_1_1,side_2_1", "game,player",
+        "game,side,player", "one,other",
+    ],
+)  # fmt: skip
+def test_fixtures_of_every_kind_of_table(header: str) -> None:
+    long = header.startswith("game")
+    cells = [[0, "a", "Ann"], [0, "b", "Bob"]] if long else [["Ann", "Bob"], ["Bob", "Cy"]]
+    names = header.split(",")
+    table = pd.DataFrame([[*row[: len(names) - 1], row[-1]] for row in cells], columns=names)
+    columns = {"side1": "one", "side2": "other"} if header == "one,other" else None
+    found = fixtures_of(table, columns)
+    assert found.players[:2] == ("Ann", "Bob")
+    assert (found.num_games, found.sides.tolist()) == ((1, [2]) if long else (2, [2, 2]))
 
 
 def test_a_split_is_by_time(league: ppl_vae.FittedRun) -> None:
