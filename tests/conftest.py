@@ -192,7 +192,7 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def from_the_mode(monkeypatch: pytest.MonkeyPatch) -> None:
     """Gaussian fits try the guide and the mode alone: for tests whose subject is not where they start."""
-    from ppl_vae.inference.fitting import gaussian_starts
+    from ppl_vae.inference.fitting.gaussians import starts as gaussian_starts
 
     monkeypatch.setitem(gaussian_starts._TRIED, "best", ("guide", "mode"))
 

@@ -12,7 +12,7 @@ from benchmarks.arriving.cases import NOISE_SD, PRIOR_SD, exact_log_evidence, ma
 from benchmarks.arriving.judge import Judge, judge_of
 from benchmarks.arriving.races import LEAST, MOST, best_race, race
 from benchmarks.posteriors import Target, posteriors
-from ppl_vae.inference.fitting.gaussian import Block, Family, Gaussian
+from ppl_vae.inference.fitting.gaussians.gaussian import Block, Family, Gaussian
 
 FAMILY = Family((Block(torch.arange(1), "diagonal"),))
 

@@ -7,8 +7,8 @@ from pyro.infer.autoguide import AutoLowRankMultivariateNormal, AutoMultivariate
 
 from benchmarks.alarms.problems import Problem
 from ppl_vae.inference import natural, svi
-from ppl_vae.inference.fitting.gaussian import Gaussian
-from ppl_vae.inference.fitting.target import target_of
+from ppl_vae.inference.fitting.gaussians.gaussian import Gaussian
+from ppl_vae.inference.fitting.gaussians.target import target_of
 from ppl_vae.program.pair import Pair, Program
 
 __all__ = ["BEST", "FAMILIES", "SHORT", "TOLERANCE", "best_beside"]

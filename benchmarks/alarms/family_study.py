@@ -14,7 +14,7 @@ from benchmarks.alarms.family_guides import FAMILIES, TOLERANCE, best_beside
 from benchmarks.posteriors import Target
 from ppl_vae.diagnostics.verdict.check import check_pair
 from ppl_vae.diagnostics.verdict.listed import CHECKS
-from ppl_vae.inference.fitting.gaussian import Gaussian
+from ppl_vae.inference.fitting.gaussians.gaussian import Gaussian
 from ppl_vae.program.pair import Pair
 
 __all__ = ["Found", "families"]

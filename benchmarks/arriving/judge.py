@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from ppl_vae import InputError, Pair
-from ppl_vae.inference.fitting.autoguides import GaussianGuide
-from ppl_vae.inference.fitting.gaussian import Gaussian, common_noise
-from ppl_vae.inference.fitting.gaussian_fit import GaussianOptions, Method, climb
-from ppl_vae.inference.fitting.gaussian_starts import STARTS, best_start
+from ppl_vae.inference.fitting.gaussians.autoguides import GaussianGuide
+from ppl_vae.inference.fitting.gaussians.gaussian import Gaussian, common_noise
+from ppl_vae.inference.fitting.gaussians.gaussian_fit import GaussianOptions, Method, climb
+from ppl_vae.inference.fitting.gaussians.starts import STARTS, best_start
+from ppl_vae.inference.fitting.gaussians.target import Target, target_of
 from ppl_vae.inference.fitting.natural import NaturalGradients
-from ppl_vae.inference.fitting.target import Target, target_of
 
 __all__ = ["Difference", "Judge", "canonical", "judge_of"]
 

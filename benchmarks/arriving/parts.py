@@ -22,7 +22,7 @@ from benchmarks.arriving.races import RATES, Race, best_race, numpyro_racer, pyr
 from benchmarks.posteriors import Entry, Target
 from benchmarks.posteriors.measures import Normal, nearness
 from ppl_vae.inference.fitting import fixed_noise, natural, svi
-from ppl_vae.inference.fitting.gaussian import Gaussian
+from ppl_vae.inference.fitting.gaussians.gaussian import Gaussian
 from ppl_vae.inference.fitting.observers import Callback
 
 __all__ = ["PARTS", "Part"]

@@ -13,7 +13,7 @@ from pyro.infer import SVI, Trace_ELBO
 
 from benchmarks.arriving.cases import Case
 from benchmarks.arriving.judge import Judge
-from ppl_vae.inference.fitting.gaussian import Gaussian
+from ppl_vae.inference.fitting.gaussians.gaussian import Gaussian
 
 __all__ = ["Race", "Racer", "best_race", "numpyro_racer", "pyro_racer", "race"]
 

@@ -15,8 +15,8 @@ import torch
 
 from benchmarks.skills import _seasons as seasons
 from ppl_vae.data.games import Games
-from ppl_vae.diagnostics.prediction.learning import learnt, walk
-from ppl_vae.diagnostics.prediction.standing import Standing, states_of
+from ppl_vae.diagnostics.forecasting.learning import learnt, walk
+from ppl_vae.diagnostics.forecasting.standing import Standing, states_of
 from ppl_vae.guides.chain_normal import ChainNormal
 from ppl_vae.inference.fitting import ep, natural
 from ppl_vae.models import Skills

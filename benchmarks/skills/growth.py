@@ -62,7 +62,8 @@ def _printed(what: str, games: int, no_optimum: bool) -> dict[str, float]:
 
 def _row(what: str, games: int, no_optimum: bool) -> dict[str, float]:
     torch.set_num_threads(1)
-    from ppl_vae.inference.fitting import natural, quadrature
+    from ppl_vae.inference.fitting import natural
+    from ppl_vae.inference.fitting.factors import quadrature
     from ppl_vae.program.factors import LinearFactors
 
     begun = time.process_time()

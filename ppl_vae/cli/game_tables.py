@@ -11,8 +11,8 @@ from ppl_vae.cli.tables import console, fitted_table, say_warnings
 if TYPE_CHECKING:
     import pandas as pd
 
-    from ppl_vae.diagnostics.prediction.leaderboard import Leaderboard
-    from ppl_vae.diagnostics.prediction.scoring import ForecastScores
+    from ppl_vae.diagnostics.forecasting.leaderboard import Leaderboard
+    from ppl_vae.diagnostics.forecasting.scoring import ForecastScores
     from ppl_vae.runs.choose_job import Choice
     from ppl_vae.runs.game_jobs import Predictions, ScoredRun
 

@@ -29,6 +29,15 @@ from .comparison.compare import (
 from .comparison.models import (
     model_probabilities as model_probabilities,
 )
+from .forecasting.forecasts import (
+    Forecasts as Forecasts,
+)
+from .forecasting.scoring import (
+    ForecastScores as ForecastScores,
+)
+from .forecasting.scoring import (
+    score_forecasts as score_forecasts,
+)
 from .latents.collapse import (
     Collapse as Collapse,
 )
@@ -44,20 +53,11 @@ from .latents.gaps import (
 from .latents.gaps import (
     gaps as gaps,
 )
-from .prediction.forecasts import (
-    Forecasts as Forecasts,
-)
 from .prediction.predictive import (
     Predictive as Predictive,
 )
 from .prediction.predictive import (
     predictive_check as predictive_check,
-)
-from .prediction.scoring import (
-    ForecastScores as ForecastScores,
-)
-from .prediction.scoring import (
-    score_forecasts as score_forecasts,
 )
 from .verdict.check import (
     Check as Check,

@@ -14,7 +14,7 @@ from ppl_vae.base.plain import plain
 from ppl_vae.base.progress import progress_bar
 from ppl_vae.base.wording import in_words, with_error
 from ppl_vae.data.games import Games
-from ppl_vae.diagnostics.prediction.standing import Standing, states_of
+from ppl_vae.diagnostics.forecasting.standing import Standing, states_of
 from ppl_vae.guides.joint_normal import JointNormal
 from ppl_vae.inference.fitting import natural
 from ppl_vae.models.base import OffersChoices, SuiteModel

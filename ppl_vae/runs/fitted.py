@@ -22,7 +22,7 @@ from ppl_vae.data.accept import as_dataset
 from ppl_vae.data.dataset import Dataset
 from ppl_vae.inference.evidence.elbo import ELBO
 from ppl_vae.inference.fitting.choice import Choice
-from ppl_vae.inference.fitting.distance import Distance
+from ppl_vae.inference.fitting.gaussians.distance import Distance
 from ppl_vae.inference.fitting.options import FitKeywords
 from ppl_vae.inference.fitting.stopping import Stopping
 from ppl_vae.inference.fitting.svi import EvidenceEstimate, Fit
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from ppl_vae.answers.evidence import Evidence
     from ppl_vae.answers.posterior import Posterior
-    from ppl_vae.diagnostics.prediction.leaderboard import Leaderboard
+    from ppl_vae.diagnostics.forecasting.leaderboard import Leaderboard
     from ppl_vae.diagnostics.verdict.check import Check
     from ppl_vae.runs.game_jobs import Predictions, ScoredRun
 

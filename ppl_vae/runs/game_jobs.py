@@ -14,17 +14,17 @@ from ppl_vae.base.progress import progress_bar
 from ppl_vae.base.wording import in_words
 from ppl_vae.data.dates import as_days, date_in_words, dates_in_words
 from ppl_vae.data.games import Games
-from ppl_vae.diagnostics.prediction.forecasts import (
+from ppl_vae.diagnostics.forecasting.forecasts import (
     Forecasts,
     base_rates,
     check_later,
     pairs_of_rankings,
     uniform_rates,
 )
-from ppl_vae.diagnostics.prediction.leaderboard import NINETY, Leaderboard, leaderboard
-from ppl_vae.diagnostics.prediction.learning import walk
-from ppl_vae.diagnostics.prediction.scoring import ForecastScores, score_forecasts
-from ppl_vae.diagnostics.prediction.standing import Expected, Standing, states_of
+from ppl_vae.diagnostics.forecasting.leaderboard import NINETY, Leaderboard, leaderboard
+from ppl_vae.diagnostics.forecasting.learning import walk
+from ppl_vae.diagnostics.forecasting.scoring import ForecastScores, score_forecasts
+from ppl_vae.diagnostics.forecasting.standing import Expected, Standing, states_of
 from ppl_vae.program.outcomes import KnowsOutcomes, KnowsPlaces
 from ppl_vae.runs.later_games import fixtures_of, games_of_results, say_understood
 from ppl_vae.runs.registry import suite_models

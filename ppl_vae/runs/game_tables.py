@@ -12,8 +12,8 @@ from ppl_vae.base.plain import plain
 if TYPE_CHECKING:
     import pandas as pd
 
-    from ppl_vae.diagnostics.prediction.leaderboard import Leaderboard
-    from ppl_vae.diagnostics.prediction.scoring import ForecastScores
+    from ppl_vae.diagnostics.forecasting.leaderboard import Leaderboard
+    from ppl_vae.diagnostics.forecasting.scoring import ForecastScores
     from ppl_vae.runs.game_jobs import Predictions, ScoredRun
 
 __all__ = [

@@ -13,7 +13,7 @@ from ppl_vae.base.errors import InputError
 from ppl_vae.base.files import read_json, write_json, write_text
 from ppl_vae.base.progress import stage
 from ppl_vae.data.dates import date_in_words
-from ppl_vae.diagnostics.prediction.learning import learnt
+from ppl_vae.diagnostics.forecasting.learning import learnt
 from ppl_vae.guides.named import named_guide
 from ppl_vae.inference.fitting.checkpoint import save_parameters
 from ppl_vae.program.pair import Pair

@@ -105,7 +105,7 @@ DECLARED = {
     "ppl_vae.inference.evidence.importance": ("ImportanceOptions", "ImportanceKeywords"),
     "ppl_vae.inference.evidence.annealing": ("AnnealingOptions", "AnnealingKeywords"),
     "ppl_vae.inference.samplers.nuts": ("NutsOptions", "NutsKeywords"),
-    "ppl_vae.inference.fitting.gaussian_fit": ("GaussianOptions", "GaussianKeywords"),
+    "ppl_vae.inference.fitting.gaussians.gaussian_fit": ("GaussianOptions", "GaussianKeywords"),
     "ppl_vae.inference.samplers.pathfinder": ("PathfinderOptions", "PathfinderKeywords"),
     "ppl_vae.diagnostics.calibration.options": ("CalibrationOptions", "CalibrationKeywords"),
     "ppl_vae.diagnostics.latents.best_guides": ("SearchOptions", "SearchKeywords"),

@@ -21,14 +21,15 @@ from ppl_vae.base.errors import InputError
 from ppl_vae.base.plain import Plain
 from ppl_vae.base.progress import stage
 from ppl_vae.guides.chain_normal import chains_of
-from ppl_vae.inference.fitting import quadrature, svi
-from ppl_vae.inference.fitting.autoguides import family_of, is_gaussian
-from ppl_vae.inference.fitting.gaussian_fit import GaussianKeywords
+from ppl_vae.inference.fitting import svi
+from ppl_vae.inference.fitting.factors import quadrature
+from ppl_vae.inference.fitting.gaussians.autoguides import family_of, is_gaussian
+from ppl_vae.inference.fitting.gaussians.gaussian_fit import GaussianKeywords
+from ppl_vae.inference.fitting.gaussians.proper import Improper
 from ppl_vae.inference.fitting.options import FitKeywords, FitOptions, MethodName
 from ppl_vae.inference.fitting.parts import held_out_mean
 from ppl_vae.inference.fitting.propagation.factors import is_for
 from ppl_vae.inference.fitting.propagation.guides import holds
-from ppl_vae.inference.fitting.proper import Improper
 from ppl_vae.inference.fitting.svi import Fit
 from ppl_vae.program.abilities import HasEM
 from ppl_vae.program.pair import Pair

@@ -19,7 +19,7 @@ from ppl_vae.base.arguments import check_real, check_whole
 from ppl_vae.base.progress import progress_bar
 from ppl_vae.base.threads import SMALL_WORK, one_thread
 from ppl_vae.inference.evidence.elbo import ELBO, elbo
-from ppl_vae.inference.fitting import quadrature
+from ppl_vae.inference.fitting.factors import quadrature
 from ppl_vae.inference.fitting.propagation.factors import factors_of
 from ppl_vae.inference.fitting.propagation.guides import check_guide, write
 from ppl_vae.inference.fitting.propagation.learning import learn

@@ -16,14 +16,14 @@ from typing import Any, Literal, Unpack
 from torch import Tensor
 
 from ppl_vae.base.errors import InputError
-from ppl_vae.inference.fitting import quadrature
-from ppl_vae.inference.fitting.distance import Distance, distance
-from ppl_vae.inference.fitting.gaussian import Gaussian
-from ppl_vae.inference.fitting.gaussian_fit import GaussianKeywords, GaussianOptions, fit_gaussian
-from ppl_vae.inference.fitting.newton import ascend
-from ppl_vae.inference.fitting.quadrature import quadrature_elbo
+from ppl_vae.inference.fitting.factors import quadrature
+from ppl_vae.inference.fitting.factors.quadrature import quadrature_elbo
+from ppl_vae.inference.fitting.gaussians.distance import Distance, distance
+from ppl_vae.inference.fitting.gaussians.gaussian import Gaussian
+from ppl_vae.inference.fitting.gaussians.gaussian_fit import GaussianKeywords, GaussianOptions, fit_gaussian
+from ppl_vae.inference.fitting.gaussians.newton import ascend
+from ppl_vae.inference.fitting.gaussians.target import Target
 from ppl_vae.inference.fitting.svi import Fit
-from ppl_vae.inference.fitting.target import Target
 from ppl_vae.program.pair import Pair
 
 __all__ = ["MOST_DIMENSIONS", "NaturalGradients", "fit", "quadrature_elbo"]

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from ppl_vae.base.errors import InputError
 from ppl_vae.engine.density import Density
-from ppl_vae.inference.fitting.curvature import hessians
 from ppl_vae.inference.fitting.fixed_noise import Objective, solve
-from ppl_vae.inference.fitting.gaussian import Gaussian
+from ppl_vae.inference.fitting.gaussians.curvature import hessians
+from ppl_vae.inference.fitting.gaussians.gaussian import Gaussian
 from ppl_vae.inference.fitting.response_optimum import Optimum, best_near, by_matrix
 
 __all__ = ["Asked", "Functions", "Moments", "chosen", "errors", "moments"]

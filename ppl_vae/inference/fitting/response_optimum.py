@@ -9,14 +9,14 @@ from torch import Tensor
 
 from ppl_vae.base.errors import InputError
 from ppl_vae.base.seeds import derived
-from ppl_vae.inference.fitting.curvature import hessians, settled
-from ppl_vae.inference.fitting.distance import Distance
 from ppl_vae.inference.fitting.fixed_noise import FixedNoise, Objective
-from ppl_vae.inference.fitting.gaussian import Gaussian, antithetic, common_noise
-from ppl_vae.inference.fitting.gaussian_fit import JUDGES, GaussianOptions
-from ppl_vae.inference.fitting.gaussian_starts import best_start
+from ppl_vae.inference.fitting.gaussians.curvature import hessians, settled
+from ppl_vae.inference.fitting.gaussians.distance import Distance
+from ppl_vae.inference.fitting.gaussians.gaussian import Gaussian, antithetic, common_noise
+from ppl_vae.inference.fitting.gaussians.gaussian_fit import JUDGES, GaussianOptions
+from ppl_vae.inference.fitting.gaussians.starts import best_start
+from ppl_vae.inference.fitting.gaussians.target import Target
 from ppl_vae.inference.fitting.natural import MOST_DIMENSIONS, NaturalGradients
-from ppl_vae.inference.fitting.target import Target
 
 __all__ = ["GROUPS", "Optimum", "best_near", "by_matrix", "optimum"]
 

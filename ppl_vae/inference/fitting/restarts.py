@@ -16,10 +16,10 @@ from ppl_vae.base.moments import standard_deviation
 from ppl_vae.base.seeds import derived, seeded
 from ppl_vae.inference.fitting.choice import choose, facts_of
 from ppl_vae.inference.fitting.fixed_data import FixedData
-from ppl_vae.inference.fitting.gaussian_starts import best_start
+from ppl_vae.inference.fitting.gaussians.starts import best_start
+from ppl_vae.inference.fitting.gaussians.target import target_of
 from ppl_vae.inference.fitting.options import FitKeywords, FitOptions
 from ppl_vae.inference.fitting.svi import Fit, fit
-from ppl_vae.inference.fitting.target import target_of
 from ppl_vae.inference.samplers import guide
 from ppl_vae.program.abilities import HasDegenerate, HasIdentifiable
 from ppl_vae.program.pair import Pair

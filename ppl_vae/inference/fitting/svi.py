@@ -39,7 +39,7 @@ from ppl_vae.program.terms import check_data
 
 if TYPE_CHECKING:
     from ppl_vae.inference.fitting.choice import Choice
-    from ppl_vae.inference.fitting.distance import Distance
+    from ppl_vae.inference.fitting.gaussians.distance import Distance
     from ppl_vae.inference.fitting.whitening import Whitened
 
 __all__ = [

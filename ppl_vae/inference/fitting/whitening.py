@@ -27,11 +27,11 @@ from torch.distributions import transform_to
 
 from ppl_vae.base.errors import InputError
 from ppl_vae.base.seeds import derived
-from ppl_vae.inference.fitting.distance import Distance, distance
-from ppl_vae.inference.fitting.gaussian import Gaussian
-from ppl_vae.inference.fitting.gaussian_starts import best_start
+from ppl_vae.inference.fitting.gaussians.distance import Distance, distance
+from ppl_vae.inference.fitting.gaussians.gaussian import Gaussian
+from ppl_vae.inference.fitting.gaussians.starts import best_start
+from ppl_vae.inference.fitting.gaussians.target import Target, at_work, target_of
 from ppl_vae.inference.fitting.options import FitKeywords, FitOptions
-from ppl_vae.inference.fitting.target import Target, at_work, target_of
 from ppl_vae.program.pair import Pair
 from ppl_vae.program.probe import check_data
 

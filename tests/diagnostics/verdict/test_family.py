@@ -23,8 +23,8 @@ from ppl_vae.diagnostics.verdict.checks import family
 from ppl_vae.diagnostics.verdict.listed import CHECKS
 from ppl_vae.diagnostics.verdict.outcome import Check
 from ppl_vae.inference import natural
-from ppl_vae.inference.fitting.gaussian import Gaussian
-from ppl_vae.inference.fitting.target import Target, target_of
+from ppl_vae.inference.fitting.gaussians.gaussian import Gaussian
+from ppl_vae.inference.fitting.gaussians.target import Target, target_of
 from ppl_vae.program.pair import Pair, Program
 
 ALONE = tuple(each for each in CHECKS if each.name == "family")

@@ -14,7 +14,7 @@ from pyro.infer.autoguide import AutoNormal
 from ppl_vae.answers.posterior import Posterior
 from ppl_vae.diagnostics.verdict.checks.family import FEW, _is_sparse
 from ppl_vae.diagnostics.verdict.lost import loses_within, num_latents
-from ppl_vae.inference.fitting.target import target_of
+from ppl_vae.inference.fitting.gaussians.target import target_of
 from ppl_vae.program.pair import Pair
 
 

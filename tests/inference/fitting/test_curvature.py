@@ -8,11 +8,11 @@ from pyro import poutine
 from pyro.infer.autoguide import AutoGuideList, AutoMultivariateNormal, AutoNormal
 from torch import Tensor
 
-from ppl_vae.inference.fitting.curvature import hessians, settled
 from ppl_vae.inference.fitting.fixed_noise import FixedNoise, Objective
-from ppl_vae.inference.fitting.gaussian import antithetic
-from ppl_vae.inference.fitting.gaussian_fit import GaussianOptions
-from ppl_vae.inference.fitting.target import target_of
+from ppl_vae.inference.fitting.gaussians.curvature import hessians, settled
+from ppl_vae.inference.fitting.gaussians.gaussian import antithetic
+from ppl_vae.inference.fitting.gaussians.gaussian_fit import GaussianOptions
+from ppl_vae.inference.fitting.gaussians.target import target_of
 from ppl_vae.program.pair import Pair
 
 X = torch.linspace(-2, 2, 12, dtype=torch.float64)

@@ -21,15 +21,15 @@ from scipy import optimize
 from torch import Tensor
 
 from ppl_vae.inference import fixed_noise, natural
-from ppl_vae.inference.fitting import gaussian_starts
-from ppl_vae.inference.fitting.distance import distance
 from ppl_vae.inference.fitting.fixed_noise import FixedNoise
-from ppl_vae.inference.fitting.gaussian import Gaussian, common_noise
-from ppl_vae.inference.fitting.gaussian_fit import Climb, GaussianOptions, climb
-from ppl_vae.inference.fitting.gaussian_starts import best_start
+from ppl_vae.inference.fitting.gaussians import starts as gaussian_starts
+from ppl_vae.inference.fitting.gaussians.distance import distance
+from ppl_vae.inference.fitting.gaussians.gaussian import Gaussian, common_noise
+from ppl_vae.inference.fitting.gaussians.gaussian_fit import Climb, GaussianOptions, climb
+from ppl_vae.inference.fitting.gaussians.starts import best_start
+from ppl_vae.inference.fitting.gaussians.target import Target, target_of
 from ppl_vae.inference.fitting.natural import NaturalGradients
 from ppl_vae.inference.fitting.svi import Fit
-from ppl_vae.inference.fitting.target import Target, target_of
 from ppl_vae.program.pair import Pair
 
 FITS: dict[str, Callable[..., Fit]] = {"natural": natural.fit, "fixed noise": fixed_noise.fit}

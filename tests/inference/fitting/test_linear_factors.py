@@ -17,7 +17,8 @@ from ppl_vae.base.errors import InputError
 from ppl_vae.guides.chain_normal import ChainNormal
 from ppl_vae.guides.joint_normal import JointNormal
 from ppl_vae.inference import elbo, natural
-from ppl_vae.inference.fitting import factor_learning, quadrature
+from ppl_vae.inference.fitting.factors import learning as factor_learning
+from ppl_vae.inference.fitting.factors import quadrature
 from ppl_vae.program.factors import LinearFactors
 from ppl_vae.program.pair import Pair
 from tests.ladder import Ladder, dense_prior, dense_rows, games, player_of
@@ -335,7 +336,7 @@ def test_beyond_dense_matrices_draws_are_solved_for(monkeypatch: pytest.MonkeyPa
 def test_beyond_dense_matrices_a_joint_guide_has_the_moments_of_chains(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from ppl_vae.inference.fitting import factor_guides
+    from ppl_vae.inference.fitting.factors import guides as factor_guides
 
     model = Ladder(GAPS, link="logistic")
     data = games(model, 40)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ppl_vae.base.errors import InputError
 from ppl_vae.inference import elbo, guide, natural, svi
-from ppl_vae.inference.fitting import linear_factors
+from ppl_vae.inference.fitting.factors import expectations as linear_factors
 from ppl_vae.models import PPCA, TrueSkill
 from ppl_vae.program.pair import Pair
 from ppl_vae.program.pairwise import as_linear

@@ -15,9 +15,9 @@ from ppl_vae.diagnostics.verdict.check import check_pair
 from ppl_vae.diagnostics.verdict.listed import CHECKS
 from ppl_vae.guides.named import named_guide
 from ppl_vae.inference.fitting import choice, fixed_noise, natural
-from ppl_vae.inference.fitting.gaussian import Gaussian
-from ppl_vae.inference.fitting.proper import Improper, refuse_flat, refuse_receding
-from ppl_vae.inference.fitting.target import Target, target_of
+from ppl_vae.inference.fitting.gaussians.gaussian import Gaussian
+from ppl_vae.inference.fitting.gaussians.proper import Improper, refuse_flat, refuse_receding
+from ppl_vae.inference.fitting.gaussians.target import Target, target_of
 from ppl_vae.program.pair import Pair, Program
 
 Y = torch.tensor([0.3, 1.2, 0.8, 1.9], dtype=torch.float64)

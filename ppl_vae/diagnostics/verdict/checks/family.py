@@ -26,14 +26,14 @@ from ppl_vae.diagnostics.verdict.case import Case, Found, skipped
 from ppl_vae.diagnostics.verdict.rule import Finding, Status
 from ppl_vae.engine.batches import NoCurvature
 from ppl_vae.guides.sparse import elimination
-from ppl_vae.inference.fitting.autoguides import is_gaussian
 from ppl_vae.inference.fitting.fixed_noise import FixedNoise
-from ppl_vae.inference.fitting.gaussian import Block, Gaussian, common_noise
-from ppl_vae.inference.fitting.gaussian_fit import JUDGES, GaussianOptions, Method, climb
-from ppl_vae.inference.fitting.gaussian_starts import best_start
+from ppl_vae.inference.fitting.gaussians.autoguides import is_gaussian
+from ppl_vae.inference.fitting.gaussians.gaussian import Block, Gaussian, common_noise
+from ppl_vae.inference.fitting.gaussians.gaussian_fit import JUDGES, GaussianOptions, Method, climb
+from ppl_vae.inference.fitting.gaussians.proper import Improper
+from ppl_vae.inference.fitting.gaussians.starts import best_start
+from ppl_vae.inference.fitting.gaussians.target import Target, target_of
 from ppl_vae.inference.fitting.natural import MOST_DIMENSIONS, NaturalGradients
-from ppl_vae.inference.fitting.proper import Improper
-from ppl_vae.inference.fitting.target import Target, target_of
 
 __all__ = ["LIMIT", "best_of_family"]
 

@@ -9,12 +9,12 @@ from ppl_vae.diagnostics.verdict.case import Case, Found, skipped
 from ppl_vae.diagnostics.verdict.rule import Finding
 from ppl_vae.engine.batches import NoCurvature
 from ppl_vae.guides.named import named_guide
-from ppl_vae.inference.fitting.autoguides import is_gaussian
-from ppl_vae.inference.fitting.gaussian_fit import GaussianOptions, climb
-from ppl_vae.inference.fitting.gaussian_starts import best_start
+from ppl_vae.inference.fitting.gaussians.autoguides import is_gaussian
+from ppl_vae.inference.fitting.gaussians.gaussian_fit import GaussianOptions, climb
+from ppl_vae.inference.fitting.gaussians.proper import Improper
+from ppl_vae.inference.fitting.gaussians.starts import best_start
+from ppl_vae.inference.fitting.gaussians.target import target_of
 from ppl_vae.inference.fitting.natural import MOST_DIMENSIONS, NaturalGradients
-from ppl_vae.inference.fitting.proper import Improper
-from ppl_vae.inference.fitting.target import target_of
 from ppl_vae.program.pair import Pair
 
 __all__ = ["proper"]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ppl_vae.base.errors import InputError, listed
-from ppl_vae.inference.fitting.linear_factors import meeting_of
+from ppl_vae.inference.fitting.factors.expectations import meeting_of
 from ppl_vae.inference.fitting.propagation.steps import Factors
 from ppl_vae.inference.fitting.propagation.tilted import Quadrature
 from ppl_vae.program.chains import Chains

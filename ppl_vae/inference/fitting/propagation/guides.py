@@ -8,8 +8,8 @@ from pyro.infer.autoguide import AutoNormal
 
 from ppl_vae.base.errors import InputError
 from ppl_vae.guides.chain_normal import ChainNormal
-from ppl_vae.inference.fitting import linear_factors
-from ppl_vae.inference.fitting.factor_guides import guide_of
+from ppl_vae.inference.fitting.factors import expectations as linear_factors
+from ppl_vae.inference.fitting.factors.guides import guide_of
 from ppl_vae.inference.fitting.propagation.loop import Propagated
 from ppl_vae.inference.fitting.propagation.steps import Factors
 from ppl_vae.program.pair import Pair

@@ -9,7 +9,7 @@ from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss, log_loss
 
 from ppl_vae.base.errors import InputError
-from ppl_vae.diagnostics.prediction.forecasts import (
+from ppl_vae.diagnostics.forecasting.forecasts import (
     Forecasts,
     base_rates,
     check_later,
@@ -17,7 +17,7 @@ from ppl_vae.diagnostics.prediction.forecasts import (
     uniform_rates,
     walk_forward,
 )
-from ppl_vae.diagnostics.prediction.scoring import ForecastScores, log_losses, score_forecasts
+from ppl_vae.diagnostics.forecasting.scoring import ForecastScores, log_losses, score_forecasts
 
 SCORES = ("log loss", "Brier", "accuracy", "calibration error")
 

@@ -19,9 +19,9 @@ from ppl_vae.engine.batches import Batches
 from ppl_vae.engine.density import density
 from ppl_vae.engine.graph import Untraceable
 from ppl_vae.guides.prior import Prior
-from ppl_vae.inference.fitting.autoguides import GaussianGuide
-from ppl_vae.inference.fitting.gaussian import Gaussian
-from ppl_vae.inference.fitting.proper import FAR, Improper
+from ppl_vae.inference.fitting.gaussians.autoguides import GaussianGuide
+from ppl_vae.inference.fitting.gaussians.gaussian import Gaussian
+from ppl_vae.inference.fitting.gaussians.proper import FAR, Improper
 from ppl_vae.program.improper import Feasible
 from ppl_vae.program.pair import Pair
 from ppl_vae.program.problem import Problem

@@ -18,12 +18,12 @@ from ppl_vae.base.errors import InputError
 from ppl_vae.data.dates import date_in_words
 from ppl_vae.data.game_joining import joined_games
 from ppl_vae.data.games import Games
-from ppl_vae.diagnostics.prediction.standing import Expected, Standing, states_of
-from ppl_vae.diagnostics.prediction.states import ChainStates, States
+from ppl_vae.diagnostics.forecasting.standing import Expected, Standing, states_of
+from ppl_vae.diagnostics.forecasting.states import ChainStates, States
 from ppl_vae.guides.chain_normal import ChainNormal
 from ppl_vae.inference.fitting import natural
-from ppl_vae.inference.fitting.factor_guides import guide_of
-from ppl_vae.inference.fitting.linear_factors import Factors
+from ppl_vae.inference.fitting.factors.expectations import Factors
+from ppl_vae.inference.fitting.factors.guides import guide_of
 from ppl_vae.inference.fitting.svi import Fit
 from ppl_vae.program.factors import LinearFactors, RankingFactors
 from ppl_vae.program.pair import Pair

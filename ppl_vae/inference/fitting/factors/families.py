@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from ppl_vae.base.errors import InputError
-from ppl_vae.inference.fitting.linear_factors import Expected, Factors
+from ppl_vae.inference.fitting.factors.expectations import Expected, Factors
 from ppl_vae.program.chains import Chains, Smoother
 from ppl_vae.program.solving import conjugate_gradients
 

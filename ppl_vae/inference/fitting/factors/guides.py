@@ -14,15 +14,15 @@ from torch.distributions import constraints, transform_to
 from ppl_vae.base.errors import InputError
 from ppl_vae.guides.chain_normal import ChainNormal
 from ppl_vae.guides.joint_normal import MOST_DENSE, JointNormal
-from ppl_vae.inference.fitting.autoguides import read_gaussian, write_gaussian
-from ppl_vae.inference.fitting.factor_families import (
+from ppl_vae.inference.fitting.factors.expectations import Factors
+from ppl_vae.inference.fitting.factors.families import (
     ChainFamily,
     DenseSpread,
     FactorFamily,
     JointFamily,
     Spread,
 )
-from ppl_vae.inference.fitting.linear_factors import Factors
+from ppl_vae.inference.fitting.gaussians.autoguides import read_gaussian, write_gaussian
 from ppl_vae.program.chains import Chains, Innovations
 from ppl_vae.program.pair import Pair
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ppl_vae.base.progress import progress_bar
 from ppl_vae.inference.fitting.fixed_noise import Objective
-from ppl_vae.inference.fitting.gaussian import Gaussian
+from ppl_vae.inference.fitting.gaussians.gaussian import Gaussian
 
 __all__ = ["hessians", "settled"]
 

@@ -6,9 +6,9 @@ import torch
 
 from ppl_vae.base.errors import InputError
 from ppl_vae.data.games import Games
-from ppl_vae.diagnostics.prediction.learning import assumed, learnt, walk
-from ppl_vae.diagnostics.prediction.standing import Standing, states_of
-from ppl_vae.diagnostics.prediction.states import ChainStates, DenseStates
+from ppl_vae.diagnostics.forecasting.learning import assumed, learnt, walk
+from ppl_vae.diagnostics.forecasting.standing import Standing, states_of
+from ppl_vae.diagnostics.forecasting.states import ChainStates, DenseStates
 from ppl_vae.guides.chain_normal import ChainNormal
 from ppl_vae.inference.fitting import natural
 from ppl_vae.models import Skills

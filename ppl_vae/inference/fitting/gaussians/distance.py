@@ -19,9 +19,9 @@ from torch import Tensor
 
 from ppl_vae.base.plain import Plain
 from ppl_vae.base.wording import with_error
-from ppl_vae.inference.fitting.gaussian import Block, Gaussian, antithetic, symmetric
-from ppl_vae.inference.fitting.newton import FLAT, direction
-from ppl_vae.inference.fitting.target import Expectation, Target
+from ppl_vae.inference.fitting.gaussians.gaussian import Block, Gaussian, antithetic, symmetric
+from ppl_vae.inference.fitting.gaussians.newton import FLAT, direction
+from ppl_vae.inference.fitting.gaussians.target import Expectation, Target
 
 __all__ = ["Distance", "distance", "pooled"]
 

@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ppl_vae.inference.fitting.gaussian import Block, Gaussian, log_volume, symmetric
-from ppl_vae.inference.fitting.target import Expectation, Target
+from ppl_vae.inference.fitting.gaussians.gaussian import Block, Gaussian, log_volume, symmetric
+from ppl_vae.inference.fitting.gaussians.target import Expectation, Target
 
 __all__ = ["Ascent", "Direction", "ascend", "direction"]
 

@@ -33,9 +33,9 @@ from ppl_vae.base.errors import InputError
 from ppl_vae.base.progress import progress_bar
 from ppl_vae.base.threads import one_thread
 from ppl_vae.inference.evidence.elbo import ELBO
-from ppl_vae.inference.fitting.factor_families import FactorFamily, Spread
-from ppl_vae.inference.fitting.factor_guides import FactorGuide, guide_of, takes
-from ppl_vae.inference.fitting.linear_factors import Expected, Factors, hermite_rule
+from ppl_vae.inference.fitting.factors.expectations import Expected, Factors, hermite_rule
+from ppl_vae.inference.fitting.factors.families import FactorFamily, Spread
+from ppl_vae.inference.fitting.factors.guides import FactorGuide, guide_of, takes
 from ppl_vae.inference.fitting.svi import Fit
 from ppl_vae.program.factors import LinearFactors
 from ppl_vae.program.pair import Pair
@@ -102,7 +102,7 @@ def fit(
         InputError: if the model has no such ability, the guide is another, data or arguments are not
             acceptable, or the ELBO is not finite where the guide stands.
     """
-    from ppl_vae.inference.fitting.factor_learning import learn
+    from ppl_vae.inference.fitting.factors.learning import learn
 
     _check_arguments(tolerance, max_iterations, num_nodes)
     start = time.perf_counter()

@@ -7,7 +7,7 @@ import pytest
 from scipy import special
 
 from ppl_vae.base.errors import InputError
-from ppl_vae.diagnostics.prediction.leaderboard import Leaderboard, leaderboard, ranks
+from ppl_vae.diagnostics.forecasting.leaderboard import Leaderboard, leaderboard, ranks
 
 NAMES = ("Ann", "Bob", "Cid", "Dee")
 

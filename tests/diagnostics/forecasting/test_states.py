@@ -8,7 +8,7 @@ import torch
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from ppl_vae.diagnostics.prediction.states import ChainStates, DenseStates, DrawnStates
+from ppl_vae.diagnostics.forecasting.states import ChainStates, DenseStates, DrawnStates
 from ppl_vae.program.chains import Chains
 
 # Two players: dates of their states before, and where these are among all of them.

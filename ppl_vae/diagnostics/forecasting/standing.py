@@ -21,7 +21,7 @@ from torch import Tensor
 from ppl_vae.base.errors import InputError
 from ppl_vae.data.game_joining import numbered_like
 from ppl_vae.data.games import Games
-from ppl_vae.diagnostics.prediction.states import ChainStates, DenseStates, DrawnStates, States
+from ppl_vae.diagnostics.forecasting.states import ChainStates, DenseStates, DrawnStates, States
 from ppl_vae.guides.chain_normal import ChainNormal
 from ppl_vae.guides.joint_normal import MOST_DENSE, JointNormal
 from ppl_vae.inference.samplers import guide as guide_method

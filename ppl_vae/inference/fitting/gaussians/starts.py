@@ -18,9 +18,9 @@ from torch import Tensor
 from ppl_vae.base.errors import InputError
 from ppl_vae.base.seeds import derived
 from ppl_vae.engine.batches import Batches, NoCurvature
-from ppl_vae.inference.fitting.gaussian import Gaussian, common_noise, symmetric
-from ppl_vae.inference.fitting.newton import ascend
-from ppl_vae.inference.fitting.target import Target
+from ppl_vae.inference.fitting.gaussians.gaussian import Gaussian, common_noise, symmetric
+from ppl_vae.inference.fitting.gaussians.newton import ascend
+from ppl_vae.inference.fitting.gaussians.target import Target
 from ppl_vae.inference.samplers.path_search import Counted
 from ppl_vae.inference.samplers.pathfinder import PathfinderOptions, climbed
 from ppl_vae.inference.samplers.starts import Proposal, drawn_from

@@ -28,7 +28,7 @@ from ppl_vae.base.arguments import check_whole
 from ppl_vae.base.errors import InputError
 from ppl_vae.base.saved import Saved
 from ppl_vae.base.wording import shown_error
-from ppl_vae.diagnostics.prediction.forecasts import Forecasts
+from ppl_vae.diagnostics.forecasting.forecasts import Forecasts
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -20,7 +20,7 @@ from ppl_vae.base.errors import InputError
 from ppl_vae.base.wording import in_words
 from ppl_vae.engine.batches import Batches
 from ppl_vae.engine.density import Density
-from ppl_vae.inference.fitting.gaussian import Gaussian
+from ppl_vae.inference.fitting.gaussians.gaussian import Gaussian
 
 __all__ = ["FAR", "Improper", "refuse_flat", "refuse_receding"]
 

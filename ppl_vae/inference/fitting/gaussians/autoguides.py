@@ -20,7 +20,7 @@ from torch.distributions import transform_to
 
 from ppl_vae.base.errors import InputError
 from ppl_vae.engine.density import Density
-from ppl_vae.inference.fitting.gaussian import Block, Family, Gaussian
+from ppl_vae.inference.fitting.gaussians.gaussian import Block, Family, Gaussian
 
 __all__ = ["GaussianGuide", "family_of", "is_gaussian", "read_gaussian", "write_gaussian"]
 

@@ -10,8 +10,8 @@ from scipy import integrate, special, stats
 from torch import Tensor
 
 from ppl_vae.data.games import Games
-from ppl_vae.diagnostics.prediction.standing import Standing, states_of
-from ppl_vae.diagnostics.prediction.states import ChainStates, DenseStates
+from ppl_vae.diagnostics.forecasting.standing import Standing, states_of
+from ppl_vae.diagnostics.forecasting.states import ChainStates, DenseStates
 from ppl_vae.models import Skills, TrueSkill
 from ppl_vae.program.outcomes import KnowsOutcomes, KnowsPlaces, KnowsScores
 from ppl_vae.program.pair import Pair

@@ -1,0 +1,1 @@
+"""What a fit says of later events, and how well it said it."""

@@ -1,0 +1,1 @@
+"""Models of sparse linear predictors on Gaussian chains: expectations, families, and steps by quadrature."""
