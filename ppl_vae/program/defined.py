@@ -9,11 +9,19 @@ from ppl_vae.base.errors import InputError
 from ppl_vae.base.seeds import seeded
 from ppl_vae.program.enumeration import is_marked
 from ppl_vae.program.layout import Layout, sample_sites
+from ppl_vae.program.model_densities import log_densities
 from ppl_vae.program.point_mass import point_masses
 from ppl_vae.program.probe import look
 from ppl_vae.program.problem import Problem
 
-__all__ = ["require_all_data", "require_density", "require_weights", "weighable"]
+__all__ = [
+    "about_weights",
+    "require_all_data",
+    "require_density",
+    "require_simulated",
+    "require_weights",
+    "weighable",
+]
 
 
 def require_all_data(layout: Layout) -> None:
@@ -55,20 +63,81 @@ def require_weights(problem: Problem, drawn: bool = True) -> Problem:
         drawn: whether the guide is drawn from, and must have a density.
 
     Raises:
-        InputError: for programs that take a part of their data or scale their densities, point masses, and
-            discrete latents that cannot be summed out.
+        InputError: for programs that take a part of their data or scale the densities of their latents, point
+            masses, and discrete latents that cannot be summed out.
     """
     layout = problem.layout
     require_all_data(layout)
+    _require_prior(layout)
+    if layout.weighted:
+        _require_same_data(problem)
+    if drawn:
+        require_density(problem)
+    return _summing(problem) if layout.discrete else problem
+
+
+def about_weights(layout: Layout) -> tuple[str, ...]:
+    """What has to be said of log p(x) where the likelihood is weighted, in a sentence; else nothing."""
+    if not layout.weighted:
+        return ()
+    names = ", ".join(layout.weighted)
+    return (
+        f"{names} counts by its weights w: log p(x) is that of the weighted likelihood, log ∫ p(z) Π "
+        f"p({names} | z)^w dz, for whole w as if it had been observed w times",
+    )
+
+
+def require_simulated(layout: Layout) -> None:
+    """Refuse models whose posterior is not that of the data that they simulate.
+
+    Raises:
+        InputError: naming the sites, for flat priors, and for likelihoods and priors that the program scales.
+    """
+    require_all_data(layout)
+    _require_prior(layout)
+    if layout.improper:
+        raise InputError(
+            f"data cannot be simulated from the model: the prior of {', '.join(layout.improper)} is flat "
+            "(improper) and has no draws"
+        )
+    if layout.weighted:
+        raise InputError(
+            f"data cannot be simulated from the model: {', '.join(layout.weighted)} counts by its weights "
+            "(poutine.scale), and a likelihood raised to a power has no draws; leave the weights out"
+        )
+
+
+def _require_prior(layout: Layout) -> None:
     if layout.tempered:
         raise InputError(
             f"the programs scale the log density of {', '.join(layout.tempered)} themselves "
             "(poutine.scale): the model is a tempered one, and its log p(x) is not that of the data; "
             "evaluate it without the scale"
         )
-    if drawn:
-        require_density(problem)
-    return _summing(problem) if layout.discrete else problem
+
+
+def _require_same_data(problem: Problem) -> None:
+    """Refuse a program that weights another part of its data each time that it is run.
+
+    Raises:
+        InputError: naming the sites.
+    """
+    layout, few = problem.layout, problem
+    if layout.can_index:
+        few = problem.rows(problem.units[:64])
+    found = []
+    with torch.no_grad():
+        with seeded(0):
+            draws = few.terms().draws
+        for seed in (1, 2):
+            with seeded(seed):
+                found.append(log_densities(few, draws)[0])
+    if not torch.equal(*found):
+        raise InputError(
+            f"the program takes other values for {', '.join(layout.weighted)} each time that it is run, and "
+            "scales their log density (poutine.scale): give it all its data, and let the plate index them "
+            "(`with pyro.plate(…) as i: … x[i]`)"
+        )
 
 
 def weighable(problem: Problem, drawn: bool = True) -> Problem:

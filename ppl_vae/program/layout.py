@@ -83,7 +83,9 @@ class Layout:
         points: latents that the guide draws from a ``Delta`` and from nothing else.
         summed_plates: plates of the latents that are summed out, as in ``latents``.
         improper: latents whose prior is no distribution: it has no draws and integrates to no number.
-        tempered: sites whose log density a program multiplies itself (``poutine.scale``).
+        tempered: latents whose log density a program multiplies itself (``poutine.scale``): it is then no
+            density of them.
+        weighted: observed sites whose likelihood the model raises to powers in this way.
         subsampled: plates of which the programs take a part by themselves, in words.
         unit_plate: name of the plate of units, or None when the data set is the one unit.
         batch_plate: outermost plate that contains every observed site, or None: what minibatches
@@ -117,6 +119,7 @@ class Layout:
     marked: tuple[str, ...] = ()
     improper: tuple[str, ...] = ()
     tempered: tuple[str, ...] = ()
+    weighted: tuple[str, ...] = ()
     subsampled: Mapping[str, str] = field(default_factory=dict)
     points: tuple[str, ...] = ()
     summed_plates: Mapping[str, tuple[str, ...]] = field(default_factory=dict)

@@ -309,10 +309,10 @@ def _check_summed(found: Problem) -> None:
         InputError: naming them.
     """
     names = ", ".join(found.layout.summed)
-    if found.layout.tempered:
+    if scaled := (*found.layout.tempered, *found.layout.weighted):
         raise InputError(
-            f"the discrete site {names} cannot be summed out of a model that scales site "
-            f"{found.layout.tempered[0]} itself (poutine.scale)"
+            f"the discrete site {names} cannot be summed out of a model that scales site {scaled[0]} itself "
+            "(poutine.scale)"
         )
     with seeded(0), torch.no_grad():
         try:

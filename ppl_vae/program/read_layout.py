@@ -52,7 +52,8 @@ def read_layout(found: Look) -> Layout:
         discrete=tuple(name for name, site in kept.items() if site["fn"].support.is_discrete),
         marked=tuple(n for n in kept if is_marked(latent[n]) or is_marked(guide_sites[n])),
         improper=tuple(name for name, site in kept.items() if is_improper(site)),
-        tempered=_tempered(model_sites, guide_sites),
+        tempered=_scaled(latent, {name: guide_sites[name] for name in drawn}),
+        weighted=_scaled(observed),
         subsampled=found.subsampled,
         points=_points(kept, guide_sites),
         summed_plates={name: tuple(frame.name for frame in plates_of(latent[name])) for name in summed},
@@ -119,13 +120,17 @@ def _is_partly_masked(site: Any) -> bool:
     return isinstance(site["mask"], Tensor) and not bool(site["mask"].all())
 
 
-def _tempered(*programs: Mapping[str, Any]) -> tuple[str, ...]:
-    """Sites with a scale of the program's own, each once."""
+def _scaled(*programs: Mapping[str, Any]) -> tuple[str, ...]:
+    """Sites with a scale of the program's own, each once.
+
+    One number for each entry is a scale whatever the numbers are: the look may have been at a few entries, of
+    which all count once.
+    """
     names: dict[str, None] = {}
     for sites in programs:
         for name, site in sites.items():
             scale = torch.as_tensor(user_scale(site), dtype=torch.float64)
-            if not torch.allclose(scale, torch.ones_like(scale)):
+            if scale.numel() > 1 or not torch.allclose(scale, torch.ones_like(scale)):
                 names[name] = None
     return tuple(names)
 

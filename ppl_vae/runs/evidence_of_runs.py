@@ -122,8 +122,15 @@ def _check_same(names: Sequence[str], runs: Sequence[Run], data: Sequence[tuple[
     Raises:
         InputError: naming two runs and what differs.
     """
-    density = [is_density(Problem.of(run.pair, *own)) for run, own in zip(runs, data, strict=True)]
+    problems = [Problem.of(run.pair, *own) for run, own in zip(runs, data, strict=True)]
+    density = [is_density(problem) for problem in problems]
+    weighted = [bool(problem.layout.weighted) for problem in problems]
     for a, b in pairwise(range(len(runs))):
+        if weighted[a] != weighted[b]:
+            alone, other = (names[a], names[b]) if weighted[a] else (names[b], names[a])
+            raise InputError(
+                f"{alone} weights its likelihood and {other} does not: these are not of the same data"
+            )
         if why := _differing(runs[a], data[a], density[a], runs[b], data[b], density[b]):
             raise InputError(f"{names[a]} and {names[b]} are not of the same data: {why}")
 

@@ -92,10 +92,10 @@ class Dimensions:
 def dimensions(run: Run, layout: Layout, data: tuple[Tensor, ...]) -> Dimensions | None:
     """For bits per dimension: discrete values as they are, densities on a grid by their cells' volume.
 
-    None where there is no such number: for games, where values are missing, and for densities of values on no
-    grid.
+    None where there is no such number: for games, where values are missing or count by weights, and for
+    densities of values on no grid.
     """
-    if not isinstance(run.source, Rows) or layout.unit_plate is None:
+    if not isinstance(run.source, Rows) or layout.unit_plate is None or layout.weighted:
         return None
     if np.isnan(run.source.values.sum()):
         return None

@@ -16,7 +16,7 @@ from ppl_vae.base.errors import InputError
 from ppl_vae.base.seeds import derived
 from ppl_vae.diagnostics.calibration.ranks import ranks
 from ppl_vae.program.abilities import HasIdentifiable
-from ppl_vae.program.defined import require_all_data
+from ppl_vae.program.defined import require_simulated
 from ppl_vae.program.model_densities import log_densities
 from ppl_vae.program.pair import Pair
 from ppl_vae.program.problem import Problem
@@ -102,16 +102,12 @@ def world(pair: Pair, *data: Any, index: Tensor | None = None) -> World:
     """Read off what there is to simulate.
 
     Raises:
-        InputError: if ``index`` is given to a model whose units are not the rows of one tensor.
+        InputError: for models that cannot be simulated (`require_simulated`), and if ``index`` is given to a
+            model whose units are not the rows of one tensor.
     """
     problem = Problem.of(pair, *data)
     layout = problem.layout
-    require_all_data(layout)
-    if layout.improper:
-        raise InputError(
-            f"data cannot be simulated from the model: the prior of {', '.join(layout.improper)} is flat "
-            "(improper) and has no draws"
-        )
+    require_simulated(layout)
     plate = layout.batch_plate
     units = plate is not None and all(plate in plates for plates in layout.latents.values())
     own = replace(

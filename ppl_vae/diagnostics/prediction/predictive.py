@@ -26,6 +26,7 @@ from ppl_vae.diagnostics.prediction import statistics as of_data
 from ppl_vae.diagnostics.prediction.profiles import Profile
 from ppl_vae.diagnostics.prediction.replicated import Observed, observed_sites, replicate, thinned
 from ppl_vae.diagnostics.prediction.statistics import MAX_FEATURES, Kind
+from ppl_vae.program.layout import Layout
 from ppl_vae.program.pair import Pair
 from ppl_vae.program.problem import Problem, check_index
 
@@ -180,8 +181,16 @@ def predictive_check(
         method="guide" if posterior is None else posterior.method,
         num_draws=num_draws,
         seconds=time.perf_counter() - start,
-        notes=(*notes, *_of_missing(sites), CONSERVATIVE),
+        notes=(*notes, *_of_weights(problem.layout), *_of_missing(sites), CONSERVATIVE),
     )
+
+
+def _of_weights(layout: Layout) -> list[str]:
+    return [
+        f"{name} counts by its weights in the posterior, and once in the statistics of the data and of every "
+        "replicate"
+        for name in layout.weighted
+    ]
 
 
 def _of_missing(sites: Sequence[Observed]) -> list[str]:

@@ -35,7 +35,7 @@ from ppl_vae.inference.evidence.temperatures import LENGTH, Plan, by_row, pilot,
 from ppl_vae.inference.evidence.tempered import TemperedPath
 from ppl_vae.inference.evidence.tolerance import check_tolerance, samples_needed
 from ppl_vae.inference.samplers.hmc import ChainState, jittered_length, transition
-from ppl_vae.program.defined import weighable
+from ppl_vae.program.defined import about_weights, require_simulated, weighable
 from ppl_vae.program.given_latents import has_log_density
 from ppl_vae.program.pair import Pair
 from ppl_vae.program.problem import Problem
@@ -161,6 +161,7 @@ def log_evidence(
                 acceptance = acceptance + (accepted - acceptance) / (rounds + 1)
                 log_w, rounds = torch.cat([log_w, others]), rounds + 1
     partial.finish()
+    notes = (*about_weights(problem.layout), *notes)
     return replace(job.evidence(log_w, acceptance, "ais", "estimate", begin), notes=notes)
 
 
@@ -199,6 +200,7 @@ def bidirectional(
     settings = AnnealingOptions(start, num_temperatures, num_chains, target_accept)
     begin = time.perf_counter()
     problem = weighable(Problem.of(pair, *data), drawn=start == "guide")
+    require_simulated(problem.layout)
     latents, simulated = simulate(problem, seed)
     job = _Job(Problem.of(pair, *simulated).rows(index), settings, compile, seed)
     total = 2 * len(job.chunks) * num_temperatures

@@ -17,7 +17,7 @@ from ppl_vae.base.progress import progress_bar
 from ppl_vae.base.seeds import seeded
 from ppl_vae.engine.graph import Compile, check_compile
 from ppl_vae.inference.evidence.weights import CHUNK, LogWeights, block_size, engine_of_weights
-from ppl_vae.program.defined import weighable
+from ppl_vae.program.defined import about_weights, weighable
 from ppl_vae.program.pair import Pair
 from ppl_vae.program.problem import Problem
 
@@ -100,6 +100,7 @@ def iwae(
         curve=_over_units(curve, num_particles, units),
         num_samples=num_particles,
         proposal="guide",
+        notes=about_weights(problem.layout),
         seconds=time.perf_counter() - start,
         compile_seconds=weights.compile_seconds,
     )

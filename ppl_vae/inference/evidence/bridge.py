@@ -27,7 +27,7 @@ from ppl_vae.answers.posterior import Posterior
 from ppl_vae.base.errors import InputError
 from ppl_vae.base.progress import progress_bar
 from ppl_vae.base.seeds import seeded
-from ppl_vae.program.defined import require_weights, weighable
+from ppl_vae.program.defined import about_weights, require_weights, weighable
 from ppl_vae.program.given_latents import has_log_density
 from ppl_vae.program.layout import Layout
 from ppl_vae.program.pair import Pair
@@ -159,7 +159,7 @@ def _evidence(
         index=None if problem.index is None else problem.index.numpy(),
         num_samples=len(guide_side),
         proposal=f"guide and {posterior.method}",
-        notes=_notes(found, posterior_side, posterior),
+        notes=(*about_weights(problem.layout), *_notes(found, posterior_side, posterior)),
         seconds=time.perf_counter() - start,
     )
 

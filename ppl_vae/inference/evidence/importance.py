@@ -28,7 +28,7 @@ from ppl_vae.inference.evidence.partial import Partial, fingerprint
 from ppl_vae.inference.evidence.running import Running, summarise
 from ppl_vae.inference.evidence.tolerance import check_tolerance, samples_needed
 from ppl_vae.inference.evidence.weights import CHUNK, LogWeights, block_size, engine_of_weights
-from ppl_vae.program.defined import require_weights, weighable
+from ppl_vae.program.defined import about_weights, require_weights, weighable
 from ppl_vae.program.given_latents import has_log_density
 from ppl_vae.program.layout import Layout
 from ppl_vae.program.pair import Pair
@@ -117,7 +117,8 @@ def log_evidence(
         InputError: for options out of range, α > 0 with a guide whose density at
             a given z is not available, a checkpoint of another estimate, or where log p(x) is not defined: a
             guide that puts a latent at a point, flat priors, programs that take a part of their data or scale
-            their densities, and discrete latents that cannot be summed out.
+            the densities of their latents, and discrete latents that cannot be summed out. Observed sites
+            that a program scales have a weighted likelihood, whose evidence it is: ``notes`` say so.
     """
     asked = ImportanceOptions(**options)
     start = time.perf_counter()
@@ -155,7 +156,7 @@ def log_evidence(
         method="prior" if isinstance(pair.guide, Prior) else "defensive" if defensive else "is",
         index=None if index is None else index.cpu().numpy(),
         proposal=_proposal_name(pair, defensive),
-        notes=notes,
+        notes=(*about_weights(problem.layout), *notes),
         seconds=time.perf_counter() - start,
         compile_seconds=sum(stratum.weights.compile_seconds for stratum in job.strata),
     )

@@ -16,6 +16,7 @@ from ppl_vae.base.errors import InputError
 from ppl_vae.base.seeds import seeded
 from ppl_vae.guides.prior import Prior
 from ppl_vae.program.abilities import ExactEvidence, ExactPosterior, Joint
+from ppl_vae.program.defined import about_weights
 from ppl_vae.program.memory import refuse_too_many_draws
 from ppl_vae.program.pair import Pair, Program
 from ppl_vae.program.probe import check_data
@@ -126,5 +127,6 @@ def log_evidence(model: Program, *data: Any) -> Evidence:
         kind="exact",
         std_error=zeros,
         bias=zeros,
+        notes=about_weights(layout),
         seconds=time.perf_counter() - start,
     )

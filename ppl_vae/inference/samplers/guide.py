@@ -36,7 +36,7 @@ def draws(
     Returns:
         One chain of ``num_draws`` independent draws; ``log_weights`` over (chain, draw, unit plate), or None
         where the draws have none: of a guide that puts a latent at a point, and of programs that take a part
-        of their data or scale their densities.
+        of their data or scale the densities of their latents.
 
     Raises:
         InputError: if num_draws is not positive, so many draws do not fit into memory, or all latents are
