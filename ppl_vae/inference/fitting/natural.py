@@ -45,12 +45,12 @@ def fit(
 ) -> Fit:
     """Fit a Gaussian guide by natural gradients, in place.
 
-    A model with the ability `LinearFactors` (or `PairwiseFactors`) under one of the guides ``AutoNormal``
-    (where no state follows another), `ChainNormal`, `JointNormal` and ``AutoMultivariateNormal`` is fitted by
-    Gauss–Hermite quadrature, from where the guide stands, until an iteration of full length raises the ELBO
-    by no more than the tolerance (1e-4 nats unless given) and twice the nodes change it by no more. Every
-    other pair is fitted on common draws of its guide, from the best of a few starts, until its ELBO is no
-    further than the tolerance from the best of the guide's family, by draws to which it was not fitted.
+    A model with the ability `LinearFactors` (or `PairwiseFactors`) under one of the guides ``AutoNormal``,
+    `ChainNormal`, `JointNormal` and ``AutoMultivariateNormal`` is fitted by Gauss–Hermite quadrature,
+    from where the guide stands, until an iteration of full length raises the ELBO by no more than the
+    tolerance (1e-4 nats unless given) and twice the nodes change it by no more. Every other pair
+    is fitted on common draws of its guide, from the best of a few starts, until its ELBO is no further than
+    the tolerance from the best of the guide's family, by draws to which it was not fitted.
 
     Args:
         pair: with one of these guides, of Pyro's Gaussian AutoGuides, or an AutoGuideList of those. The

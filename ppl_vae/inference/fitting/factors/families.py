@@ -3,8 +3,10 @@
 Both are what conjugate computations give where a Gaussian factor stands for every datum (Khan and Lin 2017):
 a prior of precision P meets sites, and the guide is N(m, Λ⁻¹) with
 
-- `ChainFamily`: Λ = P + diag x, a site a state: every chain exact, chains independent of each other. With
-  chains of one state it is mean-field;
+- `ChainFamily`: Λ = P + diag x, a site a state: every chain exact, chains independent of each other;
+- `InnovationFamily`: Λ = L⁻ᵀ diag(q + x) L⁻¹, a site an innovation, with L what makes states of innovations
+  and q the diagonal of LᵀPL: mean-field in the coordinates that AutoGuides have, and of chains of one state
+  in the states themselves;
 - `JointFamily`: Λ = P + Aᵀ diag(w) A, a site a row: the best Gaussian of all, since the optimum's precision
   has this form.
 
@@ -34,6 +36,8 @@ __all__ = [
     "ChainFamily",
     "DenseSpread",
     "FactorFamily",
+    "InnovationFamily",
+    "InnovationSpread",
     "JointFamily",
     "Spread",
 ]
@@ -94,17 +98,13 @@ class ChainFamily:
 
     Attributes:
         factors: the model's.
-        positive: whether sites are kept from being negative, which only likelihoods that are not concave
-            would make them.
     """
 
     factors: Factors
-    positive: bool = True
 
-    def spread(self, sites: Tensor) -> Smoother | None:
+    def spread(self, sites: Tensor) -> Smoother:
         """The smoother of the chains with these sites."""
-        found = self.factors.chains.smoother(sites, plain=True)
-        return found if self.positive or bool((found.filtered > 0).all()) else None
+        return self.factors.chains.smoother(sites, plain=True)
 
     def predictor_variance(self, spread: Spread) -> Tensor:
         """Sums of the states' own."""
@@ -115,28 +115,114 @@ class ChainFamily:
         return spread.variance
 
     def target(self, sites: Tensor, spread: Spread, expected: Expected) -> Tensor:
-        """(A∘A)ᵀ(−h)."""
-        found = self.factors.gather_squares(-expected.curvature)
-        if self.positive:
-            return found.clamp_min_(0)
-        return torch.maximum(found, sites - (1 - LEAST_PRECISION) / spread.variance)
+        """(A∘A)ᵀ(−h), not negative, which it would be where ℓ is not concave."""
+        return self.factors.gather_squares(-expected.curvature).clamp_min_(0)
 
     def step(self, mean: Tensor, spread: Spread | None, expected: Expected) -> Tensor:
-        """By conjugate gradients, preconditioned by the chains with the rows' stiffness on its diagonal.
+        """See `_by_gradients`."""
+        return _by_gradients(self.factors, mean, spread, expected)
 
-        Where ℓ is not concave, curvature that would turn the step round is left out. Started at zero, every
-        iterate has a positive product with the gradient: stopped anywhere, it is a direction of ascent.
-        """
-        factors, chains = self.factors, self.factors.chains
-        stiffness = (-expected.curvature).clamp_min_(0)
-        rising = factors.gather(expected.slope) - chains.precision_times(mean - chains.mean)
-        if not isinstance(spread, Smoother) or bool((expected.curvature > 0).any()):
-            spread = chains.smoother(factors.gather_squares(stiffness), plain=True)
 
-        def times(x: Tensor) -> Tensor:
-            return chains.precision_times(x) + factors.gather(stiffness * factors.predictor(x))
+def _by_gradients(factors: Factors, mean: Tensor, spread: Spread | None, expected: Expected) -> Tensor:
+    """The mean's step by conjugate gradients, preconditioned by the chains with the rows' stiffness on its
+    diagonal.
 
-        return conjugate_gradients(times, rising, spread.solve)
+    Where ℓ is not concave, curvature that would turn the step round is left out. Started at zero, every
+    iterate has a positive product with the gradient: stopped anywhere, it is a direction of ascent.
+    """
+    chains = factors.chains
+    stiffness = (-expected.curvature).clamp_min_(0)
+    rising = factors.gather(expected.slope) - chains.precision_times(mean - chains.mean)
+    if not isinstance(spread, Smoother) or bool((expected.curvature > 0).any()):
+        spread = chains.smoother(factors.gather_squares(stiffness), plain=True)
+
+    def times(x: Tensor) -> Tensor:
+        return chains.precision_times(x) + factors.gather(stiffness * factors.predictor(x))
+
+    return conjugate_gradients(times, rising, spread.solve)
+
+
+@dataclass(frozen=True, eq=False)
+class InnovationSpread:
+    """States of independent innovations: chains as the prior's, with variances of their own.
+
+    Attributes:
+        chains: the prior.
+        own: the chains whose innovations are meant.
+        innovation: the innovations' variances, 1 in these chains, shape (N,).
+    """
+
+    chains: Chains
+    own: Chains
+    innovation: Tensor
+
+    @cached_property
+    def variance(self) -> Tensor:
+        """Of every state, shape (N,)."""
+        return self.own.run_forward(self.own.transition**2, self.own.variance * self.innovation)
+
+    @property
+    def lag_covariance(self) -> Tensor:
+        """Of the states from the second round on with their predecessors, shape (N − chains,)."""
+        own = self.own
+        return own.transition[own.num_chains :] * self.variance.index_select(0, own.previous)
+
+    @property
+    def log_det(self) -> Tensor:
+        """log |Λ| − log |P|."""
+        return (self.chains.variance / (self.own.variance * self.innovation)).log().sum()
+
+
+@dataclass(frozen=True, eq=False)
+class InnovationFamily:
+    """Independent innovations: one site precision each.
+
+    The innovations are those of given chains, which are the prior's as they were when the guide was made.
+
+    Attributes:
+        factors: the model's.
+        own: these chains.
+    """
+
+    factors: Factors
+    own: Chains
+
+    @cached_property
+    def prior(self) -> Tensor:
+        """q: the diagonal of LᵀPL, which is 1 where the prior has not moved, shape (N,)."""
+        chains, own = self.factors.chains, self.own
+        if len(own.sizes) == 1:
+            return own.variance / chains.variance
+        first = own.num_chains
+        off = ((own.transition - chains.transition) ** 2 / chains.variance)[first:]
+        moved = torch.zeros_like(own.variance).index_copy(0, own.previous, off)
+        return own.variance * (1 / chains.variance + own.run_back(own.transition**2, moved))
+
+    def spread(self, sites: Tensor) -> InnovationSpread | None:
+        """Of innovations of precision q + x; None where one is not positive."""
+        precision = self.prior + sites
+        positive = bool((precision > 0).all())
+        return InnovationSpread(self.factors.chains, self.own, 1 / precision) if positive else None
+
+    def predictor_variance(self, spread: Spread) -> Tensor:
+        """Sums of the states' own."""
+        return self.factors.predictor_variance(spread.variance)
+
+    def seen(self, spread: Spread, predictor_variance: Tensor) -> Tensor:
+        """The innovations' variances."""
+        assert isinstance(spread, InnovationSpread)
+        return spread.innovation
+
+    def target(self, sites: Tensor, spread: Spread, expected: Expected) -> Tensor:
+        """((A L)∘(A L))ᵀ(−h): what a state's factor tells, of its own innovation and of all before it."""
+        assert isinstance(spread, InnovationSpread)
+        of_states, own = self.factors.gather_squares(-expected.curvature), self.own
+        found = own.variance * own.run_back(own.transition**2, of_states)
+        return torch.maximum(found, sites - (1 - LEAST_PRECISION) / spread.innovation)
+
+    def step(self, mean: Tensor, spread: Spread | None, expected: Expected) -> Tensor:
+        """See `_by_gradients`."""
+        return _by_gradients(self.factors, mean, None, expected)
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,6 +19,8 @@ from ppl_vae.inference.fitting.factors.families import (
     ChainFamily,
     DenseSpread,
     FactorFamily,
+    InnovationFamily,
+    InnovationSpread,
     JointFamily,
     Spread,
 )
@@ -59,11 +61,7 @@ class FactorGuide(Protocol):
 
 def takes(guide: Any, chains: Chains) -> bool:
     """Whether a guide of a model with these chains is of one of the families."""
-    if isinstance(guide, ChainNormal):
-        return True
-    if isinstance(guide, AutoNormal):
-        return len(chains.rounds) == 2
-    if isinstance(guide, JointNormal):
+    if isinstance(guide, ChainNormal | AutoNormal | JointNormal):
         return True
     return type(guide) is AutoMultivariateNormal and chains.num_states <= MOST_DENSE
 
@@ -75,11 +73,6 @@ def guide_of(pair: Pair, factors: Factors) -> FactorGuide:
         InputError: for a guide of none of the families.
     """
     guide, chains = pair.guide, factors.chains
-    if isinstance(guide, AutoNormal) and not takes(guide, chains):
-        raise InputError(
-            "independent innovations are no family of quadrature where states follow each other; take the "
-            "guide ChainNormal"
-        )
     if isinstance(guide, AutoMultivariateNormal) and not takes(guide, chains):
         raise InputError(
             f"a joint covariance of {chains.num_states:,} states is dense, and takes at most {MOST_DENSE:,}; "
@@ -98,11 +91,11 @@ def guide_of(pair: Pair, factors: Factors) -> FactorGuide:
 
 @dataclass(frozen=True, eq=False)
 class _MeanField:
-    """Pyro's ``AutoNormal`` over chains of one state."""
+    """Pyro's ``AutoNormal``, over the chains' innovations or over the states themselves."""
 
     guide: Any
 
-    def family(self, factors: Factors) -> ChainFamily:
+    def family(self, factors: Factors) -> InnovationFamily:
         guided = {name: leaf.shape for name, leaf in self.guide.locs.named_parameters()}
         size = factors.chains.num_states
         if guided != {f"{factors.site}_unconstrained": (size,)}:
@@ -111,34 +104,26 @@ class _MeanField:
                 f"the model's latent site is {factors.site} ({size},), and the guide has {', '.join(listed)}"
             )
         _refuse_meetings(factors)
-        return ChainFamily(factors, positive=False)
+        return InnovationFamily(factors, _coordinates(self.guide, factors))
 
     def read(self, factors: Factors) -> tuple[Tensor, Tensor]:
-        shift, unit = self._affine(factors)
         loc, raw = (leaf.detach().cpu().double() for leaf in self._leaves(factors.site))
-        scale = unit * transform_to(AutoNormal.scale_constraint)(raw)
-        return shift + unit * loc, scale**-2 - 1 / factors.chains.variance
+        scale = transform_to(AutoNormal.scale_constraint)(raw)
+        family = self.family(factors)
+        return family.own.unwhiten(loc), scale**-2 - family.prior
 
     @torch.no_grad()
     def write(
         self, factors: Factors, mean: Tensor, sites: Tensor, spread: Spread, curvature: Tensor | None = None
     ) -> None:
-        shift, unit = self._affine(factors)
+        assert isinstance(spread, InnovationSpread)
         loc, raw = self._leaves(factors.site)
-        loc.copy_((mean - shift) / unit)
-        scale = spread.variance.sqrt() / unit
-        raw.copy_(transform_to(AutoNormal.scale_constraint).inv(scale))
+        loc.copy_(_coordinates(self.guide, factors).whiten(mean))
+        raw.copy_(transform_to(AutoNormal.scale_constraint).inv(spread.innovation.sqrt()))
 
     def _leaves(self, site: str) -> tuple[Tensor, Tensor]:
         leaf = attrgetter(f"{site}_unconstrained")
         return leaf(self.guide.locs), leaf(self.guide.scales)
-
-    def _affine(self, factors: Factors) -> tuple[Tensor, Tensor]:
-        """States as functions of the guide's unconstrained coordinates."""
-        chains = factors.chains
-        if _is_whitened(self.guide, factors.site):
-            return chains.mean, chains.variance.sqrt()
-        return torch.zeros_like(chains.mean), torch.ones_like(chains.mean)
 
 
 @dataclass(frozen=True, eq=False)
@@ -224,10 +209,9 @@ class _FullRank:
 
     def read(self, factors: Factors) -> tuple[Tensor, Spread]:
         loc, root = (part.detach().cpu().double() for part in read_gaussian(self.guide))
-        chains = factors.chains
-        if _is_whitened(self.guide, factors.site):
-            loc, root = chains.unwhiten(loc), (chains.unwhiten(root.T) - chains.mean).T
-        spread = DenseSpread.of(chains, torch.cholesky_inverse(torch.linalg.qr(root.T)[1].T))
+        own = _coordinates(self.guide, factors)
+        loc, root = own.unwhiten(loc), (own.unwhiten(root.T) - own.mean).T
+        spread = DenseSpread.of(factors.chains, torch.cholesky_inverse(torch.linalg.qr(root.T)[1].T))
         if spread is None:
             raise InputError("the guide's covariance is not positive definite where it stands")
         return loc, spread
@@ -237,11 +221,9 @@ class _FullRank:
         self, factors: Factors, mean: Tensor, sites: Tensor, spread: Spread, curvature: Tensor | None = None
     ) -> None:
         assert isinstance(spread, DenseSpread)
-        size, chains = len(mean), factors.chains
+        size, own = len(mean), _coordinates(self.guide, factors)
         root = torch.linalg.solve_triangular(spread.root.T, torch.eye(size).double(), upper=True)
-        if _is_whitened(self.guide, factors.site):
-            mean, root = chains.whiten(mean), chains.whiten(root.T + chains.mean).T
-        write_gaussian(self.guide, mean, root)
+        write_gaussian(self.guide, own.whiten(mean), own.whiten(root.T + own.mean).T)
 
 
 _ACCESS: dict[type, Any] = {
@@ -252,8 +234,14 @@ _ACCESS: dict[type, Any] = {
 }
 
 
-def _is_whitened(guide: Any, site: str) -> bool:
-    return isinstance(guide.prototype_trace.nodes[site]["fn"].support, Innovations)
+def _coordinates(guide: Any, factors: Factors) -> Chains:
+    """The chains whose innovations an AutoGuide's coordinates are: the prior's as they were when it was made,
+    whatever has been learnt since; of others, chains whose states are their innovations."""
+    support = guide.prototype_trace.nodes[factors.site]["fn"].support
+    if isinstance(support, Innovations):
+        return support.chains.detach()
+    zero = torch.zeros_like(factors.chains.mean)
+    return Chains(zero, torch.ones_like(zero), zero, factors.chains.rounds)
 
 
 def _set_positive(guide: Any, name: str, values: Tensor) -> None:
