@@ -116,10 +116,13 @@ class _MeanField:
     def write(
         self, factors: Factors, mean: Tensor, sites: Tensor, spread: Spread, curvature: Tensor | None = None
     ) -> None:
-        assert isinstance(spread, InnovationSpread)
-        loc, raw = self._leaves(factors.site)
-        loc.copy_(_coordinates(self.guide, factors).whiten(mean))
-        raw.copy_(transform_to(AutoNormal.scale_constraint).inv(spread.innovation.sqrt()))
+        own, (loc, raw) = _coordinates(self.guide, factors), self._leaves(factors.site)
+        if isinstance(spread, InnovationSpread):
+            innovation = spread.innovation
+        else:  # what other methods found of chains of one state
+            innovation = spread.variance / own.variance
+        loc.copy_(own.whiten(mean))
+        raw.copy_(transform_to(AutoNormal.scale_constraint).inv(innovation.sqrt()))
 
     def _leaves(self, site: str) -> tuple[Tensor, Tensor]:
         leaf = attrgetter(f"{site}_unconstrained")
