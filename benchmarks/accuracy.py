@@ -16,6 +16,7 @@ from rich.table import Table
 from benchmarks import accuracy_calibration, accuracy_evidence, accuracy_stopping
 from benchmarks.accuracy_row import Row
 from benchmarks.reference import folder, reference
+from benchmarks.sd_error import sd_error
 from ppl_vae import PPCA, VAE, Pair, TrueSkill, compare, data, exact, guide, importance, nuts, svi
 from ppl_vae.inference import elbo
 
@@ -125,14 +126,14 @@ def _nuts_moments(
     draws = posterior.draws["skill"].to_numpy()
     from arviz_stats.base import array_stats
 
-    sd_error = float(array_stats.mcse(draws[..., 0], method="sd"))
+    error = sd_error(draws[..., 0])
     better = draws[..., 0] > draws[..., 1]
     ess = (
         float(array_stats.ess(better.astype(float), method="mean")) if 0 < better.mean() < 1 else better.size
     )
     zs = {
         "mean": (row["mean"] - mean) / row["mcse_mean"],
-        "sd": (row["sd"] - sd) / sd_error,
+        "sd": (row["sd"] - sd) / error,
         "P(A>B)": (better.mean() - above) / math.sqrt(above * (1 - above) / min(ess, better.size)),
     }
     yield Row(
@@ -205,10 +206,8 @@ def _case(name, model, games, mean, variance, log_evidence, ep) -> Iterator[Row]
     # Published values are rounded to three or four digits.
     rounding = 5e-4 if log_evidence is None else 5e-5
     z_mean = np.max(np.abs(summary["mean"] - mean) / np.hypot(summary["mcse_mean"], rounding))
-    from arviz_stats.base import array_stats
-
     draws = np.moveaxis(posterior.draws["skill"].to_numpy(), 2, 0)
-    errors = np.array([float(array_stats.mcse(d, method="sd")) for d in draws])
+    errors = np.array([sd_error(d) for d in draws])
     z_sd = np.max(np.abs(summary["sd"] - np.sqrt(variance)) / np.hypot(errors, rounding))
     beside = "" if ep is None else f"; EP's target means, approximate: {', '.join(f'{m:.2f}' for m in ep)}"
     yield Row(

@@ -10,6 +10,7 @@ from arviz_stats.base import array_stats
 from numpy.typing import NDArray
 
 from benchmarks.posteriors.entry import Entry, parameters
+from benchmarks.sd_error import sd_error
 from ppl_vae import Posterior, nuts
 
 __all__ = ["LIMIT", "Agreement", "against_reference", "sample", "z_scores"]
@@ -84,9 +85,8 @@ def against_reference(one: Entry, seed: int = 0) -> Agreement:
 
 def z_scores(ours: Floats, theirs: Floats) -> tuple[float, float]:
     """The differences of mean and of sd, over their Monte Carlo errors; arrays of (chains, draws)."""
-    scores = []
-    for method, statistic in (("mean", np.mean), ("sd", np.std)):
-        errors = [float(array_stats.mcse(values, method=method)) for values in (ours, theirs)]
-        error = np.hypot(errors[0], errors[1])
-        scores.append(float((statistic(ours) - statistic(theirs)) / error))
-    return scores[0], scores[1]
+    means = [float(array_stats.mcse(values, method="mean")) for values in (ours, theirs)]
+    return (
+        float((ours.mean() - theirs.mean()) / np.hypot(*means)),
+        float((ours.std() - theirs.std()) / np.hypot(sd_error(ours), sd_error(theirs))),
+    )

@@ -9,6 +9,7 @@ import torch
 from arviz_stats.base import array_stats
 from torch import Tensor
 
+from benchmarks.sd_error import sd_error
 from ppl_vae.answers.posterior import Posterior
 from ppl_vae.base.errors import InputError
 from ppl_vae.inference import nuts
@@ -19,7 +20,7 @@ from ppl_vae.program.pair import Pair
 def _check(values: np.ndarray, mean: float, sd: float | None, limit: float) -> None:
     assert abs(values.mean() - mean) < limit * array_stats.mcse(values, method="mean")
     if sd is not None:
-        assert abs(values.std(ddof=1) - sd) < limit * array_stats.mcse(values, method="sd")
+        assert abs(values.std(ddof=1) - sd) < limit * sd_error(values)
 
 
 def test_conjugate_normal_has_its_exact_mean_and_sd(oracles: ModuleType) -> None:

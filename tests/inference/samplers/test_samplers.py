@@ -16,6 +16,7 @@ from arviz_stats.base import array_stats
 from torch import Tensor
 from torch.distributions import constraints
 
+from benchmarks.sd_error import sd_error
 from ppl_vae.answers.posterior import Posterior
 from ppl_vae.base.errors import InputError
 from ppl_vae.engine.density import density
@@ -52,7 +53,7 @@ def _score(values: np.ndarray, mean: float, sd: float) -> list[float]:
     """How many of its own Monte Carlo errors each moment is from the truth."""
     return [
         (values.mean() - mean) / array_stats.mcse(values, method="mean"),
-        (values.std(ddof=1) - sd) / array_stats.mcse(values, method="sd"),
+        (values.std(ddof=1) - sd) / sd_error(values),
     ]
 
 

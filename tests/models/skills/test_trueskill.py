@@ -21,6 +21,7 @@ from pyro import poutine
 from pyro.infer.autoguide import AutoNormal
 from scipy import integrate, special, stats
 
+from benchmarks.sd_error import sd_error
 from ppl_vae.answers.posterior import Posterior
 from ppl_vae.base.errors import InputError
 from ppl_vae.data.games import games_between
@@ -71,9 +72,9 @@ def _check_chains(drawn: Posterior, truth: Any, oracles: ModuleType) -> None:
     for player in range(skill.shape[-1]):
         values = skill[..., player]
         mean_error = array_stats.mcse(values, method="mean")
-        sd_error = array_stats.mcse(values, method="sd")
+        spread_error = sd_error(values)
         assert abs(values.mean() - truth.mean[player]) < limit * mean_error, player
-        assert abs(values.std(ddof=1) - truth.sd[player]) < limit * sd_error, player
+        assert abs(values.std(ddof=1) - truth.sd[player]) < limit * spread_error, player
 
 
 # The oracle itself -------------------------------------------------------------------------------
@@ -155,7 +156,7 @@ def test_nuts_finds_moments_and_the_probability_of_being_better(
     # The mean of both skills is untouched by data: N(0, 1/2).
     common = skill.mean(-1)
     assert abs(common.mean()) < limit * array_stats.mcse(common, method="mean")
-    assert abs(common.std(ddof=1) - math.sqrt(0.5)) < limit * array_stats.mcse(common, method="sd")
+    assert abs(common.std(ddof=1) - math.sqrt(0.5)) < limit * sd_error(common)
 
 
 @pytest.mark.parametrize(("wins", "losses"), ROWS)
