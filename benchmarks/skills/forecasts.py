@@ -1,10 +1,12 @@
 """Forecasts of real later games, beside what others published on the same games.
 
-``python -m benchmarks.skills forecasts [NAME …]``: big-five, internationals, robotics, formula-1, update,
-walk; all by default. The model's numbers are learnt from the earlier games alone, by the ELBO (races: by
-expectation propagation's estimate of the evidence). Times are CPU seconds of one thread.
+``python -m benchmarks.skills forecasts [NAME …] [--peers]``: big-five, internationals, robotics, formula-1,
+update, walk; all by default. The model's numbers are learnt from the earlier games alone, by the ELBO (races:
+by expectation propagation's estimate of the evidence). With --peers other packages, where installed, forecast
+the same games in the same run (`_rivals`). Times are CPU seconds of one thread.
 """
 
+import argparse
 import sys
 import time
 from collections.abc import Callable
@@ -14,6 +16,7 @@ import numpy as np
 import torch
 
 from benchmarks.skills import _seasons as seasons
+from benchmarks.skills._beside import beside_frozen, beside_races, beside_walk
 from ppl_vae.data.games import Games
 from ppl_vae.diagnostics.forecasting.learning import learnt, walk
 from ppl_vae.diagnostics.forecasting.standing import Standing, states_of
@@ -24,11 +27,9 @@ from ppl_vae.program.pair import Pair
 from ppl_vae.runs.game_jobs import score_expected
 
 FOOTBALL = {"draws": True, "home": True, "drift": "1y"}
-# Log losses on the same games that others reported, or that were measured with their packages' defaults.
+# Log losses on the same games that others reported.
 PUBLISHED = {
-    "big-five": "WHR 1.0085, KickScore 1.0134, TrueSkill Through Time 1.0228, tuned on 2021-22",
-    "robotics": "trueskill .7449, openskill .7525 (PL) and .8159 (TM), at defaults",
-    "formula-1": "trueskill .5197, openskill 1.2294, at defaults, drivers alone",
+    "big-five": "; published: WHR 1.0085, KickScore 1.0134, TrueSkill Through Time 1.0228, tuned on 2021-22"
 }
 # Dates of a season at which an update is set beside a fit of all games from nothing.
 COMPARED = 6
@@ -57,35 +58,35 @@ def told(name: str, target: float, found: Any, seconds: float, note: str = "") -
     print(f"{name}: log loss {loss:.4f} ± {error:.4f}, target ≤ {target:g}: {met}; {rest}")
     print(f"    {seconds:.1f} s{note}")
     if found_base := table.loc["log loss", "base"]:
-        print(
-            f"    base rates {found_base:.4f}; published: {PUBLISHED.get(name.split(',')[0], '–')}",
-            flush=True,
-        )
+        print(f"    base rates {found_base:.4f}{PUBLISHED.get(name.split(',')[0], '')}", flush=True)
 
 
-def frozen(name: str, read: Callable[[], tuple[Games, Games]], target: float, **options: Any) -> Standing:
+def frozen(
+    name: str, read: Callable[[], tuple[Games, Games]], target: float, peers: bool, **options: Any
+) -> None:
     """Forecasts of all later games from the earlier ones alone."""
     before, after = read()
     standing, seconds = fitted(before, **options)
     numbers = ", ".join(f"{key} {value:.4g}" for key, value in standing.model.numbers.items())  # type: ignore[attr-defined]
     scored = score_expected(standing.expect(after), standing)
     told(f"{name}, frozen", target, scored.results, seconds, f" ({numbers})")
-    return standing
+    if peers:
+        beside_frozen(before, after)
 
 
-def big_five() -> None:
-    frozen("big-five", seasons.big_five, 1.003, **FOOTBALL)
+def big_five(peers: bool) -> None:
+    frozen("big-five", seasons.big_five, 1.003, peers, **FOOTBALL)
 
 
-def internationals() -> None:
-    frozen("internationals", seasons.internationals, 0.880, **FOOTBALL)
+def internationals(peers: bool) -> None:
+    frozen("internationals", seasons.internationals, 0.880, peers, **FOOTBALL)
 
 
-def robotics() -> None:
-    frozen("robotics", seasons.robotics, 0.680, draws=True)
+def robotics(peers: bool) -> None:
+    frozen("robotics", seasons.robotics, 0.680, peers, draws=True)
 
 
-def walk_forward() -> None:
+def walk_forward(peers: bool) -> None:
     """Every date of 2022-23 from all before it, the numbers as they were learnt before the season."""
     before, after = seasons.big_five()
     standing, _ = fitted(before, **FOOTBALL)
@@ -94,9 +95,11 @@ def walk_forward() -> None:
     seconds = time.process_time() - begun
     dates = len(np.unique(after.time))
     told("big-five, walk-forward", 0.992, score_expected(expected, standing), seconds, f" for {dates} dates")
+    if peers:
+        beside_walk(before, after)
 
 
-def update() -> None:
+def update(peers: bool) -> None:
     """Updates at some dates of the season beside fits from nothing: how far apart, and how much faster."""
     before, after = seasons.big_five()
     standing, learning = fitted(before, **FOOTBALL)
@@ -124,7 +127,7 @@ def update() -> None:
     )
 
 
-def formula_one() -> None:
+def formula_one(peers: bool) -> None:
     """Races from 2014 on, each from all before it; who was ahead of whom."""
     for car, name in ((False, "drivers"), (True, "drivers and cars")):
         races = seasons.formula_one(car=car)
@@ -147,29 +150,36 @@ def formula_one() -> None:
         ep.fit(pair, *data, tolerance=1e-3, progress=False)
         standing = Standing(model, states_of(pair, *data), before)
         learning = time.process_time() - begun
-        expected = walk(standing, races.take(np.flatnonzero(year >= 2014)))
+        after = races.take(np.flatnonzero(year >= 2014))
+        expected = walk(standing, after)
         seconds = time.process_time() - begun - learning
         found = score_expected(expected, standing, mode="walk-forward")
         numbers = ", ".join(f"{key} {value:.3g}" for key, value in held.items())
         told(f"formula-1, {name}", 0.445, found.pairs, seconds, f", {learning:.1f} s before 2014 ({numbers})")
         print(f"    who wins: log loss {found.results['log loss']:.3f}", flush=True)
+        if peers and not car:
+            beside_races(before, after)
 
 
-STUDIES = {
+STUDIES: dict[str, Callable[[bool], None]] = {
     "big-five": big_five, "internationals": internationals, "robotics": robotics, "formula-1": formula_one,
     "update": update, "walk": walk_forward,
 }  # fmt: skip
 
 
 def main() -> None:
+    """Read the command line and print what was found, study by study."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.skills forecasts", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(STUDIES))
+    parser.add_argument("--peers", action="store_true", help="other packages beside ours, where installed")
+    given = parser.parse_args()
+    if unknown := {*given.names} - {*STUDIES}:
+        sys.exit(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(STUDIES)}")
     if lacks := seasons.missing():
         sys.exit(f"PPL_VAE_SHARED names no folder with {', '.join(lacks)}")
-    if unknown := {*sys.argv[1:]} - {*STUDIES}:
-        sys.exit(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(STUDIES)}")
     torch.set_num_threads(1)
-    for name, study in STUDIES.items():
-        if name in sys.argv[1:] or len(sys.argv) == 1:
-            study()
+    for name in given.names or STUDIES:
+        STUDIES[name](given.peers)
 
 
 if __name__ == "__main__":

@@ -129,7 +129,7 @@ def choose(
     games: Annotated[Path, typer.Argument(metavar="GAMES", help="A table of games with dates.")],
     later: Annotated[float, typer.Option(help="Share of the games, the last ones, to forecast.")] = 0.2,
     drift: Annotated[str, typer.Option(help="Units of time to try, with commas between; none for skills at rest.")] = "none,1y",
-    link: Annotated[str, typer.Option(help="Links to try, with commas between.")] = "probit,logistic",
+    link: Annotated[str | None, typer.Option(help="Links to try, with commas between. (default: probit,logistic, and davidson where games are drawn)")] = None,
     out: Out = None,
     column: Column = None,
     seed: Seed = None,
@@ -142,7 +142,7 @@ def choose(
 
     check_csv(out)
     found = choose_model(
-        str(games), later=later, drifts=_words(drift), links=_words(link), columns=column_words(column),
+        str(games), later=later, drifts=_words(drift), links=_words(link) if link else None, columns=column_words(column),
         seed=seed or 0, progress=not quiet,
     )  # fmt: skip
     if out is not None:

@@ -154,13 +154,13 @@ class OffersChoices(Protocol):
     """A family of models of games, of which several may be tried on the same games."""
 
     @classmethod
-    def choices(cls, games: Any, drifts: Sequence[str], links: Sequence[str]) -> dict[str, Any]:
+    def choices(cls, games: Any, drifts: Sequence[str], links: Sequence[str] | None = None) -> dict[str, Any]:
         """Options by what they are called, all of them for these games.
 
         Args:
             games: with outcomes, of the model's type of data.
             drifts: units of time over which skills drift; "none" for skills at rest.
-            links: how performances vary.
+            links: how performances vary, and with them draws; the family's usual ones by default.
 
         Raises:
             InputError: for a drift or link that is none.

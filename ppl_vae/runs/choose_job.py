@@ -40,8 +40,8 @@ class Choice:
     Attributes:
         table: a row a model, the largest ``evidence`` first: the ELBO of the earlier games in nats, a bound
             on log p(x) at the learnt numbers; ``gap``, by how much the best joint Gaussian raises it (NaN
-            where it would take too long); ``below``, how far it lies below the best; the ``log_loss`` on
-            later games with its ``log_loss_std_error``; and the model's ``numbers`` in words.
+            above 1,500 states, where it would take too long); ``below``, how far it lies below the best; the
+            ``log_loss`` on later games with its ``log_loss_std_error``; and the model's ``numbers`` in words.
         num_games, num_later: how many games each is of.
         base_log_loss: that of base rates on the later games.
     """
@@ -79,6 +79,11 @@ class Choice:
             )
         if (self.table["gap"] > NOTHING).any():
             found.append("Where the gap is larger than differences of evidence, these say nothing.")
+        if self.table["gap"].isna().any():
+            found.append(
+                f"No gap is known of models of more than {MOST_JOINT:,} states, one for every player and "
+                "date: differences of evidence may be less than what independent chains miss of it."
+            )
         return found
 
 
@@ -88,7 +93,7 @@ def choose_model(
     model: str | None = None,
     later: float = 0.2,
     drifts: Sequence[str] = ("none", "1y"),
-    links: Sequence[str] = ("probit", "logistic"),
+    links: Sequence[str] | None = None,
     columns: Mapping[str, str] | None = None,
     seed: int = 0,
     progress: bool = True,
@@ -100,7 +105,7 @@ def choose_model(
         model: the family; the first of the suite that offers choices by default.
         later: share of the games that are forecast, the last ones; games of one date stay together.
         drifts: units of time over which skills drift; "none" for skills at rest.
-        links: how performances vary.
+        links: how performances vary, and with them draws; the family's usual ones by default.
         columns: which column plays which part.
         seed: of bands.
         progress: whether to show a progress bar on a terminal.

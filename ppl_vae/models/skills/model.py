@@ -143,9 +143,12 @@ class Skills(Numbers):
         return game_inputs("place" if options.outcome == "result" else "score")
 
     @classmethod
-    def choices(cls, games: Games, drifts: Sequence[str], links: Sequence[str]) -> dict[str, SkillsOptions]:
+    def choices(
+        cls, games: Games, drifts: Sequence[str], links: Sequence[str] | None = None
+    ) -> dict[str, SkillsOptions]:
         """See `OffersChoices`: each link with each drift, with and without an advantage of the side at home
-        where games have one; draws where any game is drawn, their margin learnt."""
+        where games have one; draws where any game is drawn, their margin learnt. Links are by default probit
+        and logistic, and Davidson's law of draws where there are any."""
         return choices(games, drifts, links)
 
     def normal_prior(self) -> tuple[str, Chains]:
