@@ -19,12 +19,14 @@ class Method:
 
 
 POSTERIORS = {
-    "svi": Method("SVI", "SVI"),
+    # The fit's own answer, by whatever method it was fitted.
+    "svi": Method("guide", "the guide"),
     "guide": Method("guide", "the guide"),
     "reweighted": Method("reweighted", "reweighted"),
     "exact": Method("exact", "the exact posterior"),
     "nuts": Method("NUTS", "NUTS"),
     "hmc": Method("HMC", "many chains of HMC"),
+    "ep": Method("EP", "expectation propagation"),
     "linear-response": Method("linear response", "linear response"),
     "given": Method("reference", "the reference given"),
 }

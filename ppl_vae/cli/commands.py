@@ -71,10 +71,12 @@ def compare(
         print_json(result)
         say_complaints(complaints)
         return
+    from ppl_vae.base.names import answer_label
     from ppl_vae.cli.tables import answers_table, comparison_table, console, sentences, styled
 
     out = console()
-    title = f"{run.name}: SVI against {found.reference}"
+    fitted = f"the {result['guide']} guide, fitted by {result['fitted_by']},"
+    title = f"{run.name}: {fitted} against {answer_label(found.reference)}"
     out.print(comparison_table(found, title, width=out.width))
     out.print(answers_table(found, width=out.width))
     out.print("Verdict:", styled(f"{result['verdict']}."), *sentences(found.about("svi")))

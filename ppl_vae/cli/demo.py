@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from ppl_vae.base.errors import InputError
+from ppl_vae.base.names import answer_label
 from ppl_vae.base.progress import stage
 from ppl_vae.cli.tables import (
     comparison_table,
@@ -103,7 +104,8 @@ def run_demo(
             found, compared[reference] = compare_run(
                 run, against=reference, draws=draws, warmup=draws, progress=progress
             )
-            comparisons.append((f"{study.model} on {study.data}: SVI against {reference}", found))
+            title = f"{study.model} on {study.data}: SVI against {answer_label(reference)}"
+            comparisons.append((title, found))
         screen.print("  estimating log p(x) …")
         methods = ("exact", "is", "ais") if "exact" in study.references else ("is", "ais")
         asked = EvidenceOptions(methods, samples=200 if quick else 1000, temperatures=50 if quick else 200)

@@ -64,7 +64,7 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="rich",
     subcommand_metavar="MODEL DATA [OPTIONS]",
-    help="Fit a model to data by stochastic variational inference (SVI). `ppl-vae fit MODEL --help` shows the "
+    help="Fit a model to data by variational inference. `ppl-vae fit MODEL --help` shows the "
     "model's options and their defaults; MODEL may be FILE.py:CLASS, a model of your own that is made like "
     "the suite's.",
 )

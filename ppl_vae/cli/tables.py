@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ppl_vae.base.names import answer_label
 from ppl_vae.base.wording import data_in_words, of_rows, rows_option, with_error
 
 if TYPE_CHECKING:
@@ -99,22 +100,23 @@ def comparison_table(found: "Comparison", title: str, max_rows: int = MAX_ROWS, 
     """The quantities that differ most, worst first; a narrow terminal is spared what matters least."""
     found = replace(found, table=found.table[found.table["answer"] == "svi"])
     rest = len(found.table) - max_rows
-    columns = {"quantity": 0, "svi": 0, found.reference: 0, "error / sd": 68, "sd ratio": 76, "W1": 84}
+    own, other = answer_label("svi"), answer_label(found.reference)
+    columns = {"quantity": 0, own: 0, other: 0, "error / sd": 68, "sd ratio": 76, "W1": 84}
     table, shown = _narrowed(
         title + (f" (the worst {max_rows} of {len(found.table)})" if rest > 0 else ""), columns, width
     )
     for row in found.worst(max_rows).to_dict("records"):
         cells = {
             "quantity": str(row["name"]),
-            "svi": f"{row['mean']:.2f} ({row['sd']:.2f})",
-            found.reference: f"{row['mean_reference']:.2f} ({row['sd_reference']:.2f})",
+            own: f"{row['mean']:.2f} ({row['sd']:.2f})",
+            other: f"{row['mean_reference']:.2f} ({row['sd_reference']:.2f})",
             "error / sd": with_error(row["mean_error_in_sd"], row["mean_error_mcse"], 2, sign="+"),
             "sd ratio": f"{row['sd_ratio']:.2f}",
             "W1": with_error(row["wasserstein"], row["mcse"]),
         }
         table.add_row(*(cells[column] for column in shown))
     distance = "; W1 is the 1-Wasserstein distance" if "W1" in shown else ""
-    limits = f"; {found.reference}: {found.limits}" if found.limits else ""
+    limits = f"; {other}: {found.limits}" if found.limits else ""
     table.caption = f"posterior mean (sd){distance}; ± is one Monte Carlo error{limits}"
     table.caption_justify = "left"
     return table
@@ -136,7 +138,7 @@ def answers_table(found: "Comparison", *, width: int = 80) -> Table:
     for name, cost in found.costs.set_index("answer").iterrows():
         price = (f"{cost['seconds']:.1f}", _number(_known(cost["ess_per_second"]), 0))
         if name not in joint.index:
-            cells = (f"{name} (reference)", "", "", "", "", *price)
+            cells = (f"{answer_label(str(name))} (reference)", "", "", "", "", *price)
             table.add_row(*_kept(columns, cells, shown))
             continue
         row = joint.loc[name]
@@ -148,7 +150,7 @@ def answers_table(found: "Comparison", *, width: int = 80) -> Table:
                 "{:.2f} to {:.2f}".format(*sorted(float(row[f"{end}_variance_ratio"]) for end in ENDS)),
                 f"{row['correlation']:+.2f} / {row['correlation_reference']:+.2f}",
             )
-        cells = (str(name), found.verdicts[str(name)], *together, *price)
+        cells = (answer_label(str(name)), found.verdicts[str(name)], *together, *price)
         table.add_row(*_kept(columns, cells, shown))
     table.caption = "variances: along the directions where they are most wrong, over the reference's" + (
         "; correlation: of the pair where it is most wrong, answer / reference"

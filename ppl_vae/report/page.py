@@ -31,7 +31,7 @@ PNG_DPI = 200
 # Columns from which a table is set in smaller type.
 WIDE = 7
 LEGEND = (
-    ("Guide", "the distribution that SVI fits to the posterior"),
+    ("Guide", "the distribution that is fitted to the posterior"),
     ("NUTS", "the No-U-Turn sampler of Hamiltonian Monte Carlo, slow and nearly exact: the usual reference"),
     ("k̂", "how heavy the tail of the importance weights is; above 0.7 they cannot be trusted"),
     ("Reweight", "use the guide's draws with their importance weights, which turn them into the posterior's"),

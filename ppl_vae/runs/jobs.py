@@ -12,7 +12,7 @@ from torch import Tensor
 from ppl_vae.answers.evidence import Evidence
 from ppl_vae.answers.foreign import foreign_draws
 from ppl_vae.base.errors import InputError
-from ppl_vae.base.files import collected_errors, write_json
+from ppl_vae.base.files import collected_errors, read_json, write_json
 from ppl_vae.base.plain import plain
 from ppl_vae.base.progress import stage
 from ppl_vae.base.seeds import derived
@@ -24,6 +24,7 @@ from ppl_vae.diagnostics.latents.gaps import Gaps, gaps
 from ppl_vae.engine.graph import Compile
 from ppl_vae.guides.per_datum import PerDatum
 from ppl_vae.inference.evidence import annealing, importance
+from ppl_vae.inference.fitting.choice import NAMES
 from ppl_vae.inference.fitting.linear_response import lacks_covariances
 from ppl_vae.inference.samplers import exact, guide, nuts
 from ppl_vae.inference.samplers.nuts import Mass, Sampler
@@ -172,7 +173,11 @@ def compare_run(
     weights = importance.log_evidence(
         run.pair, *full, num_samples=2000, index=index, seed=seed + 2, progress=False
     )
-    result = _comparison_json(found, weights, part if index is not None else None, index)
+    result = {
+        "guide": run.settings.guide,
+        "fitted_by": _fitted_by(run),
+        **_comparison_json(found, weights, part if index is not None else None, index),
+    }
     if run.folder is not None:
         kept = "foreign" if file is not None else against
         with collected_errors(complaints):
@@ -181,6 +186,12 @@ def compare_run(
             write_json(run.folder / "compare.json", result)
             found.save(run.folder / "comparison.json")
     return found, result
+
+
+def _fitted_by(run: Run) -> str:
+    """The method that fitted a run, as its folder says; what was asked for where it has none."""
+    kept = {} if run.folder is None else read_json(run.folder / "fit.json")
+    return str(kept.get("method") or NAMES.get(run.settings.fit.method, "SVI"))
 
 
 def gaps_of_run(

@@ -135,7 +135,7 @@ def test_intervals_end_where_they_end() -> None:
     # An interval of which an end is missing is not drawn; its value is.
     assert [[line for line in lines if len(line)] for lines in across] == [[[0.0, 3.0]], [[1.0, 4.0]]]
     assert [line.get_xdata().tolist() for line in axes.get_lines()] == [[1.0, 2.0], [2.0, 3.0]]
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["SVI", "NUTS"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["guide", "NUTS"]
     assert axes.get_xlabel() == "m"
 
 

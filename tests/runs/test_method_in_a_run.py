@@ -36,6 +36,16 @@ def test_a_page_says_which_method_it_was(run, chosen: ppl_vae.FittedRun) -> None
     assert "Natural gradients took" in (chosen.folder / "report.html").read_text()
 
 
+def test_a_comparison_says_what_fitted_the_guide(run, chosen: ppl_vae.FittedRun) -> None:
+    code, out, err = run("compare", chosen.folder, "--draws", 10, "--warmup", 10, "--chains", 2, "--quiet")
+    assert code == 0, err
+    said = " ".join(out.split())
+    assert "fitted by natural gradients, against NUTS" in said
+    assert "svi" not in said.lower()
+    kept = json.loads((chosen.folder / "compare.json").read_text())
+    assert (kept["guide"], kept["fitted_by"]) == ("mean-field", "natural gradients")
+
+
 def test_folders_without_the_fields_are_svis(chosen: ppl_vae.FittedRun) -> None:
     kept = json.loads((chosen.folder / "fit.json").read_text())
     new = ("method", "distance", "choice")

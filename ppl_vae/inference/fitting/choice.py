@@ -36,7 +36,7 @@ from ppl_vae.program.pair import Pair
 from ppl_vae.program.probe import check_data, in_pyros_words
 from ppl_vae.program.problem import Problem
 
-__all__ = ["Choice", "Facts", "choice_of", "choose", "facts_of", "fit", "fit_by", "settled"]
+__all__ = ["NAMES", "Choice", "Facts", "choice_of", "choose", "facts_of", "fit", "fit_by", "settled"]
 
 Method = Literal["svi", "natural", "deterministic", "em", "ep"]
 NAMES: dict[Method, str] = {
