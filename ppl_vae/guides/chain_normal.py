@@ -16,6 +16,7 @@ from torch.distributions import constraints
 from ppl_vae.base.errors import InputError
 from ppl_vae.program.chains import Chains, Smoother
 from ppl_vae.program.pair import Program
+from ppl_vae.program.program_names import name_of
 
 __all__ = ["ChainNormal", "SmoothedChains", "chains_of"]
 
@@ -73,7 +74,7 @@ def chains_of(model: Any) -> tuple[str, Chains]:
     site, prior = model.normal_prior() if hasattr(model, "normal_prior") else ("", None)
     if not isinstance(prior, Chains):
         raise InputError(
-            f"{type(model).__name__} is no model of Gaussian chains (of the abilities LinearFactors or "
+            f"{name_of(model)} is no model of Gaussian chains (of the abilities LinearFactors or "
             "RankingFactors), of which this guide is made"
         )
     mean, variance, phi = (part.detach() for part in (prior.mean, prior.variance, prior.transition))

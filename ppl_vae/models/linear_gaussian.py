@@ -128,7 +128,7 @@ class LinearGaussian(PyroModule):  # type: ignore[misc]
             InputError: if x is not of shape (rows, d), x_observed not booleans of its shape, or a value that
                 is said to be observed is none.
         """
-        check_width(x, self.num_features, f"{type(self).__name__} of {self.num_features} features")
+        check_width(x, self.num_features, f"{self.name} of {self.num_features} features")
         if x_observed is None:
             return
         if x_observed.shape != x.shape or x_observed.dtype != torch.bool:

@@ -191,7 +191,8 @@ def compare_run(
 def _fitted_by(run: Run) -> str:
     """The method that fitted a run, as its folder says; what was asked for where it has none."""
     kept = {} if run.folder is None else read_json(run.folder / "fit.json")
-    return str(kept.get("method") or NAMES.get(run.settings.fit.method, "SVI"))
+    asked = run.settings.fit.method
+    return str(kept.get("method") or ("SVI" if asked == "auto" else NAMES[asked]))
 
 
 def gaps_of_run(

@@ -23,6 +23,7 @@ from ppl_vae.inference.samplers.many_data import Chained, ManyData, thinning
 from ppl_vae.program.abilities import ExactPosterior
 from ppl_vae.program.pair import Pair
 from ppl_vae.program.problem import Problem
+from ppl_vae.program.program_names import name_of
 
 if TYPE_CHECKING:
     from ppl_vae.answers.posterior import Posterior
@@ -319,7 +320,7 @@ class Exact:
     def __init__(self, pair: Pair, num_draws: int, seed: int) -> None:
         if not isinstance(pair.model, ExactPosterior):
             raise InputError(
-                f"{type(pair.model).__name__} does not know its exact posterior; calibrate NUTS or the guide"
+                f"{name_of(pair.model)} does not know its exact posterior; calibrate NUTS or the guide"
             )
         self.model, self.pair, self.num_draws, self.seed = pair.model, pair, num_draws, seed
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, Unpack
 
 import numpy as np
-from torch import Tensor, nn
+from torch import Tensor
 
 from ppl_vae.base.errors import InputError
 from ppl_vae.base.plain import Plain
@@ -35,6 +35,7 @@ from ppl_vae.program.abilities import HasEM
 from ppl_vae.program.pair import Pair
 from ppl_vae.program.probe import check_data, in_pyros_words
 from ppl_vae.program.problem import Problem
+from ppl_vae.program.program_names import name_of
 
 __all__ = ["NAMES", "Choice", "Facts", "choice_of", "choose", "facts_of", "fit", "fit_by", "settled"]
 
@@ -96,7 +97,7 @@ class Facts:
         linear: whether quadrature does (`quadrature.fits`), which learns the model's parameters as well.
         numbers: of the data.
         only_svi: what else is asked for that only SVI does, in words; "" for nothing.
-        model: the model's type, by name.
+        model: what the model is called.
         has_em: whether the model has EM.
         has_ep: whether expectation propagation takes the pair.
         held: whether its parameters are held.
@@ -204,7 +205,7 @@ def facts_of(pair: Pair, *data: Any, options: FitOptions, only_svi: str = "", se
         guide=guide,
         learnt=sum(leaf.numel() for leaf in model.values()) if options.train == "both" else 0,
         only_svi=only_svi,
-        model=type(pair.model).__name__ if isinstance(pair.model, nn.Module) else "the model",
+        model=name_of(pair.model),
         has_em=isinstance(pair.model, HasEM),
         has_ep=is_for(pair.model) and holds(pair.guide),
         held=options.train == "guide",

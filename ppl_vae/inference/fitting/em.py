@@ -15,6 +15,7 @@ from ppl_vae.inference.fitting.svi import Fit, final_particles
 from ppl_vae.program.abilities import HasEM
 from ppl_vae.program.pair import Pair
 from ppl_vae.program.problem import Problem
+from ppl_vae.program.program_names import name_of
 
 __all__ = ["fit"]
 
@@ -48,7 +49,7 @@ def fit(pair: Pair, *data: Any, seed: int = 0, progress: bool = True) -> Fit:
     """
     check_seed(seed)
     if not isinstance(pair.model, HasEM):
-        raise InputError(f"{type(pair.model).__name__} has no EM; take svi.fit")
+        raise InputError(f"{name_of(pair.model)} has no EM; take svi.fit")
     begun = time.perf_counter()
     with progress_bar("EM", MOST, open_ended=True, show=progress) as advance, seeded(seed):
         found = pair.model.fit_em(

@@ -21,6 +21,7 @@ from ppl_vae.program.memory import refuse_too_many_draws
 from ppl_vae.program.pair import Pair, Program
 from ppl_vae.program.probe import check_data
 from ppl_vae.program.problem import Problem
+from ppl_vae.program.program_names import name_of
 
 __all__ = ["draws", "log_evidence", "sampled", "summed_posterior"]
 
@@ -42,7 +43,7 @@ def draws(
         InputError: if the model does not know its posterior, or the draws do not fit into memory.
     """
     if not isinstance(model, ExactPosterior):
-        raise InputError(f"{type(model).__name__} does not know its exact posterior; sample it with NUTS")
+        raise InputError(f"{name_of(model)} does not know its exact posterior; sample it with NUTS")
     check_data(model, *data)
     start = time.perf_counter()
     check_whole(1, num_draws=num_draws)
@@ -85,7 +86,7 @@ def summed_posterior(model: Program, data: tuple[Any, ...]) -> dict[str, tuple[T
         InputError: if the model does not know its posterior.
     """
     if not isinstance(model, ExactPosterior):
-        raise InputError(f"{type(model).__name__} does not know the exact posterior of what is summed out")
+        raise InputError(f"{name_of(model)} does not know the exact posterior of what is summed out")
     found, known = {}, model.exact_posterior(*data)
     for name, posterior in () if isinstance(known, Joint) else known.items():
         if posterior.has_enumerate_support:
@@ -113,7 +114,7 @@ def log_evidence(model: Program, *data: Any) -> Evidence:
     """
     if not isinstance(model, ExactEvidence):
         raise InputError(
-            f"{type(model).__name__} does not know its exact evidence; estimate it by importance sampling"
+            f"{name_of(model)} does not know its exact evidence; estimate it by importance sampling"
         )
     check_data(model, *data)
     start = time.perf_counter()

@@ -115,7 +115,7 @@ def test_what_em_does_not_take_is_refused_in_a_sentence() -> None:
     (x,) = rows_of(False)
     model = PPCA(5, 2)
     linear = model.guides["linear"](model, x)
-    with pytest.raises(InputError, match="method='em' does not take this pair: VAE has no EM"):
+    with pytest.raises(InputError, match="method='em' does not take this pair: vae has no EM"):
         fit(
             Pair(vae := VAE(5, 2, hidden=(), likelihood="gaussian"), vae.encoder_guide()),
             x.float(),

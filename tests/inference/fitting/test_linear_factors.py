@@ -429,5 +429,5 @@ def test_what_a_family_cannot_hold_is_refused_in_one_sentence() -> None:
     other = (outcome, torch.tensor([[0, 1]]), torch.ones(1, 2).double())
     with pytest.raises(InputError, match="made for rows of data that read other states"):
         natural.fit(pair, *other)
-    with pytest.raises(InputError, match="function is no model of Gaussian chains"):
+    with pytest.raises(InputError, match="this program is no model of Gaussian chains"):
         ChainNormal(lambda: None)

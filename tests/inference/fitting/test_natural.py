@@ -305,7 +305,7 @@ def test_other_pairs_are_refused_in_one_sentence(job: Callable[..., object]) -> 
         ):
             job(Pair(model, AutoLowRankMultivariateNormal(model, rank=1)), *games)
         ppca = PPCA(3, 1)
-        with pytest.raises(InputError, match=r"PPCA is no model of sparse linear predictors .* by SVI"):
+        with pytest.raises(InputError, match=r"ppca is no model of sparse linear predictors .* by SVI"):
             job(Pair(ppca, AutoNormal(ppca)), torch.zeros(4, 3, dtype=torch.float64))
     with pytest.raises(InputError, match=r"latent site is skill \(12,\), and the guide has skill \(11,\)"):
         job(Pair(model, AutoNormal(TrueSkill(11))), *games)

@@ -11,9 +11,9 @@ from ppl_vae.models import PPCA, TrueSkill
 
 def test_a_model_that_does_not_know_is_sent_to_the_method_that_can_tell() -> None:
     model, games = TrueSkill(2), (torch.ones(1), torch.tensor([[0, 1]]))
-    with pytest.raises(InputError, match="TrueSkill does not know its exact posterior; sample it with NUTS"):
+    with pytest.raises(InputError, match="trueskill does not know its exact posterior; sample it with NUTS"):
         exact.draws(model, *games)
-    with pytest.raises(InputError, match="TrueSkill does not know its exact evidence; estimate it by imp"):
+    with pytest.raises(InputError, match="trueskill does not know its exact evidence; estimate it by imp"):
         exact.log_evidence(model, *games)
 
 

@@ -40,6 +40,7 @@ from ppl_vae.inference.fitting.svi import Fit
 from ppl_vae.program.factors import LinearFactors
 from ppl_vae.program.pair import Pair
 from ppl_vae.program.pairwise import as_linear
+from ppl_vae.program.program_names import name_of
 from ppl_vae.program.terms import check_data
 
 __all__ = ["Ascent", "Bound", "State", "fit", "fits", "quadrature_elbo", "read"]
@@ -173,7 +174,7 @@ def read(pair: Pair, *data: Any) -> tuple[LinearFactors, FactorGuide, Factors]:
     model = as_linear(pair.model)
     if model is None:
         raise InputError(
-            f"{type(pair.model).__name__} is no model of sparse linear predictors of Gaussian states "
+            f"{name_of(pair.model)} is no model of sparse linear predictors of Gaussian states "
             "(the ability LinearFactors), which natural gradients by quadrature need; fit it by SVI"
         )
     check_data(pair.model, *data)

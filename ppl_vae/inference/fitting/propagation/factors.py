@@ -19,6 +19,7 @@ from ppl_vae.program.design import Design
 from ppl_vae.program.factors import LinearFactors, RankingFactors, Tilted, TiltedFactors
 from ppl_vae.program.pairwise import as_linear
 from ppl_vae.program.probe import check_data
+from ppl_vae.program.program_names import name_of
 
 __all__ = ["factors_of", "is_for"]
 
@@ -44,7 +45,7 @@ def factors_of(model: Any, *data: Any, num_nodes: int) -> Factors:
     linear = as_linear(model)
     if linear is None and not isinstance(model, RankingFactors):
         raise InputError(
-            f"{type(model).__name__} has no linear factors of Gaussian chains, which expectation propagation "
+            f"{name_of(model)} has no linear factors of Gaussian chains, which expectation propagation "
             "is for; take svi.fit"
         )
     check_data(model, *data)
@@ -55,7 +56,7 @@ def factors_of(model: Any, *data: Any, num_nodes: int) -> Factors:
         plain = _plain(design, chains)
         return Factors(site, chains, plain, sizes.cpu(), lambda mean, var: moments(mean, var, *data))
     if linear is None:
-        raise InputError(f"{type(model).__name__} has neither rankings nor linear factors for these data")
+        raise InputError(f"{name_of(model)} has neither rankings nor linear factors for these data")
     site, chains = linear.normal_prior()
     chains = chains.detach()
     design = _plain(linear.rows(*data), chains)
