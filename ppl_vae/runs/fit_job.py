@@ -17,10 +17,14 @@ from ppl_vae.inference.fitting.checkpoint import save_parameters
 from ppl_vae.inference.fitting.choice import NAMES, fit_by
 from ppl_vae.models.base import HintsAtScale
 from ppl_vae.program.abilities import HasDegenerate
+from ppl_vae.program.pairwise import as_linear
 from ppl_vae.runs.run import OWN_DATA, Run, prepare_folder
 from ppl_vae.runs.settings import Settings
 
 __all__ = ["converged_of", "fit_run", "was_cut"]
+
+# Guides that `natural.fit` takes of models of linear predictors.
+BY_QUADRATURE = ("markov", "mean-field", "full-rank", "sparse-precision")
 
 
 def fit_run(
@@ -67,7 +71,7 @@ def fit_run(
     if hint := _scale_hint(run):
         warnings.warn(hint, stacklevel=2)
     if settings.fit.method == "svi":
-        stage("SVI", show=progress)
+        stage(_said_of_svi(run), show=progress)
     fitted = fit_by(
         run.pair,
         data,
@@ -131,6 +135,13 @@ def was_cut(fit: Mapping[str, Any], num_steps: int) -> bool:
     """Whether the fit that a run keeps was ended by the time, before it came to rest or its steps ran out."""
     by_svi = fit.get("method", "SVI") == "SVI"
     return by_svi and converged_of(fit) is False and int(fit.get("steps", num_steps)) < num_steps
+
+
+def _said_of_svi(run: Run) -> str:
+    """That SVI begins, and what would be sooner there."""
+    if as_linear(run.model) is None or run.settings.guide not in BY_QUADRATURE:
+        return "SVI"
+    return "SVI; of such a model --method natural finds the optimum itself, without draws and sooner"
 
 
 def _scale_hint(run: Run) -> str | None:

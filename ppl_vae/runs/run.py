@@ -194,7 +194,7 @@ def settings_for(model: str, data: str, given: Mapping[str, Any], options: Mappi
         InputError: for an unknown model, option or value.
     """
     cls = find_model(model)
-    chosen = options_of(cls, {name: value for name, value in options.items() if value is not None})
+    chosen = _found_anywhere(options_of(cls, {n: value for n, value in options.items() if value is not None}))
     given = {OTHER_NAMES.get(name, name): value for name, value in given.items() if value is not None}
     if "method" in given:
         names = [*given, *(["num_steps"] if "epochs" in given else [])]
@@ -227,6 +227,12 @@ def settings_for(model: str, data: str, given: Mapping[str, Any], options: Mappi
         return settings
     length = _length(settings.fit.num_steps, usual.num_steps, settings.fit.stop)
     return replace(settings, fit=replace(settings.fit, kl_warmup=round(usual.kl_warmup * length)))
+
+
+def _found_anywhere(options: Any) -> Any:
+    """A model's options with the paths of files in full: a run can be opened from any folder."""
+    files = [f.name for f in fields(options) if f.metadata.get("file") and getattr(options, f.name)]
+    return replace(options, **{name: str(Path(getattr(options, name)).resolve()) for name in files})
 
 
 def _usual_preparation(usual: FitDefaults) -> dict[str, Any]:

@@ -63,6 +63,17 @@ def test_fixtures_of_every_kind_of_table(header: str) -> None:
     assert (found.num_games, found.sides.tolist()) == ((1, [2]) if long else (2, [2, 2]))
 
 
+def test_the_table_of_players_is_found_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("players.csv").write_text("name,mean\nAsh,2\nFir,-2\n")
+    asked = {"guide": "markov", "method": "natural", "draws": True, "players": "players.csv"}
+    run = ppl_vae.fit("skills", games("2023-01-02", 30, 0), out="run", progress=False, **asked)
+    Path("elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    again = ppl_vae.load("../run").leaderboard().table
+    pd.testing.assert_frame_equal(run.leaderboard().table, again)
+
+
 def test_a_split_is_by_time(league: ppl_vae.FittedRun) -> None:
     later = games("2023-06-01", 30, 2)
     frozen, walked = (league.score(later, walk_forward=way, progress=False).results for way in (False, True))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypedDict
 
 from ppl_vae.base.arguments import check_real
@@ -58,7 +58,7 @@ class SkillsOptions:
     home: bool = False
     covariates: str = ""
     covariate_sd: float | None = None
-    players: str = ""
+    players: str = field(default="", metadata={"file": True})
     group_sd: float | None = None
 
     def __post_init__(self) -> None:
