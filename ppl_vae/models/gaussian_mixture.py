@@ -134,16 +134,21 @@ class GaussianMixture(PyroModule):  # type: ignore[misc]
         Raises:
             InputError: for fewer rows than components, or where all runs are singular.
         """
-        values = torch.as_tensor(rows.values, dtype=torch.float64)
-        spread = values.std(0, correction=0)
         asked = one_of(GaussianMixtureOptions, options, keywords)
-        scale = torch.where(spread > 0, spread, 1.0)
-        model = cls(values.mean(0), scale, asked, feature_names=rows.feature_names)
+        model, values = cls.without_start(rows, asked), torch.as_tensor(rows.values, dtype=torch.float64)
         seed = int(torch.randint(2**62, ()))
         generator = torch.Generator().manual_seed(derived(seed, "rows"))
         some = values[torch.randperm(len(values), generator=generator)[:START_ROWS]]
         some = values if len(values) <= START_ROWS else some
         return model.set_maximum_likelihood(some, num_starts=asked.num_starts, seed=seed)
+
+    @classmethod
+    def without_start(cls, rows: Rows, options: GaussianMixtureOptions) -> Self:
+        """See `abilities.SearchesStart`: a model of these rows before EM, its components all the same."""
+        values = torch.as_tensor(rows.values, dtype=torch.float64)
+        spread = values.std(0, correction=0)
+        scale = torch.where(spread > 0, spread, 1.0)
+        return cls(values.mean(0), scale, options, feature_names=rows.feature_names)
 
     @torch.no_grad()
     def set_maximum_likelihood(self, x: Tensor, *, num_starts: int = 10, seed: int = 0) -> Self:

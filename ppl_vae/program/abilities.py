@@ -37,6 +37,7 @@ __all__ = [
     "Labelled",
     "Maximum",
     "OwnStatistics",
+    "SearchesStart",
     "Settles",
     "Unbounded",
 ]
@@ -125,6 +126,16 @@ class HasDegenerate(Protocol):
 
     def degenerate(self) -> str | None:
         """What is wrong with the parameters that it has now, in a sentence; None where nothing is."""
+        ...
+
+
+@runtime_checkable
+class SearchesStart(Protocol):
+    """A class of models that searches the parameters to start at, such as by runs of EM, when one is made."""
+
+    def without_start(self, data: Any, options: Any) -> Any:
+        """The model that ``from_data`` makes, but for the values of its parameters, which are yet to be set:
+        by a method with a search of its own, or from a file."""
         ...
 
 

@@ -57,7 +57,8 @@ def fit_run(
     if resume and settings.fit.method in ("em", "ep"):
         name = NAMES[settings.fit.method]
         raise InputError(f"{name} keeps no checkpoint for --resume to go on from; fit anew, with --overwrite")
-    run = Run.make(settings, given)
+    # EM has starts of its own.
+    run = Run.make(settings, given, started=settings.fit.method != "em")
     data = run.tensors("train")
     held_out = None
     if len(run.parts.get("validation", ())) and not isinstance(run.pair.guide, PerDatum):

@@ -29,6 +29,7 @@ from ppl_vae.inference.fitting.choice import settled
 from ppl_vae.inference.fitting.options import FitOptions
 from ppl_vae.models.base import FitDefaults, SuiteModel, defaults_of, inputs_of
 from ppl_vae.models.likelihoods.base import binarises, taking
+from ppl_vae.program.abilities import SearchesStart
 from ppl_vae.program.pair import Pair
 from ppl_vae.program.user_program import is_program
 from ppl_vae.runs.registry import find_model
@@ -81,8 +82,14 @@ class Run:
     given: Dataset | None = None
 
     @classmethod
-    def make(cls, settings: Settings, given: Dataset | None = None) -> Self:
+    def make(cls, settings: Settings, given: Dataset | None = None, *, started: bool = True) -> Self:
         """Load the data, unless they are given, and build the pair, untrained.
+
+        Args:
+            settings: what was asked for.
+            given: the data set, where it was given in Python.
+            started: whether a model that searches for a start does so; not where its parameters are then set
+                by other means.
 
         Raises:
             InputError: for anything asked that cannot be done.
@@ -94,7 +101,10 @@ class Run:
         data = _prepared(raw, chosen, settings)
         with seeded(settings.seed):
             training = chosen.data_type.of(data.part("train"))
-            model = chosen.from_data(training, settings.options)
+            if started or not isinstance(chosen, SearchesStart):
+                model = chosen.from_data(training, settings.options)
+            else:
+                model = chosen.without_start(training, settings.options)
             tensors = data.arguments("train", getattr(torch, chosen.defaults.dtype))
             own = chosen.guides.get(settings.guide)
             guide = named_guide(settings.guide, model) if own is None else own(model, *tensors)
@@ -118,7 +128,7 @@ class Run:
             raise InputError(f"{folder} is not fitted yet: finish it with `ppl-vae fit … --resume`")
         with reading(folder / "config.json"):
             own = Dataset.from_netcdf(folder / OWN_DATA) if (folder / OWN_DATA).exists() else None
-            run = cls.make(settings, own)
+            run = cls.make(settings, own, started=False)
         run.pair.initialise(*run.tensors("train"), seed=settings.seed)
         load_parameters(run.pair, folder / "parameters.safetensors")
         return replace(run, folder=folder)
@@ -361,7 +371,7 @@ def _with_epochs(settings: Settings, epochs: float) -> Settings:
     """Epochs as steps, which needs the number of training rows."""
     if not 0 < epochs < float("inf"):
         raise InputError(f"--epochs is {epochs}; it must be positive")
-    count = len(Run.make(settings).parts["train"])
+    count = len(Run.make(settings, started=False).parts["train"])
     batch = min(settings.fit.batch_size or count, count)
     return replace(settings, fit=replace(settings.fit, num_steps=max(1, round(epochs * count / batch))))
 

@@ -1,12 +1,16 @@
 """Runs whose guide was fitted by another method than SVI: what the folder keeps, and who opens it."""
 
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 import ppl_vae
 from ppl_vae import InputError, natural
 from ppl_vae.inference.fitting.choice import Choice
+from ppl_vae.models.mixture_em import EMRun, em
 from ppl_vae.runs.fit_job import converged_of, was_cut
 from ppl_vae.runs.run import settings_for
 
@@ -44,6 +48,29 @@ def test_a_comparison_says_what_fitted_the_guide(run, chosen: ppl_vae.FittedRun)
     assert "svi" not in said.lower()
     kept = json.loads((chosen.folder / "compare.json").read_text())
     assert (kept["guide"], kept["fitted_by"]) == ("mean-field", "natural gradients")
+
+
+def test_em_of_a_mixture_runs_once_and_not_again_where_the_run_is_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = []
+
+    def counted(*given: Any) -> EMRun:
+        runs.append(em(*given))
+        return runs[-1]
+
+    monkeypatch.setattr("ppl_vae.models.mixture_em.em", counted)
+    options = {"num_components": 3, "num_starts": 4}
+    made = ppl_vae.fit(
+        "gaussian-mixture", "iris", out=tmp_path / "em", method="em", progress=False, **options
+    )
+    assert len(runs) == 4
+    again = ppl_vae.load(tmp_path / "em")
+    assert len(runs) == 4
+    assert torch.equal(again.model.means, made.model.means)
+    best = max(float(run.log_likelihood[-1]) for run in runs)
+    # Of features divided by their standard deviations.
+    assert again.fit.elbo[-1] == pytest.approx(best - 150 * float(again.model.scale.log().sum()), rel=1e-9)
 
 
 def test_folders_without_the_fields_are_svis(chosen: ppl_vae.FittedRun) -> None:
