@@ -62,6 +62,18 @@ class KnowsOutcomes(Protocol):
         """
         ...
 
+    def of_appearances(
+        self, players: Sequence[str], player: NDArray[np.int64], time: NDArray[np.float64]
+    ) -> KnowsOutcomes:
+        """The model, with the same parameters, of these appearances alone, of which each player's first is
+        taken for its first of all; arguments as for `extended`."""
+        ...
+
+    def appearances(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Whose each state is, and when: chains are numbered as players are, those of other things after
+        them, and dates are NaN where there are none; each of shape (N,)."""
+        ...
+
     def places_in(self, larger: Any) -> Tensor:
         """Where the model's states are among those of one that it was extended to, int64 of shape (N,)."""
         ...

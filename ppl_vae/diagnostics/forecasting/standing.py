@@ -29,7 +29,7 @@ from ppl_vae.program.chains import Chains
 from ppl_vae.program.outcomes import KnowsOutcomes, KnowsPlaces, KnowsScores
 from ppl_vae.program.pair import Pair
 
-__all__ = ["Expected", "Standing", "prior_chains", "states_of"]
+__all__ = ["Expected", "Standing", "expected_of", "prior_chains", "states_of"]
 
 Floats = NDArray[np.float64]
 Whole = NDArray[np.int64]
@@ -138,15 +138,7 @@ class Standing:
             InputError: where they lack a date or a column that the model needs.
         """
         standing, later = self.towards(_with_scores(games, self.games))
-        known, model = self.games.num_players, standing.model
-        data = model.arguments_of(later)
-        width = int(later.sides.max())
-        mean, covariance = standing.states.moments(model.predictor_rows(*data), width)
-        chances = model.outcome_probabilities(mean, covariance, *data).numpy()
-        size = later.sides if not model.outcomes else np.full(later.num_games, len(model.outcomes))
-        unseen = tuple(later.players[at] for at in np.unique(later.player) if at >= known)
-        happened = model.outcome_numbers(*data).numpy()
-        return Expected(chances, model.outcomes, happened, size, unseen, later, mean, covariance, model, data)
+        return expected_of(standing.model, standing.states, later, self.games.num_players)
 
     def levels(
         self, date: float | None = None, *, num_draws: int = NUM_DRAWS, seed: int = 0
@@ -222,6 +214,27 @@ class Standing:
         player[early] = len(games.players) + number
         names = tuple(f"{games.players[at]} (before its first game)" for at in new)
         return replace(games, players=(*games.players, *names), player=player)
+
+
+def expected_of(
+    model: KnowsOutcomes, states: States, later: Games, num_known: int, data: tuple[Tensor, ...] | None = None
+) -> Expected:
+    """What is expected of games, all of whose states are known.
+
+    Args:
+        model, states: of these games, and what is known of its states.
+        later: the games, players numbered as the model's.
+        num_known: how many players earlier games have shown, who are the first ones.
+        data: the model's arguments of the games, where they were made already.
+    """
+    data = model.arguments_of(later) if data is None else data
+    width = int(later.sides.max())
+    mean, covariance = states.moments(model.predictor_rows(*data), width)
+    chances = model.outcome_probabilities(mean, covariance, *data).numpy()
+    size = later.sides if not model.outcomes else np.full(later.num_games, len(model.outcomes))
+    unseen = tuple(later.players[at] for at in np.unique(later.player) if at >= num_known)
+    happened = model.outcome_numbers(*data).numpy()
+    return Expected(chances, model.outcomes, happened, size, unseen, later, mean, covariance, model, data)
 
 
 def _with_scores(games: Games, first: Games) -> Games:

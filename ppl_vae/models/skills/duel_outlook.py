@@ -37,6 +37,10 @@ class DuelOutlook:
         """
         return games.duels(torch.float64)
 
+    def appearances(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """See `KnowsOutcomes`: players have one skill each."""
+        return np.arange(self.num_players), np.full(self.num_players, np.nan)
+
     def places_in(self, larger: DuelOutlook) -> Tensor:
         """See `KnowsOutcomes`: the states are the players."""
         return torch.arange(self.num_players)

@@ -21,24 +21,28 @@ if TYPE_CHECKING:
 
     from ppl_vae.models.skills.model import Skills
 
-__all__ = ["extended_lineup", "level_rows", "matrix_of", "places_in", "side_rows"]
+__all__ = ["extended_lineup", "level_rows", "lineup_of", "matrix_of", "places_in", "side_rows"]
 
 
 def extended_lineup(
     lineup: Lineup, players: Sequence[str], player: NDArray[np.int64], time: NDArray[np.float64]
 ) -> Lineup:
     """The states of these appearances beside those that there are; see `KnowsOutcomes.extended`."""
-    schedule, effects = lineup.schedule, lineup.effects
-    states, fixed = schedule.states_by_rounds, len(effects.names)
-    if schedule.dated:
-        own = states.chain < schedule.num_players
-        chain = np.concatenate([states.chain[own], player])
-        when = np.concatenate([states.time[own], time])
-        further = States.of(chain, when, len(players), fixed)
-    else:
-        further = States.static(len(players) + fixed)
-    dated = Schedule(further, len(players), dated=schedule.dated)
-    return Lineup(dated, _with_new(lineup.roster, players), effects, lineup.columns)
+    states, num_players = lineup.schedule.states_by_rounds, lineup.schedule.num_players
+    own = states.chain < num_players if lineup.schedule.dated else np.zeros(states.num_states, dtype=bool)
+    chain, when = np.concatenate([states.chain[own], player]), np.concatenate([states.time[own], time])
+    return lineup_of(lineup, players, chain, when)
+
+
+def lineup_of(
+    lineup: Lineup, players: Sequence[str], player: NDArray[np.int64], time: NDArray[np.float64]
+) -> Lineup:
+    """The states of these appearances alone; see `KnowsOutcomes.of_appearances`."""
+    fixed, dated = len(lineup.effects.names), lineup.schedule.dated
+    num_players = len(players)
+    states = States.of(player, time, num_players, fixed) if dated else States.static(num_players + fixed)
+    schedule = Schedule(states, num_players, dated=dated)
+    return Lineup(schedule, _with_new(lineup.roster, players), lineup.effects, lineup.columns)
 
 
 def _with_new(roster: Roster, players: Sequence[str]) -> Roster:

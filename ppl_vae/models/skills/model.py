@@ -30,7 +30,13 @@ from ppl_vae.models.base import DataType, FitDefaults, Unit, one_of
 from ppl_vae.models.skills import shown
 from ppl_vae.models.skills.checks import check_tensors
 from ppl_vae.models.skills.choices import choices
-from ppl_vae.models.skills.further import extended_lineup, level_rows, places_in, side_rows
+from ppl_vae.models.skills.further import (
+    extended_lineup,
+    level_rows,
+    lineup_of,
+    places_in,
+    side_rows,
+)
 from ppl_vae.models.skills.lineup import Lineup
 from ppl_vae.models.skills.numbers import Numbers
 from ppl_vae.models.skills.options import SkillsKeywords, SkillsOptions
@@ -232,10 +238,22 @@ class Skills(Numbers):
 
     def extended(self, players: Sequence[str], player: Whole, time: Reals) -> Self:
         """See `KnowsOutcomes`: players who are new have the model's own prior, and no group."""
-        lineup = extended_lineup(self.lineup, players, player, time)
+        return self._with(extended_lineup(self.lineup, players, player, time))
+
+    def of_appearances(self, players: Sequence[str], player: Whole, time: Reals) -> Self:
+        """See `KnowsOutcomes`."""
+        return self._with(lineup_of(self.lineup, players, player, time))
+
+    def _with(self, lineup: Lineup) -> Self:
+        """The same numbers, of other states."""
         made = type(self)(lineup, self.options, self.starts, weighted=self.weighted, dtype=self.dtype)
         made.load_state_dict(self.state_dict())
         return made
+
+    def appearances(self) -> tuple[Whole, Reals]:
+        """See `KnowsOutcomes`."""
+        states = self.lineup.schedule.states_by_rounds
+        return states.chain, states.time
 
     def places_in(self, larger: Self) -> Tensor:
         """See `KnowsOutcomes`."""

@@ -239,6 +239,10 @@ class TrueSkill(DuelOutlook, PyroModule):  # type: ignore[misc]
             dtype=self.prior_mean.dtype, players=tuple(players), **(own if self.link == "probit" else {}),
         )  # fmt: skip
 
+    def of_appearances(self, players: Sequence[str], player: Any, time: Any) -> TrueSkill:
+        """See `KnowsOutcomes`."""
+        return self.extended(players, player, time)
+
     def tilted(self, mean: Tensor, variance: Tensor, outcome: Tensor) -> Tilted | None:
         """See `TiltedFactors`: closed for the probit link."""
         if self.link == "logistic":

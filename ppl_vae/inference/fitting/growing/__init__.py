@@ -1,0 +1,1 @@
+"""A posterior that is kept while data come in."""
