@@ -18,6 +18,7 @@ from ppl_vae.base.errors import InputError
 from ppl_vae.data.dates import date_in_words
 from ppl_vae.data.game_joining import joined_games
 from ppl_vae.data.games import Games
+from ppl_vae.diagnostics.forecasting.live import Live
 from ppl_vae.diagnostics.forecasting.standing import Expected, Standing, states_of
 from ppl_vae.diagnostics.forecasting.states import ChainStates, States
 from ppl_vae.guides.chain_normal import ChainNormal
@@ -179,23 +180,60 @@ def walk(standing: Standing, games: Games, advance: Callable[[], object] = lambd
     if games.time is None or standing.games.time is None:
         raise InputError("walking forward goes from date to date, and the games have none")
     refuse_earlier(standing, games)
-    dates = np.unique(games.time)
     width, found = int(games.sides.max()), [np.empty(0)] * games.num_games
     mean = torch.zeros(games.num_games, width, dtype=torch.float64)
     covariance = torch.zeros(games.num_games, width, width, dtype=torch.float64)
     unseen: list[str] = []
-    for date in dates:
+    going = _Going(standing)
+    for date in np.unique(games.time):
         at = np.flatnonzero(games.time == date)
-        expected = standing.expect(games.take(at))
+        today = games.take(at)
+        expected = going.expect(today)
         size = expected.mean.shape[1]
         mean[at, :size], covariance[at, :size, :size] = expected.mean, expected.covariance
         for game, row in zip(at, expected.probability, strict=True):
             found[game] = row
         unseen += expected.unseen
-        exact = isinstance(standing.model, LinearFactors)
-        standing = learnt(standing, games.take(at)).standing if exact else assumed(standing, games.take(at))
+        going.learn(today)
         advance()
     last = standing.expect(games)
     columns = max(map(len, found))
     chances = np.stack([np.pad(row, (0, columns - len(row))) for row in found])
     return replace(last, probability=chances, mean=mean, covariance=covariance, unseen=tuple(unseen))
+
+
+class _Going:
+    """A standing on its way through dates: live where that goes, else learnt anew with each.
+
+    Args:
+        standing: at the start.
+    """
+
+    def __init__(self, standing: Standing) -> None:
+        self.standing = standing
+        self.live = _living(standing)
+
+    def expect(self, games: Games) -> Expected:
+        """What is expected of games of the next date."""
+        return (self.live or self.standing).expect(games)
+
+    def learn(self, games: Games) -> None:
+        """Learn from them."""
+        if self.live is None:
+            linear = isinstance(self.standing.model, LinearFactors)
+            self.standing = learnt(self.standing, games).standing if linear else assumed(self.standing, games)
+            return
+        try:
+            arrived = self.live.add(games).converged
+        except FloatingPointError:
+            arrived = False
+        if not arrived:  # steps that are not searched along may fail, where likelihoods are not concave
+            self.standing = learnt(self.standing, self.live.added).standing
+            self.live = _living(self.standing)
+
+
+def _living(standing: Standing) -> Live | None:
+    try:
+        return Live(standing) if Live.takes(standing) else None
+    except FloatingPointError:
+        return None

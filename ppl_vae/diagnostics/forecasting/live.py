@@ -27,15 +27,13 @@ from ppl_vae.program.factors import LinearFactors
 from ppl_vae.program.outcomes import KnowsOutcomes
 from ppl_vae.program.tridiagonal import by_chain
 
-__all__ = ["Live", "can_live"]
+__all__ = ["Live"]
 
 Floats = NDArray[np.float64]
 Whole = NDArray[np.int64]
-
-
-def can_live(standing: Standing) -> bool:
-    """Whether a standing is one that `Live` keeps."""
-    return isinstance(standing.states, ChainStates) and isinstance(standing.model, LinearFactors)
+# After so many times that games were added, what the series leave out is looked at; and how much of it, in
+# sds and of log variances, may stay.
+CHECKED, ALLOWED = 50, 1e-3
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,11 +69,13 @@ class Live:
 
     def __init__(self, standing: Standing) -> None:
         model, states = standing.model, standing.states
-        if not isinstance(states, ChainStates) or not isinstance(model, LinearFactors):
+        if not self.takes(standing):
             raise InputError(
                 "games are added to standings of models of linear predictors under the guide of independent "
                 "chains"
             )
+        assert isinstance(states, ChainStates)
+        assert isinstance(model, LinearFactors)
         self._asked: tuple[Games, _Frame] | None = None
         self._first, self._added, self._model = standing, list[Games](), standing.model
         factors = Factors.of(model, *standing.model.arguments_of(standing.games))
@@ -91,10 +91,20 @@ class Live:
         self._last = np.empty(int(chain.max()) + 1, dtype=np.int64)
         self._last[self._owner] = np.arange(len(chain))  # of each chain's the last one stays
 
+    @staticmethod
+    def takes(standing: Standing) -> bool:
+        """Whether a standing is one that can be kept so."""
+        return isinstance(standing.states, ChainStates) and isinstance(standing.model, LinearFactors)
+
     @property
     def players(self) -> tuple[str, ...]:
         """Who has played."""
         return self._like.players
+
+    @property
+    def added(self) -> Games:
+        """All games that were added."""
+        return reduce(joined_games, self._added)
 
     def expect(self, games: Games) -> Expected:
         """What is expected of further games, whose own outcomes are not read.
@@ -127,7 +137,10 @@ class Live:
         self._asked = None
         if games.time is not None:
             self.date = float(games.time.max())
-        return self.posterior.settle(tolerance)
+        found = self.posterior.settle(tolerance)
+        if len(self._added) % CHECKED == 0 and max(self.posterior.check()) > ALLOWED:
+            found = self.posterior.renew(tolerance)
+        return found
 
     def standing(self) -> Standing:
         """What is known now, as if it had been found at once."""
@@ -142,7 +155,8 @@ class Live:
         mean, sites = torch.empty_like(chains.mean), torch.empty_like(chains.mean)
         mean[theirs] = torch.from_numpy(self.posterior.mean[mine])
         sites[theirs] = torch.from_numpy(self.posterior.sites[mine])
-        return Standing(model, ChainStates(chains, mean, sites), reduce(joined_games, self._added, self._first.games))
+        games = joined_games(self._first.games, self.added) if self._added else self._first.games
+        return Standing(model, ChainStates(chains, mean, sites), games)
 
     def _frame(self, games: Games) -> _Frame:
         """A few games, with what is known of their players' last states; made once for both who ask."""
@@ -170,7 +184,8 @@ class Live:
         chains = prior_chains(model)
         at = self._last_of(model)
         known = torch.from_numpy(at >= 0)
-        mean, variance = (torch.from_numpy(part[at]) for part in (self.posterior.mean, self.posterior.variance))
+        known_states = (self.posterior.mean, self.posterior.variance)
+        mean, variance = (torch.from_numpy(part[at]) for part in known_states)
         noise, zero = (mean - chains.mean) / chains.variance.sqrt(), torch.zeros_like(mean)
         # Sites that make this variance of the prior's: less than none where a walk has widened it.
         sites = variance.reciprocal() - chains.variance.reciprocal()
@@ -200,10 +215,8 @@ class Live:
         new = order[known[order] < 0]
         before = np.where(last[chain[new]] < 0, size, last[chain[new]] + 1)
         place = self.posterior.append(factors, known, before, mean)
-        self._owner, self._time = (
-            np.insert(mine, before, values[new])
-            for mine, values in ((self._owner, chain), (self._time, time))
-        )
+        self._owner = np.insert(self._owner, before, chain[new])
+        self._time = np.insert(self._time, before, time[new])
         last += np.searchsorted(np.sort(before), last, side="right")
         last[chain[order]] = place[order]
         self._last = last

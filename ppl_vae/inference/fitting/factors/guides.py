@@ -28,7 +28,7 @@ from ppl_vae.inference.fitting.gaussians.autoguides import read_gaussian, write_
 from ppl_vae.program.chains import Chains, Innovations
 from ppl_vae.program.pair import Pair
 
-__all__ = ["FactorGuide", "guide_of", "takes"]
+__all__ = ["FactorGuide", "guide_of", "refuse_meetings", "takes"]
 
 
 class FactorGuide(Protocol):
@@ -103,7 +103,7 @@ class _MeanField:
             raise InputError(
                 f"the model's latent site is {factors.site} ({size},), and the guide has {', '.join(listed)}"
             )
-        _refuse_meetings(factors)
+        refuse_meetings(factors)
         return InnovationFamily(factors, _coordinates(self.guide, factors))
 
     def read(self, factors: Factors) -> tuple[Tensor, Tensor]:
@@ -136,7 +136,7 @@ class _Chains:
     guide: ChainNormal
 
     def family(self, factors: Factors) -> ChainFamily:
-        _refuse_meetings(factors)
+        refuse_meetings(factors)
         return ChainFamily(factors)
 
     def read(self, factors: Factors) -> tuple[Tensor, Tensor]:
@@ -174,7 +174,7 @@ class _Joint:
             )
         if factors.chains.num_states <= MOST_DENSE:
             return JointFamily(factors)
-        _refuse_meetings(factors)
+        refuse_meetings(factors)
         return ChainFamily(factors)
 
     def read(self, factors: Factors) -> tuple[Tensor, Tensor]:
@@ -254,7 +254,12 @@ def _set_positive(guide: Any, name: str, values: Tensor) -> None:
     leaf.copy_(transform_to(constraints.positive).inv(values.to(leaf).clamp_min(least)))
 
 
-def _refuse_meetings(factors: Factors) -> None:
+def refuse_meetings(factors: Factors) -> None:
+    """Refuse data of which a row reads a chain twice, which guides of independent chains cannot take.
+
+    Raises:
+        InputError: naming the first.
+    """
     if factors.meeting is not None:
         row, states = factors.meeting
         raise InputError(

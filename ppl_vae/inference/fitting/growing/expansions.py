@@ -57,9 +57,7 @@ class Expansions:
         self.observed = tuple(map(torch.cat, zip(self.observed, observed, strict=True)))
         self.count = np.concatenate([self.count, count])
 
-    def set(
-        self, rows: NDArray[np.int64], mean: Floats, variance: Floats, derivatives: Floats
-    ) -> None:
+    def set(self, rows: NDArray[np.int64], mean: Floats, variance: Floats, derivatives: Floats) -> None:
         """What `integrate` found of some rows."""
         self._place_new(len(self.count))
         self.mean[rows], self.variance[rows], self.derivatives[:, rows] = mean, variance, derivatives

@@ -3,9 +3,9 @@
 The fixed point is that of natural gradients (`factors.families`): site precisions x = (A∘A)ᵀ(−h) and a mean m
 with Aᵀ g = P (m − μ), of all data, old ones too. Nothing is made anew when data come in: states are put at
 the ends of their chains, where the prior carries them, and rows behind the others; Newton steps then go on
-from there. Rows are integrated again only where their predictors have moved (`Expansions`): the others' slopes
-and curvatures follow by their series. What the series leave out does not add up over time, for it hangs on
-how far a row is from where it was integrated last; `Growing.check` tells what it comes to.
+from there. Rows are integrated again only where their predictors have moved (`Expansions`): the others'
+slopes and curvatures follow by their series. What the series leave out does not add up over time, for it
+hangs on how far a row is from where it was integrated last; `Growing.check` tells what it comes to.
 """
 
 from __future__ import annotations
@@ -152,6 +152,11 @@ class Growing:
             left = change * min(1.0, change / before) if number else change
             before, number = change, number + 1
         return Settled(number, left, left <= tolerance)
+
+    def renew(self, tolerance: float = TOLERANCE) -> Settled:
+        """Integrate all rows where they are, with as many nodes as that takes, and settle."""
+        self._choose_nodes()
+        return self.settle(tolerance)
 
     def check(self) -> tuple[float, float]:
         """How far means, in sds, and log variances are from where a step with twice the nodes of all rows,

@@ -1,0 +1,136 @@
+"""Games added one date after another, against fits of all games from nothing."""
+
+import numpy as np
+import pytest
+
+from ppl_vae.base.errors import InputError
+from ppl_vae.data.games import Games
+from ppl_vae.diagnostics.forecasting.learning import walk
+from ppl_vae.diagnostics.forecasting.live import Live
+from ppl_vae.diagnostics.forecasting.standing import Standing, states_of
+from ppl_vae.guides.chain_normal import ChainNormal
+from ppl_vae.inference.fitting import natural
+from ppl_vae.inference.fitting.growing.posterior import Growing
+from ppl_vae.models import Skills, TrueSkill
+from ppl_vae.program.pair import Pair
+from tests.models.skills.seasons import games_of, season
+
+NUMBERS = {"draws": True, "margin": 0.3, "skill_sd": 1.0, "drift": "10", "drift_sd": 0.4, "home": True}
+# What may be left of means in their sds, and of sds relatively.
+ALLOWED = 1e-3
+
+
+def fitted(games: Games, **numbers: object) -> Standing:
+    return from_nothing(Skills.from_data(games, **(numbers or NUMBERS)), games)  # type: ignore[arg-type]
+
+
+def from_nothing(model: Skills | TrueSkill, games: Games) -> Standing:
+    pair, data = Pair(model, ChainNormal(model)), model.arguments_of(games)
+    natural.fit(pair, *data, tolerance=1e-8, progress=False)
+    return Standing(model, states_of(pair, *data), games)
+
+
+def assert_equal_standings(found: Standing, expected: Standing) -> None:
+    """All states, of all dates."""
+    assert found.games.players == expected.games.players
+    mine, theirs = found.states, expected.states
+    place = found.model.places_in(expected.model)
+    np.testing.assert_array_equal(np.sort(place), np.arange(len(theirs.mean)))
+    variance = theirs.variance[place]  # type: ignore[attr-defined]
+    off = (mine.mean - theirs.mean[place]).abs() / variance.sqrt()
+    assert float(off.max()) <= ALLOWED
+    assert float(((mine.variance / variance).sqrt() - 1).abs().max()) <= ALLOWED  # type: ignore[attr-defined]
+
+
+def by_date(games: Games) -> list[Games]:
+    assert games.time is not None
+    return [games.take(np.flatnonzero(games.time == date)) for date in np.unique(games.time)]
+
+
+def test_each_date_ends_where_a_fit_from_nothing_does() -> None:
+    """Dates with several games, with players who are new, and one that is that of the last games."""
+    every = season(60, 8, seed=2, dates=20)
+    assert every.time is not None
+    before = every.take(np.flatnonzero(every.time < 15))
+    live, start = Live(fitted(before)), fitted(before)
+    new = games_of(
+        [(("P0", "new"), (0, 1)), (("new", "P3"), (0, 1)), (("P1", "newer"), (0, 0))],
+        time=np.array([20.0, 22.0, 22.0]), covariates={"home": np.array([1.0, 0, 0, 0, 1, 0])},
+    )  # fmt: skip
+    again = games_of([(("P2", "new"), (0, 1))], time=np.array([22.0]), covariates={"home": np.zeros(2)})
+    for games in (*by_date(every.take(np.flatnonzero(every.time >= 15)))[::2], new, again):
+        assert live.add(games).converged
+        found = live.standing()
+        assert_equal_standings(found, fitted(found.games))
+    # Old opponents of those who played are known otherwise than before.
+    idle = int(np.setdiff1d(before.player, np.concatenate([new.player, again.player]))[0])
+    moved = live.standing().levels(18.0, num_draws=2)[0][idle] - start.levels(18.0, num_draws=2)[0][idle]
+    assert abs(moved) > 1e-3
+    fixtures = games_of([(("P5", "newest"), (0, 1))], time=np.array([30.0]), covariates={"home": np.zeros(2)})
+    np.testing.assert_allclose(
+        live.expect(fixtures).probability, live.standing().expect(fixtures).probability, atol=1e-12
+    )
+
+
+@pytest.mark.parametrize("process", ["ou", "goals", "at rest"])
+def test_other_models(process: str) -> None:
+    """Skills that are drawn back, goals of two rows a game, and skills that stay."""
+    numbers = {
+        "ou": {**NUMBERS, "process": "ou"},
+        "goals": {"outcome": "goals", "skill_sd": 0.3, "drift": "10", "drift_sd": 0.1, "home": True},
+        "at rest": {"draws": True, "margin": 0.3, "skill_sd": 1.0},
+    }[process]
+    every = season(50, 6, seed=3, dates=12, scores="whole" if process == "goals" else "")
+    assert every.time is not None
+    live = Live(fitted(every.take(np.flatnonzero(every.time < 9)), **numbers))
+    for games in by_date(every.take(np.flatnonzero(every.time >= 9))):
+        live.add(games)
+    found = live.standing()
+    # The prior of goals' common level is about what they were on average when the first fit was made.
+    again = fitted(found.games, **numbers).model if process != "goals" else found.model
+    assert_equal_standings(found, from_nothing(again, found.games))  # type: ignore[arg-type]
+
+
+def test_trueskill_is_kept_too() -> None:
+    rng = np.random.default_rng(0)
+    rows = [((f"P{a}", f"P{b}"), (0, 1)) for a, b in (rng.permutation(6)[:2] for _ in range(40))]
+    every = games_of(rows)
+    first = every.take(np.arange(30))
+    live = Live(from_nothing(TrueSkill.from_data(first), first))
+    live.add(every.take(np.arange(30, 40)))
+    found = live.standing()
+    assert_equal_standings(found, from_nothing(TrueSkill.from_data(found.games), found.games))
+
+
+def test_rows_are_not_integrated_for_nothing() -> None:
+    """A date integrates its own games, and few others."""
+    every = season(300, 12, seed=6, dates=100)
+    assert every.time is not None
+    live = Live(fitted(every.take(np.flatnonzero(every.time < 98))))
+    before = live.posterior.integrated
+    added = every.take(np.flatnonzero(every.time >= 98))
+    live.add(added)
+    assert live.posterior.integrated - before <= 5 * added.num_games
+    assert max(live.posterior.check()) <= ALLOWED
+
+
+def test_a_walk_goes_on_where_steps_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    every = season(40, 5, seed=4, dates=12)
+    assert every.time is not None
+    standing = fitted(every.take(np.flatnonzero(every.time < 9)))
+    later = every.take(np.flatnonzero(every.time >= 9))
+    expected = walk(standing, later)
+
+    def fails(*_: object) -> None:
+        raise FloatingPointError
+
+    monkeypatch.setattr(Growing, "settle", fails)
+    np.testing.assert_allclose(walk(standing, later).probability, expected.probability, atol=1e-3)
+
+
+def test_games_come_in_order() -> None:
+    games = season(20, 5, dates=10)
+    assert games.time is not None
+    early = games_of([(("P0", "P1"), (0, 1))], time=np.array([3.0]), covariates={"home": np.zeros(2)})
+    with pytest.raises(InputError, match="in the order of their dates"):
+        Live(fitted(games)).add(early)
