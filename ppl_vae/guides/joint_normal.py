@@ -188,7 +188,7 @@ class JointNormal(PyroModule):  # type: ignore[misc]
             model: Any = self._plain[0]
             merged = model.rows(*data).merged()
             like = self.loc
-            self._design = Design(merged.pointer, merged.column, merged.value.detach().to(like))
+            self._design = Design(merged.ends, merged.column, merged.values.detach().to(like))
             weight = torch.full((merged.num_rows,), self.init_weight).to(like)
             self.weight = PyroParam(weight, constraints.positive)
         return self._design

@@ -19,23 +19,29 @@ MOST_ENTRIES = 8
 # An odd number whose multiples mix all bits (Steele and Vigna 2022), modulo 2^64.
 MIXING = np.uint64(0xD1342543DE82EF95)
 COLUMN_BITS = 24
+# Rows that are worked on at once: bounds the memory.
+BLOCK = 2**16
 
 
 @dataclass(frozen=True, eq=False)
 class Design:
     """A sparse matrix A of R rows in CSR form, with what is observed of every row.
 
+    Of ten million games, positions and values that all rows have alike would take most of the memory: both
+    may be given once for all rows.
+
     Attributes:
-        pointer: row r has the entries ``pointer[r] : pointer[r + 1]``; int64, shape (R + 1,).
-        column: of every entry, int64, shape (E,).
-        value: of every entry, shape (E,).
+        ends: row r has the entries ``ends[r] : ends[r + 1]``, shape (R + 1,); or the number K of entries that
+            every row has.
+        column: of every entry, integers of shape (E,).
+        values: of every entry, shape (E,); or of the K entries of every row, shape (K,).
         observed: what a row's log likelihood takes beside its predictor, each of shape (R, ...).
         count: how many times the row's log likelihood counts, not negative, shape (R,); None for once.
     """
 
-    pointer: Tensor
+    ends: Tensor | int
     column: Tensor
-    value: Tensor
+    values: Tensor
     observed: tuple[Tensor, ...] = ()
     count: Tensor | None = None
 
@@ -51,31 +57,53 @@ class Design:
             observed, count: of the rows.
         """
         rows, each = column.shape
-        pointer = torch.arange(0, rows * each + 1, max(each, 1), device=column.device)
-        values = value.expand(column.shape).reshape(-1)
-        return cls(pointer[: rows + 1], column.reshape(-1), values, observed, count)
+        if not each:
+            return cls(torch.zeros(rows + 1, dtype=torch.int64), column.reshape(-1), value, observed, count)
+        once = value.dim() < 2 or len(value) == 1
+        values = value.expand(1 if once else rows, each).reshape(-1)
+        return cls(each, column.reshape(-1), values, observed, count)
 
     @property
     def num_rows(self) -> int:
         """R."""
-        return len(self.pointer) - 1
+        return len(self.column) // self.ends if isinstance(self.ends, int) else len(self.ends) - 1
 
     @property
     def width(self) -> int | None:
         """The number of entries of every row, where all have the same."""
-        lengths = self.pointer.diff()
+        if isinstance(self.ends, int):
+            return self.ends
+        lengths = self.ends.diff()
         return int(lengths[0]) if len(lengths) and bool((lengths == lengths[0]).all()) else None
+
+    @property
+    def pointer(self) -> Tensor:
+        """Row r has the entries ``pointer[r] : pointer[r + 1]``; shape (R + 1,)."""
+        if isinstance(self.ends, int):
+            return torch.arange(0, len(self.column) + 1, self.ends, device=self.column.device)
+        return self.ends
+
+    @property
+    def rows_are_alike(self) -> bool:
+        """Whether the values are given once for all rows."""
+        return isinstance(self.ends, int) and len(self.values) == self.ends
+
+    @property
+    def value(self) -> Tensor:
+        """Of every entry, shape (E,)."""
+        return self.values.repeat(self.num_rows) if self.rows_are_alike else self.values
 
     @cached_property
     def padded(self) -> tuple[list[Tensor], list[Tensor]]:
         """Columns and values of the k-th entries of all rows, each (R,); zeros where a row has fewer."""
-        starts, lengths = self.pointer[:-1], self.pointer.diff()
+        pointer, value = self.pointer, self.value
+        starts, lengths = pointer[:-1], pointer.diff()
         columns, values = [], []
         for k in range(int(lengths.max())):
             there = k < lengths
             entry = torch.where(there, starts + k, 0)
             columns.append(torch.where(there, self.column[entry], 0).long())
-            values.append(torch.where(there, self.value[entry], 0.0))
+            values.append(torch.where(there, value[entry], 0.0))
         return columns, values
 
     def gram(self, weight: Tensor, num_states: int) -> Tensor:
@@ -88,7 +116,7 @@ class Design:
 
     def row_variances(self, covariance: Tensor) -> Tensor:
         """The diagonal of A S Aᵀ for a dense S (N, N), shape (R,)."""
-        found = torch.zeros_like(self.value[:1]).expand(self.num_rows).clone()
+        found = torch.zeros_like(self.values[:1]).expand(self.num_rows).clone()
         for first, own in zip(*self.padded, strict=True):
             for second, other in zip(*self.padded, strict=True):
                 found += own * other * covariance[first, second]
@@ -110,16 +138,16 @@ class Design:
         Raises:
             InputError: naming the first wrong row.
         """
-        lengths = self.pointer.diff()
-        if (
-            self.pointer[:1].tolist() != [0]
-            or int(self.pointer[-1]) != len(self.column)
-            or (lengths < 0).any()
-        ):
+        if isinstance(self.ends, int):
+            fits = self.ends > 0 and len(self.column) % self.ends == 0
+        else:
+            fits = self.ends[:1].tolist() == [0] and int(self.ends[-1]) == len(self.column)
+            fits = fits and not bool((self.ends.diff() < 0).any())
+        if not fits:
             raise InputError(
                 "the pointers of a design matrix go from 0 to its number of entries and do not fall"
             )
-        entries = {"value": len(self.value), "column": len(self.column)}
+        entries = {"value": len(self.column if self.rows_are_alike else self.values)}
         rows = {f"observed[{k}]": len(part) for k, part in enumerate(self.observed)}
         rows |= {} if self.count is None else {"count": len(self.count)}
         wrong = {k: v for k, v in entries.items() if v != len(self.column)}
@@ -129,8 +157,8 @@ class Design:
                 f"a design matrix of {self.num_rows} rows and {len(self.column)} entries has {wrong}; its "
                 "parts are as long as one or the other"
             )
-        outside = (self.column < 0) | (self.column >= num_states)
-        if outside.any():
+        if len(self.column) and not 0 <= int(self.column.min()) <= int(self.column.max()) < num_states:
+            outside = (self.column < 0) | (self.column >= num_states)
             entry = int(outside.nonzero()[0])
             row = int(torch.searchsorted(self.pointer, entry, right=True)) - 1
             raise InputError(
@@ -147,36 +175,63 @@ class Design:
         width = self.width
         if not width or width > MOST_ENTRIES or any(part.requires_grad for part in self.observed):
             return self
-        columns = self.column.numpy(force=True).astype(np.int32).reshape(-1, width)
-        parts = [columns, self.value.numpy(force=True).reshape(-1, width)]
-        parts += [part.numpy(force=True).reshape(self.num_rows, -1) for part in self.observed]
-        order = _order(columns, parts)
-        new = np.zeros(self.num_rows, dtype=bool)
-        new[:1] = True
-        for part in parts:
-            for k in range(part.shape[1]):
-                values = part[order, k]
-                new[1:] |= values[1:] != values[:-1]
-        starts = np.flatnonzero(new)
+        parts = [
+            self.column.numpy(force=True).astype(np.int32, copy=False).reshape(-1, width),
+            self.values.numpy(force=True).reshape(-1, width),
+            *(part.numpy(force=True).reshape(self.num_rows, -1) for part in self.observed),
+        ]
+        order = np.argsort(_keys(parts))
+        starts = np.flatnonzero(_is_new(parts, order))
         if len(starts) == self.num_rows:
             return self
-        count = np.ones(self.num_rows) if self.count is None else self.count.numpy(force=True)[order]
-        counts = torch.from_numpy(np.add.reduceat(count, starts).astype(np.float64))
-        kept = torch.from_numpy(order[starts])
-        entries = (part.reshape(-1, width)[kept] for part in (self.column, self.value))
-        observed = (part[kept] for part in self.observed)
-        return Design.of_entries(*entries, *observed, count=counts.to(self.value.device))
+        if self.count is None:
+            counts = np.diff(starts, append=self.num_rows)
+        else:
+            counts = np.add.reduceat(self.count.numpy(force=True)[order], starts)
+        kept = order[starts]
+        del order
+        device = self.column.device
+        rows = torch.from_numpy(kept).to(device)
+        return Design(
+            width,
+            torch.from_numpy(parts[0][kept].reshape(-1)).to(device),
+            self.values if self.rows_are_alike else self.values.reshape(-1, width)[rows].reshape(-1),
+            tuple(part[rows] for part in self.observed),
+            torch.from_numpy(counts.astype(np.float64)).to(self.values.device),
+        )
 
 
-def _order(columns: np.ndarray, parts: list[np.ndarray]) -> np.ndarray:
-    """An order in which rows with the same first column are together, and of them those that are equal."""
-    mixed = np.zeros(len(columns), dtype=np.uint64)
-    for part in parts:
-        for k in range(part.shape[1]):
-            bits = np.ascontiguousarray(part[:, k], dtype=np.float64).view(np.uint64)
-            mixed ^= bits
-            mixed *= MIXING
-            mixed ^= mixed >> np.uint64(32)
+def _keys(parts: list[np.ndarray]) -> np.ndarray:
+    """Numbers by which rows with the same first column are together, and of them those that are equal.
+
+    Args:
+        parts: columns, values and what is observed, each of shape (R, ...), or (1, ...) for all rows.
+    """
     rest = np.uint64(64 - COLUMN_BITS)
-    first = columns[:, 0].astype(np.uint64) & np.uint64(2**COLUMN_BITS - 1)
-    return np.argsort((first << rest) | (mixed >> np.uint64(COLUMN_BITS)))
+    keys = np.empty(len(parts[0]), dtype=np.uint64)
+    for start in range(0, len(keys), BLOCK):
+        here = slice(start, start + BLOCK)
+        mixed = np.zeros(len(keys[here]), dtype=np.uint64)
+        for part in parts:
+            block = part if len(part) == 1 else part[here]
+            for k in range(part.shape[1]):
+                mixed ^= np.ascontiguousarray(block[:, k], dtype=np.float64).view(np.uint64)
+                mixed *= MIXING
+                mixed ^= mixed >> np.uint64(32)
+        first = parts[0][here, 0].astype(np.uint64) & np.uint64(2**COLUMN_BITS - 1)
+        keys[here] = (first << rest) | (mixed >> np.uint64(COLUMN_BITS))
+    return keys
+
+
+def _is_new(parts: list[np.ndarray], order: np.ndarray) -> np.ndarray:
+    """Which rows in this order differ from the one before, shape (R,)."""
+    new = np.zeros(len(order), dtype=bool)
+    new[:1] = True
+    for start in range(0, len(order), BLOCK):
+        rows = order[max(0, start - 1) : start + BLOCK]
+        found = new[max(1, start) : start + BLOCK]
+        for part in parts:
+            if len(part) > 1:
+                block = part[rows]
+                found |= (block[1:] != block[:-1]).any(1)
+    return new

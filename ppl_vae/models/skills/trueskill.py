@@ -223,9 +223,11 @@ class TrueSkill(DuelOutlook, PyroModule):  # type: ignore[misc]
     def rows(self, outcome: Tensor, players: Tensor) -> Design:
         """See `LinearFactors`: s_winner − s_loser of every game, of draws the first player's less the
         second's; what is observed is whether it was won (1) or drawn (½)."""
-        won = torch.where((outcome == 0)[:, None], players.flip(-1), players)
+        if (lost := outcome == 0).any():
+            players = torch.where(lost[:, None], players.flip(-1), players)
+            outcome = torch.where(lost, 1.0, outcome)
         value = torch.tensor([1.0, -1.0], dtype=torch.float64, device=players.device)
-        return Design.of_entries(won, value, torch.where(outcome == 0, 1.0, outcome))
+        return Design.of_entries(players, value, outcome)
 
     def log_likelihood(self, predictor: Tensor, outcome: Tensor) -> Tensor:
         """log P(won) or log P(drawn) at differences of skills, elementwise, in nats."""

@@ -26,6 +26,7 @@ from ppl_vae.base.errors import InputError
 from ppl_vae.program.chains import Chains
 from ppl_vae.program.design import Design
 from ppl_vae.program.factors import LinearFactors
+from ppl_vae.program.products import OfRows, Products, products_of
 
 __all__ = ["Expected", "Factors", "hermite_rule", "meeting_of"]
 
@@ -66,7 +67,7 @@ class Factors:
         chains: its prior, as the model's parameters are now.
         design: the distinct rows.
         log_likelihood: the model's ℓ.
-        matrix, squares: A and A∘A as SciPy's CSR arrays, which share their pattern.
+        products: of A.
         meeting: the first row of the data that reads two states of one chain, and its states.
     """
 
@@ -74,8 +75,7 @@ class Factors:
     chains: Chains
     design: Design
     log_likelihood: Callable[..., Tensor]
-    matrix: Any
-    squares: Any
+    products: Products
     meeting: tuple[int, list[int]] | None
 
     @classmethod
@@ -85,8 +85,6 @@ class Factors:
         Raises:
             InputError: for a design matrix that does not fit the prior, or sees no data.
         """
-        from scipy.sparse import csr_array
-
         site, prior = model.normal_prior()
         chains, design = prior.detach(), model.rows(*data)
         design.check(chains.num_states)
@@ -94,9 +92,8 @@ class Factors:
             raise InputError("the design matrix has no rows: there are no data to fit")
         meeting = meeting_of(design, chains)
         design = _plain(design.merged())
-        matrix = design.csr(chains.num_states)
-        squares = csr_array((matrix.data**2, matrix.indices, matrix.indptr), shape=matrix.shape)
-        return cls(site, chains, design, model.log_likelihood, matrix, squares, meeting)
+        products = products_of(design, chains.num_states)
+        return cls(site, chains, design, model.log_likelihood, products, meeting)
 
     def under(self, model: LinearFactors) -> Factors:
         """The same data with the parameters that the model has now."""
@@ -107,23 +104,27 @@ class Factors:
         """Number of distinct rows."""
         return self.design.num_rows
 
-    def predictor(self, states: Tensor) -> Tensor:
+    def predictor(self, states: Tensor) -> OfRows:
         """A s, shape (R,)."""
-        return torch.from_numpy(self.matrix @ states.numpy())
+        return self.products.times(states)
 
     def gather(self, of_rows: Tensor) -> Tensor:
         """Aᵀ y, shape (N,)."""
-        return torch.from_numpy(self.matrix.T @ of_rows.numpy())
+        return self.products.gathered(of_rows)
 
     def gather_squares(self, of_rows: Tensor) -> Tensor:
         """(A∘A)ᵀ y, shape (N,)."""
-        return torch.from_numpy(self.squares.T @ of_rows.numpy())
+        return self.products.gathered(of_rows, squared=True)
 
-    def predictor_variance(self, variance: Tensor) -> Tensor:
+    def curved(self, of_rows: Tensor, states: Tensor) -> Tensor:
+        """Aᵀ diag(y) A s, shape (N,)."""
+        return self.products.curved(of_rows, states)
+
+    def predictor_variance(self, variance: Tensor) -> OfRows:
         """(A∘A) v of independent states, shape (R,)."""
-        return torch.from_numpy(self.squares @ variance.numpy())
+        return self.products.times(variance, squared=True)
 
-    def expect(self, predictor: Tensor, variance: Tensor, rule: Tensor) -> Expected:
+    def expect(self, predictor: OfRows, variance: OfRows, rule: Tensor) -> Expected:
         """Integrate every row's ℓ over N(predictor, variance).
 
         The curvature is E[x ℓ′]/sd by Stein's lemma: slope and curvature are then derivatives of the
@@ -132,7 +133,7 @@ class Factors:
         nodes, weights = rule
         count = self.design.count
         least = LEAST_SD**2 * float(variance.max()) or LEAST_SD**2
-        slope, curvature, values = torch.empty_like(predictor), torch.empty_like(predictor), []
+        slope, curvature, values = rule.new_empty(self.size), rule.new_empty(self.size), []
         for here, observed in self._chunks(len(nodes)):
             spread = variance[here].clamp_min(least).sqrt()
             with torch.enable_grad():
@@ -148,12 +149,12 @@ class Factors:
             curvature *= count
         return Expected(math.fsum(values), slope, curvature)
 
-    def expected_likelihood(self, predictor: Tensor, variance: Tensor, rule: Tensor) -> Iterator[Tensor]:
+    def expected_likelihood(self, predictor: OfRows, variance: OfRows, rule: Tensor) -> Iterator[Tensor]:
         """Σ_r c_r E[ℓ(d_r)] chunk by chunk, differentiable in the model's parameters."""
         nodes, weights = rule
-        sd = variance.clamp_min(0).sqrt()
         for here, observed in self._chunks(len(nodes)):
-            at = torch.addcmul(predictor[here], nodes[:, None], sd[here])
+            sd = variance[here].clamp_min(0).sqrt()
+            at = torch.addcmul(predictor[here], nodes[:, None], sd)
             value = weights @ self.log_likelihood(at, *observed)
             yield value.sum() if self.design.count is None else value @ self.design.count[here]
 
@@ -166,18 +167,10 @@ class Factors:
 
 def meeting_of(design: Design, chains: Chains) -> tuple[int, list[int]] | None:
     """The first row that reads two states of one chain, and its states; None where none does."""
-    offsets = torch.tensor(chains.rounds)
-    chain, there = design.column.cpu(), design.value.detach().cpu() != 0
-    if len(offsets) > 2:
-        chain = chain - offsets[torch.searchsorted(offsets, chain, right=True) - 1]
     if width := design.width:
-        # What weighs nothing, as entries that fill a row up, is not read.
-        chain = torch.where(there, chain, -1).reshape(-1, width)
-        twice = torch.zeros(design.num_rows, dtype=torch.bool)
-        for first, second in combinations(chain.unbind(1), 2):
-            twice |= (first == second) & (first >= 0)
-        found = twice.nonzero()[:1, 0].tolist()
+        found = _meeting_in_even(design, chains, width)
     else:
+        chain, there = _chain_of(design.column.cpu(), chains), design.value.detach().cpu() != 0
         rows = torch.repeat_interleave(torch.arange(design.num_rows), design.pointer.cpu().diff())
         codes = (rows * chains.num_chains + chain)[there].sort().values
         again = codes[1:][codes[1:] == codes[:-1]]
@@ -188,15 +181,41 @@ def meeting_of(design: Design, chains: Chains) -> tuple[int, list[int]] | None:
     return found[0], design.column[start:end].tolist()
 
 
+def _meeting_in_even(design: Design, chains: Chains, width: int) -> list[int]:
+    """The first such row of a matrix whose rows have the same number of entries; in blocks, for memory."""
+    columns, values = design.column.reshape(-1, width), design.values.detach().reshape(-1, width)
+    for start in range(0, len(columns), CHUNK):
+        here = slice(start, start + CHUNK)
+        chain = _chain_of(columns[here].cpu(), chains)
+        # What weighs nothing, as entries that fill a row up, is not read.
+        there = (values if design.rows_are_alike else values[here]).cpu() != 0
+        chain = torch.where(there, chain, -1)
+        twice = torch.zeros(len(chain), dtype=torch.bool)
+        for first, second in combinations(chain.unbind(1), 2):
+            twice |= (first == second) & (first >= 0)
+        if found := twice.nonzero()[:1, 0].tolist():
+            return [start + found[0]]
+    return []
+
+
+def _chain_of(column: Tensor, chains: Chains) -> Tensor:
+    """The chain of each state, numbered by its first state."""
+    if len(chains.rounds) <= 2:
+        return column
+    offsets = torch.tensor(chains.rounds)
+    return column - offsets[torch.searchsorted(offsets, column, right=True) - 1]
+
+
 def _plain(design: Design) -> Design:
     """On the CPU, its floats in float64, and as small as it goes."""
-    pointer, column = design.pointer.cpu(), design.column.cpu()
-    if len(column) < 2**31:  # then SciPy's matrix has the same memory
-        pointer, column = pointer.int(), column.int()
-    value = design.value.detach().cpu().double()
+    ends, column = design.ends, design.column.cpu()
+    small = len(column) < 2**31  # then SciPy's matrix has the same memory
+    if isinstance(ends, Tensor):
+        ends = ends.cpu().int() if small else ends.cpu()
+    values = design.values.detach().cpu().double()
     observed = tuple(
         part.detach().cpu().double() if part.is_floating_point() else part.detach().cpu()
         for part in design.observed
     )
     count = None if design.count is None else design.count.detach().cpu().double()
-    return Design(pointer, column, value.contiguous(), observed, count)
+    return Design(ends, column.int() if small else column, values.contiguous(), observed, count)

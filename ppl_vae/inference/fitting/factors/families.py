@@ -30,6 +30,7 @@ from torch import Tensor
 from ppl_vae.base.errors import InputError
 from ppl_vae.inference.fitting.factors.expectations import Expected, Factors
 from ppl_vae.program.chains import Chains, Smoother
+from ppl_vae.program.products import OfRows
 from ppl_vae.program.solving import conjugate_gradients
 
 __all__ = [
@@ -75,11 +76,11 @@ class FactorFamily(Protocol):
         """What sites make of the prior; None where that is no Gaussian."""
         ...
 
-    def predictor_variance(self, spread: Spread) -> Tensor:
+    def predictor_variance(self, spread: Spread) -> OfRows:
         """Variances of A s, shape (R,)."""
         ...
 
-    def seen(self, spread: Spread, predictor_variance: Tensor) -> Tensor:
+    def seen(self, spread: Spread, predictor_variance: OfRows) -> Tensor:
         """The variances that the sites multiply in the KL."""
         ...
 
@@ -106,17 +107,17 @@ class ChainFamily:
         """The smoother of the chains with these sites."""
         return self.factors.chains.smoother(sites, plain=True)
 
-    def predictor_variance(self, spread: Spread) -> Tensor:
+    def predictor_variance(self, spread: Spread) -> OfRows:
         """Sums of the states' own."""
         return self.factors.predictor_variance(spread.variance)
 
-    def seen(self, spread: Spread, predictor_variance: Tensor) -> Tensor:
+    def seen(self, spread: Spread, predictor_variance: OfRows) -> Tensor:
         """The states' variances."""
         return spread.variance
 
     def target(self, sites: Tensor, spread: Spread, expected: Expected) -> Tensor:
         """(A∘A)ᵀ(−h), not negative, which it would be where ℓ is not concave."""
-        return self.factors.gather_squares(-expected.curvature).clamp_min_(0)
+        return self.factors.gather_squares(expected.curvature).neg_().clamp_min_(0)
 
     def step(self, mean: Tensor, spread: Spread | None, expected: Expected) -> Tensor:
         """See `_by_gradients`."""
@@ -137,7 +138,7 @@ def _by_gradients(factors: Factors, mean: Tensor, spread: Spread | None, expecte
         spread = chains.smoother(factors.gather_squares(stiffness), plain=True)
 
     def times(x: Tensor) -> Tensor:
-        return chains.precision_times(x) + factors.gather(stiffness * factors.predictor(x))
+        return chains.precision_times(x) + factors.curved(stiffness, x)
 
     return conjugate_gradients(times, rising, spread.solve)
 
@@ -204,11 +205,11 @@ class InnovationFamily:
         positive = bool((precision > 0).all())
         return InnovationSpread(self.factors.chains, self.own, 1 / precision) if positive else None
 
-    def predictor_variance(self, spread: Spread) -> Tensor:
+    def predictor_variance(self, spread: Spread) -> OfRows:
         """Sums of the states' own."""
         return self.factors.predictor_variance(spread.variance)
 
-    def seen(self, spread: Spread, predictor_variance: Tensor) -> Tensor:
+    def seen(self, spread: Spread, predictor_variance: OfRows) -> Tensor:
         """The innovations' variances."""
         assert isinstance(spread, InnovationSpread)
         return spread.innovation
@@ -216,7 +217,7 @@ class InnovationFamily:
     def target(self, sites: Tensor, spread: Spread, expected: Expected) -> Tensor:
         """((A L)∘(A L))ᵀ(−h): what a state's factor tells, of its own innovation and of all before it."""
         assert isinstance(spread, InnovationSpread)
-        of_states, own = self.factors.gather_squares(-expected.curvature), self.own
+        of_states, own = self.factors.gather_squares(expected.curvature).neg_(), self.own
         found = own.variance * own.run_back(own.transition**2, of_states)
         return torch.maximum(found, sites - (1 - LEAST_PRECISION) / spread.innovation)
 
@@ -293,8 +294,9 @@ class JointFamily:
         assert isinstance(spread, DenseSpread)
         return self.factors.design.row_variances(spread.covariance)
 
-    def seen(self, spread: Spread, predictor_variance: Tensor) -> Tensor:
+    def seen(self, spread: Spread, predictor_variance: OfRows) -> Tensor:
         """The predictors' variances."""
+        assert isinstance(predictor_variance, Tensor)
         return predictor_variance
 
     def target(self, sites: Tensor, spread: Spread, expected: Expected) -> Tensor:
