@@ -290,12 +290,7 @@ class LinearConditionalVAE(ConditionalVAE):
         mean, precision = prior.mean.double(), torch.diag_embed(prior.variance.double().reciprocal())
         if self.prior is None:
             mean, precision = mean[0], precision[0]
-        likelihood = self.likelihood
-        assert isinstance(likelihood, Gaussian)
-        return LinearAnswers(
-            mean=mean,
-            precision=precision,
-            loadings=both[:, : self.latent_dim],
-            offset=c.double() @ both[:, self.latent_dim :].T + constant,
-            noise=likelihood.scale.double().square().expand(self.num_features),
-        )
+        loadings, offset = both[:, : self.latent_dim], c.double() @ both[:, self.latent_dim :].T + constant
+        assert isinstance(self.likelihood, Gaussian)
+        noise = self.likelihood.scale.double().square().expand(self.num_features)
+        return LinearAnswers(mean, precision, loadings, offset, noise)

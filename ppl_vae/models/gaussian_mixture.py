@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar, Self, TypedDict, Unpack
+from typing import Any, ClassVar, Self, Unpack
 
 import pyro
 import pyro.distributions as dist
@@ -13,17 +12,15 @@ from pyro import poutine
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-from ppl_vae.base.arguments import check_real, check_whole
 from ppl_vae.base.errors import InputError
 from ppl_vae.base.seeds import derived
 from ppl_vae.data.inputs import Features, Input
 from ppl_vae.data.rows import Rows
 from ppl_vae.guides.enumerated import Enumerated
 from ppl_vae.models.base import DataType, FitDefaults, Unit, check_width, one_of
+from ppl_vae.models.mixture_covariances import covariances_of, factors_of
 from ppl_vae.models.mixture_em import (
-    COVARIANCES,
     FLOOR,
-    Covariance,
     EMRun,
     Mixture,
     best_of,
@@ -31,6 +28,7 @@ from ppl_vae.models.mixture_em import (
     log_normals,
     smallest,
 )
+from ppl_vae.models.mixture_options import GaussianMixtureKeywords, GaussianMixtureOptions, check_mixture
 from ppl_vae.models.mixture_views import mixture_views
 from ppl_vae.program.abilities import Maximum
 from ppl_vae.program.shown import ViewContext
@@ -40,34 +38,6 @@ __all__ = ["GaussianMixture", "GaussianMixtureKeywords", "GaussianMixtureOptions
 
 # Rows that EM looks at before a fit; the fit itself takes all of them.
 START_ROWS = 2000
-
-
-@dataclass(frozen=True)
-class GaussianMixtureOptions:
-    """What a Gaussian mixture can be asked for.
-
-    Attributes:
-        num_components: Components of the mixture.
-        covariance: Covariances of the components: full, diagonal, spherical, or tied (one full for all).
-        num_starts: Runs of EM, from as many k-means++ starts, the best of which the fit begins at, or with
-            --method em is; 0 for the first start itself.
-        min_eigenvalue: Solutions with a covariance whose smallest eigenvalue is below this share of the
-            features' variances are singular, and are rejected.
-    """
-
-    num_components: int = 3
-    covariance: Covariance = "full"
-    num_starts: int = 10
-    min_eigenvalue: float = 1e-3
-
-
-class GaussianMixtureKeywords(TypedDict, total=False):
-    """`GaussianMixtureOptions` as keywords."""
-
-    num_components: int
-    covariance: Covariance
-    num_starts: int
-    min_eigenvalue: float
 
 
 class GaussianMixture(PyroModule):  # type: ignore[misc]
@@ -107,7 +77,7 @@ class GaussianMixture(PyroModule):  # type: ignore[misc]
     ) -> None:
         super().__init__("gaussian_mixture")
         self.options = options or GaussianMixtureOptions()
-        _check(self.options)
+        check_mixture(self.options)
         self.num_features, self.num_components = len(centre), self.options.num_components
         self.feature_names = feature_names or tuple(f"x{j + 1}" for j in range(len(centre)))
         self.register_buffer("centre", centre.clone())
@@ -216,28 +186,13 @@ class GaussianMixture(PyroModule):  # type: ignore[misc]
         asked, floor = self.options, FLOOR * self.options.min_eigenvalue
         self.logits.data.copy_(mixture.weights.log())
         self.locs.data.copy_(mixture.means)
-        # At the floor itself no gradient would move them.
-        if asked.covariance in ("diagonal", "spherical"):
-            logs = 0.5 * (mixture.covariances - floor).clamp_min(1e-3 * floor).log()
-            self.factors.data.copy_(logs if asked.covariance == "diagonal" else logs[:, 0])
-            return self
-        values, vectors = torch.linalg.eigh(mixture.covariances)
-        roots = (values - floor).clamp_min(1e-3 * floor).sqrt()
-        roots = vectors * roots[:, None] @ vectors.transpose(1, 2)
-        self.factors.data.copy_(roots if asked.covariance == "full" else roots[0])
+        self.factors.data.copy_(factors_of(mixture.covariances, asked.covariance, floor))
         return self
 
     def _covariances(self) -> Tensor:
         """Of standardised features: variances (K, d), or matrices (K, d, d)."""
-        factors: Tensor = self.factors
-        floor, count = FLOOR * self.options.min_eigenvalue, self.num_components
-        if self.options.covariance == "spherical":
-            factors = factors[:, None].expand(count, self.num_features)
-        if factors.dim() == 2 and self.options.covariance != "tied":
-            return floor + (2 * factors).exp()
-        product = factors @ factors.transpose(-1, -2)
-        lifted = product + floor * torch.eye(self.num_features, dtype=product.dtype, device=product.device)
-        return lifted.expand(count, *lifted.shape[-2:])
+        floor, kind = FLOOR * self.options.min_eigenvalue, self.options.covariance
+        return covariances_of(self.factors, kind, floor, self.num_components, self.num_features)
 
     @property
     def weights(self) -> Tensor:
@@ -324,11 +279,3 @@ class GaussianMixture(PyroModule):  # type: ignore[misc]
     def coords(self) -> dict[str, list[Any]]:
         """No dimension has labels."""
         return {}
-
-
-def _check(options: GaussianMixtureOptions) -> None:
-    check_whole(1, num_components=options.num_components)
-    check_whole(0, num_starts=options.num_starts)
-    check_real(lambda v: 0 < v < 1, "is a share between 0 and 1", min_eigenvalue=options.min_eigenvalue)
-    if options.covariance not in COVARIANCES:
-        raise InputError(f"covariance is {options.covariance!r}; it is {', '.join(COVARIANCES)}")

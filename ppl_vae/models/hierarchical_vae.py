@@ -1,9 +1,9 @@
 """Variational autoencoders with several layers of latents (Burda et al. 2016; Sønderby et al. 2016)."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
-from typing import Any, ClassVar, Literal, Self, Unpack, cast
+from typing import Any, ClassVar, Self, Unpack, cast
 
 import pyro
 import pyro.distributions as dist
@@ -15,94 +15,35 @@ from ppl_vae.base.arguments import check_whole
 from ppl_vae.base.errors import InputError
 from ppl_vae.data.inputs import Features, Input
 from ppl_vae.data.rows import Rows
-from ppl_vae.guides.layered import BottomUp, Ladder, posterior_moments
+from ppl_vae.guides.layered import BottomUp, Ladder
 from ppl_vae.guides.normal import VARIANCE_FLOOR, raw_normal
 from ppl_vae.guides.per_datum import PerDatum, PerDatumNormal
 from ppl_vae.models.base import DataType, FitDefaults, Unit, one_of
 from ppl_vae.models.bits import bits_per_dim
+from ppl_vae.models.hierarchical_options import (
+    FurtherHierarchicalVAEKeywords,
+    HierarchicalVAEKeywords,
+    HierarchicalVAEOptions,
+)
+from ppl_vae.models.hierarchical_views import active_units, layer_images
 from ppl_vae.models.likelihoods.base import Likelihood, binarises
 from ppl_vae.models.likelihoods.gaussian import Gaussian
 from ppl_vae.models.likelihoods.named import completed, likelihood_of
-from ppl_vae.models.likelihoods.options import LikelihoodKeywords, LikelihoodOptions
 from ppl_vae.models.linear_answers import LinearAnswers, affine, is_linear, stacked
+from ppl_vae.models.networks.constant_spread import ConstantSpread
 from ppl_vae.models.networks.dense import activation_layer, mlp
 from ppl_vae.models.networks.norms import norm_layers
 from ppl_vae.models.scales import far_from_likelihood
 from ppl_vae.program.abilities import Joint
 from ppl_vae.program.shown import ViewContext
-from ppl_vae.views import ImageGrid, TableView, View
+from ppl_vae.views import View
 
 __all__ = [
-    "ConstantSpread",
     "HierarchicalVAE",
     "HierarchicalVAEKeywords",
     "HierarchicalVAEOptions",
     "LinearHierarchicalVAE",
 ]
-
-NUM_IMAGES = 8
-# Rows and draws behind the numbers of active units.
-NUM_ROWS, NUM_DRAWS = 500, 100
-# Burda et al. (2016), section 5.2.
-ACTIVE = 0.01
-
-
-@dataclass(frozen=True)
-class HierarchicalVAEOptions(LikelihoodOptions):
-    """What a hierarchical VAE can be asked for.
-
-    Attributes:
-        latent_dims: Latent dimensions of each layer, from the data upwards.
-        hidden: Widths of the hidden layers between x and the lowest latents, from the latents' side, or none;
-            the guide mirrors them.
-        between: Widths of the hidden layers between two layers of latents, from the upper one's side, or
-            none; the guide mirrors them.
-        activation: relu, tanh, softplus, silu or identity.
-        spread: Standard deviations of a layer given the one above it: given by the network of its means, or
-            constant, one a dimension.
-        norm: none, batch or group: what comes between a layer and its activation.
-    """
-
-    latent_dims: tuple[int, ...] = (50, 20)
-    hidden: tuple[int, ...] = (200, 200)
-    between: tuple[int, ...] = (100, 100)
-    activation: str = "relu"
-    spread: Literal["network", "constant"] = "network"
-    norm: str = "none"
-
-
-class FurtherHierarchicalVAEKeywords(LikelihoodKeywords, total=False):
-    """`HierarchicalVAEOptions` as keywords, but for the first."""
-
-    hidden: tuple[int, ...]
-    between: tuple[int, ...]
-    activation: str
-    spread: Literal["network", "constant"]
-    norm: str
-
-
-class HierarchicalVAEKeywords(FurtherHierarchicalVAEKeywords, total=False):
-    """`HierarchicalVAEOptions` as keywords."""
-
-    latent_dims: tuple[int, ...]
-
-
-class ConstantSpread(nn.Module):
-    """A network that gives means, with raw variances beside them that do not depend on its inputs.
-
-    Args:
-        means: (*lead, inputs) to (*lead, size).
-        size: number of means, and of variances.
-    """
-
-    def __init__(self, means: nn.Module, size: int) -> None:
-        super().__init__()
-        self.means, self.raw_spread = means, nn.Parameter(torch.zeros(size))
-
-    def forward(self, above: Tensor) -> Tensor:
-        """Means and raw variances, shape (*lead, 2 size)."""
-        means = self.means(above)
-        return torch.cat([means, self.raw_spread.expand(means.shape)], -1)
 
 
 class HierarchicalVAE(PyroModule):  # type: ignore[misc]
@@ -289,44 +230,12 @@ class HierarchicalVAE(PyroModule):  # type: ignore[misc]
 
     def views(self, context: ViewContext) -> list[View]:
         """Active units by layer; for images what each layer keeps of them, and samples."""
+        bits = bits_per_dim(context, self.likelihood)
         if isinstance(context.pair.guide, PerDatum):
-            return [*bits_per_dim(context, self.likelihood)]
+            return [*bits]
         shape = None if context.dataset is None else Rows.of(context.dataset).image_shape
-        images = [] if shape is None else [self._images(context, shape)]
-        return [self._active_units(context), *images, *bits_per_dim(context, self.likelihood)]
-
-    def _active_units(self, context: ViewContext) -> View:
-        """By layer, in how many dimensions E[z | x] varies over x (Burda et al. 2016, section 5.2)."""
-        x = context.data[0][:NUM_ROWS]
-        moments = posterior_moments(context.pair.guide, x, num_draws=NUM_DRAWS)
-        active = {}
-        for site in self.sites:
-            mean, variance = moments[site]
-            # The variance of means of draws is that of the means and a share of the draws' own.
-            active[site] = int((mean.var(0, unbiased=False) - variance.mean(0) / NUM_DRAWS > ACTIVE).sum())
-        return TableView(
-            title="Active units",
-            caption=f"Dimensions whose posterior mean varies by more than {ACTIVE} (a variance) over "
-            f"{len(x)} {context.part} rows, whatever the layer above says of them (Burda et al. 2016).",
-            names=self.sites,
-            columns={"dimensions": self.latent_dims, "active": [active[site] for site in self.sites]},
-            row_label="layer",
-        )
-
-    def _images(self, context: ViewContext, shape: tuple[int, ...]) -> View:
-        x = context.data[0][:NUM_IMAGES]
-        moments = posterior_moments(context.pair.guide, x)
-        rows = {f"{context.part} data": x}
-        for layer, site in enumerate(self.sites, 1):
-            rows[f"from the mean of {site} (decoder's mean)"] = self.decode(moments[site][0].to(x), layer)
-        rows["sample from the prior (decoder's mean)"] = self.sample(NUM_IMAGES)
-        rows["sample from the prior (draw)"] = self.sample(NUM_IMAGES, draw=True)
-        caption = (
-            "What is left of an image that comes back from a layer alone, those below it drawn from the "
-            "model: from z1 it should be the image, from a higher layer one like it; where that looks like "
-            "any sample, the layer carries nothing."
-        )
-        return ImageGrid(caption=caption, rows=rows, image_shape=shape)
+        images = [] if shape is None else [layer_images(self, context, shape)]
+        return [active_units(self, context), *images, *bits]
 
     def event_dims(self) -> dict[str, tuple[str, ...]]:
         """Names of the latents' event dimensions."""

@@ -4,8 +4,8 @@ from ppl_vae.models.bayesian_mixture import BayesianMixtureKeywords
 from ppl_vae.models.bayesian_ppca import BayesianPPCAKeywords
 from ppl_vae.models.conditional_vae import ConditionalVAEKeywords
 from ppl_vae.models.factor_analysis import FactorAnalysisKeywords
-from ppl_vae.models.gaussian_mixture import GaussianMixtureKeywords
-from ppl_vae.models.hierarchical_vae import HierarchicalVAEKeywords
+from ppl_vae.models.hierarchical_options import HierarchicalVAEKeywords
+from ppl_vae.models.mixture_options import GaussianMixtureKeywords
 from ppl_vae.models.ppca import PPCAKeywords
 from ppl_vae.models.skills.options import SkillsKeywords
 from ppl_vae.models.skills.trueskill import TrueSkillKeywords
