@@ -14,7 +14,7 @@ from torch import Tensor
 from benchmarks.posteriors import Entry
 from ppl_vae import Pair
 from ppl_vae.guides.named import named_guide
-from ppl_vae.inference.fitting.svi import Fit
+from ppl_vae.inference.fitting.fit_result import Fit
 from ppl_vae.program.pair import Program
 
 __all__ = ["Case", "Timed", "case_of", "exact_log_evidence", "made_regression", "timed", "warm_up"]

@@ -193,7 +193,7 @@ def _fit_model(entry: Entry, given: dict[str, Any]) -> None:
         say_complaints(complaints)
         return
     from ppl_vae.cli.tables import console, fit_table, say_path, say_warnings
-    from ppl_vae.inference.fitting.svi import EvidenceEstimate
+    from ppl_vae.inference.fitting.fit_result import EvidenceEstimate
 
     say_warnings(result["warnings"])
     screen = console()

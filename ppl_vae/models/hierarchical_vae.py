@@ -25,7 +25,7 @@ from ppl_vae.models.hierarchical_options import (
     HierarchicalVAEKeywords,
     HierarchicalVAEOptions,
 )
-from ppl_vae.models.hierarchical_views import active_units, layer_images
+from ppl_vae.models.hierarchical_views import NUM_IMAGES, active_units, layer_images
 from ppl_vae.models.likelihoods.base import Likelihood, binarises
 from ppl_vae.models.likelihoods.gaussian import Gaussian
 from ppl_vae.models.likelihoods.named import completed, likelihood_of
@@ -233,9 +233,15 @@ class HierarchicalVAE(PyroModule):  # type: ignore[misc]
         bits = bits_per_dim(context, self.likelihood)
         if isinstance(context.pair.guide, PerDatum):
             return [*bits]
+        units = active_units(dict(zip(self.sites, self.latent_dims, strict=True)), context)
         shape = None if context.dataset is None else Rows.of(context.dataset).image_shape
-        images = [] if shape is None else [layer_images(self, context, shape)]
-        return [active_units(self, context), *images, *bits]
+        if shape is None:
+            return [units, *bits]
+        samples = {
+            "sample from the prior (decoder's mean)": self.sample(NUM_IMAGES),
+            "sample from the prior (draw)": self.sample(NUM_IMAGES, draw=True),
+        }
+        return [units, layer_images(self.sites, self.decode, samples, context, shape), *bits]
 
     def event_dims(self) -> dict[str, tuple[str, ...]]:
         """Names of the latents' event dimensions."""

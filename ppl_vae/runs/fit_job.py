@@ -14,7 +14,8 @@ from ppl_vae.data.dataset import Dataset
 from ppl_vae.data.games import Games
 from ppl_vae.guides.per_datum import PerDatum
 from ppl_vae.inference.fitting.checkpoint import save_parameters
-from ppl_vae.inference.fitting.choice import NAMES, fit_by
+from ppl_vae.inference.fitting.choice import fit_by
+from ppl_vae.inference.fitting.fit_result import NAMES
 from ppl_vae.models.base import HintsAtScale
 from ppl_vae.program.abilities import HasDegenerate
 from ppl_vae.program.pairwise import as_linear

@@ -21,11 +21,9 @@ from ppl_vae.base.files import read_json
 from ppl_vae.data.accept import as_dataset
 from ppl_vae.data.dataset import Dataset
 from ppl_vae.inference.evidence.elbo import ELBO
-from ppl_vae.inference.fitting.choice import Choice
-from ppl_vae.inference.fitting.gaussians.distance import Distance
+from ppl_vae.inference.fitting.fit_result import Choice, Distance, EvidenceEstimate, Fit
 from ppl_vae.inference.fitting.options import FitKeywords
 from ppl_vae.inference.fitting.stopping import Stopping
-from ppl_vae.inference.fitting.svi import EvidenceEstimate, Fit
 from ppl_vae.inference.samplers import guide as guide_method
 from ppl_vae.models.base import SuiteModel
 from ppl_vae.models.keywords import ModelKeywords

@@ -24,7 +24,7 @@ from ppl_vae.diagnostics.latents.gaps import Gaps, gaps
 from ppl_vae.engine.graph import Compile
 from ppl_vae.guides.per_datum import PerDatum
 from ppl_vae.inference.evidence import annealing, importance
-from ppl_vae.inference.fitting.choice import NAMES
+from ppl_vae.inference.fitting.fit_result import NAMES
 from ppl_vae.inference.fitting.linear_response import lacks_covariances
 from ppl_vae.inference.samplers import exact, guide, nuts
 from ppl_vae.inference.samplers.nuts import Mass, Sampler

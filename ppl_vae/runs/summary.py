@@ -20,8 +20,8 @@ from ppl_vae.diagnostics.comparison.quantities import Quantities
 from ppl_vae.diagnostics.comparison.reasons import reasons_in
 from ppl_vae.diagnostics.latents.gaps import Gaps
 from ppl_vae.diagnostics.verdict.check_files import load_check
+from ppl_vae.inference.fitting.fit_result import EvidenceEstimate
 from ppl_vae.inference.fitting.stopping import Stopping
-from ppl_vae.inference.fitting.svi import EvidenceEstimate
 from ppl_vae.report.figures.gap import gap_bars
 from ppl_vae.report.page import Banner, Part, Picture, Section, Table, Tone, write_page
 from ppl_vae.report.parts.check import PARTS, check_banner, check_findings, check_parts, evidence_pictures

@@ -26,7 +26,7 @@ from ppl_vae.diagnostics.latents.gap_parts import Gaps
 from ppl_vae.diagnostics.verdict.check import Check
 from ppl_vae.diagnostics.verdict.rule import Decision, Finding, Measures
 from ppl_vae.inference.evidence.elbo import ELBO
-from ppl_vae.inference.fitting.svi import Fit
+from ppl_vae.inference.fitting.fit_result import Fit
 from ppl_vae.program.pair import Pair
 
 # A name as a data set may bring it; it must not become markup.

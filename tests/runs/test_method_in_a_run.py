@@ -9,7 +9,7 @@ import torch
 
 import ppl_vae
 from ppl_vae import InputError, natural
-from ppl_vae.inference.fitting.choice import Choice
+from ppl_vae.inference.fitting.fit_result import Choice
 from ppl_vae.models.mixture_em import EMRun, em
 from ppl_vae.runs.fit_job import converged_of, was_cut
 from ppl_vae.runs.run import settings_for

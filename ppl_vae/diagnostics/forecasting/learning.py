@@ -25,7 +25,7 @@ from ppl_vae.guides.chain_normal import ChainNormal
 from ppl_vae.inference.fitting import natural
 from ppl_vae.inference.fitting.factors.expectations import Factors
 from ppl_vae.inference.fitting.factors.guides import guide_of
-from ppl_vae.inference.fitting.svi import Fit
+from ppl_vae.inference.fitting.fit_result import Fit
 from ppl_vae.program.factors import LinearFactors, RankingFactors
 from ppl_vae.program.pair import Pair
 

@@ -25,9 +25,9 @@ from ppl_vae.diagnostics.verdict.outcome import Check
 from ppl_vae.diagnostics.verdict.results import Results
 from ppl_vae.diagnostics.verdict.rule import decide
 from ppl_vae.engine.compile_apart import ahead
-from ppl_vae.inference.fitting.choice import NAMES, settled
+from ppl_vae.inference.fitting.choice import settled
+from ppl_vae.inference.fitting.fit_result import NAMES, Fit
 from ppl_vae.inference.fitting.options import FitOptions, MethodName
-from ppl_vae.inference.fitting.svi import Fit
 from ppl_vae.program.pair import Pair, Program
 from ppl_vae.program.problem import Problem
 from ppl_vae.program.shown import ViewContext, views_of

@@ -6,9 +6,9 @@ from typing import Literal
 
 from ppl_vae.base.clock import OutOfTime, deadline
 from ppl_vae.base.watch import watched
-from ppl_vae.inference.fitting.choice import NAMES, Method, choice_of, fit_by
+from ppl_vae.inference.fitting.choice import choice_of, fit_by
+from ppl_vae.inference.fitting.fit_result import NAMES, Fit, Method
 from ppl_vae.inference.fitting.options import FitOptions
-from ppl_vae.inference.fitting.svi import Fit
 from ppl_vae.program.problem import Problem
 
 __all__ = ["FIT_SHARE", "LEARNING_RATE", "fit_within"]

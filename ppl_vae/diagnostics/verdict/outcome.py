@@ -16,7 +16,7 @@ from ppl_vae.diagnostics.prediction.predictive import Predictive
 from ppl_vae.diagnostics.verdict.check_files import load_check, save_check
 from ppl_vae.diagnostics.verdict.results import Results
 from ppl_vae.diagnostics.verdict.rule import Decision, Finding, Measures, Verdict
-from ppl_vae.inference.fitting.svi import Fit
+from ppl_vae.inference.fitting.fit_result import Fit
 from ppl_vae.views import View
 
 __all__ = ["Check"]

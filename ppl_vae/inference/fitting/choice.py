@@ -12,17 +12,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Unpack
+from typing import Any, Unpack
 
 import numpy as np
 from torch import Tensor
 
 from ppl_vae.base.errors import InputError
-from ppl_vae.base.plain import Plain
 from ppl_vae.base.progress import stage
 from ppl_vae.guides.chain_normal import chains_of
 from ppl_vae.inference.fitting import svi
 from ppl_vae.inference.fitting.factors import quadrature
+from ppl_vae.inference.fitting.fit_result import NAMES, Choice, Fit, Method
 from ppl_vae.inference.fitting.gaussians.autoguides import family_of, is_gaussian
 from ppl_vae.inference.fitting.gaussians.gaussian_fit import GaussianKeywords
 from ppl_vae.inference.fitting.gaussians.proper import Improper
@@ -30,23 +30,14 @@ from ppl_vae.inference.fitting.options import FitKeywords, FitOptions, MethodNam
 from ppl_vae.inference.fitting.parts import held_out_mean
 from ppl_vae.inference.fitting.propagation.factors import is_for
 from ppl_vae.inference.fitting.propagation.guides import holds
-from ppl_vae.inference.fitting.svi import Fit
 from ppl_vae.program.abilities import HasEM
 from ppl_vae.program.pair import Pair
 from ppl_vae.program.probe import check_data, in_pyros_words
 from ppl_vae.program.problem import Problem
 from ppl_vae.program.program_names import name_of
 
-__all__ = ["NAMES", "Choice", "Facts", "choice_of", "choose", "facts_of", "fit", "fit_by", "settled"]
+__all__ = ["Choice", "Facts", "choice_of", "choose", "facts_of", "fit", "fit_by", "settled"]
 
-Method = Literal["svi", "natural", "deterministic", "em", "ep"]
-NAMES: dict[Method, str] = {
-    "svi": "SVI",
-    "natural": "natural gradients",
-    "deterministic": "deterministic VI",
-    "em": "EM",
-    "ep": "expectation propagation",
-}
 ASKED = "it was asked for"
 # Options of a fit that every method knows; the others are SVI's.
 SHARED = ("method", "train", "tolerance", "compile")
@@ -60,27 +51,6 @@ MOST_DENSE = 100
 # Common draws at least, and a latent where matrices are dense; numbers of the data, times draws, that an
 # iteration is to read at most.
 DRAWS, A_LATENT, MOST_NUMBERS = 64, 4, 2**28
-
-
-@dataclass(frozen=True)
-class Choice(Plain):
-    """How a fit is made, and why.
-
-    Attributes:
-        method: "svi", "natural", "deterministic", "em" or "ep".
-        reason: a clause, such as "the guide is mean-field with 10 latents".
-        alternatives: the other methods that take the pair.
-        instead_of: the method that was begun and did not arrive in time; "" for none.
-    """
-
-    method: Method
-    reason: str
-    alternatives: tuple[Method, ...] = ()
-    instead_of: Method | Literal[""] = ""
-
-    def __str__(self) -> str:
-        others = " or ".join(f"method={name!r}" for name in self.alternatives)
-        return f"fit by {NAMES[self.method]}: {self.reason}" + (f" (or {others})" if others else "")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from ppl_vae.base.errors import InputError
 from ppl_vae.base.progress import progress_bar
 from ppl_vae.base.seeds import check_seed, seeded
 from ppl_vae.inference.evidence.elbo import elbo
-from ppl_vae.inference.fitting.svi import Fit, final_particles
+from ppl_vae.inference.fitting.fit_result import Fit, final_particles
 from ppl_vae.program.abilities import HasEM
 from ppl_vae.program.pair import Pair
 from ppl_vae.program.problem import Problem

@@ -20,11 +20,11 @@ from ppl_vae.base.progress import progress_bar
 from ppl_vae.base.threads import SMALL_WORK, one_thread
 from ppl_vae.inference.evidence.elbo import ELBO, elbo
 from ppl_vae.inference.fitting.factors import quadrature
+from ppl_vae.inference.fitting.fit_result import EvidenceEstimate, Fit, final_particles
 from ppl_vae.inference.fitting.propagation.factors import factors_of
 from ppl_vae.inference.fitting.propagation.guides import check_guide, write
 from ppl_vae.inference.fitting.propagation.learning import learn
 from ppl_vae.inference.fitting.propagation.loop import Propagated, propagate
-from ppl_vae.inference.fitting.svi import EvidenceEstimate, Fit, final_particles
 from ppl_vae.program.pair import Pair
 from ppl_vae.program.problem import Problem
 

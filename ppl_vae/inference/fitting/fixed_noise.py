@@ -23,11 +23,11 @@ from torch import Tensor
 from ppl_vae.base.errors import InputError
 from ppl_vae.base.seeds import derived
 from ppl_vae.engine.batches import NoCurvature
-from ppl_vae.inference.fitting.gaussians.distance import GROUPS, Distance, distance, pooled
+from ppl_vae.inference.fitting.fit_result import Distance, Fit
+from ppl_vae.inference.fitting.gaussians.distance import GROUPS, distance, pooled
 from ppl_vae.inference.fitting.gaussians.gaussian import Block, Gaussian, antithetic, log_volume
 from ppl_vae.inference.fitting.gaussians.gaussian_fit import GaussianKeywords, GaussianOptions, fit_gaussian
 from ppl_vae.inference.fitting.gaussians.target import Expectation, Target
-from ppl_vae.inference.fitting.svi import Fit
 from ppl_vae.program.pair import Pair
 
 __all__ = ["FixedNoise", "Objective", "fit", "solve"]

@@ -32,8 +32,8 @@ from ppl_vae.base.notebook import panel, paragraph, table
 from ppl_vae.base.saved import Saved, kept
 from ppl_vae.base.seeds import check_seed, derived
 from ppl_vae.engine.batches import NoCurvature
+from ppl_vae.inference.fitting.fit_result import Distance
 from ppl_vae.inference.fitting.gaussians.autoguides import family_of, is_gaussian
-from ppl_vae.inference.fitting.gaussians.distance import Distance
 from ppl_vae.inference.fitting.gaussians.gaussian import symmetric
 from ppl_vae.inference.fitting.gaussians.target import target_of
 from ppl_vae.inference.fitting.response import Functions, chosen, errors, moments

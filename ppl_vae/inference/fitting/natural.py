@@ -18,12 +18,12 @@ from torch import Tensor
 from ppl_vae.base.errors import InputError
 from ppl_vae.inference.fitting.factors import quadrature
 from ppl_vae.inference.fitting.factors.quadrature import quadrature_elbo
-from ppl_vae.inference.fitting.gaussians.distance import Distance, distance
+from ppl_vae.inference.fitting.fit_result import Distance, Fit
+from ppl_vae.inference.fitting.gaussians.distance import distance
 from ppl_vae.inference.fitting.gaussians.gaussian import Gaussian
 from ppl_vae.inference.fitting.gaussians.gaussian_fit import GaussianKeywords, GaussianOptions, fit_gaussian
 from ppl_vae.inference.fitting.gaussians.newton import ascend
 from ppl_vae.inference.fitting.gaussians.target import Target
-from ppl_vae.inference.fitting.svi import Fit
 from ppl_vae.program.pair import Pair
 
 __all__ = ["MOST_DIMENSIONS", "NaturalGradients", "fit", "quadrature_elbo"]

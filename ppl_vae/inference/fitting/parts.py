@@ -27,7 +27,7 @@ from ppl_vae.program.pair import Pair
 from ppl_vae.program.problem import Problem
 
 if TYPE_CHECKING:
-    from ppl_vae.inference.fitting.gaussians.distance import Distance
+    from ppl_vae.inference.fitting.fit_result import Distance
 
 __all__ = ["Average", "Bar", "HeldOut", "LastQuarter", "StoppingRule"]
 

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from ppl_vae.base.errors import InputError
 from ppl_vae.base.seeds import derived
+from ppl_vae.inference.fitting.fit_result import Distance
 from ppl_vae.inference.fitting.fixed_noise import FixedNoise, Objective
 from ppl_vae.inference.fitting.gaussians.curvature import hessians, settled
-from ppl_vae.inference.fitting.gaussians.distance import Distance
 from ppl_vae.inference.fitting.gaussians.gaussian import Gaussian, antithetic, common_noise
 from ppl_vae.inference.fitting.gaussians.gaussian_fit import JUDGES, GaussianOptions
 from ppl_vae.inference.fitting.gaussians.starts import best_start

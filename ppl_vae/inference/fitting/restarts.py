@@ -15,11 +15,12 @@ from ppl_vae.base.errors import InputError
 from ppl_vae.base.moments import standard_deviation
 from ppl_vae.base.seeds import derived, seeded
 from ppl_vae.inference.fitting.choice import choose, facts_of
+from ppl_vae.inference.fitting.fit_result import Fit
 from ppl_vae.inference.fitting.fixed_data import FixedData
 from ppl_vae.inference.fitting.gaussians.starts import best_start
 from ppl_vae.inference.fitting.gaussians.target import target_of
 from ppl_vae.inference.fitting.options import FitKeywords, FitOptions
-from ppl_vae.inference.fitting.svi import Fit, fit
+from ppl_vae.inference.fitting.svi import fit
 from ppl_vae.inference.samplers import guide
 from ppl_vae.program.abilities import HasDegenerate, HasIdentifiable
 from ppl_vae.program.pair import Pair

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -14,14 +13,12 @@ import numpy as np
 from pyro.infer import ELBO as PyroELBO
 
 from ppl_vae.base.clock import no_deadline
-from ppl_vae.base.notebook import Tone, banner, panel, table
-from ppl_vae.base.plain import Plain
 from ppl_vae.base.progress import progress_bar
 from ppl_vae.base.seeds import seeded
 from ppl_vae.base.threads import one_thread
-from ppl_vae.base.wording import with_error
-from ppl_vae.inference.evidence.elbo import ELBO, elbo
+from ppl_vae.inference.evidence.elbo import elbo
 from ppl_vae.inference.fitting.checkpoint import Checkpoint
+from ppl_vae.inference.fitting.fit_result import Fit, final_particles
 from ppl_vae.inference.fitting.fixed_data import convergence
 from ppl_vae.inference.fitting.iwae import IWAE
 from ppl_vae.inference.fitting.objective import MeanFieldELBO, Objective, TraceELBO
@@ -30,22 +27,17 @@ from ppl_vae.inference.fitting.options import FitKeywords, FitOptions
 from ppl_vae.inference.fitting.parts import Average, Bar, HeldOut, LastQuarter, StoppingRule
 from ppl_vae.inference.fitting.settling import Settling
 from ppl_vae.inference.fitting.state import State, init, step
-from ppl_vae.inference.fitting.stopping import Stopping
 from ppl_vae.program.abilities import ChecksData
-from ppl_vae.program.layout import Layout
 from ppl_vae.program.pair import Pair
 from ppl_vae.program.problem import Problem
 from ppl_vae.program.terms import check_data
 
 if TYPE_CHECKING:
-    from ppl_vae.inference.fitting.choice import Choice
-    from ppl_vae.inference.fitting.gaussians.distance import Distance
     from ppl_vae.inference.fitting.whitening import Whitened
 
 __all__ = [
     "IWAE",
     "Callback",
-    "EvidenceEstimate",
     "Fit",
     "FitKeywords",
     "FitOptions",
@@ -57,7 +49,6 @@ __all__ = [
     "State",
     "TraceELBO",
     "convergence",
-    "final_particles",
     "fit",
     "init",
     "step",
@@ -65,106 +56,6 @@ __all__ = [
 
 # A short fit hardly moves in its last quarter, whether or not it has arrived.
 FEWEST_STEPS = 200
-
-
-_WORDS: dict[bool | None, tuple[str, Tone]] = {
-    True: ("converged", "good"),
-    False: ("not converged", "warn"),
-    None: ("convergence not judged", "neutral"),
-}
-
-
-@dataclass(frozen=True)
-class EvidenceEstimate(Plain):
-    """What a method that has no bound says log p(x) is.
-
-    Attributes:
-        log_evidence: in nats for the whole data. It may be too high as well as too low, by an error that the
-            method does not know: importance sampling from the guide judges it.
-        approximation: by name, such as "expectation propagation".
-    """
-
-    log_evidence: float
-    approximation: str
-
-    def __str__(self) -> str:
-        return f"log p(x) ≈ {self.log_evidence:.2f} nats by {self.approximation}, no bound"
-
-    @property
-    def sentence(self) -> str:
-        """The same where the curve of the fit is shown."""
-        who = f"{self.approximation[0].upper()}{self.approximation[1:]}"
-        return (
-            f"{who} estimates log p(x) as {self.log_evidence:.2f} nats, which the curve shows by step: it is "
-            "no bound, and may be too high as well as too low."
-        )
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Fit:
-    """What a fit did. The parameters themselves stay in the pair.
-
-    Attributes:
-        elbo: the objective's estimate at every step (the ELBO or the IWAE bound), in nats for the whole
-            data, shape (steps,). Of expectation propagation, its estimate of log p(x), which is no bound.
-        held_out: step and held-out objective per unit at every check, shape (checks, 2).
-        final: the ELBO of the training data under the final parameters, with its error and parts.
-        steps: number of steps.
-        seconds: wall time, resumed runs included.
-        converged: whether ten times as many steps are expected to gain no more than the tolerance; None where
-            that is not known, after a fixed number of steps whose ELBO has levelled off (see `convergence`).
-        reason: the numbers behind it in words.
-        engine: how the steps ran: "pyro" (stock), "traced" (a graph, operation by operation), "compiled",
-            "quadrature" (natural gradients), "formulas" (EM), or "moments" (expectation propagation).
-        compile_seconds: what compiling or loading the compiled graph took, part of ``seconds``.
-        stopping: why the fit ended where it did, if it was to stop by itself.
-        method: "SVI", "natural gradients", "deterministic VI", "EM" or "expectation propagation".
-        distance: the estimated distance to the best of the guide's family, for methods that know it.
-        choice: why that method, where it was chosen.
-        estimate: of log p(x), of a method that has no bound.
-    """
-
-    elbo: np.ndarray
-    held_out: np.ndarray
-    final: ELBO
-    steps: int
-    seconds: float
-    converged: bool | None
-    reason: str
-    engine: str
-    compile_seconds: float
-    stopping: Stopping | None = None
-    method: str = "SVI"
-    distance: Distance | None = None
-    choice: Choice | None = None
-    estimate: EvidenceEstimate | None = None
-
-    def __repr__(self) -> str:
-        word, _ = _WORDS[self.converged]
-        elbo = with_error(self.final.value, self.final.std_error)
-        also = "" if self.estimate is None else f"; {self.estimate}"
-        took = f"{self.steps:,} steps, {self.engine}, {self.seconds:.0f} s"
-        return f"Fit({took}: ELBO {elbo} nats; {word}{also})"
-
-    def _repr_html_(self) -> str:
-        """How a notebook shows it."""
-        word, tone = _WORDS[self.converged]
-        rows: list[tuple[str, object]] = [
-            ("ELBO of the training data, in nats", with_error(self.final.value, self.final.std_error)),
-            ("reconstruction", self.final.reconstruction),
-            ("KL to the prior", self.final.kl),
-            (f"ELBO of one of {self.final.num_units:,} units", self.final.mean),
-            ("held-out objective per unit, last", self.held_out[-1, 1] if len(self.held_out) else "–"),
-            ("seconds", self.seconds),
-        ]
-        if self.estimate is not None:
-            estimate = f"log p(x) by {self.estimate.approximation}, no bound, in nats"
-            rows.insert(1, (estimate, self.estimate.log_evidence))
-        return panel(
-            f"Fit by {self.method}: {self.steps:,} steps, {self.engine}",
-            banner(word.upper(), tone, self.reason),
-            table(["", "value"], rows),
-        )
 
 
 def fit(
@@ -273,17 +164,6 @@ def _judged(state: State, quarter: LastQuarter | None) -> tuple[bool | None, str
         quarter.log_weights, quarter.fixed.log_weights(), options.tolerance, what=what
     )
     return None if level else False, reason
-
-
-def final_particles(layout: Layout, late: bool, budget: int = 2**20) -> int:
-    """Draws for the reported ELBO: many where they cost nothing, few where units average the noise.
-
-    After the time has run out (``late``), two where each runs the programs anew.
-    """
-    fewest = 4 if layout.num_units >= 1000 else 16
-    if not layout.vectorized:
-        return 2 if late else fewest
-    return min(1000, max(fewest, budget // (layout.num_units * layout.event_size)))
 
 
 def _check_held_out(pair: Pair, held_out: tuple[Any, ...] | None) -> None:

@@ -27,7 +27,8 @@ from torch.distributions import transform_to
 
 from ppl_vae.base.errors import InputError
 from ppl_vae.base.seeds import derived
-from ppl_vae.inference.fitting.gaussians.distance import Distance, distance
+from ppl_vae.inference.fitting.fit_result import Distance
+from ppl_vae.inference.fitting.gaussians.distance import distance
 from ppl_vae.inference.fitting.gaussians.gaussian import Gaussian
 from ppl_vae.inference.fitting.gaussians.starts import best_start
 from ppl_vae.inference.fitting.gaussians.target import Target, at_work, target_of

@@ -21,7 +21,7 @@ from ppl_vae.diagnostics.comparison.reasons import Reason
 from ppl_vae.diagnostics.latents.collapse import Collapse
 from ppl_vae.diagnostics.prediction.predictive import Predictive
 from ppl_vae.diagnostics.verdict.rule import Finding, Verdict
-from ppl_vae.inference.fitting.svi import Fit
+from ppl_vae.inference.fitting.fit_result import Fit
 from ppl_vae.report.figures.calibration import calibration_panels
 from ppl_vae.report.figures.collapse import COLLAPSE_CAPTION, collapse_bars
 from ppl_vae.report.figures.common import densities, evidence_gap

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from ppl_vae import InputError
 from ppl_vae.inference import fit, fixed_noise, natural, svi
-from ppl_vae.inference.fitting.choice import MOST_DENSE, MOST_NATURAL, Choice, Facts, choose, fit_by
+from ppl_vae.inference.fitting.choice import MOST_DENSE, MOST_NATURAL, Facts, choose, fit_by
+from ppl_vae.inference.fitting.fit_result import Choice
 from ppl_vae.inference.fitting.options import FitOptions
 from ppl_vae.program.pair import Pair
 

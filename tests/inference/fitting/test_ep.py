@@ -21,10 +21,10 @@ from ppl_vae.base.files import read_json
 from ppl_vae.guides.chain_normal import ChainNormal
 from ppl_vae.inference.evidence import importance
 from ppl_vae.inference.fitting import ep, natural
-from ppl_vae.inference.fitting.choice import Choice, fit
+from ppl_vae.inference.fitting.choice import fit
+from ppl_vae.inference.fitting.fit_result import Choice, EvidenceEstimate
 from ppl_vae.inference.fitting.propagation.factors import factors_of
 from ppl_vae.inference.fitting.propagation.loop import Propagated, propagate
-from ppl_vae.inference.fitting.svi import EvidenceEstimate
 from ppl_vae.models.skills.duel_moments import probit_moments
 from ppl_vae.models.skills.links import Duel, duel_log_prob
 from ppl_vae.program.chains import ChainPrior, Chains

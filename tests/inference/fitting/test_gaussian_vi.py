@@ -21,6 +21,7 @@ from scipy import optimize
 from torch import Tensor
 
 from ppl_vae.inference import fixed_noise, natural
+from ppl_vae.inference.fitting.fit_result import Fit
 from ppl_vae.inference.fitting.fixed_noise import FixedNoise
 from ppl_vae.inference.fitting.gaussians import starts as gaussian_starts
 from ppl_vae.inference.fitting.gaussians.distance import distance
@@ -29,7 +30,6 @@ from ppl_vae.inference.fitting.gaussians.gaussian_fit import Climb, GaussianOpti
 from ppl_vae.inference.fitting.gaussians.starts import best_start
 from ppl_vae.inference.fitting.gaussians.target import Target, target_of
 from ppl_vae.inference.fitting.natural import NaturalGradients
-from ppl_vae.inference.fitting.svi import Fit
 from ppl_vae.program.pair import Pair
 
 FITS: dict[str, Callable[..., Fit]] = {"natural": natural.fit, "fixed noise": fixed_noise.fit}

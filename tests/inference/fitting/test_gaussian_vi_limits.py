@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ppl_vae.base.errors import InputError
 from ppl_vae.inference import fixed_noise, natural
-from ppl_vae.inference.fitting.svi import Fit
+from ppl_vae.inference.fitting.fit_result import Fit
 from ppl_vae.program.pair import Pair
 
 FITS: dict[str, Callable[..., Fit]] = {"natural": natural.fit, "fixed noise": fixed_noise.fit}

@@ -36,7 +36,7 @@ from ppl_vae.inference.evidence.elbo import ELBO
 from ppl_vae.inference.fitting.factors.expectations import Expected, Factors, hermite_rule
 from ppl_vae.inference.fitting.factors.families import FactorFamily, Spread
 from ppl_vae.inference.fitting.factors.guides import FactorGuide, guide_of, takes
-from ppl_vae.inference.fitting.svi import Fit
+from ppl_vae.inference.fitting.fit_result import Fit
 from ppl_vae.program.factors import LinearFactors
 from ppl_vae.program.pair import Pair
 from ppl_vae.program.pairwise import as_linear

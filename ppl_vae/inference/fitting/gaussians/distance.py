@@ -11,48 +11,18 @@ and zero at zero.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from torch import Tensor
 
-from ppl_vae.base.plain import Plain
-from ppl_vae.base.wording import with_error
+from ppl_vae.inference.fitting.fit_result import Distance
 from ppl_vae.inference.fitting.gaussians.gaussian import Block, Gaussian, antithetic, symmetric
 from ppl_vae.inference.fitting.gaussians.newton import FLAT, direction
 from ppl_vae.inference.fitting.gaussians.target import Expectation, Target
 
-__all__ = ["Distance", "distance", "pooled"]
+__all__ = ["distance", "pooled"]
 
 GROUPS = 8
-# Nats that nobody needs to be told more exactly.
-NOTHING = 1e-4
-
-
-@dataclass(frozen=True)
-class Distance(Plain):
-    """An estimated distance to the optimum of a guide's family.
-
-    Attributes:
-        value: in nats, free of bias, so that it may be negative.
-        std_error: its Monte Carlo error, by leaving out groups of draws.
-        num_draws: of which it was estimated.
-    """
-
-    value: float
-    std_error: float
-    num_draws: int
-
-    @property
-    def upper(self) -> float:
-        """Two standard errors above the estimate, in nats; at least 0."""
-        return max(self.value, 0.0) + 2 * self.std_error
-
-    def __str__(self) -> str:
-        if self.upper < NOTHING:
-            return f"less than {NOTHING:g} nats"
-        return f"{with_error(self.value, self.std_error)} nats"
 
 
 def distance(target: Target, at: Gaussian, num_draws: int, seed: int) -> Distance:

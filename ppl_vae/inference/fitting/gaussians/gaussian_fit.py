@@ -23,12 +23,11 @@ from ppl_vae.base.errors import InputError
 from ppl_vae.base.progress import progress_bar
 from ppl_vae.base.seeds import check_seed, derived
 from ppl_vae.inference.evidence.elbo import ELBO, elbo
-from ppl_vae.inference.fitting.gaussians.distance import Distance
+from ppl_vae.inference.fitting.fit_result import Distance, Fit, final_particles
 from ppl_vae.inference.fitting.gaussians.gaussian import Gaussian, common_noise
 from ppl_vae.inference.fitting.gaussians.proper import refuse_flat, refuse_receding
 from ppl_vae.inference.fitting.gaussians.starts import STARTS, Start, best_start
 from ppl_vae.inference.fitting.gaussians.target import Target, target_of
-from ppl_vae.inference.fitting.svi import Fit, final_particles
 from ppl_vae.program.pair import Pair
 from ppl_vae.program.problem import Problem
 
