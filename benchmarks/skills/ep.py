@@ -119,7 +119,7 @@ def _difference(ttt: Any, games: Games, model: Any, found: Any) -> tuple[str, st
     )  # fmt: skip
     change, iterations = history.convergence(epsilon=1e-11, iterations=1000, verbose=False)
     took = time.process_time() - start
-    sd, offs = found.smoother.variance.sqrt(), []
+    sd, offs = found.around.variance.sqrt(), []
     for name, curve in history.learning_curves().items():
         days = torch.tensor([float(day) for day, _ in curve]).double()
         who = torch.full((len(curve), 1, 1), int(name))

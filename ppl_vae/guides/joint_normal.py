@@ -19,10 +19,12 @@ from ppl_vae.base.errors import InputError
 from ppl_vae.guides.chain_normal import chains_of
 from ppl_vae.program.chains import Chains
 from ppl_vae.program.design import Design
+from ppl_vae.program.factors import RankingFactors
 from ppl_vae.program.pair import Program
+from ppl_vae.program.pairwise import as_linear
 from ppl_vae.program.solving import conjugate_gradients
 
-__all__ = ["MOST_DENSE", "JointNormal", "SparsePrecision"]
+__all__ = ["MOST_DENSE", "JointNormal", "SparsePrecision", "rows_of"]
 
 # States up to which the precision is factored as a dense matrix, and its density known.
 MOST_DENSE = 4000
@@ -146,19 +148,35 @@ class SparsePrecision(TorchDistribution):  # type: ignore[misc]
         return self.chains.smoother(torch.from_numpy(squares).to(self.loc), plain=True)
 
 
+def rows_of(model: Any, *data: Any) -> Design:
+    """What a model's data see of its states: predictors, or of rankings the differences of a game's sides.
+
+    Raises:
+        InputError: for another model, and games of so many sides that their pairs are too many.
+    """
+    if isinstance(model, RankingFactors) and (ranked := model.rankings(*data)) is not None:
+        design, sizes = ranked
+        return design.contrasts(sizes, chains_of(model)[1].num_states)[0]
+    linear = as_linear(model)
+    if linear is None:
+        raise InputError(f"{type(model).__name__} has neither rankings nor linear factors for these data")
+    return linear.rows(*data)
+
+
 class JointNormal(PyroModule):  # type: ignore[misc]
     """N(m, (P + Aᵀ diag(w) A)⁻¹) over the states of a model's chains, with P their prior's precision.
 
     The best Gaussian of all has a precision of this form, for any likelihood of linear predictors A s: what
     the data say of a row's predictor is a Gaussian factor of precision w. It is the answer that full-rank
     gives, with R instead of N²/2 parameters. P follows the model's parameters, which have no gradients here;
-    A is that of the data with which the guide runs first, equal rows merged.
+    A is that of the data with which the guide runs first, equal rows merged. Rankings depend on differences
+    of their sides alone: their rows are those of all pairs of sides.
 
     Source: Opper and Archambeau, "The Variational Gaussian Approximation Revisited", *Neural Computation* 21
     (2009), equation 12.
 
     Args:
-        model: with the ability `LinearFactors` and a `ChainPrior`.
+        model: with the ability `LinearFactors` or `RankingFactors`, and a `ChainPrior`.
         init_weight: w at the start.
 
     Attributes:
@@ -185,8 +203,7 @@ class JointNormal(PyroModule):  # type: ignore[misc]
         if self._design is None:
             if not data:
                 raise InputError("the joint guide has seen no data yet")
-            model: Any = self._plain[0]
-            merged = model.rows(*data).merged()
+            merged = rows_of(self._plain[0], *data).merged()
             like = self.loc
             self._design = Design(merged.ends, merged.column, merged.values.detach().to(like))
             weight = torch.full((merged.num_rows,), self.init_weight).to(like)

@@ -21,6 +21,8 @@ MIXING = np.uint64(0xD1342543DE82EF95)
 COLUMN_BITS = 24
 # Rows that are worked on at once: bounds the memory.
 BLOCK = 2**16
+# Pairs of rows of all groups together.
+MOST_PAIRS = 2**22
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,6 +124,39 @@ class Design:
                 found += own * other * covariance[first, second]
         return found
 
+    def contrasts(self, sizes: Tensor, num_states: int) -> tuple[Design, Tensor, Tensor]:
+        """Differences of all pairs of rows of a group, such as the sides of a game.
+
+        What depends on a group's predictors by their differences alone sees the states through these rows.
+
+        Args:
+            sizes: rows of every group, one group after another, int64, shape (F,).
+            num_states: N.
+
+        Returns:
+            The differences, each state of a row once and the first with a positive sign, nothing observed;
+            and the two rows of each, int64.
+
+        Raises:
+            InputError: for more than four million pairs.
+        """
+        from scipy.sparse import csr_array
+
+        first, second = _pairs(sizes.numpy(force=True))
+        rows = np.arange(len(first))
+        ends = np.concatenate([rows, rows]), np.concatenate([first, second])
+        signs = np.repeat([1.0, -1.0], len(rows))
+        found = csr_array((signs, ends), shape=(len(rows), self.num_rows)) @ self.csr(num_states)
+        found.eliminate_zeros()
+        found.sort_indices()
+        lengths = np.diff(found.indptr)
+        leading = np.ones(len(rows))
+        leading[lengths > 0] = np.sign(found.data[found.indptr[:-1][lengths > 0]])
+        values = found.data * np.repeat(leading, lengths)
+        pointer, column = (torch.from_numpy(part.astype(np.int64)) for part in (found.indptr, found.indices))
+        made = Design(pointer, column, torch.from_numpy(values))
+        return made, torch.from_numpy(first), torch.from_numpy(second)
+
     def csr(self, num_states: int) -> Any:
         """A as SciPy's CSR array, on the CPU."""
         from scipy.sparse import csr_array
@@ -199,6 +234,23 @@ class Design:
             tuple(part[rows] for part in self.observed),
             torch.from_numpy(counts.astype(np.float64)).to(self.values.device),
         )
+
+
+def _pairs(sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """All pairs of rows of the same group, the groups of one size together."""
+    count = int((sizes * (sizes - 1) // 2).sum())
+    if count > MOST_PAIRS:
+        raise InputError(
+            f"groups of up to {int(sizes.max()):,} rows have {count:,} pairs of them; at most {MOST_PAIRS:,} "
+            "are compared"
+        )
+    starts = np.cumsum(sizes) - sizes
+    found = []
+    for size in np.unique(sizes):
+        at = starts[sizes == size][:, None]
+        found.append(np.stack([(at + part).reshape(-1) for part in np.triu_indices(int(size), 1)]))
+    first, second = np.concatenate(found, 1).astype(np.int64)
+    return first, second
 
 
 def _keys(parts: list[np.ndarray]) -> np.ndarray:

@@ -28,8 +28,7 @@ from ppl_vae.inference.fitting.gaussians.gaussian_fit import GaussianKeywords
 from ppl_vae.inference.fitting.gaussians.proper import Improper
 from ppl_vae.inference.fitting.options import FitKeywords, FitOptions, MethodName
 from ppl_vae.inference.fitting.parts import held_out_mean
-from ppl_vae.inference.fitting.propagation.factors import is_for
-from ppl_vae.inference.fitting.propagation.guides import holds
+from ppl_vae.inference.fitting.propagation.guides import takes
 from ppl_vae.program.abilities import HasEM
 from ppl_vae.program.pair import Pair
 from ppl_vae.program.probe import check_data, in_pyros_words
@@ -38,6 +37,8 @@ from ppl_vae.program.program_names import name_of
 
 __all__ = ["Choice", "Facts", "choice_of", "choose", "facts_of", "fit", "fit_by", "settled"]
 
+# Methods that are never chosen.
+ONLY_ASKED: tuple[Method, ...] = ("em", "ep")
 ASKED = "it was asked for"
 # Options of a fit that every method knows; the others are SVI's.
 SHARED = ("method", "train", "tolerance", "compile")
@@ -97,7 +98,8 @@ def choose(facts: Facts) -> Choice:
         others: tuple[Method, ...] = ("svi",) if refused("ep", facts) else ("ep", "svi")
         return Choice("natural", f"{facts}, of a model of linear predictors, by quadrature", others)
     if obstacle := _obstacle(facts):
-        return Choice("svi", obstacle, () if refused("em", facts) else ("em",))
+        others = tuple(method for method in ONLY_ASKED if not refused(method, facts))
+        return Choice("svi", obstacle, others)
     second_order: tuple[Method, ...] = ("natural", "deterministic")
     possible = [method for method in second_order if not refused(method, facts)]
     order = possible if facts.largest or facts.dim <= FEW else possible[::-1]
@@ -138,7 +140,10 @@ def _without_em(facts: Facts) -> str:
 def _without_ep(facts: Facts) -> str:
     if not facts.has_ep:
         model, guide = facts.model or "the model", facts.guide
-        return f"{model} with {guide} is no model of linear factors with a guide of independent chains"
+        return (
+            "expectation propagation takes models of linear factors under guides of independent chains, such "
+            f"as markov, or of all states, such as sparse-precision, and this is {model} with {guide}"
+        )
     return facts.only_svi
 
 
@@ -177,7 +182,7 @@ def facts_of(pair: Pair, *data: Any, options: FitOptions, only_svi: str = "", se
         only_svi=only_svi,
         model=name_of(pair.model),
         has_em=isinstance(pair.model, HasEM),
-        has_ep=is_for(pair.model) and holds(pair.guide),
+        has_ep=takes(pair),
         held=options.train == "guide",
     )
     linear = quadrature.fits(pair)

@@ -22,7 +22,7 @@ from ppl_vae.inference.evidence.elbo import ELBO, elbo
 from ppl_vae.inference.fitting.factors import quadrature
 from ppl_vae.inference.fitting.fit_result import EvidenceEstimate, Fit, final_particles
 from ppl_vae.inference.fitting.propagation.factors import factors_of
-from ppl_vae.inference.fitting.propagation.guides import check_guide, write
+from ppl_vae.inference.fitting.propagation.guides import check_guide, is_joint, write
 from ppl_vae.inference.fitting.propagation.learning import learn
 from ppl_vae.inference.fitting.propagation.loop import Propagated, propagate
 from ppl_vae.program.pair import Pair
@@ -46,17 +46,20 @@ def fit(
 ) -> Fit:
     """Set a guide to the answer of expectation propagation.
 
-    Every entry of a factor has a Gaussian site of its own, so that chains (players) are independent in the
-    answer, whether they have one state each (Herbrich et al. 2006) or many, through time (Dangauthier et al.
-    2007). Factors of one predictor are matched in closed form where the model knows it (`TiltedFactors`),
-    else by quadrature; rankings of whole games by their exact marginal moments (`RankingFactors`), which
-    those authors iterate for within the game. Nothing is random but the draws of rankings' last ELBO, and the
-    order of data changes nothing.
+    Under guides of independent chains every entry of a factor has a Gaussian site of its own, so that chains
+    (players) are independent in the answer, whether they have one state each (Herbrich et al. 2006) or many,
+    through time (Dangauthier et al. 2007). Under guides of all states together every row has one, and nothing
+    is lost between players; rankings, and more than 4,000 states, are propagated by independent chains, and
+    the guide gets the precision by which their means answer to a pull. Factors of one predictor are matched
+    in closed form where the model knows it (`TiltedFactors`), else by quadrature; rankings of whole games by
+    their exact marginal moments (`RankingFactors`), which those authors iterate for within the game. Nothing
+    is random but the draws of rankings' last ELBO, and the order of data changes nothing.
 
     Args:
-        pair: a model with the ability `LinearFactors` or `RankingFactors`, and Pyro's ``AutoNormal`` where
-            chains have one state each, or a `ChainNormal`. The guide's parameters are changed in place, in
-            their own precision; all arithmetic is in float64. Where the guide stands does not matter.
+        pair: a model with the ability `LinearFactors` or `RankingFactors`, and a `ChainNormal`, Pyro's
+            ``AutoNormal`` where chains have one state each, a `JointNormal`, or Pyro's
+            ``AutoMultivariateNormal``. The guide's parameters are changed in place, in their own precision;
+            all arithmetic is in float64. Where the guide stands does not matter.
         data: the programs' full data.
         tolerance: change of the means, in their sds, and of log variances at which to stop.
         max_steps: most steps.
@@ -78,7 +81,7 @@ def fit(
     """
     _check_arguments(tolerance, max_steps, damping, num_nodes)
     begun = time.perf_counter()
-    factors = factors_of(pair.model, *data, num_nodes=num_nodes)
+    factors = factors_of(pair.model, *data, num_nodes=num_nodes, together=is_joint(pair.guide))
     pair.initialise(*data, seed=seed)
     check_guide(pair.guide, factors)
     leaves = _learnt(pair) if train == "both" else {}

@@ -10,7 +10,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from pyro.infer.autoguide import AutoMultivariateNormal, AutoNormal
+from pyro.infer.autoguide import AutoLowRankMultivariateNormal, AutoNormal
 from pyro.nn import PyroModule
 from scipy import special, stats
 from torch import Tensor
@@ -109,7 +109,7 @@ def solved(model: Contests, outcome: Sequence[float], **options: float) -> tuple
     data = torch.tensor(outcome, dtype=torch.float64)
     found = propagate(factors_of(model, data, num_nodes=64), **options)  # type: ignore[arg-type]
     assert found.converged
-    return found.sites.mean, found.smoother.variance.sqrt(), found
+    return found.sites.mean, found.around.variance.sqrt(), found
 
 
 def by_rounds(
@@ -350,7 +350,7 @@ def test_normal_measurements_are_smoothed_exactly_in_one_step():
     gain = torch.linalg.solve(marginal, 2 * covariance)
     torch.testing.assert_close(found.sites.mean, seen @ gain, rtol=0, atol=1e-9)
     exact = covariance - 2 * covariance @ gain
-    torch.testing.assert_close(found.smoother.variance, exact.diag(), rtol=0, atol=1e-9)
+    torch.testing.assert_close(found.around.variance, exact.diag(), rtol=0, atol=1e-9)
     evidence = propagate(factors, start=found.sites).log_evidence[-1]
     expected = dist.MultivariateNormal(torch.zeros(size).double(), marginal).log_prob(seen)
     assert evidence == pytest.approx(float(expected), abs=1e-9)
@@ -408,8 +408,8 @@ def test_it_is_a_method_of_fits():
     assert found.held_out.shape == (1, 2)
     assert found.estimate is not None
     assert EvidenceEstimate.from_json(found.estimate.to_json()) == found.estimate
-    with pytest.raises(InputError, match="no model of linear factors with a guide"):
-        fit(Pair(model, AutoMultivariateNormal(model)), data, method="ep", progress=False)
+    with pytest.raises(InputError, match="and this is Closed with AutoLowRankMultivariateNormal"):
+        fit(Pair(model, AutoLowRankMultivariateNormal(model)), data, method="ep", progress=False)
     with pytest.raises(InputError, match="tolerance belongs to other methods; method='ep' does not know it"):
         fit(Pair(model, AutoNormal(model)), data, method="ep", tolerance=0.1)
 
@@ -449,7 +449,7 @@ def test_what_it_does_not_take():
     model = Contests(chains, states, None, 1.0, 0.5)
     for guide, message in (
         (AutoNormal(model), "the model's are chains"),
-        (AutoMultivariateNormal(model), "the guide is a AutoMultivariateNormal"),
+        (AutoLowRankMultivariateNormal(model), "and the guide is a AutoLowRankMultivariateNormal"),
     ):
         with pytest.raises(InputError, match=message):
             ep.fit(Pair(model, guide), data, progress=False)

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from ppl_vae.base.errors import InputError, listed
+from ppl_vae.guides.joint_normal import MOST_DENSE
 from ppl_vae.inference.fitting.factors.expectations import meeting_of
+from ppl_vae.inference.fitting.propagation.joint import JointFactors
 from ppl_vae.inference.fitting.propagation.steps import Factors
 from ppl_vae.inference.fitting.propagation.tilted import Quadrature
 from ppl_vae.program.chains import Chains
@@ -30,17 +32,19 @@ def is_for(model: Any) -> bool:
 
 
 @torch.no_grad()
-def factors_of(model: Any, *data: Any, num_nodes: int) -> Factors:
+def factors_of(model: Any, *data: Any, num_nodes: int, together: bool = False) -> Factors:
     """A model's factors.
 
     Args:
         model: with the ability `LinearFactors` or `RankingFactors`.
         data: the programs' full data.
         num_nodes: nodes of the quadrature, where moments are not known in closed form.
+        together: whether states are to be kept together, where factors have one row each and states are not
+            more than dense matrices take.
 
     Raises:
         InputError: for a model without these abilities, data that it does not take, a row without a state, or
-            of two of the same chain.
+            of two of the same chain where chains are apart.
     """
     linear = as_linear(model)
     if linear is None and not isinstance(model, RankingFactors):
@@ -53,18 +57,20 @@ def factors_of(model: Any, *data: Any, num_nodes: int) -> Factors:
         site, chains = model.normal_prior()
         (design, sizes), moments = ranked, model.ranking_moments
         chains = chains.detach()
-        plain = _plain(design, chains)
+        plain = _plain(design, chains, apart=True)
         return Factors(site, chains, plain, sizes.cpu(), lambda mean, var: moments(mean, var, *data))
     if linear is None:
         raise InputError(f"{name_of(model)} has neither rankings nor linear factors for these data")
     site, chains = linear.normal_prior()
     chains = chains.detach()
-    design = _plain(linear.rows(*data), chains)
+    together = together and chains.num_states <= MOST_DENSE
+    design = _plain(linear.rows(*data), chains, apart=not together)
     powers = design.count
     # Equal rows are copies, with sites of their own; what rows count is a power of their likelihood.
     design = design.merged() if powers is None else replace(design, count=None)
     rule = Quadrature(_log_likelihood(linear, design, powers), num_nodes)
-    return Factors(site, chains, design, None, _tilted(linear, design, rule, powers is None), rule)
+    made = JointFactors if together else Factors
+    return made(site, chains, design, None, _tilted(linear, design, rule, powers is None), rule)
 
 
 def _log_likelihood(
@@ -89,8 +95,8 @@ def _tilted(
     return lambda mean, var: closed(mean, var, *design.observed) or rule(mean, var)
 
 
-def _plain(design: Design, chains: Chains) -> Design:
-    """The same on the processor, in float64, with every state of a row once."""
+def _plain(design: Design, chains: Chains, *, apart: bool) -> Design:
+    """The same on the processor, in float64; where chains are to be apart with every state of a row once."""
     from scipy.sparse import csr_array
 
     design.check(chains.num_states)
@@ -101,7 +107,7 @@ def _plain(design: Design, chains: Chains) -> Design:
     empty = np.flatnonzero(np.diff(matrix.indptr) == 0)
     if len(empty):
         raise InputError(f"row {empty[0]} of the design matrix reads no state, or in all none of it")
-    if matrix.nnz < len(column):
+    if apart and matrix.nnz < len(column):
         pointer, column = (
             torch.from_numpy(part.astype(np.int64)) for part in (matrix.indptr, matrix.indices)
         )
@@ -110,7 +116,7 @@ def _plain(design: Design, chains: Chains) -> Design:
     seen = (part.cpu() for part in design.observed)
     observed = tuple(part.double() if part.is_floating_point() else part for part in seen)
     found = Design(pointer, column, value, observed, count)
-    if (meeting := meeting_of(found, chains)) is not None:
+    if apart and (meeting := meeting_of(found, chains)) is not None:
         row, states = meeting
         raise InputError(
             f"row {row} of the design matrix reads the states {listed(states)}, of which two are of the same "

@@ -59,9 +59,9 @@ def evidence_gradient(
 
 
 def _parts(model: Any, factors: Factors, found: Propagated) -> Iterator[Tensor]:
-    smoother = found.smoother
+    around = found.around
     _, chains = model.normal_prior()
-    yield chains.expected_log_prob(found.sites.mean, smoother.variance, smoother.lag_covariance)
+    yield chains.expected_log_prob(found.sites.mean, around.variance, around.lag_covariance)
     if factors.rule is not None:
         mean, variance = predictors(factors, found.sites)
         count = factors.design.count

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ppl_vae.base.errors import InputError
+from ppl_vae.inference.fitting.factors.families import Spread
 from ppl_vae.inference.fitting.propagation.steps import Factors, Sites, step
-from ppl_vae.program.chains import Smoother
 
 __all__ = ["Propagated", "propagate"]
 
@@ -23,7 +23,7 @@ class Propagated:
 
     Attributes:
         sites: at the end.
-        smoother: of the states' prior with the sites' precisions.
+        around: what the sites make of the prior, but for its mean: a smoother where chains are apart.
         log_evidence: EP's estimate of log p(x) before every step and at the end, in nats, no bound.
         change: how far the last step would have moved means, in the states' sds, and log variances.
         converged: whether that is within the tolerance.
@@ -31,7 +31,7 @@ class Propagated:
     """
 
     sites: Sites
-    smoother: Smoother
+    around: Spread
     log_evidence: tuple[float, ...]
     change: float
     converged: bool
@@ -78,7 +78,7 @@ def propagate(
         if change <= tolerance:
             break
         pace.saw(change)
-    return Propagated(sites, sites.smoother(factors), tuple(values), change, change <= tolerance, length)
+    return Propagated(sites, sites.around(factors), tuple(values), change, change <= tolerance, length)
 
 
 class _Pace:

@@ -44,8 +44,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ppl_vae.inference.fitting.factors.families import Spread
 from ppl_vae.inference.fitting.propagation.tilted import Quadrature
-from ppl_vae.program.chains import Chains, Smoother
+from ppl_vae.program.chains import Chains
 from ppl_vae.program.design import Design
 from ppl_vae.program.factors import Tilted
 from ppl_vae.program.solving import conjugate_gradients
@@ -53,7 +54,7 @@ from ppl_vae.program.solving import conjugate_gradients
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
-__all__ = ["Factors", "Sites", "predictors", "step"]
+__all__ = ["Factors", "Linear", "Sites", "predictors", "step", "stiffness"]
 
 # The Newton system is solved to this fraction; what is left is mended by the next step.
 SOLVER_TOLERANCE, SOLVER_ITERATIONS = 1e-2, 300
@@ -114,6 +115,29 @@ class Factors:
         """Aᵀ y over all copies, shape (N,)."""
         return torch.from_numpy(self.counted @ of_rows.numpy())
 
+    @property
+    def num_sites(self) -> int:
+        """How many there are: one an entry."""
+        return len(self.design.column)
+
+    def around(self, precision: Tensor) -> Spread:
+        """The Gaussian that sites of these precisions make of the prior, but for its mean."""
+        return self.chains.smoother(self.by_state(precision))
+
+    def cavities(self, precision: Tensor, around: Spread) -> Tensor:
+        """w of every site."""
+        marginal = 1 / around.variance.index_select(0, self.design.column)
+        return 1 / torch.maximum(marginal - precision, LEAST_PART * marginal)
+
+    def bends(self, curvature: Tensor) -> Tensor:
+        """a² β of every site, of the rows' β."""
+        return self.squares * curvature.index_select(0, self.row)
+
+    def by_row(self, of_sites: Tensor) -> Tensor:
+        """Sums over the sites of every row, shape (R,)."""
+        zero = of_sites.new_zeros(self.design.num_rows)
+        return zero.index_add_(0, self.row, of_sites)
+
     def spread(self, cavity: Tensor) -> Tensor:
         """u of every row, of the entries' w, shape (R,)."""
         scaled = (self.squares * cavity).numpy()
@@ -130,6 +154,18 @@ class Factors:
         found = np.bincount(self.design.column.numpy(), of_entries.numpy(), self.chains.num_states)
         return torch.from_numpy(found)
 
+    def newton(self, linear: Linear, right: Tensor) -> Tensor:
+        """(P + Aᵀ W A)⁻¹ b, roughly, by conjugate gradients with the chains' own solver before them."""
+        chains = self.chains
+        preconditioner = chains.smoother(self.by_state(self.bends(linear.weight)))
+
+        def system(x: Tensor) -> Tensor:
+            return chains.precision_times(x) + self.gathered(linear.times(self.predictors(x)))
+
+        return conjugate_gradients(
+            system, right, preconditioner.solve, tolerance=SOLVER_TOLERANCE, most=SOLVER_ITERATIONS
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class Sites:
@@ -138,7 +174,7 @@ class Sites:
     Attributes:
         mean: m of every state, shape (N,).
         slope: α of every row, shape (R,).
-        precision: π of every entry, shape (E,).
+        precision: π of every entry, shape (E,); of every row where all states are together (`joint`).
     """
 
     mean: Tensor
@@ -149,11 +185,11 @@ class Sites:
     def none(cls, factors: Factors) -> Sites:
         """Sites of one: the prior."""
         design, zero = factors.design, factors.chains.mean.new_zeros
-        return cls(factors.chains.mean.clone(), zero(design.num_rows), zero(len(design.column)))
+        return cls(factors.chains.mean.clone(), zero(design.num_rows), zero(factors.num_sites))
 
-    def smoother(self, factors: Factors) -> Smoother:
-        """Of the states' variances: its site precisions are X."""
-        return factors.chains.smoother(factors.by_state(self.precision))
+    def around(self, factors: Factors) -> Spread:
+        """What the sites make of the prior, but for its mean: a smoother whose site precisions are X."""
+        return factors.around(self.precision)
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,50 +212,50 @@ class Step:
 @torch.no_grad()
 def step(factors: Factors, sites: Sites, length: float = 1.0) -> Step:
     """One step of the given length (1: undamped)."""
-    smoother = sites.smoother(factors)
-    variance = smoother.variance
-    cavity = _cavity(factors, sites, variance)
+    around = sites.around(factors)
+    variance, cavity = around.variance, factors.cavities(sites.precision, around)
     spread = factors.spread(cavity)
     before = factors.tilted(factors.predictors(sites.mean) - spread * sites.slope, spread)
-    evidence = log_evidence(factors, sites, smoother, cavity, before)
-    moved = _Linear.of(factors, before, spread, sites.slope)
-    move = length * moved.solve(sites, variance)
+    evidence = log_evidence(factors, sites, around, cavity, before)
+    moved = Linear.of(factors, before, spread, sites.slope)
+    move = length * moved.solve(sites)
     mean, slope = sites.mean + move, moved.slope - moved.times(factors.predictors(move))
     after = factors.tilted(factors.predictors(mean) - spread * slope, spread)
-    slope = _Linear.of(factors, after, spread, slope).slope
-    bend = factors.squares * after.curvature.index_select(0, factors.row)
+    slope = Linear.of(factors, after, spread, slope).slope
+    bend = factors.bends(after.curvature)
     precision = bend / (1 - cavity * bend).clamp(min=LEAST_PART)
     precision = torch.lerp(sites.precision, precision, length)
     change = float((move.abs() / variance.sqrt()).max()) / length
     return Step(Sites(mean, slope, precision), variance, change, evidence)
 
 
-def log_evidence(factors: Factors, sites: Sites, smoother: Smoother, cavity: Tensor, tilted: Tilted) -> float:
+def log_evidence(factors: Factors, sites: Sites, around: Spread, cavity: Tensor, tilted: Tilted) -> float:
     """EP's estimate of log p(x) in nats, right to second order off a fixed point of the means."""
     spread = factors.spread(cavity)
     away = sites.mean - factors.chains.mean
-    narrowed = torch.zeros_like(spread).index_add_(0, factors.row, (sites.precision * cavity).log1p())
+    narrowed = factors.by_row((sites.precision * cavity).log1p())
     energy = factors.total(tilted.log_normaliser) + 0.5 * factors.total(spread * sites.slope**2 + narrowed)
-    energy -= 0.5 * smoother.log_det
+    energy -= 0.5 * around.log_det
     return float(energy - 0.5 * away @ factors.chains.precision_times(away))
 
 
 @torch.no_grad()
 def predictors(factors: Factors, sites: Sites) -> tuple[Tensor, Tensor]:
     """δ and u: means and variances of the rows' cavities, each of shape (R,)."""
-    cavity = _cavity(factors, sites, sites.smoother(factors).variance)
-    spread = factors.spread(cavity)
+    spread = factors.spread(factors.cavities(sites.precision, sites.around(factors)))
     return factors.predictors(sites.mean) - spread * sites.slope, spread
 
 
-def _cavity(factors: Factors, sites: Sites, variance: Tensor) -> Tensor:
-    """w of every entry."""
-    marginal = 1 / variance.index_select(0, factors.design.column)
-    return 1 / torch.maximum(marginal - sites.precision, LEAST_PART * marginal)
+@torch.no_grad()
+def stiffness(factors: Factors, sites: Sites) -> Tensor:
+    """The diagonal part of W where the sites stand, shape (R,): means answer to a pull as those of a Gaussian
+    of precision P + Aᵀ W A, in which states are together whose sites leave them apart."""
+    mean, spread = predictors(factors, sites)
+    return Linear.of(factors, factors.tilted(mean, spread), spread, sites.slope).weight
 
 
 @dataclass(frozen=True, eq=False)
-class _Linear:
+class Linear:
     """α as a linear function of the change of predictors A dm: α = slope − W A dm.
 
     W is diagonal for factors of one row. Those of several are closed by H ≈ D − D 1 1ᵀ D / ΣD with the
@@ -238,7 +274,7 @@ class _Linear:
     starts: np.ndarray | None
 
     @classmethod
-    def of(cls, factors: Factors, tilted: Tilted, spread: Tensor, slope: Tensor) -> _Linear:
+    def of(cls, factors: Factors, tilted: Tilted, spread: Tensor, slope: Tensor) -> Linear:
         """Solve α = α(δ) − H (A dm − u (α − α₀)) for α."""
         sizes = factors.sizes
         if sizes is None:
@@ -265,20 +301,11 @@ class _Linear:
         shift = torch.where((bottom > 0) & (sizes > 1), top / bottom, 0.0)
         return scaled - self.weight * _repeat(shift, sizes)
 
-    def solve(self, sites: Sites, variance: Tensor) -> Tensor:
-        """dm, by conjugate gradients roughly."""
-        factors = self.factors
-        chains = factors.chains
+    def solve(self, sites: Sites) -> Tensor:
+        """dm."""
+        factors, chains = self.factors, self.factors.chains
         right = factors.gathered(self.slope) - chains.precision_times(sites.mean - chains.mean)
-        diagonal = factors.by_state(factors.squares * self.weight.index_select(0, factors.row))
-        preconditioner = chains.smoother(diagonal)
-
-        def system(x: Tensor) -> Tensor:
-            return chains.precision_times(x) + factors.gathered(self.times(factors.predictors(x)))
-
-        return conjugate_gradients(
-            system, right, preconditioner.solve, tolerance=SOLVER_TOLERANCE, most=SOLVER_ITERATIONS
-        )
+        return factors.newton(self, right)
 
 
 def _closed(curvature: Tensor, spread: Tensor, starts: np.ndarray, sizes: Tensor) -> Tensor:

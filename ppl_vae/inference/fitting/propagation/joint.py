@@ -1,0 +1,74 @@
+"""Expectation propagation that keeps all states together: a site a row, and a dense Gaussian of all states.
+
+The answer is N(m, (P + Aᵀ diag(c π) A)⁻¹), with c the copies of a row and π the precision of each copy's
+site. A row's cavity is the normal that this is of its predictor, without the site of one copy: nothing is
+lost between states, as where every chain is by itself. It is what is called expectation propagation of
+generalised linear models and of Gaussian process classification.
+
+Sources: Minka, "Expectation Propagation for Approximate Bayesian Inference", UAI 2001; Kuss and Rasmussen,
+"Assessing Approximate Inference for Binary Gaussian Process Classification", JMLR 6 (2005).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ppl_vae.base.errors import InputError
+from ppl_vae.inference.fitting.factors.families import DenseSpread
+from ppl_vae.inference.fitting.propagation.steps import LEAST_PART, Factors, Linear
+
+__all__ = ["JointFactors"]
+
+
+@dataclass(frozen=True, eq=False)
+class JointFactors(Factors):
+    """Factors of one row each, with a site a row in place of one an entry."""
+
+    @property
+    def num_sites(self) -> int:
+        """R."""
+        return self.design.num_rows
+
+    def around(self, precision: Tensor) -> DenseSpread:
+        """The dense Gaussian that rows' sites make of the prior.
+
+        Raises:
+            InputError: where it is none, as may be where factors are not log-concave.
+        """
+        found = DenseSpread.of(self.chains, self.precision(precision))
+        if found is None:
+            raise InputError(
+                "expectation propagation comes to sites that make no normal, as it may where factors are not "
+                "log-concave"
+            )
+        return found
+
+    def precision(self, of_rows: Tensor) -> Tensor:
+        """P + Aᵀ diag(c y) A, shape (N, N)."""
+        count = self.design.count
+        weight = of_rows if count is None else of_rows * count
+        return self.chains.dense_precision() + self.design.gram(weight, self.chains.num_states)
+
+    def cavities(self, precision: Tensor, around: DenseSpread) -> Tensor:  # type: ignore[override]
+        """u of every row."""
+        marginal = 1 / self.design.row_variances(around.covariance)
+        return 1 / torch.maximum(marginal - precision, LEAST_PART * marginal)
+
+    def spread(self, cavity: Tensor) -> Tensor:
+        """u itself."""
+        return cavity
+
+    def bends(self, curvature: Tensor) -> Tensor:
+        """β itself."""
+        return curvature
+
+    def by_row(self, of_sites: Tensor) -> Tensor:
+        """Themselves."""
+        return of_sites
+
+    def newton(self, linear: Linear, right: Tensor) -> Tensor:
+        """Solved exactly."""
+        return self.around(linear.weight).solve(right)
