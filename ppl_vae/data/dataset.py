@@ -108,7 +108,7 @@ class Variable:
             and len(ends)
             and ends[0] == 0
             and ends[-1] == len(self.values)
-            and np.all(np.diff(ends) >= 0)
+            and not (ends[1:] < ends[:-1]).any()
         ):
             raise InputError(f"Offsets must rise from 0 to the number of entries, {len(self.values)}.")
 

@@ -21,18 +21,19 @@ def check_games(games: Games) -> None:
         ("side_ptr", games.side_ptr, len(games.place)),
         ("entry_ptr", games.entry_ptr, len(games.player)),
     ):
-        if ends.ndim != 1 or not len(ends) or ends[0] != 0 or ends[-1] != total or (np.diff(ends) < 0).any():
+        rises = ends.ndim == 1 and len(ends) > 0 and not (ends[1:] < ends[:-1]).any()
+        if not rises or ends[0] != 0 or ends[-1] != total:
             raise InputError(f"{games.name}: {words} must rise from 0 to {total}.")
     if len(games.entry_ptr) != len(games.place) + 1:
         raise InputError(
             f"{games.name}: entry_ptr is of {len(games.entry_ptr) - 1} sides, place of {len(games.place)}."
         )
     _check_lengths(games)
-    if (few := games.sides < 2).any():
+    if (few := games.side_ptr[1:] < games.side_ptr[:-1] + 2).any():
         game = int(few.argmax())
         number = games.sides[game]
         _refuse(games, game, f"has {number} side{'' if number == 1 else 's'}; a game has at least two")
-    if (empty := games.sizes < 1).any():
+    if (empty := games.entry_ptr[1:] <= games.entry_ptr[:-1]).any():
         _refuse(games, _game_of(games, int(empty.argmax())), "has a side without players")
     player = games.player
     if player.size and not 0 <= player.min() <= player.max() < games.num_players:

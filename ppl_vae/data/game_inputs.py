@@ -153,9 +153,13 @@ class Covariates(GameInput):
 
     def of(self, games: Games) -> Variable:
         """See `GameInput.of`."""
-        columns = [by_side(games, values, 0.0) for values in games.covariates.values()]
-        empty = np.empty((games.num_games, int(games.sides.max(initial=2)), 0))
-        values = np.stack(columns, axis=2) if columns else empty
+        columns = [by_side(games, values, 0.0)[..., None] for values in games.covariates.values()]
+        if len(columns) == 1:
+            values = columns[0]
+        elif columns:
+            values = np.concatenate(columns, axis=2)
+        else:
+            values = np.empty((games.num_games, int(games.sides.max(initial=2)), 0))
         labels = {"covariate": tuple(games.covariates)} if columns else {}
         return Variable(values, "real", dims=("side", "covariate"), labels=labels)
 
@@ -188,7 +192,10 @@ class DuelOutcome(GameInput):
         """See `GameInput.of`."""
         _check_duels(games)
         first, second = games.place[::2], games.place[1::2]
-        return Variable(0.5 * (1.0 + np.sign(second - first)), "grey")
+        outcome = np.sign(second - first).astype(np.float64)
+        outcome += 1.0
+        outcome *= 0.5
+        return Variable(outcome, "grey")
 
     def _is_ready(self, dataset: Dataset, found: Variable) -> bool:
         return is_padded(dataset) and found.values.ndim == 1

@@ -54,8 +54,8 @@ def long_games(table: Table, roles: GameRoles) -> Reading:
             said.append(f"{out:,} sides without a place are an unordered last group")
     else:
         place = places_of(value, side_ptr)
-    ids, names = numbered(table, (*roles.player, *roles.shared))
-    entries = np.stack(ids, axis=1)[rows]
+    entries, names = numbered(table, (*roles.player, *roles.shared))
+    entries = entries[rows]
     _check_long_players(table, roles, rows, game_of, entries, names)
     there = entries >= 0
     sizes = np.add.reduceat(there.sum(1), first)

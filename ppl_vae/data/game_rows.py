@@ -30,16 +30,17 @@ class Reading:
     said: list[str] = field(default_factory=list)
 
 
-def numbered(table: Table, columns: Sequence[str]) -> tuple[list[NDArray[np.int32]], list[str]]:
-    """The players in each column by numbers in no particular order, −1 for empty cells; and their names."""
+def numbered(table: Table, columns: Sequence[str]) -> tuple[NDArray[np.int32], list[str]]:
+    """The players in each column by numbers in no particular order, −1 for empty cells, shape (rows,
+    columns); and their names."""
     known: dict[str, int] = {}
-    found = []
-    for name in columns:
+    found = np.empty((table.num_rows, len(columns)), dtype=np.int32)
+    for at, name in enumerate(columns):
         column = table.columns[name]
         places = np.array(
             [known.setdefault(text, len(known)) if text else -1 for text in column.levels], dtype=np.int32
         )
-        if strange := [at for at, text in enumerate(column.levels) if text in NOBODY]:
+        if strange := [level for level, text in enumerate(column.levels) if text in NOBODY]:
             row = int(np.isin(column.codes, strange).argmax())
             table.refuse(
                 row,
@@ -47,7 +48,7 @@ def numbered(table: Table, columns: Sequence[str]) -> tuple[list[NDArray[np.int3
                 "otherwise",
                 name,
             )
-        found.append(places[column.codes])
+        found[:, at] = places[column.codes] if len(places) else -1
     return found, list(known)
 
 

@@ -8,8 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
-import numpy as np
-
 from ppl_vae.base.errors import InputError, listed
 from ppl_vae.data.dataset import Columns, Dataset
 from ppl_vae.data.game_cells import (
@@ -182,8 +180,9 @@ def understood(table: Table, roles: GameRoles, games: Games, said: Sequence[str]
         games: what it became.
         said: what else there is to say.
     """
-    sides = np.unique(games.sides)
-    of = f"{sides[0]}" if len(sides) == 1 else f"{sides[0]} to {sides[-1]}"
+    sides = games.sides
+    low, high = sides.min(), sides.max()
+    of = f"{low}" if low == high else f"{low} to {high}"
     parts = [f"{games.num_games:,} games of {of} sides", f"{games.num_players:,} players", _endings(games)]
     if games.time is not None:
         parts.append(_when(table, roles))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
@@ -26,6 +28,54 @@ from ppl_vae.data.player_names import look_alikes
 
 __all__ = ["wide_games"]
 
+# The side that a result says has won, where it says none.
+NOT_SAID = -1
+
+
+@dataclass(frozen=True, eq=False)
+class _Seats:
+    """Which seats of the table's games are taken; all of them, for most tables.
+
+    Attributes:
+        entries: who sits where, −1 for nobody, shape (rows, columns).
+        sizes: of the sides, in columns.
+        whole: whether nobody is missing, so that nothing has to be left out.
+    """
+
+    entries: NDArray[np.int32]
+    sizes: tuple[int, ...]
+    whole: bool
+
+    @classmethod
+    def of(cls, entries: NDArray[np.int32], sizes: tuple[int, ...]) -> _Seats:
+        """See the class."""
+        return cls(entries, sizes, bool((entries >= 0).all()))
+
+    @cached_property
+    def members(self) -> Ints:
+        """How many players each side of each game has, shape (rows, sides)."""
+        ends = np.cumsum([0, *self.sizes])
+        return np.stack([(self.entries[:, a:b] >= 0).sum(1) for a, b in pairwise(ends)], axis=1)
+
+    def players(self) -> NDArray[np.int32]:
+        """Who is there, game by game, shape (entries,)."""
+        return self.entries.reshape(-1) if self.whole else self.entries[self.entries >= 0]
+
+    def kept(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Those of the sides that are there, of numbers of shape (rows, sides)."""
+        return values.reshape(-1) if self.whole else values[self.members > 0]
+
+    def ends(self) -> tuple[Ints, Ints]:
+        """``side_ptr`` and ``entry_ptr`` of `Games`; sides of one player each share them."""
+        rows, count = len(self.entries), len(self.sizes)
+        if self.whole and all(size == 1 for size in self.sizes):
+            ends = np.arange(rows * count + 1)
+            return ends[::count], ends
+        if self.whole:
+            return np.arange(rows + 1) * count, ends_of(np.tile(np.array(self.sizes), rows))
+        there = self.members > 0
+        return ends_of(there.sum(1)), ends_of(self.members[there])
+
 
 def wide_games(table: Table, roles: GameRoles) -> Reading:
     """Games of a table of a row each.
@@ -34,34 +84,34 @@ def wide_games(table: Table, roles: GameRoles) -> Reading:
         InputError: naming the first row at fault.
     """
     flat = [column for side in roles.sides for column in side]
-    ids, names = numbered(table, flat)
-    entries = np.stack(ids, axis=1)
-    sizes = np.cumsum([0, *(len(side) for side in roles.sides)])
-    members = np.stack([(entries[:, a:b] >= 0).sum(1) for a, b in pairwise(sizes)], axis=1)
-    _check_sides(table, roles, members)
+    entries, names = numbered(table, flat)
+    seats = _Seats.of(entries, tuple(len(side) for side in roles.sides))
+    _check_sides(table, roles, seats)
     _check_once(table, roles, entries, names)
-    whole = bool((entries >= 0).all())
-    there = members > 0
-    side_ptr = ends_of(there.sum(1))
-    score = _side_numbers(table, roles.scores, there) if roles.scores else None
-    place = _wide_places(table, roles, entries, there, side_ptr, score)
-    flat_player = entries.reshape(-1) if whole else entries[entries >= 0]
-    del entries
-    player, players = in_order(flat_player, names)
+    score = _side_numbers(table, roles.scores, seats) if roles.scores else None
+    place = _wide_places(table, roles, seats, score)
+    at_home = _at_home(table, roles, len(place))
+    covariates = {name: _side_numbers(table, of, seats) for name, of in roles.covariates.items()}
+    player, players = in_order(seats.players(), names)
+    side_ptr, entry_ptr = seats.ends()
+    # Ten million games are large: what is not needed for the rest goes.
+    del entries, seats
     games = Games(
-        table.name, players, side_ptr, ends_of(members[there]), player, place,
+        table.name, players, side_ptr, entry_ptr, player, place,
         score=score,
         time=times_of(table, roles.date),
         game_weight=numbers_of(table, roles.game_weight, as_weight, "is no positive number"),
-        covariates=_at_home(table, roles, len(place))
-        | {name: _side_numbers(table, of, there) for name, of in roles.covariates.items()},
+        covariates=at_home | covariates,
         warnings=look_alikes(players),
     )  # fmt: skip
     return Reading(games)
 
 
-def _check_sides(table: Table, roles: GameRoles, members: Ints) -> None:
+def _check_sides(table: Table, roles: GameRoles, seats: _Seats) -> None:
     """Every game has two sides of a player each at least."""
+    if seats.whole:
+        return
+    members = seats.members
     least = members.shape[1] if members.shape[1] == 2 else 2
     few = (members > 0).sum(1) < least
     if few.any():
@@ -86,20 +136,14 @@ def _check_once(table: Table, roles: GameRoles, entries: NDArray[np.int32], play
                 table.refuse(row, f"{who!r} is in the game twice; a player is on one side, once")
 
 
-def _wide_places(
-    table: Table,
-    roles: GameRoles,
-    entries: NDArray[np.int32],
-    there: NDArray[np.bool_],
-    side_ptr: Ints,
-    score: Floats | None,
-) -> NDArray[np.int32]:
+def _wide_places(table: Table, roles: GameRoles, seats: _Seats, score: Floats | None) -> NDArray[np.int32]:
     if roles.winner_first:
         return _won(table, roles)
     if roles.result:
-        return _by_result(table, roles, entries, there)
+        return _by_result(table, roles, seats)
+    side_ptr, _ = seats.ends()
     if roles.places:
-        place = _side_numbers(table, roles.places, there, as_place, "is no place")
+        place = _side_numbers(table, roles.places, seats, as_place, "is no place")
         found = places_of(-place, side_ptr)
         check_steps(table, place, found, side_ptr, np.arange(len(side_ptr) - 1), roles.places[0])
         return found
@@ -129,60 +173,80 @@ def _won(table: Table, roles: GameRoles) -> NDArray[np.int32]:
     return place
 
 
-def _by_result(
-    table: Table, roles: GameRoles, entries: NDArray[np.int32], there: NDArray[np.bool_]
-) -> NDArray[np.int32]:
+def _by_result(table: Table, roles: GameRoles, seats: _Seats) -> NDArray[np.int32]:
     """By a word for the outcome, the number of a side, or the name of a player who is a side."""
     column, count = table.columns[roles.result], len(roles.sides)
-    said, row = column.map(lambda text: _side_said(text, count))
     words = {text.casefold() for text in column.levels}
     if not roles.home and "0" in words and "2" in words:
         table.refuse(0, "0 beside 2 may be a draw or a loss: write draw", roles.result)
-    winner = np.where(np.isnan(said), -1, said)
-    if all(len(side) == 1 for side in roles.sides):
-        winner = _by_name(table, roles, entries, said)
-    unknown = winner == -1
-    if unknown.any():
-        row = int(unknown.argmax())
-        text = table.text(roles.result, row)
-        words_ = f"{text!r} is no result" if text else "the cell is empty"
-        table.refuse(
-            row,
-            f"{words_}; 1-0, 0-1, draw, H, A, D, the number of a side or the name of one are",
-            roles.result,
-        )
-    place = np.where(winner[:, None] == np.arange(count), 0, 1).astype(np.int32)
+    judged = (_side_said(text, count) for text in column.levels)
+    said = np.array([NOT_SAID if side is None else side for side in judged], dtype=np.int16)
+    if not _names_a_side(table, roles):
+        # Few words are distinct: each is judged once, and rows are looked up.
+        _refuse_unsaid(table, roles, said[column.codes] if (said == NOT_SAID).any() else said[:0])
+        return np.asarray(seats.kept(_places_by(said, count)[column.codes]))
+    winner = _by_name(table, roles, said[column.codes])
+    _refuse_unsaid(table, roles, winner)
+    return np.asarray(seats.kept(_places_by(winner, count)))
+
+
+def _places_by(winner: NDArray[np.int16], count: int) -> NDArray[np.int32]:
+    """The sides' places where these win, (…, sides); `count` is a draw."""
+    place = (winner[:, None] != np.arange(count)).astype(np.int32)
     place[winner == count] = 0
-    return np.asarray(place[there], dtype=np.int32)
+    return place
 
 
-def _side_said(text: str, count: int) -> float | None:
-    """The side that won, counted from 0; `count` for a draw, NaN for what may be a name."""
+def _refuse_unsaid(table: Table, roles: GameRoles, winner: NDArray[np.int16]) -> None:
+    """Refuse the first row whose result is none."""
+    unknown = winner == NOT_SAID
+    if not unknown.any():
+        return
+    row = int(unknown.argmax())
+    text = table.text(roles.result, row)
+    words = f"{text!r} is no result" if text else "the cell is empty"
+    table.refuse(
+        row,
+        f"{words}; 1-0, 0-1, draw, H, A, D, the number of a side or the name of one are",
+        roles.result,
+    )
+
+
+def _side_said(text: str, count: int) -> int | None:
+    """The side that won, counted from 0; `count` for a draw, None for what may be a name."""
     if count > 2:
         number = as_score(text)
         if number is not None and 1 <= number <= count and number == round(number):
-            return number - 1
-        return float(count) if who_won(text) == DRAW else float("nan")
+            return int(number) - 1
+        return count if who_won(text) == DRAW else None
     won = who_won(text)
-    return float("nan") if won is None else 2.0 if won == DRAW else 1 - won
+    return None if won is None else 2 if won == DRAW else round(1 - won)
 
 
-def _by_name(table: Table, roles: GameRoles, entries: NDArray[np.int32], said: Floats) -> Floats:
+def _names_a_side(table: Table, roles: GameRoles) -> bool:
+    """Whether a result anywhere is the name of a side of one player."""
+    if any(len(side) != 1 for side in roles.sides):
+        return False
+    results = {text for text in table.columns[roles.result].levels if text}
+    return any(not results.isdisjoint(table.columns[side[0]].levels) for side in roles.sides)
+
+
+def _by_name(table: Table, roles: GameRoles, said: NDArray[np.int16]) -> NDArray[np.int16]:
     """The side that the result names or says."""
     column = table.columns[roles.result]
-    named = np.full(len(said), -1.0)
+    named = np.full(len(said), NOT_SAID, dtype=np.int16)
     known = {text: at for at, text in enumerate(column.levels) if text}
     for side, columns in enumerate(roles.sides):
         of = table.columns[columns[0]]
-        place = np.array([known.get(text, -2) for text in of.levels], dtype=np.int64)
+        place = np.array([known.get(text, -2) for text in of.levels], dtype=np.int32)
         named[place[of.codes] == column.codes] = side
-    both = (named >= 0) & ~np.isnan(said) & (named != said)
+    both = (named >= 0) & (said >= 0) & (named != said)
     if both.any():
         row = int(both.argmax())
         table.refuse(
             row, f"{table.text(roles.result, row)!r} is the name of a side and a result as well", roles.result
         )
-    return np.where(named >= 0, named, np.where(np.isnan(said), -1, said))
+    return np.where(named >= 0, named, said)
 
 
 def _at_home(table: Table, roles: GameRoles, num_sides: int) -> dict[str, Floats]:
@@ -201,19 +265,22 @@ def _at_home(table: Table, roles: GameRoles, num_sides: int) -> dict[str, Floats
 def _side_numbers(
     table: Table,
     columns: Sequence[str],
-    there: NDArray[np.bool_],
+    seats: _Seats,
     judge: Any = as_score,
     words: str = "is no finite number",
 ) -> Floats:
     """One number a side; cells of sides that are not there are left alone."""
-    found = np.empty(there.shape)
+    found = np.empty((table.num_rows, len(columns)))
     for at, name in enumerate(columns):
-        numbers, _ = table.columns[name].map(judge)
-        levels = np.array([judge(text) is None for text in table.columns[name].levels])
-        faulty = levels[table.columns[name].codes] & there[:, at]
-        if faulty.any():
-            row = int(faulty.argmax())
-            text = table.text(name, row)
-            table.refuse(row, f"{text!r} {words}" if text else "the cell is empty", name)
+        numbers, row = table.columns[name].map(judge)
+        if row is not None:
+            levels = np.array([judge(text) is None for text in table.columns[name].levels])
+            faulty = levels[table.columns[name].codes]
+            if not seats.whole:
+                faulty &= seats.members[:, at] > 0
+            if faulty.any():
+                row = int(faulty.argmax())
+                text = table.text(name, row)
+                table.refuse(row, f"{text!r} {words}" if text else "the cell is empty", name)
         found[:, at] = numbers
-    return np.asarray(found[there])
+    return np.asarray(seats.kept(found))

@@ -11,7 +11,6 @@ from ppl_vae.base.errors import InputError
 from ppl_vae.base.files import collected_errors, write_json, write_text
 from ppl_vae.base.progress import stage
 from ppl_vae.data.dataset import Dataset
-from ppl_vae.data.games import Games
 from ppl_vae.guides.per_datum import PerDatum
 from ppl_vae.inference.fitting.checkpoint import save_parameters
 from ppl_vae.inference.fitting.choice import fit_by
@@ -67,8 +66,7 @@ def fit_run(
     prepare_folder(out, settings, resume=resume, overwrite=overwrite)
     if given is not None:
         given.to_netcdf(out / OWN_DATA)
-    read = run.source.history if isinstance(run.source, Games) else ()
-    for line in read:
+    for line in run.read_as:
         stage(line, show=progress)
     if hint := _scale_hint(run):
         warnings.warn(hint, stacklevel=2)
@@ -112,7 +110,7 @@ def fit_run(
         "choice": None if fitted.choice is None else fitted.choice.to_json(),
         "estimate": None if fitted.estimate is None else fitted.estimate.to_json(),
         "warnings": list(warned),
-        "read": list(read),
+        "read": list(run.read_as),
         "out": str(out),
     }
     with collected_errors(complaints):

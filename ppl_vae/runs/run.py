@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -68,7 +69,6 @@ class Run:
         settings: what was asked for.
         model, pair: the programs.
         data: what the model takes of the data, split and preprocessed.
-        source: the same, as the model's type of data shows it.
         folder: where the run is kept, once it is fitted.
         given: the data set as it was given in Python; None where it is found by its name.
     """
@@ -77,7 +77,6 @@ class Run:
     model: SuiteModel
     pair: Pair
     data: Prepared
-    source: Rows | Games | Dataset
     folder: Path | None = None
     given: Dataset | None = None
 
@@ -97,22 +96,22 @@ class Run:
         device = device_of(settings.device)
         chosen = find_model(settings.model)
         check_guide_name(chosen, settings.guide)
-        raw = _loaded(settings, settings.data) if given is None else given
-        data = _prepared(raw, chosen, settings)
+        # Nothing else holds the table as it was read: it may be large.
+        data = _prepared(_loaded(settings, settings.data) if given is None else given, chosen, settings)
         with seeded(settings.seed):
             training = chosen.data_type.of(data.part("train"))
             if started or not isinstance(chosen, SearchesStart):
                 model = chosen.from_data(training, settings.options)
             else:
                 model = chosen.without_start(training, settings.options)
+            del training
             tensors = data.arguments("train", getattr(torch, chosen.defaults.dtype))
             own = chosen.guides.get(settings.guide)
             guide = named_guide(settings.guide, model) if own is None else own(model, *tensors)
         for program in (model, guide):
             if isinstance(program, nn.Module):
                 program.to(device)
-        source = chosen.data_type.of(data.dataset)
-        return cls(settings, model, Pair(model, guide), data, source, None, given)
+        return cls(settings, model, Pair(model, guide), data, None, given)
 
     @classmethod
     def open(cls, folder: Path) -> Self:
@@ -170,6 +169,21 @@ class Run:
         """Training rows binarised afresh for an epoch."""
         return self.data.epoch(self.settings.seed, epoch, self._dtype, device_of(self.settings.device))
 
+    @cached_property
+    def source(self) -> Rows | Games | Dataset:
+        """What the model takes, as its type of data shows it."""
+        found: Rows | Games | Dataset = type(self.model).data_type.of(self.data.dataset)
+        return found
+
+    @property
+    def read_as(self) -> tuple[str, ...]:
+        """How a table of games was read, in sentences; nothing of other data."""
+        return self.data.dataset.history if self._of_games else ()
+
+    @property
+    def _of_games(self) -> bool:
+        return type(self.model).data_type is Games
+
     @property
     def _dtype(self) -> torch.dtype:
         return getattr(torch, type(self.model).defaults.dtype)
@@ -187,7 +201,8 @@ class Run:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What preprocessing had to say, each once."""
-        return self.source.warnings
+        # Games have no others, and making them takes memory.
+        return (self.data.dataset if self._of_games else self.source).warnings
 
 
 def settings_for(model: str, data: str, given: Mapping[str, Any], options: Mapping[str, Any]) -> Settings:
