@@ -10,8 +10,18 @@ from numpy.typing import NDArray
 
 from ppl_vae.data.game_cells import Table
 from ppl_vae.data.game_roles import GameRoles
-from ppl_vae.data.game_rows import Reading, check_steps, ends_of, in_order, numbered, numbers_of, times_of
+from ppl_vae.data.game_rows import (
+    Reading,
+    check_ranked,
+    check_steps,
+    ends_of,
+    in_order,
+    numbered,
+    numbers_of,
+    times_of,
+)
 from ppl_vae.data.game_words import (
+    as_order,
     as_place,
     as_score,
     as_truth,
@@ -30,8 +40,11 @@ def long_games(table: Table, roles: GameRoles) -> Reading:
         InputError: naming the first row at fault.
     """
     said: list[str] = []
+    ranked = roles.place or roles.order
     if roles.place:
         value = numbers_of(table, roles.place, as_place, "is no place")
+    elif roles.order:
+        value = numbers_of(table, roles.order, as_order, "is no number")
     else:
         value = numbers_of(table, roles.score, as_score, "is no finite number")
     assert value is not None
@@ -46,16 +59,20 @@ def long_games(table: Table, roles: GameRoles) -> Reading:
     if few.any():
         row = int(rows[game_first[int(few.argmax())]])
         table.refuse(row, f"the game {table.text(roles.game, row)!r} has one side; a game has two at least")
-    value = _of_each(table, value, rows, side_of, first, roles.place or roles.score, "side")
-    if roles.place:
+    value = _of_each(table, value, rows, side_of, first, ranked or roles.score, "side")
+    if ranked:
         place = places_of(-value, side_ptr)
-        check_steps(table, value, place, side_ptr, rows[game_first], roles.place)
+        if roles.place:
+            check_steps(table, value, place, side_ptr, rows[game_first], ranked, roles.game)
+        else:
+            check_ranked(table, value, side_ptr, rows[game_first], ranked)
         if out := int(np.isinf(value).sum()):
             said.append(f"{out:,} sides without a place are an unordered last group")
     else:
         place = places_of(value, side_ptr)
     entries, names = numbered(table, (*roles.player, *roles.shared))
     entries = entries[rows]
+    _once_a_side(entries, side_of, len(roles.player))
     _check_long_players(table, roles, rows, game_of, entries, names)
     there = entries >= 0
     sizes = np.add.reduceat(there.sum(1), first)
@@ -76,7 +93,7 @@ def long_games(table: Table, roles: GameRoles) -> Reading:
     games = Games(
         table.name, players, side_ptr, ends_of(sizes), player, place,
         weight=None if weight is None else np.repeat(weight[rows], there.sum(1)),
-        score=None if roles.place or not roles.score else value,
+        score=None if ranked else value,
         time=per_game(roles.date, times_of(table, roles.date)),
         game_weight=per_game(
             roles.game_weight, numbers_of(table, roles.game_weight, as_weight, "is no positive number")
@@ -121,6 +138,15 @@ def _of_each(
             column,
         )
     return np.asarray(heads)
+
+
+def _once_a_side(entries: NDArray[np.int32], side_of: Ints, own: int) -> None:
+    """What rows of a side have in common, such as a car of two drivers, stays in the first of them alone."""
+    for column in range(own, entries.shape[1]):
+        _, first = np.unique(np.stack([side_of, entries[:, column]]), axis=1, return_index=True)
+        again = np.ones(len(side_of), dtype=bool)
+        again[first] = False
+        entries[again, column] = -1
 
 
 def _check_long_players(

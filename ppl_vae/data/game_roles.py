@@ -13,7 +13,7 @@ __all__ = ["ROLES", "GameRoles", "find_roles", "is_role", "names_sides"]
 # What a user may name a column for; and side1, side2, …, score1, … and place1, ….
 ROLES = (
     "winner", "loser", "draw", "home", "away", "home_score", "away_score", "result", "neutral", "date",
-    "game_weight", "game", "side", "player", "shared", "place", "score", "weight", "covariate",
+    "game_weight", "game", "side", "player", "shared", "place", "order", "score", "weight", "covariate",
 )  # fmt: skip
 
 # Names in the header that are taken for a role, with blanks and hyphens as underscores, in any case.
@@ -36,7 +36,7 @@ _MEMBER = re.compile(r"(team|side)_?(\d+)_(\d+)")
 _NUMBERED = re.compile(r"(side|score|place)(\d+)")
 _NEEDED = (
     "; or home and away with home_score and away_score or a result, or team1_1, …, team2_1, … with a result, "
-    "or game and player with place or score, a row a player (--column winner=NAME says which column is what)"
+    "or game and player with place, order or score, a row a player (--column winner=NAME says which is what)"
 )
 
 
@@ -51,6 +51,7 @@ class GameRoles:
         scores, places: of each side.
         draw, result, neutral, date, game_weight: one a game.
         game, side, player, place, score, weight, at_home: where a row is a player, or several of one side.
+        order: of numbers in place of places, less being better: finishing times, or places with gaps.
         covariates: by the name of each, its columns: one, or one a side where a row is a game.
         shared: of further players that several sides of a game may have in common, such as a car.
     """
@@ -70,6 +71,7 @@ class GameRoles:
     player: tuple[str, ...] = ()
     shared: tuple[str, ...] = ()
     place: str = ""
+    order: str = ""
     score: str = ""
     weight: str = ""
     at_home: str = ""
@@ -80,7 +82,7 @@ class GameRoles:
         """All columns that are read, each once."""
         single = (
             self.draw, self.result, self.neutral, self.date, self.game_weight, self.game, self.side,
-            self.place, self.score, self.weight, self.at_home,
+            self.place, self.order, self.score, self.weight, self.at_home,
         )  # fmt: skip
         groups = (*self.sides, self.scores, self.places, self.player, self.shared, *self.covariates.values())
         several = [name for group in groups for name in group]
@@ -159,12 +161,14 @@ def find_roles(
         return _ended(head, sides, first, numbered)
     head.check("covariate")
     game, player = head.one("game"), head.several("player")
-    place, score = head.one("place"), head.one("score")
-    if game and player and (place or score):
+    # Lists of results have an order of lines as well: it is taken only where it is asked for.
+    order = head.one("order") if "order" in head.given else ""
+    place, score = ("", "") if order else (head.one("place"), head.one("score"))
+    if game and player and (order or place or score):
         return GameRoles(
             game=game, player=player, shared=tuple(head.given.get("shared", ())),
             covariates={name: (name,) for name in head.given.get("covariate", ())},
-            place=place, score=score, side=head.one("side", "team"),
+            place=place, order=order, score=score, side=head.one("side", "team"),
             weight=head.one("weight"), at_home=head.one("home"), date=head.one("date"),
             game_weight=head.one("game_weight"),
         )  # fmt: skip

@@ -14,7 +14,16 @@ from ppl_vae.data.game_cells import Table
 from ppl_vae.data.game_words import NOBODY, as_days, is_date
 from ppl_vae.data.games import Floats, Games, Ints
 
-__all__ = ["Reading", "check_steps", "ends_of", "in_order", "numbered", "numbers_of", "times_of"]
+__all__ = [
+    "Reading",
+    "check_ranked",
+    "check_steps",
+    "ends_of",
+    "in_order",
+    "numbered",
+    "numbers_of",
+    "times_of",
+]
 
 
 @dataclass(eq=False)
@@ -91,27 +100,63 @@ def times_of(table: Table, name: str) -> Floats | None:
     return found
 
 
-def check_steps(
-    table: Table, value: Floats, place: NDArray[np.int32], side_ptr: Ints, rows: Ints, column: str
-) -> None:
-    """Places begin at 1 (or 0), and go on without gaps: 1, 1, 3 and 1, 1, 2 are fine, 1, 3 is none."""
-    lowest = np.minimum.reduceat(value, side_ptr[:-1])
+def check_ranked(table: Table, value: Floats, side_ptr: Ints, rows: Ints, column: str) -> Floats:
+    """Somebody of every game has a place; the lowest of each, shape (games,)."""
+    lowest: Floats = np.minimum.reduceat(value, side_ptr[:-1])
     if (nobody := np.isinf(lowest)).any():
         table.refuse(int(rows[int(nobody.argmax())]), "nobody in this game has a place", column)
+    return lowest
+
+
+def check_steps(
+    table: Table,
+    value: Floats,
+    place: NDArray[np.int32],
+    side_ptr: Ints,
+    rows: Ints,
+    column: str,
+    game: str = "",
+) -> None:
+    """Places begin at 1 (or 0), and go on without gaps: 1, 1, 3 and 1, 1, 2 are fine, 1, 3 is none.
+
+    Args:
+        table: for sentences.
+        value: what the column says, ∞ without a place, shape (sides,).
+        place: how many sides are ahead, of the same shape.
+        side_ptr: each game's sides.
+        rows: each game's first.
+        column: the places'.
+        game: the column of games' names, where a row is a player.
+    """
+    lowest = check_ranked(table, value, side_ptr, rows, column)
     if (late := lowest > 1).any():
         at = int(late.argmax())
-        table.refuse(int(rows[at]), f"the game's first place is {lowest[at]:g}; places begin at 1", column)
-    game = np.repeat(np.arange(len(lowest)), np.diff(side_ptr))
-    skips = np.isfinite(value) & (value - lowest[game] > place)
-    if skips.any():
-        at = int(skips.argmax())
-        held = value[side_ptr[game[at]] : side_ptr[game[at] + 1]]
-        shown = listed(f"{each:g}" for each in np.sort(held[np.isfinite(held)]))
         table.refuse(
-            int(rows[game[at]]),
-            f"the places of the game that begins here are {shown}: none may be skipped but after a tie",
+            int(rows[at]),
+            f"the game's first place is {lowest[at]:g}; places begin at 1{_order(game, column)}",
             column,
         )
+    of = np.repeat(np.arange(len(lowest)), np.diff(side_ptr))
+    skips = np.isfinite(value) & (value - lowest[of] > place)
+    if skips.any():
+        at = int(skips.argmax())
+        number, row = of[at], int(rows[of[at]])
+        held = value[side_ptr[number] : side_ptr[number + 1]]
+        shown = listed(f"{each:g}" for each in np.sort(held[np.isfinite(held)]))
+        name = (
+            f"the game {table.text(game, row)!r}, which begins here," if game else "the game that begins here"
+        )
+        table.refuse(
+            row,
+            f"the places of {name} are {shown}: {lowest[number] + place[at]:g} is nobody's, and none may be "
+            f"skipped but after a tie{_order(game, column)}",
+            column,
+        )
+
+
+def _order(game: str, column: str) -> str:
+    """What to do about a column of which only the order is meant."""
+    return f" (--column order={column} takes nothing but their order)" if game else ""
 
 
 def ends_of(lengths: NDArray[Any]) -> Ints:

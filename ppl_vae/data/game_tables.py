@@ -51,6 +51,7 @@ class GameColumns(TypedDict, total=False):
     player: Named
     shared: Named
     place: str
+    order: str
     score: str
     weight: str
     covariate: Named
@@ -69,18 +70,19 @@ def read_games(source: Any, *, quiet: bool = False, **columns: Unpack[GameColumn
 
     A row a game: ``winner, loser[, draw]``; ``home, away`` (or ``home_team, away_team``; ``white, black``;
     ``player1, player2``) with ``home_score, away_score`` or ``result``, and ``neutral``; ``team1_1, team1_2,
-    …, team2_1, …`` with ``result`` or ``score1, score2``. A row a player: ``game, player`` with ``place`` or
-    ``score``, and ``side``, ``weight`` (of the player) and ``home``; ``shared`` names columns of what several
-    sides may have in common, such as a car, which has a skill as players have. ``covariate`` names further
-    numbers of a side: columns where a row is a player, ``age`` for ``home_age, away_age`` (or ``age1, age2``)
-    where it is a game. All may have ``date`` and
-    ``game_weight``. Names of columns may be in any case; others are named by keyword. Columns that are no
-    part of this are left, and said to be.
+    …, team2_1, …`` with ``result`` or ``score1, score2``. A row a player: ``game, player`` with ``place``,
+    ``order`` or ``score``, and ``side``, ``weight`` (of the player) and ``home``; ``shared`` names columns of
+    what several sides may have in common, such as a car, which has a skill as players have. ``covariate``
+    names further numbers of a side: columns where a row is a player, ``age`` for ``home_age, away_age`` (or
+    ``age1, age2``) where it is a game. All may have ``date`` and ``game_weight``. Names of columns may be in
+    any case; others are named by keyword. Columns that are no part of this are left, and said to be.
 
     Results are ``1-0``, ``0-1``, ``H``, ``A``, ``home``, ``away``, ``1``, ``0``, a side's number or the name
     of a player who is a side; draws are ``draw``, ``1/2-1/2``, ``0.5`` and ``D``. Places are a ranking from
-    1; ties share a place. Who did not arrive (an empty place, DNF, DSQ, …) is in an unordered last group, and
-    who did not start (DNS, DNQ, …) in no game. Dates are ISO 8601, or plain numbers such as that of a round.
+    1; ties share a place. Of ``order``, which is read where it is named, the least number is first and
+    nothing else counts: finishing times, or places with gaps. Who did not arrive (an empty place, DNF, DSQ,
+    …) is in an unordered last group, and who did not start (DNS, DNQ, …) in no game. Dates are ISO 8601, or
+    plain numbers such as that of a round.
 
     Args:
         source: the path of a CSV or parquet file, a pandas DataFrame, or a `Dataset` of columns.
@@ -219,9 +221,10 @@ def _by_role(roles: GameRoles) -> dict[str, Sequence[str]]:
     else:
         sides = {f"side {k}": columns for k, columns in enumerate(roles.sides, start=1)}
     single = {
-        "game": roles.game, "side": roles.side, "place": roles.place, "score": roles.score,
-        "weight of a player": roles.weight, "home": roles.at_home, "draw": roles.draw, "result": roles.result,
-        "neutral": roles.neutral, "time": roles.date, "weight of a game": roles.game_weight,
+        "game": roles.game, "side": roles.side, "place": roles.place, "order": roles.order,
+        "score": roles.score, "weight of a player": roles.weight, "home": roles.at_home, "draw": roles.draw,
+        "result": roles.result, "neutral": roles.neutral, "time": roles.date,
+        "weight of a game": roles.game_weight,
     }  # fmt: skip
     several: dict[str, Sequence[str]] = {
         "player": roles.player,

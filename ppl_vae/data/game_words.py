@@ -9,8 +9,8 @@ from datetime import UTC, datetime, timedelta
 from ppl_vae.data.columns import as_number
 
 __all__ = [
-    "DRAW", "NOBODY", "as_days", "as_place", "as_score", "as_truth", "as_weight", "is_date", "is_draw",
-    "who_won",
+    "DRAW", "NOBODY", "as_days", "as_order", "as_place", "as_score", "as_truth", "as_weight", "is_date",
+    "is_draw", "who_won",
 ]  # fmt: skip
 
 # Names under which programs write that there is none. A person may be called Nan or Null.
@@ -63,15 +63,22 @@ def as_weight(text: str) -> float | None:
     return None if number is None or number <= 0 else number
 
 
-def as_place(text: str) -> float | None:
-    """A place; ∞ for who did not arrive, NaN for who did not start; None for another word."""
+def as_order(text: str) -> float | None:
+    """A number; ∞ for who did not arrive, NaN for who did not start; None for another word."""
     word = text.casefold().rstrip(".")
     if word in RETIRED:
         return math.inf
     if word in NOT_STARTED:
         return math.nan
-    number = as_score(text)
-    return None if number is None or number < 0 or number != round(number) else number
+    return as_score(text)
+
+
+def as_place(text: str) -> float | None:
+    """A place; ∞ for who did not arrive, NaN for who did not start; None for another word."""
+    number = as_order(text)
+    if number is None or not math.isfinite(number):
+        return number
+    return None if number < 0 or number != round(number) else number
 
 
 def as_days(text: str) -> float | None:

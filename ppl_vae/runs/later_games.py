@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from ppl_vae.base.errors import InputError
 from ppl_vae.base.progress import stage
 from ppl_vae.data.accept import as_dataset
 from ppl_vae.data.dataset import Dataset, Variable
-from ppl_vae.data.game_roles import names_sides
+from ppl_vae.data.game_roles import GameRoles, find_roles, names_sides
 from ppl_vae.data.game_tables import file_games
 from ppl_vae.data.games import Games
 
@@ -69,11 +70,11 @@ def fixtures_of(source: Any, columns: Mapping[str, str] | None = None) -> Games:
 def _with_endings(dataset: Dataset, columns: Mapping[str, str]) -> Dataset:
     """A table of fixtures with columns in which every game is a draw, or every place that of its line."""
     held = {name.casefold() for name in dataset} | {*columns}
-    if held & ENDINGS:
+    if held & ENDINGS or "order" in columns:
         return dataset
     size = next(iter(dataset.variables.values())).values.shape[0]
-    if {"game", "player"} <= held:
-        new = {"place": Variable(_lines(dataset, size), "count")}
+    if roles := _of_players(dataset, columns):
+        new = {"place": Variable(_lines(dataset, roles, size), "count")}
     elif any({*pair} <= held for pair in SIDES):
         zeros = Variable(np.zeros(size), "real")
         new = {"home_score": zeros, "away_score": zeros}
@@ -84,12 +85,19 @@ def _with_endings(dataset: Dataset, columns: Mapping[str, str]) -> Dataset:
     return replace(dataset, variables={**dataset.variables, **new})
 
 
-def _lines(dataset: Dataset, size: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+def _of_players(dataset: Dataset, columns: Mapping[str, str]) -> GameRoles | None:
+    """Which columns name games and players, where a row is a player."""
+    try:
+        roles = find_roles(dataset.name, [*dataset, "place"], columns)
+    except InputError:  # reading it says so, of the columns that it has
+        return None
+    return roles if roles.game and not roles.sides else None
+
+
+def _lines(dataset: Dataset, roles: GameRoles, size: int) -> np.ndarray[Any, np.dtype[np.float64]]:
     """For each line the number of its side in its game."""
-    key = next(name for name in dataset if name.casefold() == "game")
-    side = next((name for name in dataset if name.casefold() == "side"), None)
-    games = dataset[key].values.tolist()
-    sides = range(size) if side is None else dataset[side].values.tolist()
+    games = dataset[roles.game].values.tolist()
+    sides = dataset[roles.side].values.tolist() if roles.side else range(size)
     seen: dict[Any, dict[Any, int]] = {}
     found = [
         seen.setdefault(game, {}).setdefault(own, len(seen[game]))

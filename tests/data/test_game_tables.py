@@ -131,6 +131,10 @@ def test_sides_may_have_a_car_in_common(tmp_path):
     assert shown(Games.of(games.dataset)) == shown(games)
     with pytest.raises(InputError, match="'a' is the name of a player as well"):
         read(tmp_path, text.replace("fiat", "a"), shared="car")
+    # Two drivers of one car are one side, which has the car once.
+    relay = "game,side,player,place,car\n1,x,a,1,ford\n1,x,b,1,ford\n1,y,c,2,ford\n1,z,d,,fiat\n"
+    sides = [("a ford b", 0), ("c ford", 1), ("d fiat", 2)]
+    assert shown(read(tmp_path, relay, shared="car")) == [sides]
 
 
 @pytest.mark.parametrize("places", [(1, 1, 3), (1, 1, 2), (0, 1, 2), (1, 2, 2), (2, 1, 1)])
@@ -140,6 +144,22 @@ def test_rankings_with_ties_are_rankings(tmp_path, places):
     assert found == [sum(other < place for other in places) for place in places]
 
 
+def test_of_an_order_nothing_but_the_order_counts(tmp_path):
+    """Places with gaps, and finishing times, are the ranking that a place column would have said."""
+    closed = read(tmp_path, "race,driver,place\n1,a,1\n1,b,2\n1,c,2\n1,d,\n2,b,1\n2,a,2\n")
+    gaps = "race,driver,position\n1,a,3\n1,b,17\n1,c,17\n1,d,DNF\n2,b,1\n2,a,40\n2,e,DNS\n"
+    times = "race,driver,s\n1,a,61.2\n1,b,63.5\n1,c,63.5\n1,d,\n2,b,-2\n2,a,0.25\n"
+    for text, column in ((gaps, "position"), (times, "s")):
+        games = read(tmp_path, text, order=column)
+        assert f"order: {column}" in games.history[-1]
+        assert (games.players, games.score) == (closed.players, None)
+        for name in ("side_ptr", "player", "place"):
+            np.testing.assert_array_equal(getattr(games, name), getattr(closed, name))
+    # A column of that name is no order unless it is called one: lists of results count their lines.
+    listed = read(tmp_path, "race,driver,position,order\n1,a,1,2\n1,b,2,1\n")
+    assert listed.place.tolist() == [0, 1]
+
+
 # What is refused
 
 
@@ -147,7 +167,9 @@ def test_rankings_with_ties_are_rankings(tmp_path, places):
     ("text", "words"),
     [
         ("game,player,place\n1,a,1\n1,b,2\n2,a,1\n", ["row 4", "'2' has one side"]),
-        ("game,player,place\n1,a,1\n1,b,3\n", ["row 2", "'place'", "are 1, 3: none may be skipped"]),
+        ("game,player,place\n1,a,1\n1,b,3\n", ["row 2", "'place'", "the game '1'", "are 1, 3: 2 is nobody's",
+                                                "--column order=place"]),
+        ("game,player,place\n1,a,1\n1,b,1\n1,c,4\n", ["are 1, 1, 4: 3 is nobody's"]),
         ("game,player,place\n1,a,2\n1,b,3\n", ["row 2", "first place is 2"]),
         ("game,player,place\n1,a,1\n1,b,x\n", ["row 3", "'x' is no place"]),
         ("game,player,place\n1,a,DNF\n1,b,NC\n", ["row 2", "nobody in this game has a place"]),

@@ -49,15 +49,19 @@ def test_fixtures_need_no_results(league: ppl_vae.FittedRun, tmp_path: Path) -> 
     [
         "home,away", "Home Team,Away-Team", "white,black", "player1,player2", "player_1,player_2",
         "team1,team2", "team_1,team_2", "side1,side2", "team1_1,team2_1", "side_1_1,side_2_1", "game,player",
-        "game,side,player", "one,other",
+        "game,side,player", "race,driver", "heat,lane,runner", "one,other",
     ],
 )  # fmt: skip
 def test_fixtures_of_every_kind_of_table(header: str) -> None:
-    long = header.startswith("game")
+    long = header.startswith(("game", "race", "heat"))
     cells = [[0, "a", "Ann"], [0, "b", "Bob"]] if long else [["Ann", "Bob"], ["Bob", "Cy"]]
     names = header.split(",")
     table = pd.DataFrame([[*row[: len(names) - 1], row[-1]] for row in cells], columns=names)
-    columns = {"side1": "one", "side2": "other"} if header == "one,other" else None
+    named = {
+        "one,other": {"side1": "one", "side2": "other"},
+        "heat,lane,runner": {"game": "heat", "side": "lane", "player": "runner"},
+    }
+    columns = named.get(header)
     found = fixtures_of(table, columns)
     assert found.players[:2] == ("Ann", "Bob")
     assert (found.num_games, found.sides.tolist()) == ((1, [2]) if long else (2, [2, 2]))
