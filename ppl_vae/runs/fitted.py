@@ -164,9 +164,9 @@ class FittedRun:
     @property
     def check(self) -> Check | None:
         """The check that the folder holds; None where there is none yet (`judge` makes one)."""
-        from ppl_vae.diagnostics.verdict.check_files import load_check
+        from ppl_vae.diagnostics.verdict.outcome import Check
 
-        return load_check(self.folder) if (self.folder / "check.json").exists() else None
+        return Check.load(self.folder) if (self.folder / "check.json").exists() else None
 
     def judge(self, budget: str | float = "2m", *, seed: int | None = None, progress: bool = True) -> Check:
         """Can this fit be trusted? Make every check that the budget allows, and keep it in the folder.

@@ -19,7 +19,7 @@ from ppl_vae.data.rows import Rows
 from ppl_vae.diagnostics.comparison.quantities import Quantities
 from ppl_vae.diagnostics.comparison.reasons import reasons_in
 from ppl_vae.diagnostics.latents.gaps import Gaps
-from ppl_vae.diagnostics.verdict.check_files import load_check
+from ppl_vae.diagnostics.verdict.outcome import Check
 from ppl_vae.inference.fitting.fit_result import EvidenceEstimate
 from ppl_vae.inference.fitting.stopping import Stopping
 from ppl_vae.report.figures.gap import gap_bars
@@ -169,7 +169,7 @@ def _parts_of(run: Run) -> Section:
     if not (run.folder / "check.json").exists():
         banner = replace(_banner(run, comparison), made=_made(run))
         return Section(_name(run), banner, parts=[*parts.values(), *last])
-    found = load_check(run.folder)
+    found = Check.load(run.folder)
     identifiable = Quantities(run.model, None, local=found.index is not None).functions
     image_shape = run.source.image_shape if isinstance(run.source, Rows) else None
     checked = check_parts(found, identifiable=identifiable, image_shape=image_shape)

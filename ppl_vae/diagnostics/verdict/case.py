@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -14,6 +14,7 @@ from ppl_vae.answers.posterior import Posterior
 from ppl_vae.base.clock import Clock, OutOfTime, deadline
 from ppl_vae.base.seeds import derived
 from ppl_vae.base.watch import watched
+from ppl_vae.diagnostics.comparison.compare import Identifiable
 from ppl_vae.diagnostics.comparison.quantities import Quantities
 from ppl_vae.diagnostics.latents.funnels import Funnel
 from ppl_vae.diagnostics.verdict.checked import ROWS, rows_compared
@@ -23,14 +24,50 @@ from ppl_vae.diagnostics.verdict.rule import Finding, Measures, QuantityNames, R
 from ppl_vae.program.pair import Pair
 from ppl_vae.program.problem import Problem
 
-if TYPE_CHECKING:
-    from ppl_vae.diagnostics.verdict.options import CheckOptions
-
-__all__ = ["LEAST_LEFT", "NO_TIME", "Case", "Found", "Listed", "Notes", "Rested", "examine", "skipped"]
+__all__ = [
+    "LEAST_LEFT",
+    "NO_TIME",
+    "Asked",
+    "Case",
+    "Found",
+    "Listed",
+    "Notes",
+    "Rested",
+    "examine",
+    "skipped",
+]
 
 NO_TIME = "there was no time left for it: give a larger budget"
 # Share of the budget with less than which nothing that simulates data is begun.
 LEAST_LEFT = 0.05
+
+
+class Asked(Protocol):
+    """What checks look at of the options of the whole check, `options.CheckOptions`."""
+
+    @property
+    def reference(self) -> Posterior | None:
+        """Draws from p(z | x) that are already there."""
+
+    @property
+    def identifiable(self) -> Identifiable | None:
+        """Functions of the latents to compare instead of the latents."""
+
+    @property
+    def calibrate(self) -> bool:
+        """Whether what is left of the budget goes into calibration."""
+
+    @property
+    def rule(self) -> Rule | None:
+        """The thresholds of the verdict."""
+
+    @property
+    def seed(self) -> int:
+        """Of everything random."""
+
+    @property
+    def progress(self) -> bool:
+        """Whether to show progress bars on a terminal."""
 
 
 class Rested(NamedTuple):
@@ -148,7 +185,7 @@ class Case:
         pair: Pair,
         data: tuple[Any, ...],
         clock: Clock,
-        options: CheckOptions,
+        options: Asked,
         rows: Tensor | None = None,
         feature_names: tuple[str, ...] = (),
         rested: Rested | None = None,

@@ -90,7 +90,7 @@ def check(
             rested = late if fitted is None else None
         _first_look(pair, data, clock)
         case = Case(pair, data, clock, asked, rows, rested=rested or _rested(fitted), cut=cut)
-        return _examined(case, fitted)
+        return _examined(case, asked, fitted)
 
 
 def check_pair(
@@ -120,7 +120,7 @@ def check_pair(
     clock = asked.clock()
     _first_look(pair, data, clock)
     known = _rested(fitted) if fitted is not None or rested is None else Rested(*rested)
-    return _examined(Case(pair, data, clock, asked, rows, feature_names, known, cut), fitted)
+    return _examined(Case(pair, data, clock, asked, rows, feature_names, known, cut), asked, fitted)
 
 
 def _rested(fitted: Fit | None) -> Rested | None:
@@ -130,18 +130,18 @@ def _rested(fitted: Fit | None) -> Rested | None:
     return Rested(fitted.converged, fitted.reason, fitted.method, before and NAMES[before])
 
 
-def _examined(case: Case, fitted: Fit | None) -> Check:
+def _examined(case: Case, asked: CheckOptions, fitted: Fit | None) -> Check:
     """Every check in turn; the verdict is told before the first that simulates data."""
     told = False
     # Draws outside a support have no weight; to Pyro's validation they would be an error.
     with pyro.validation_enabled(False):
-        for each in case.options.checks:
+        for each in asked.checks:
             if each.simulates and not told:
-                told = _tell(case, fitted)
+                told = _tell(case, asked, fitted)
             if not examine(case, each):
                 break
         if not told:
-            _tell(case, fitted)
+            _tell(case, asked, fitted)
     return _conclude(case, fitted)
 
 
@@ -162,15 +162,15 @@ def _first_look(pair: Pair, data: tuple[Any, ...], clock: Clock) -> Problem:
     return seen
 
 
-def _tell(case: Case, fitted: Fit | None) -> bool:
+def _tell(case: Case, asked: CheckOptions, fitted: Fit | None) -> bool:
     """Let the verdict be known as it stands."""
     stands = _conclude(case, fitted)
-    if case.options.callback is not None:
-        case.options.callback(stands)
+    if asked.callback is not None:
+        asked.callback(stands)
     else:
         word = f"{stands.verdict.upper()} — {stands.reason}"
         said = f"check: the verdict stands after {stands.seconds:.0f} s: {word}"
-        stage(said, show=case.options.progress)
+        stage(said, show=asked.progress)
     return True
 
 

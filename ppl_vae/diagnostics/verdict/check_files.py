@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
@@ -13,7 +13,6 @@ from ppl_vae.answers.evidence import Evidence
 from ppl_vae.answers.posterior import Posterior
 from ppl_vae.base.errors import InputError
 from ppl_vae.base.files import read_json, reading, write_json
-from ppl_vae.base.plain import from_plain, plain
 from ppl_vae.base.saved import Saved
 from ppl_vae.diagnostics.calibration.sbc import Calibration
 from ppl_vae.diagnostics.comparison.compare import Comparison
@@ -21,10 +20,7 @@ from ppl_vae.diagnostics.latents.collapse import Collapse
 from ppl_vae.diagnostics.prediction.predictive import Predictive
 from ppl_vae.diagnostics.verdict.results import Results
 
-if TYPE_CHECKING:
-    from ppl_vae.diagnostics.verdict.outcome import Check
-
-__all__ = ["check_files", "kinds", "load_check", "save_check"]
+__all__ = ["check_files", "kinds", "read_check", "write_check"]
 
 # The answers of checks of 0.1, which kept no list of them, and their names.
 OLDER: Mapping[type[Saved], tuple[str, ...]] = {
@@ -61,8 +57,13 @@ def check_files(folder: Path) -> list[Path]:
     return [folder / "check.json", *(path for pattern in patterns for path in sorted(folder.glob(pattern)))]
 
 
-def save_check(found: Check, folder: Path) -> None:
+def write_check(folder: Path, content: Mapping[str, Any], results: Results) -> None:
     """Write a check's files, replacing those of an earlier one.
+
+    Args:
+        folder: which is made where there is none.
+        content: what the check says, as JSON has it.
+        results: the answers that it rests on, each a file.
 
     Raises:
         InputError: if they cannot be written.
@@ -74,47 +75,28 @@ def save_check(found: Check, folder: Path) -> None:
     for path in check_files(folder):
         path.unlink(missing_ok=True)
     kept: dict[str, Mapping[str, Any]] = {
-        stem: found.results.of(kind) for stem, kind in kinds().items() if found.results.of(kind)
+        stem: results.of(kind) for stem, kind in kinds().items() if results.of(kind)
     }
     for stem, named in kept.items():
         for name, answer in named.items():
             path = _path(folder, stem, name, type(answer))
             (answer if isinstance(answer, Saved) else _TableFile(answer)).save(path)
     # Last, so that an interrupted check is none.
-    write_json(
-        folder / "check.json",
-        {
-            "verdict": found.verdict,
-            "reason": found.reason,
-            "criterion": found.decision.criterion,
-            "failing": list(found.decision.failing),
-            "next_step": found.next_step,
-            "advice": found.advice,
-            "findings": plain(found.findings),
-            "measures": found.measures.to_json(),
-            "rows": plain(found.index),
-            "seconds": found.seconds,
-            "budget": found.budget,
-            "answers": {stem: list(named) for stem, named in kept.items()},
-        },
-    )
+    answers = {stem: list(named) for stem, named in kept.items()}
+    write_json(folder / "check.json", {**content, "answers": answers})
 
 
-def load_check(folder: Path) -> Check:
-    """Read what `save_check` wrote; what SVI did belongs to the run and is not among it.
+def read_check(folder: Path) -> tuple[dict[str, Any], Results]:
+    """What `write_check` wrote.
 
     Raises:
         InputError: if the folder holds no check, or a damaged one.
     """
-    from ppl_vae.diagnostics.verdict.outcome import Check
-
     content = read_json(folder / "check.json")
     if not content:
         raise InputError(f"{folder} holds no check; `ppl-vae check` makes one")
     with reading(f"the check in {folder}"):
-        results = Results(_loaded(folder, content.get("answers")))
-        parts = {"decision": content, "index": content["rows"], "results": results}
-        return from_plain(Check, {**content, **parts}, loose=True)
+        return content, Results(_loaded(folder, content.get("answers")))
 
 
 def _loaded(folder: Path, listed: Mapping[str, list[str]] | None) -> Iterator[tuple[str, Any]]:

@@ -8,12 +8,14 @@ from pathlib import Path
 
 from ppl_vae.answers.evidence import Evidence
 from ppl_vae.answers.posterior import Posterior
+from ppl_vae.base.files import reading
 from ppl_vae.base.notebook import Tone, banner, panel, paragraph, table
+from ppl_vae.base.plain import from_plain, plain
 from ppl_vae.diagnostics.calibration.sbc import Calibration
 from ppl_vae.diagnostics.comparison.compare import Comparison
 from ppl_vae.diagnostics.latents.collapse import Collapse
 from ppl_vae.diagnostics.prediction.predictive import Predictive
-from ppl_vae.diagnostics.verdict.check_files import load_check, save_check
+from ppl_vae.diagnostics.verdict.check_files import read_check, write_check
 from ppl_vae.diagnostics.verdict.results import Results
 from ppl_vae.diagnostics.verdict.rule import Decision, Finding, Measures, Verdict
 from ppl_vae.inference.fitting.fit_result import Fit
@@ -124,7 +126,20 @@ class Check:
 
     def save(self, folder: Path) -> None:
         """Keep it in a folder, beside a run's other files or alone."""
-        save_check(self, folder)
+        content = {
+            "verdict": self.verdict,
+            "reason": self.reason,
+            "criterion": self.decision.criterion,
+            "failing": list(self.decision.failing),
+            "next_step": self.next_step,
+            "advice": self.advice,
+            "findings": plain(self.findings),
+            "measures": self.measures.to_json(),
+            "rows": plain(self.index),
+            "seconds": self.seconds,
+            "budget": self.budget,
+        }
+        write_check(folder, content, self.results)
 
     @classmethod
     def load(cls, folder: Path) -> Check:
@@ -133,7 +148,10 @@ class Check:
         Raises:
             InputError: if the folder holds no check, or a damaged one.
         """
-        return load_check(folder)
+        content, results = read_check(folder)
+        with reading(f"the check in {folder}"):
+            parts = {"decision": content, "index": content["rows"], "results": results}
+            return from_plain(cls, {**content, **parts}, loose=True)
 
     def __repr__(self) -> str:
         failing = ", ".join(finding.name for finding in self.failing) or "none"
