@@ -1,6 +1,6 @@
 """Steps of SVI in coordinates in which a Gaussian guide starts with covariance I.
 
-With m₀ and R₀ R₀ᵀ the mean and the covariance of a start (`gaussian_starts`), the guide's mean is m₀ + R₀ μ
+With m₀ and R₀ R₀ᵀ the mean and the covariance of a start (`gaussians.starts`), the guide's mean is m₀ + R₀ μ
 and a full-rank one's root R₀ T, and Adam steps on (μ, T): one learning rate, in units of the posterior's own
 sds and along its own axes, serves models of any units. A low-rank guide's factor is R₀ V; its diagonal can
 only be in units of the start's.

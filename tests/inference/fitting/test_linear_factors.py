@@ -20,6 +20,8 @@ from ppl_vae.guides.joint_normal import JointNormal
 from ppl_vae.inference import elbo, natural
 from ppl_vae.inference.fitting.factors import learning as factor_learning
 from ppl_vae.inference.fitting.factors import quadrature
+from ppl_vae.inference.fitting.factors.ascent import Bound
+from ppl_vae.inference.fitting.factors.expectations import hermite_rule
 from ppl_vae.inference.fitting.factors.families import InnovationFamily
 from ppl_vae.program.chains import Chains
 from ppl_vae.program.factors import LinearFactors
@@ -343,7 +345,7 @@ def test_the_envelope_gradient_is_that_of_refits(guide: str) -> None:
     data = games(model, 30)
     pair, _ = _fitted(model, guide, data)
     linear, access, factors = quadrature.read(pair, *data)
-    bound = quadrature.Bound(access.family(factors), quadrature.hermite_rule(32))
+    bound = Bound(access.family(factors), hermite_rule(32))
     state = bound.begin(*access.read(factors))
     leaves = list(model.parameters())
     slopes = factor_learning.envelope_gradient(linear, bound, state, leaves)

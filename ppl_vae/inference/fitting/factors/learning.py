@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ppl_vae.inference.fitting.factors.ascent import Ascent, Bound, State
 from ppl_vae.inference.fitting.factors.families import FactorFamily
 from ppl_vae.inference.fitting.factors.guides import FactorGuide
-from ppl_vae.inference.fitting.factors.quadrature import Ascent, Bound, State
 from ppl_vae.program.factors import LinearFactors
 
 __all__ = ["envelope_gradient", "learn"]

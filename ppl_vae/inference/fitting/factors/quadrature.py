@@ -1,13 +1,9 @@
 """Natural-gradient variational inference by quadrature, for models of sparse linear predictors.
 
 Where Gaussian states meet data only through sparse linear predictors, as skills meet games, a predictor is
-normal under a Gaussian guide, and the ELBO needs one-dimensional integrals alone (`linear_factors`).
+normal under a Gaussian guide, and the ELBO needs one-dimensional integrals alone (`expectations`).
 Gauss–Hermite quadrature gives them to many digits. Nothing is drawn, so that an optimum is exact enough to
 judge stochastic answers by.
-
-One iteration takes sites and mean a length ρ ≤ 1 towards where `factor_families` says. A mean-field step of
-the mean would move all states at once without regard for each other and oscillate on crowded graphs; the one
-with a full precision matrix does not. Both are ascent directions; ρ is halved until the ELBO rises.
 
 Sources: Opper and Archambeau, "The Variational Gaussian Approximation Revisited", Neural Computation 21
 (2009); Khan and Lin, "Conjugate-Computation Variational Inference", AISTATS 2017; Khan and Nielsen, "Fast
@@ -19,23 +15,20 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 import pyro
-import torch
-from torch import Tensor
 
 from ppl_vae.base.arguments import check_real, check_whole
 from ppl_vae.base.errors import InputError
 from ppl_vae.base.progress import progress_bar
 from ppl_vae.base.threads import one_thread
 from ppl_vae.inference.evidence.elbo import ELBO
-from ppl_vae.inference.fitting.factors.expectations import Expected, Factors, hermite_rule
-from ppl_vae.inference.fitting.factors.families import FactorFamily, Spread
+from ppl_vae.inference.fitting.factors.ascent import FEWEST_NODES, ROUNDING, Ascent, Bound
+from ppl_vae.inference.fitting.factors.expectations import Factors, hermite_rule
 from ppl_vae.inference.fitting.factors.guides import FactorGuide, guide_of, takes
+from ppl_vae.inference.fitting.factors.learning import learn
 from ppl_vae.inference.fitting.fit_result import Fit
 from ppl_vae.program.factors import LinearFactors
 from ppl_vae.program.pair import Pair
@@ -43,18 +36,11 @@ from ppl_vae.program.pairwise import as_linear
 from ppl_vae.program.program_names import name_of
 from ppl_vae.program.terms import check_data
 
-__all__ = ["Ascent", "Bound", "State", "fit", "fits", "quadrature_elbo", "read"]
+__all__ = ["fit", "fits", "quadrature_elbo", "read"]
 
 # Below this many rows times nodes, threads cost more than they bring; a fixed function of the problem's size,
 # so that the numbers do not depend on the number of cores.
 SMALL_WORK = 2**24
-HALVINGS = 40
-# Of the ELBO, what sums over many rows lose by rounding.
-ROUNDING = 1e-12
-# Nodes at first and at most, where nobody says how many.
-FEWEST_NODES, MOST_NODES = 8, 64
-# With fewer nodes than the last, iterations go on until they bring no more than so many tolerances.
-ROUGHLY = 1000.0
 
 
 def fits(pair: Pair) -> bool:
@@ -91,7 +77,7 @@ def fit(
         max_iterations: most iterations.
         num_nodes: nodes of the Gauss–Hermite rule; by default as many, from 8 to 64, as it takes for twice
             as many to change the ELBO by no more than the tolerance.
-        train: "both" to learn the model's parameters as well, by the ELBO (`factor_learning`).
+        train: "both" to learn the model's parameters as well, by the ELBO (`learning`).
         progress: whether to show a progress bar on a terminal.
 
     Returns:
@@ -103,8 +89,6 @@ def fit(
         InputError: if the model has no such ability, the guide is another, data or arguments are not
             acceptable, or the ELBO is not finite where the guide stands.
     """
-    from ppl_vae.inference.fitting.factors.learning import learn
-
     _check_arguments(tolerance, max_iterations, num_nodes)
     start = time.perf_counter()
     model, guide, factors = read(pair, *data)
@@ -187,189 +171,6 @@ def read(pair: Pair, *data: Any) -> tuple[LinearFactors, FactorGuide, Factors]:
 def is_small(factors: Factors, num_nodes: int | None) -> bool:
     """Whether one thread does."""
     return factors.size * (num_nodes or FEWEST_NODES) < SMALL_WORK
-
-
-@dataclass(frozen=True, eq=False)
-class State:
-    """A member of the family, and what the quadrature says there.
-
-    Attributes:
-        mean: m, shape (N,).
-        sites: what describes the rest of it; empty where it is no member by sites.
-        spread: what is around the mean.
-        expected: of the data.
-        kl: from the prior, in nats.
-    """
-
-    mean: Tensor
-    sites: Tensor
-    spread: Spread
-    expected: Expected
-    kl: float
-
-    @property
-    def elbo(self) -> float:
-        """In nats."""
-        return self.expected.value - self.kl
-
-    def summary(self) -> ELBO:
-        """Nothing was drawn, and the data set is one unit: its latents meet in every datum."""
-        return ELBO(
-            value=self.elbo,
-            std_error=0.0,
-            reconstruction=self.expected.value,
-            kl=self.kl,
-            kl_is_analytic=True,
-            num_units=1,
-            num_particles=0,
-        )
-
-
-@dataclass(frozen=True, eq=False)
-class Bound:
-    """The ELBO of a family's members.
-
-    Attributes:
-        family: of Gaussians.
-        rule: nodes and weights of the expectation over N(0, 1), shape (2, num_nodes).
-    """
-
-    family: FactorFamily
-    rule: Tensor
-
-    @property
-    def num_nodes(self) -> int:
-        """Of the rule."""
-        return self.rule.shape[1]
-
-    @torch.no_grad()
-    def begin(self, mean: Tensor, rest: Tensor | Spread) -> State:
-        """The state of a guide as it was read.
-
-        Raises:
-            InputError: if its ELBO is not finite.
-        """
-        if isinstance(rest, Tensor):
-            spread, sites = self.family.spread(rest), rest
-        else:
-            spread, sites = rest, mean.new_zeros(0)
-        state = None if spread is None else self.at(mean, sites, spread)
-        if state is None or not math.isfinite(state.elbo):
-            value = math.nan if state is None else state.elbo
-            raise InputError(f"the ELBO is {value} where the guide stands; give it other parameters")
-        return state
-
-    @torch.no_grad()
-    def at(self, mean: Tensor, sites: Tensor, spread: Spread) -> State:
-        """Evaluate the ELBO and its derivatives."""
-        factors = self.family.factors
-        variance = self.family.predictor_variance(spread)
-        expected = factors.expect(factors.predictor(mean), variance, self.rule)
-        chains = factors.chains
-        deviation = mean - chains.mean
-        if len(sites):
-            inner = -torch.dot(sites, self.family.seen(spread, variance))
-        else:  # tr P S − N, of a covariance that no sites describe
-            squares = chains.expected_log_prob(chains.mean, spread.variance, spread.lag_covariance)
-            inner = -2 * squares - (chains.variance.log() + math.log(2 * math.pi) + 1).sum()
-        kl = 0.5 * (inner + torch.dot(deviation, chains.precision_times(deviation)) + spread.log_det)
-        return State(mean, sites, spread, expected, kl.item())
-
-    @torch.no_grad()
-    def ascend(self, state: State) -> tuple[State, float]:
-        """One iteration, and its length ρ; the state itself and length 1 where rounding allows no rise."""
-        target = self.family.target(state.sites, state.spread, state.expected)
-        ahead = self.family.spread(target)
-        step = self.family.step(state.mean, ahead, state.expected)
-        length = 1.0
-        for _ in range(HALVINGS):
-            sites = target if length == 1 else torch.lerp(state.sites, target, length)
-            spread = ahead if length == 1 else self.family.spread(sites)
-            if spread is not None:
-                found = self.at(state.mean + length * step, sites, spread)
-                if found.elbo > state.elbo:
-                    return found, length
-                if state.elbo - found.elbo <= ROUNDING * abs(state.elbo):
-                    break
-            length /= 2
-        return state, 1.0
-
-    def by_sites(self, state: State) -> State:
-        """A member by sites with the same mean, for a state that is none."""
-        if len(state.sites):
-            return state
-        sites = (-state.expected.curvature).clamp_min(0)
-        spread = self.family.spread(sites)
-        assert spread is not None
-        return self.at(state.mean, sites, spread)
-
-    def with_nodes(self, num_nodes: int) -> Bound:
-        """The same with another rule."""
-        return replace(self, rule=hermite_rule(num_nodes))
-
-
-class Ascent:
-    """Iterations until they bring no more than the tolerance, with as many nodes as that takes.
-
-    Args:
-        tolerance: in nats.
-        max_iterations: most iterations.
-        num_nodes: a fixed number, or None.
-        advance: told of every iteration.
-
-    Attributes:
-        history: the ELBO after every iteration.
-        done: whether the last run ended by the tolerance.
-        rise: of the last iteration, in nats.
-    """
-
-    def __init__(
-        self,
-        tolerance: float,
-        max_iterations: int,
-        num_nodes: int | None,
-        advance: Callable[[int, str], None],
-    ) -> None:
-        self.tolerance, self.max_iterations, self.num_nodes = tolerance, max_iterations, num_nodes
-        self.advance = advance
-        self.history: list[float] = []
-        self.done, self.rise = False, math.inf
-
-    @property
-    def first_nodes(self) -> int:
-        """With how many to begin."""
-        return self.num_nodes or FEWEST_NODES
-
-    def within(self) -> Ascent:
-        """A finer one, inside of another search that the caller shows."""
-        return Ascent(0.1 * self.tolerance, self.max_iterations, self.num_nodes, lambda count, said: None)
-
-    def run(self, bound: Bound, state: State) -> tuple[Bound, State]:
-        """Iterate to the tolerance."""
-        state = bound.by_sites(state)
-        if self.num_nodes is not None:
-            return bound, self.climb(bound, state, self.tolerance)
-        while True:
-            state = self.climb(bound, state, ROUGHLY * self.tolerance)
-            finer = bound.with_nodes(2 * bound.num_nodes)
-            with torch.no_grad():
-                there = finer.at(state.mean, state.sites, state.spread)
-            enough = abs(there.elbo - state.elbo) <= 0.5 * self.tolerance
-            if enough or finer.num_nodes > MOST_NODES or not self.done:
-                return bound, self.climb(bound, state, self.tolerance)
-            bound, state = finer, there
-            self.history[-1:] = [state.elbo]
-
-    def climb(self, bound: Bound, state: State, tolerance: float) -> State:
-        """Iterate with one rule."""
-        self.done = False
-        while not self.done and len(self.history) < self.max_iterations:
-            before, (state, length) = state, bound.ascend(state)
-            self.rise = state.elbo - before.elbo
-            self.done = self.rise <= tolerance * length
-            self.history.append(state.elbo)
-            self.advance(1, f"ELBO {state.elbo:.4f}")
-        return state
 
 
 def _check_arguments(tolerance: float, max_iterations: int, num_nodes: int | None) -> None:
