@@ -162,7 +162,10 @@ class Ascent:
         history: the ELBO after every iteration.
         done: whether the last run ended by the tolerance.
         rise: of the last iteration, in nats.
+        state: the last one.
     """
+
+    state: State
 
     def __init__(
         self,
@@ -187,27 +190,37 @@ class Ascent:
 
     def run(self, bound: Bound, state: State) -> tuple[Bound, State]:
         """Iterate to the tolerance."""
-        state = bound.by_sites(state)
-        if self.num_nodes is not None:
-            return bound, self.climb(bound, state, self.tolerance)
-        while True:
-            state = self.climb(bound, state, ROUGHLY * self.tolerance)
+        # States hold numbers of every row: none but the last is kept, here or by a name of a caller.
+        self.state = bound.by_sites(state)
+        del state
+        while self.num_nodes is None:
+            self._climb(bound, ROUGHLY * self.tolerance)
             finer = bound.with_nodes(2 * bound.num_nodes)
             with torch.no_grad():
-                there = finer.at(state.mean, state.sites, state.spread)
-            enough = abs(there.elbo - state.elbo) <= 0.5 * self.tolerance
+                there = finer.at(self.state.mean, self.state.sites, self.state.spread)
+            enough = abs(there.elbo - self.state.elbo) <= 0.5 * self.tolerance
             if enough or finer.num_nodes > MOST_NODES or not self.done:
-                return bound, self.climb(bound, state, self.tolerance)
-            bound, state = finer, there
-            self.history[-1:] = [state.elbo]
+                del there
+                break
+            bound, self.state = finer, there
+            del there
+            self.history[-1:] = [self.state.elbo]
+        self._climb(bound, self.tolerance)
+        return bound, self.state
 
     def climb(self, bound: Bound, state: State, tolerance: float) -> State:
         """Iterate with one rule."""
+        self.state = state
+        del state
+        self._climb(bound, tolerance)
+        return self.state
+
+    def _climb(self, bound: Bound, tolerance: float) -> None:
         self.done = False
         while not self.done and len(self.history) < self.max_iterations:
-            before, (state, length) = state, bound.ascend(state)
-            self.rise = state.elbo - before.elbo
+            before = self.state.elbo
+            self.state, length = bound.ascend(self.state)
+            self.rise = self.state.elbo - before
             self.done = self.rise <= tolerance * length
-            self.history.append(state.elbo)
-            self.advance(1, f"ELBO {state.elbo:.4f}")
-        return state
+            self.history.append(self.state.elbo)
+            self.advance(1, f"ELBO {self.state.elbo:.4f}")
