@@ -11,9 +11,6 @@ from .abilities import (
     HasStatistics as HasStatistics,
 )
 from .abilities import (
-    HasViews as HasViews,
-)
-from .abilities import (
     Labelled as Labelled,
 )
 from .abilities import (
@@ -30,6 +27,9 @@ from .pair import (
 )
 from .pair import (
     Program as Program,
+)
+from .shown import (
+    HasViews as HasViews,
 )
 from .shown import (
     ViewContext as ViewContext,

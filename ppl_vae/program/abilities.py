@@ -15,9 +15,6 @@ from torch import Tensor
 if TYPE_CHECKING:
     import xarray as xr
 
-    from ppl_vae.program.shown import ViewContext
-    from ppl_vae.views import View
-
 __all__ = [
     "ChecksData",
     "ExactEvidence",
@@ -30,7 +27,6 @@ __all__ = [
     "HasReported",
     "HasStarts",
     "HasStatistics",
-    "HasViews",
     "Imputed",
     "Imputes",
     "Joint",
@@ -256,19 +252,6 @@ class HasStatistics(Protocol):
         Args:
             site: its name.
             data: the program's.
-        """
-        ...
-
-
-@runtime_checkable
-class HasViews(Protocol):
-    """A model or a guide that has something of its own to show: pictures, tables, scores."""
-
-    def views(self, context: ViewContext) -> Sequence[View]:
-        """What the report shows, in its order, as plain values (`ppl_vae.views`); [] for nothing.
-
-        Args:
-            context: the fitted pair, its data and draws of its latents.
         """
         ...
 

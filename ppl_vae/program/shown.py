@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 
 from ppl_vae.base.errors import InputError
 from ppl_vae.base.seeds import seeded
-from ppl_vae.program.abilities import HasViews
 from ppl_vae.program.pair import Pair, said_by
 from ppl_vae.views import View
 
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 
     from ppl_vae.data.dataset import Dataset
 
-__all__ = ["ViewContext", "views_of"]
+__all__ = ["HasViews", "ViewContext", "views_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +41,19 @@ class ViewContext:
     draws: Mapping[str, xr.Dataset] = field(default_factory=dict)
     part: str = "train"
     dataset: Dataset | None = None
+
+
+@runtime_checkable
+class HasViews(Protocol):
+    """A model or a guide that has something of its own to show: pictures, tables, scores."""
+
+    def views(self, context: ViewContext) -> Sequence[View]:
+        """What the report shows, in its order, as plain values (`ppl_vae.views`); [] for nothing.
+
+        Args:
+            context: the fitted pair, its data and draws of its latents.
+        """
+        ...
 
 
 @torch.no_grad()
