@@ -61,15 +61,28 @@ class RunKeywords(ModelKeywords, FitKeywords, PreparationKeywords, total=False):
     """Options of the suite's models, of the fit and of what is done to the data before it."""
 
 
+class Lease:
+    """A temporary folder, removed when nobody holds this any more.
+
+    Args:
+        folder: whose.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class FittedRun:
     """A fitted run: model, guide, data, and every answer that its folder holds.
 
     Attributes:
         run: the folder's content, for the functions that the command line calls.
+        lease: of a temporary folder, which lasts as long as any object that has this.
     """
 
     run: Run
+    lease: Lease | None = None
 
     def __repr__(self) -> str:
         asked = self.run.settings
@@ -253,7 +266,7 @@ class FittedRun:
 
         target = None if out is None else Path(out)
         update_run(self.run, new, out=target, columns=columns, progress=False)
-        return load(self.folder if target is None else target)
+        return FittedRun(Run.open(self.folder), self.lease) if target is None else load(target)
 
     def table(self, what: str, **options: Any) -> pd.DataFrame:
         """The same as a DataFrame: a row for every unit or draw."""
@@ -312,14 +325,11 @@ def fit(
     try:
         folder = Path(str(out)) if temporary is None else temporary / "run"
         fit_run(settings, folder, overwrite=overwrite, progress=progress, given=given)
-        found = FittedRun(Run.open(folder))
+        return FittedRun(Run.open(folder), None if temporary is None else Lease(temporary))
     except BaseException:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
         raise
-    if temporary is not None:
-        weakref.finalize(found, shutil.rmtree, temporary, ignore_errors=True)
-    return found
 
 
 def _name(model: str | type[SuiteModel]) -> str:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Predictions",
     "ScoredRun",
+    "check_games",
     "leaderboard_of_run",
     "predict_run",
     "score_expected",
@@ -48,6 +49,19 @@ Floats = NDArray[np.float64]
 NUM_DRAWS = 4000
 
 
+def check_games(run: Run) -> None:
+    """Refuse a run of a model that is not of games.
+
+    Raises:
+        InputError: saying which models are.
+    """
+    if not isinstance(run.model, KnowsOutcomes) or not isinstance(run.source, Games):
+        such = [name for name, each in suite_models().items() if isinstance(each, KnowsOutcomes)]
+        raise InputError(
+            f"{run.settings.model} is no model of games between players, such as {in_words(such)}"
+        )
+
+
 def standing_of(run: Run, seed: int | None = None) -> Standing:
     """What a run knows of its players.
 
@@ -58,11 +72,9 @@ def standing_of(run: Run, seed: int | None = None) -> Standing:
     Raises:
         InputError: for a run of a model that is not of games.
     """
-    if not isinstance(run.model, KnowsOutcomes) or not isinstance(run.source, Games):
-        such = [name for name, each in suite_models().items() if isinstance(each, KnowsOutcomes)]
-        raise InputError(
-            f"{run.settings.model} is no model of games between players, such as {in_words(such)}"
-        )
+    check_games(run)
+    assert isinstance(run.model, KnowsOutcomes)
+    assert isinstance(run.source, Games)
     chosen = run.settings.seed if seed is None else seed
     states = states_of(run.pair, *run.tensors("train"), seed=chosen)
     return Standing(run.model, states, run.source)

@@ -32,19 +32,23 @@ from ppl_vae.program.pair import Pair
 __all__ = ["Learnt", "assumed", "learnt", "refuse_earlier", "walk"]
 
 
-def refuse_earlier(standing: Standing, games: Games) -> None:
+def refuse_earlier(before: Games, games: Games) -> None:
     """Refuse games before the last that was learnt: the past would be told by those who knew the future.
+
+    Args:
+        before: those that were learnt.
+        games: further ones.
 
     Raises:
         InputError: naming the first such game, counted from 1, and both dates.
     """
-    known = standing.games.time
-    if known is None or games.time is None or not (early := games.time < standing.last).any():
+    known = before.time
+    if known is None or games.time is None or not (early := games.time < known.max()).any():
         return
     game = int(early.argmax())
     raise InputError(
         f"game {game + 1} of {games.name} is of {date_in_words(games.time[game], known)}, before the last "
-        f"fit's last game of {date_in_words(standing.last, known)}; earlier games take a fit of "
+        f"fit's last game of {date_in_words(float(known.max()), known)}; earlier games take a fit of "
         "all games from nothing"
     )
 
@@ -92,7 +96,7 @@ def learnt(
             "an update goes on with natural gradients, of models of linear predictors such as skills of two "
             "sides; fit other models to all games from nothing"
         )
-    refuse_earlier(standing, games)
+    refuse_earlier(standing.games, games)
     every = joined_games(standing.games, games)
     further, _ = standing.towards(games)
     model = further.model
@@ -126,7 +130,7 @@ def assumed(standing: Standing, games: Games) -> Standing:
             "rankings are learnt one after another from the guide of independent chains, by models that know "
             "their moments"
         )
-    refuse_earlier(standing, games)
+    refuse_earlier(standing.games, games)
     every = joined_games(standing.games, games)
     further, later = standing.towards(games)
     states, model = further.states, further.model
@@ -179,7 +183,7 @@ def walk(standing: Standing, games: Games, advance: Callable[[], object] = lambd
     """
     if games.time is None or standing.games.time is None:
         raise InputError("walking forward goes from date to date, and the games have none")
-    refuse_earlier(standing, games)
+    refuse_earlier(standing.games, games)
     width, found = int(games.sides.max()), [np.empty(0)] * games.num_games
     mean = torch.zeros(games.num_games, width, dtype=torch.float64)
     covariance = torch.zeros(games.num_games, width, width, dtype=torch.float64)

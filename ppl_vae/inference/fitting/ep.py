@@ -25,6 +25,7 @@ from ppl_vae.inference.fitting.propagation.factors import factors_of
 from ppl_vae.inference.fitting.propagation.guides import check_guide, is_joint, write
 from ppl_vae.inference.fitting.propagation.learning import learn
 from ppl_vae.inference.fitting.propagation.loop import Propagated, propagate
+from ppl_vae.inference.fitting.propagation.starts import start_of
 from ppl_vae.program.pair import Pair
 from ppl_vae.program.problem import Problem
 
@@ -41,6 +42,7 @@ def fit(
     damping: float = 0.0,
     num_nodes: int = 32,
     train: Literal["guide", "both"] = "guide",
+    warm: bool = False,
     seed: int = 0,
     progress: bool = True,
 ) -> Fit:
@@ -59,7 +61,7 @@ def fit(
         pair: a model with the ability `LinearFactors` or `RankingFactors`, and a `ChainNormal`, Pyro's
             ``AutoNormal`` where chains have one state each, a `JointNormal`, or Pyro's
             ``AutoMultivariateNormal``. The guide's parameters are changed in place, in their own precision;
-            all arithmetic is in float64. Where the guide stands does not matter.
+            all arithmetic is in float64. Where the guide stands changes no answer.
         data: the programs' full data.
         tolerance: change of the means, in their sds, and of log variances at which to stop.
         max_steps: most steps.
@@ -68,6 +70,8 @@ def fit(
         num_nodes: nodes of the Gauss–Hermite rule, where moments are not known in closed form.
         train: "both" to learn the model's parameters as well, by EP's estimate of log p(x)
             (`propagation.learning`); otherwise they are held.
+        warm: whether to begin at what the guide holds, where that is of chains apart: fewer steps where that
+            is near the answer, which is the same. By default it begins at the prior.
         seed: of the draws of rankings' last ELBO.
         progress: whether to show a progress bar on a terminal.
 
@@ -85,7 +89,7 @@ def fit(
     pair.initialise(*data, seed=seed)
     check_guide(pair.guide, factors)
     leaves = _learnt(pair) if train == "both" else {}
-    start, learnt = None, ""
+    start, learnt = start_of(pair, factors) if warm else None, ""
     with (
         one_thread(len(factors.design.column) * num_nodes < SMALL_WORK),
         pyro.validation_enabled(False),

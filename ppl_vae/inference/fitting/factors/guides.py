@@ -28,7 +28,7 @@ from ppl_vae.inference.fitting.gaussians.autoguides import read_gaussian, write_
 from ppl_vae.program.chains import Chains, Innovations
 from ppl_vae.program.pair import Pair
 
-__all__ = ["FactorGuide", "guide_of", "refuse_meetings", "takes"]
+__all__ = ["FactorGuide", "coordinates", "guide_of", "refuse_meetings", "set_positive", "takes"]
 
 
 class FactorGuide(Protocol):
@@ -104,7 +104,7 @@ class _MeanField:
                 f"the model's latent site is {factors.site} ({size},), and the guide has {', '.join(listed)}"
             )
         refuse_meetings(factors)
-        return InnovationFamily(factors, _coordinates(self.guide, factors))
+        return InnovationFamily(factors, coordinates(self.guide, factors.site, factors.chains))
 
     def read(self, factors: Factors) -> tuple[Tensor, Tensor]:
         loc, raw = (leaf.detach().cpu().double() for leaf in self._leaves(factors.site))
@@ -116,7 +116,7 @@ class _MeanField:
     def write(
         self, factors: Factors, mean: Tensor, sites: Tensor, spread: Spread, curvature: Tensor | None = None
     ) -> None:
-        own, (loc, raw) = _coordinates(self.guide, factors), self._leaves(factors.site)
+        own, (loc, raw) = coordinates(self.guide, factors.site, factors.chains), self._leaves(factors.site)
         if isinstance(spread, InnovationSpread):
             innovation = spread.innovation
         else:  # what other methods found of chains of one state
@@ -148,7 +148,7 @@ class _Chains:
         self, factors: Factors, mean: Tensor, sites: Tensor, spread: Spread, curvature: Tensor | None = None
     ) -> None:
         self.guide.loc.copy_(mean)
-        _set_positive(self.guide, "site_precision", sites)
+        set_positive(self.guide, "site_precision", sites)
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,7 +191,7 @@ class _Joint:
             if curvature is None:
                 raise InputError("a JointNormal of so many states is set by curvatures, which are not known")
             sites = -curvature
-        _set_positive(self.guide, "weight", sites)
+        set_positive(self.guide, "weight", sites)
 
 
 @dataclass(frozen=True, eq=False)
@@ -212,7 +212,7 @@ class _FullRank:
 
     def read(self, factors: Factors) -> tuple[Tensor, Spread]:
         loc, root = (part.detach().cpu().double() for part in read_gaussian(self.guide))
-        own = _coordinates(self.guide, factors)
+        own = coordinates(self.guide, factors.site, factors.chains)
         loc, root = own.unwhiten(loc), (own.unwhiten(root.T) - own.mean).T
         spread = DenseSpread.of(factors.chains, torch.cholesky_inverse(torch.linalg.qr(root.T)[1].T))
         if spread is None:
@@ -224,7 +224,7 @@ class _FullRank:
         self, factors: Factors, mean: Tensor, sites: Tensor, spread: Spread, curvature: Tensor | None = None
     ) -> None:
         assert isinstance(spread, DenseSpread)
-        size, own = len(mean), _coordinates(self.guide, factors)
+        size, own = len(mean), coordinates(self.guide, factors.site, factors.chains)
         root = torch.linalg.solve_triangular(spread.root.T, torch.eye(size).double(), upper=True)
         write_gaussian(self.guide, own.whiten(mean), own.whiten(root.T + own.mean).T)
 
@@ -237,17 +237,17 @@ _ACCESS: dict[type, Any] = {
 }
 
 
-def _coordinates(guide: Any, factors: Factors) -> Chains:
+def coordinates(guide: Any, site: str, chains: Chains) -> Chains:
     """The chains whose innovations an AutoGuide's coordinates are: the prior's as they were when it was made,
     whatever has been learnt since; of others, chains whose states are their innovations."""
-    support = guide.prototype_trace.nodes[factors.site]["fn"].support
+    support = guide.prototype_trace.nodes[site]["fn"].support
     if isinstance(support, Innovations):
         return support.chains.detach()
-    zero = torch.zeros_like(factors.chains.mean)
-    return Chains(zero, torch.ones_like(zero), zero, factors.chains.rounds)
+    zero = torch.zeros_like(chains.mean)
+    return Chains(zero, torch.ones_like(zero), zero, chains.rounds)
 
 
-def _set_positive(guide: Any, name: str, values: Tensor) -> None:
+def set_positive(guide: Any, name: str, values: Tensor) -> None:
     """A positive parameter into its unconstrained leaf; zeros become the least positive number."""
     leaf = getattr(guide, f"{name}_unconstrained")
     least = torch.finfo(leaf.dtype).tiny
