@@ -61,6 +61,9 @@ def funnel(posterior: Posterior) -> Funnel | None:
     and monotone functions of its coordinates, that is zero. At 0.3 and beyond chance it counts. The entries
     of one variable are also taken together: what spreads all of them is seen better in their sum. Of several
     possible necks, the one with most followers is named.
+
+    Of very many pairs some correlate by chance, and a single draw of a large weight moves all of them: what
+    is strongest among one half of the distinct draws must be seen in the other half too, both ways round.
     """
     step = max(1, posterior.num_draws // MAX_DRAWS)
     # Reweighted draws of a bad guide may be one draw and its copies, among those that are looked at.
@@ -72,9 +75,10 @@ def funnel(posterior: Posterior) -> Funnel | None:
     groups = _groups(varying)
     followers = [*varying, *groups]
     correlations = _spreads(values, list(groups.values()))
-    limit = max(LEAST, LIMIT / np.sqrt(_effective(posterior, values.shape[1])))
+    effective = _effective(posterior, values.shape[1])
+    limit = max(LEAST, LIMIT / np.sqrt(effective))
     strong = np.abs(correlations) > limit
-    if not strong.any():
+    if not strong.any() or not _in_both_halves(values, list(groups.values()), effective / 2):
         return None
     sizes = np.array([*np.ones(len(varying)), *(len(members) for members in groups.values())])
     neck = int(np.lexsort((np.abs(correlations).max(1), (strong * sizes).sum(1)))[-1])
@@ -83,6 +87,24 @@ def funnel(posterior: Posterior) -> Funnel | None:
     # A variable speaks for its entries.
     told = [name for name in spread if name in groups or name.partition("[")[0] not in spread]
     return Funnel(varying[neck], tuple(told), float(correlations[neck, order[0]]))
+
+
+def _in_both_halves(values: np.ndarray, groups: list[list[int]], effective: float) -> bool:
+    """Whether the strongest pair of either half of the distinct draws has a spread in the other half.
+
+    Args:
+        values: shape (quantities, draws).
+        groups: as for `_spreads`.
+        effective: how many independent draws a half is worth.
+    """
+    distinct = np.unique(values, axis=1, return_inverse=True)[1].ravel()
+    halves = [_spreads(values[:, distinct % 2 == part], groups) for part in (0, 1)]
+    limit = max(LEAST, LIMIT / np.sqrt(effective)) / 2
+    for one, other in (halves, halves[::-1]):
+        pair = np.unravel_index(np.abs(one).argmax(), one.shape)
+        if np.sign(one[pair]) * other[pair] < limit:
+            return False
+    return True
 
 
 def _groups(names: list[str]) -> dict[str, list[int]]:

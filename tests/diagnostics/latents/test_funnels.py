@@ -73,6 +73,19 @@ def test_a_few_draws_repeated_are_no_evidence():
     assert funnel(replace(whole, effective_size=xr.DataArray(12.0))) is None
 
 
+@pytest.mark.parametrize("seed", [0, 2])
+def test_a_gaussian_reweighted_by_few_heavy_draws_is_no_funnel(seed: int) -> None:
+    """Chains of skills, of whose common part the guide is too sure: of thousands of pairs some correlate."""
+    rng = np.random.default_rng(seed)
+    steps = rng.normal(size=(3, 1000, 20))
+    steps[:, :, 1:] *= 0.3
+    drawn = posterior(skill=steps.cumsum(2).transpose(1, 0, 2).reshape(1000, -1))
+    common = steps[:, :, 0].sum(0) / 3**0.5
+    # Its sd in the posterior is 3.5 times that in the guide.
+    weights = xr.DataArray((0.46 * common**2)[None], dims=("chain", "draw"))
+    assert funnel(replace(drawn, log_weights=weights).resampled(seed)) is None
+
+
 def test_one_draw_and_its_copies_are_no_funnel():
     """Their mean is rounded, so that their sd need not be zero; a warning here is an error."""
     copies = {name: np.full(7, value) for name, value in {"a": 0.1, "b": -40.3, "c": 1 / 3}.items()}
