@@ -25,7 +25,9 @@ from ppl_vae.diagnostics.forecasting.leaderboard import NINETY, Leaderboard, lea
 from ppl_vae.diagnostics.forecasting.learning import walk
 from ppl_vae.diagnostics.forecasting.scoring import ForecastScores, score_forecasts
 from ppl_vae.diagnostics.forecasting.standing import Expected, Standing, states_of
+from ppl_vae.guides.named import named_guide
 from ppl_vae.program.outcomes import KnowsOutcomes, KnowsPlaces
+from ppl_vae.program.pair import Program
 from ppl_vae.runs.later_games import fixtures_of, games_of_results, say_understood
 from ppl_vae.runs.registry import suite_models
 from ppl_vae.runs.run import Run
@@ -241,12 +243,20 @@ def score_run(
     if walk_forward:
         dates = 1 if games.time is None else len(np.unique(games.time))
         with progress_bar("dates", dates, show=progress) as advance:
-            expected = walk(standing, games, lambda: advance(1, ""))
+            guided = run.pair, lambda model, *data: guide_for(run.settings.guide, model, *data)
+            expected = walk(standing, games, lambda: advance(1, ""), guided=guided)
     else:
         expected = standing.expect(games)
     mode = "walk-forward" if walk_forward else "frozen"
     found = score_expected(expected, standing, mode=mode, seed=run.settings.seed if seed is None else seed)
     return replace(found, notes=(*notes, *found.notes))
+
+
+def guide_for(name: str, model: Any, *data: Any) -> Program:
+    """A model's guide by its name: its own, or of a family for any model."""
+    own = model.guides.get(name)
+    guide: Program = named_guide(name, model) if own is None else own(model, *data)
+    return guide
 
 
 def score_expected(

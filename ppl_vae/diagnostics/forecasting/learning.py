@@ -26,10 +26,14 @@ from ppl_vae.inference.fitting import natural
 from ppl_vae.inference.fitting.factors.expectations import Factors
 from ppl_vae.inference.fitting.factors.guides import guide_of
 from ppl_vae.inference.fitting.fit_result import Fit
+from ppl_vae.inference.fitting.growing.carrying import carry, check_carried
 from ppl_vae.program.factors import LinearFactors, RankingFactors
+from ppl_vae.program.outcomes import KnowsOutcomes
 from ppl_vae.program.pair import Pair
 
-__all__ = ["Learnt", "assumed", "learnt", "refuse_earlier", "walk"]
+__all__ = ["Learnt", "assumed", "carried_on", "learnt", "refuse_earlier", "walk"]
+
+MakeGuide = Callable[..., Any]
 
 
 def refuse_earlier(before: Games, games: Games) -> None:
@@ -72,7 +76,7 @@ def learnt(
     standing: Standing,
     games: Games,
     *,
-    make_guide: Callable[..., Any] = lambda model, *data: ChainNormal(model),
+    make_guide: MakeGuide = lambda model, *data: ChainNormal(model),
     tolerance: float = 1e-4,
 ) -> Learnt:
     """The standing after further games; the model's own numbers are held.
@@ -88,14 +92,9 @@ def learnt(
     """
     if not isinstance(standing.states, ChainStates):
         raise InputError(
-            "an update goes on from the guide of independent chains (markov, or mean-field without drift); "
-            "fit another guide to all games from nothing"
+            "a standing alone goes on from the guide of independent chains (markov); others need their guide"
         )
-    if not isinstance(standing.model, LinearFactors):
-        raise InputError(
-            "an update goes on with natural gradients, of models of linear predictors such as skills of two "
-            "sides; fit other models to all games from nothing"
-        )
+    _check_linear(standing.model)
     refuse_earlier(standing.games, games)
     every = joined_games(standing.games, games)
     further, _ = standing.towards(games)
@@ -106,6 +105,42 @@ def learnt(
     _set(pair, further.states, data)
     fit = natural.fit(pair, *data, tolerance=tolerance, progress=False)
     return Learnt(Standing(model, states_of(pair, *data), every), pair, fit)
+
+
+def carried_on(pair: Pair, before: Games, games: Games, make_guide: MakeGuide) -> Learnt:
+    """A guide of any Gaussian family after further games: from where it stands, with all games.
+
+    Args:
+        pair: a model of linear predictors, whose numbers are held, and its guide.
+        before: what it was fitted to.
+        games: later ones, with outcomes.
+        make_guide: from the model of all games and its arguments, a guide of the same type.
+
+    Raises:
+        InputError: as `learnt` does, and for guides that are not carried (`growing.carrying`).
+    """
+    check_carried(pair.guide)
+    _check_linear(pair.model)
+    refuse_earlier(before, games)
+    every, first = joined_games(before, games), cast(KnowsOutcomes, pair.model)
+    new, at = every.take(np.arange(before.num_games, every.num_games)), len(before.player)
+    time = np.zeros(new.num_games) if new.time is None else new.time
+    when = np.repeat(time, np.diff(new.entry_ptr[new.side_ptr]))
+    model = first.extended(every.players, every.player[at:], when)
+    data = model.arguments_of(every)
+    after = Pair(model, make_guide(model, *data))
+    after.initialise(*data)
+    carry(pair, after, first.places_in(model))
+    fit = natural.fit(after, *data, progress=False)
+    return Learnt(Standing(model, states_of(after, *data), every), after, fit)
+
+
+def _check_linear(model: Any) -> None:
+    if not isinstance(model, LinearFactors):
+        raise InputError(
+            "further games are learnt by natural gradients of models of linear predictors, such as skills of "
+            "two sides; fit other models to all games from nothing"
+        )
 
 
 def assumed(standing: Standing, games: Games) -> Standing:
@@ -170,13 +205,21 @@ def _set(pair: Pair, states: States, data: tuple[Any, ...]) -> None:
     guide_of(pair, factors).write(factors, states.mean, states.site_precision, spread)
 
 
-def walk(standing: Standing, games: Games, advance: Callable[[], object] = lambda: None) -> Expected:
+def walk(
+    standing: Standing,
+    games: Games,
+    advance: Callable[[], object] = lambda: None,
+    *,
+    guided: tuple[Pair, MakeGuide] | None = None,
+) -> Expected:
     """What was expected of each game from all games of earlier dates, and not from others of its own date.
 
     Args:
         standing: before the first of them.
         games: later ones, with dates and outcomes.
         advance: is called after each date.
+        guided: the pair that the standing is of, and what makes its guide, as for `carried_on`: of guides
+            that leave chains together.
 
     Raises:
         InputError: as `learnt` does, and for games without dates.
@@ -188,7 +231,7 @@ def walk(standing: Standing, games: Games, advance: Callable[[], object] = lambd
     mean = torch.zeros(games.num_games, width, dtype=torch.float64)
     covariance = torch.zeros(games.num_games, width, width, dtype=torch.float64)
     unseen: list[str] = []
-    going = _Going(standing)
+    going = _Going(standing, guided)
     for date in np.unique(games.time):
         at = np.flatnonzero(games.time == date)
         today = games.take(at)
@@ -211,10 +254,11 @@ class _Going:
 
     Args:
         standing: at the start.
+        guided: as for `walk`.
     """
 
-    def __init__(self, standing: Standing) -> None:
-        self.standing = standing
+    def __init__(self, standing: Standing, guided: tuple[Pair, MakeGuide] | None = None) -> None:
+        self.standing, self.guided = standing, guided
         self.live = _living(standing)
 
     def expect(self, games: Games) -> Expected:
@@ -224,8 +268,7 @@ class _Going:
     def learn(self, games: Games) -> None:
         """Learn from them."""
         if self.live is None:
-            linear = isinstance(self.standing.model, LinearFactors)
-            self.standing = learnt(self.standing, games).standing if linear else assumed(self.standing, games)
+            self.standing = self._learnt(games)
             return
         try:
             arrived = self.live.add(games).converged
@@ -234,6 +277,17 @@ class _Going:
         if not arrived:  # steps that are not searched along may fail, where likelihoods are not concave
             self.standing = learnt(self.standing, self.live.added).standing
             self.live = _living(self.standing)
+
+    def _learnt(self, games: Games) -> Standing:
+        standing = self.standing
+        if not isinstance(standing.model, LinearFactors):
+            return assumed(standing, games)
+        if isinstance(standing.states, ChainStates) or self.guided is None:
+            return learnt(standing, games).standing
+        pair, make_guide = self.guided
+        found = carried_on(pair, standing.games, games, make_guide)
+        self.guided = found.pair, make_guide
+        return found.standing
 
 
 def _living(standing: Standing) -> Live | None:

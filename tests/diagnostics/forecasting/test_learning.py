@@ -10,6 +10,7 @@ from ppl_vae.diagnostics.forecasting.learning import assumed, learnt, walk
 from ppl_vae.diagnostics.forecasting.standing import Standing, states_of
 from ppl_vae.diagnostics.forecasting.states import ChainStates, DenseStates
 from ppl_vae.guides.chain_normal import ChainNormal
+from ppl_vae.guides.joint_normal import JointNormal
 from ppl_vae.inference.fitting import natural
 from ppl_vae.models import Skills
 from ppl_vae.program.pair import Pair
@@ -59,6 +60,27 @@ def test_walking_forward_forecasts_from_all_earlier_dates() -> None:
         alone = frozen.expect(every.take(last[at]))
         np.testing.assert_allclose(found.probability[at], alone.probability, atol=1e-4)
         np.testing.assert_array_equal(found.outcome[at], alone.outcome)
+
+
+def test_walking_goes_on_from_joint_guides_too() -> None:
+    """All states together, date by date: as frozen forecasts of the last date from a fit of all before."""
+
+    def joint(games: Games) -> tuple[Standing, Pair]:
+        model = Skills.from_data(games, **NUMBERS)
+        pair, data = Pair(model, JointNormal(model)), model.arguments_of(games)
+        natural.fit(pair, *data, tolerance=1e-8, progress=False)
+        return Standing(model, states_of(pair, *data), games), pair
+
+    every = season(40, 6, seed=4, dates=20)
+    assert every.time is not None
+    last = np.flatnonzero(every.time >= 17)
+    standing, pair = joint(every.take(np.flatnonzero(every.time < 17)))
+    found = walk(standing, every.take(last), guided=(pair, lambda model, *data: JointNormal(model)))
+    at = np.flatnonzero(every.time[last] == every.time[-1])
+    alone, _ = joint(every.take(np.flatnonzero(every.time < every.time[-1])))
+    np.testing.assert_allclose(
+        found.probability[at], alone.expect(every.take(last[at])).probability, atol=1e-4
+    )
 
 
 def test_an_earlier_game_is_refused() -> None:
