@@ -10,7 +10,8 @@ from pyro.distributions import constraints
 from pyro.nn import PyroModule, PyroParam
 from torch import Tensor
 
-from ppl_vae.program.chains import ChainPrior, Chains
+from ppl_vae.program.chain_prior import ChainPrior
+from ppl_vae.program.chains import Chains
 from ppl_vae.program.design import Design
 
 

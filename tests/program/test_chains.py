@@ -17,7 +17,8 @@ from ppl_vae.base.errors import InputError
 from ppl_vae.engine.density import density
 from ppl_vae.engine.graph import trace
 from ppl_vae.inference import elbo, importance, natural, nuts
-from ppl_vae.program.chains import ChainPrior, Chains
+from ppl_vae.program.chain_prior import ChainPrior
+from ppl_vae.program.chains import Chains
 from ppl_vae.program.pair import Pair
 
 FEW, MANY = (3, 2, 1, 1), (12, 12, 10, 3, 1)  # chains' lengths: by rounds, and by doubling

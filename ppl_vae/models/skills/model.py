@@ -43,7 +43,8 @@ from ppl_vae.models.skills.options import SkillsKeywords, SkillsOptions
 from ppl_vae.models.skills.prior import prior_parts
 from ppl_vae.models.skills.season_statistics import Season, season_statistics
 from ppl_vae.models.skills.starts import Starts, lineup_for, starts_for
-from ppl_vae.program.chains import ChainPrior, Chains
+from ppl_vae.program.chain_prior import ChainPrior
+from ppl_vae.program.chains import Chains
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -27,7 +27,8 @@ from ppl_vae.inference.fitting.propagation.factors import factors_of
 from ppl_vae.inference.fitting.propagation.loop import Propagated, propagate
 from ppl_vae.models.skills.duel_moments import probit_moments
 from ppl_vae.models.skills.links import Duel, duel_log_prob
-from ppl_vae.program.chains import ChainPrior, Chains
+from ppl_vae.program.chain_prior import ChainPrior
+from ppl_vae.program.chains import Chains
 from ppl_vae.program.design import Design
 from ppl_vae.program.factors import Tilted
 from ppl_vae.program.pair import Pair

@@ -25,7 +25,8 @@ from ppl_vae.inference.fitting.factors.families import (
     Spread,
 )
 from ppl_vae.inference.fitting.gaussians.autoguides import read_gaussian, write_gaussian
-from ppl_vae.program.chains import Chains, Innovations
+from ppl_vae.program.chain_prior import Innovations
+from ppl_vae.program.chains import Chains
 from ppl_vae.program.pair import Pair
 
 __all__ = ["FactorGuide", "coordinates", "guide_of", "refuse_meetings", "set_positive", "takes"]
