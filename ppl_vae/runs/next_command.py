@@ -3,6 +3,7 @@
 import shlex
 
 from ppl_vae.base.options import shell_names
+from ppl_vae.diagnostics.verdict.advice import JOINT
 from ppl_vae.diagnostics.verdict.outcome import Check
 from ppl_vae.inference.fitting.choice import SHARED
 from ppl_vae.runs.run import OWN_DATA, Run, settings_for
@@ -33,14 +34,20 @@ def next_command(run: Run, found: Check) -> str:
         return _fit_again(run, method="auto")
     if found.advice == "more steps" and run.settings.fit.method == "svi":
         return _fit_again(run, steps=10 * run.settings.fit.num_steps)
-    if found.advice in ("richer guide", "use what is right") and (guide := _richer(run)):
-        return _fit_again(run, guide=guide)
+    if found.advice in ("richer guide", "use what is right") and (guide := _richer(run, found.guide)):
+        # Other methods than SVI take some guides alone, and the joint one is cheap by one of them.
+        if run.settings.fit.method == "svi" and guide != JOINT:
+            return _fit_again(run, guide=guide)
+        return _fit_again(run, guide=guide, method="auto")
     return ""
 
 
-def _richer(run: Run) -> str | None:
-    """The model's other guide of full covariance, by its name."""
-    return next((name for name in run.model.guides if "full" in name and name != run.settings.guide), None)
+def _richer(run: Run, advised: str) -> str:
+    """The guide that is advised, else the model's other one of full covariance, by its name; "" for none."""
+    if advised:
+        return advised if advised != run.settings.guide else ""
+    others = (name for name in run.model.guides if "full" in name and name != run.settings.guide)
+    return next(others, "")
 
 
 def _fit_again(run: Run, **other: int | str) -> str:

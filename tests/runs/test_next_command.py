@@ -11,12 +11,14 @@ import torch
 
 import ppl_vae
 from ppl_vae.base.options import changed
+from ppl_vae.diagnostics.verdict.advice import Facts, advise
 from ppl_vae.diagnostics.verdict.check import Check
-from ppl_vae.diagnostics.verdict.rule import Decision, Measures
+from ppl_vae.diagnostics.verdict.rule import Decision, Measures, QuantityNames
 from ppl_vae.inference.fitting.choice import settled
 from ppl_vae.runs.fit_job import fit_run
 from ppl_vae.runs.next_command import next_command
 from ppl_vae.runs.run import Run, settings_for
+from tests.models.skills.seasons import season
 
 FOUND = Check(Decision("do not trust", (), "so"), "do so", (), Measures("nuts", True), budget=30.0)
 
@@ -42,6 +44,33 @@ def test_another_fit_is_the_same_but_for_what_is_advised(run, fitted, advice, gu
     assert again == replace(fitted.settings, guide=guide, fit=fit)
     assert changed(again.options) == {"latent_dim": 3}
     shutil.rmtree(f"{fitted.folder}-again")
+
+
+@pytest.mark.parametrize(
+    ("options", "fit"),
+    [({"draws": True}, {"steps": 2, "stop": False, "lr": 0.02}), ({"drift": "1"}, {"method": "ep"})],
+)
+def test_skills_are_fitted_again_with_the_guide_that_the_advice_names(run, tmp_path, options, fit):
+    """Sentence, command and fit agree; the method is one that takes the guide, whatever the first one was."""
+    table = tmp_path / "games.csv"
+    season(12, 4, dates=4).to_csv(table)
+    own = settings_for("skills", str(table), fit, {"draws": True, "skill_sd": 1.0, **options})
+    folder = tmp_path / "club"
+    fit_run(own, folder, progress=False)
+    first = Run.open(folder)
+    facts = Facts(identified_right=True, mean_field=True, guides=tuple(first.model.guides))
+    names = QuantityNames(wrong="player_skill", right="difference")
+    for other in (facts, replace(facts, identified_right=False)):
+        advice = advise(FOUND.decision, Measures("nuts", other.identified_right), other, names)
+        assert advice.guide == "sparse-precision"
+        assert f"--guide {advice.guide}" in advice.sentence
+    advised = advise(FOUND.decision, FOUND.measures, facts, names)
+    words = shlex.split(next_command(first, replace(FOUND, advice=advised.key, guide=advised.guide)))
+    code, _, err = run(*words[1:], "--quiet")
+    assert code == 0, err
+    again = Run.open(tmp_path / "club-again").settings
+    assert (again.guide, again.options) == ("sparse-precision", own.options)
+    assert (again.fit.method, again.seed) == ("auto", own.seed)
 
 
 def test_training_better_asks_for_another_method_and_for_no_option_of_svi(fitted):

@@ -6,7 +6,7 @@ from typing import Literal
 from ppl_vae.base.names import answer_label, in_sentence
 from ppl_vae.diagnostics.verdict.rule import OTHERS, Decision, Measures, QuantityNames
 
-__all__ = ["Advice", "AdviceKey", "Facts", "advise", "next_step"]
+__all__ = ["JOINT", "Advice", "AdviceKey", "Facts", "advise", "next_step"]
 
 # What fits to the best of a family, by method; how full-rank is called; and many latents for a dense matrix.
 LONGER = {"natural gradients": "natural.fit", "deterministic VI": "fixed_noise.fit"}
@@ -42,10 +42,12 @@ class Advice:
     Attributes:
         key: of the kind, by which a command is chosen.
         sentence: for a reader, without its full stop.
+        guide: the guide that the sentence names first, as fits and `named_guide` take it; "" for none.
     """
 
     key: AdviceKey
     sentence: str
+    guide: str = ""
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,7 @@ def advise(
     if facts.identified_right and names is not None:
         other = "a full-rank one (AutoMultivariateNormal; --guide full-rank)"
         sentence = f"use only {names.right} of this guide, or fit {_joint(facts) or other}"
-        return Advice("use what is right", sentence)
+        return Advice("use what is right", sentence, JOINT if _joint(facts) else "full-rank")
     short = measures.converged is False and not facts.trained
     if short and facts.method in LONGER:
         return _longer(facts)
@@ -189,34 +191,36 @@ def _joint(facts: Facts) -> str:
     return f"one of all latents together (--guide {JOINT})" if JOINT in facts.guides else ""
 
 
-def _richer(facts: Facts) -> str:
-    """The guides that suit what was found, by the names that fits and `named_guide` take."""
-    if facts.local:
+def _richer(facts: Facts) -> tuple[str, str]:
+    """The guides that suit what was found, in words, and the name of the first, as `named_guide` takes it."""
+    if facts.local:  # networks' guides have names of their models' own
         other = "a flow" if facts.family == "full-rank" else "a full covariance or a flow"
-        return f"a guide with {other}"
+        return f"a guide with {other}", ""
     if facts.mean_field and (joint := _joint(facts)):
-        return f"a guide that keeps correlations at next to no cost: {joint}"
+        return f"a guide that keeps correlations at next to no cost: {joint}", JOINT
     if facts.mean_field and facts.within:
-        return f"a guide with a full covariance a site (block) or of all latents ({FULL})"
+        return f"a guide with a full covariance a site (block) or of all latents ({FULL})", "block"
     if facts.mean_field and facts.sparse:
-        return f"a guide with the model's own sparse precision (sparse) or a full covariance ({FULL})"
+        words = f"a guide with the model's own sparse precision (sparse) or a full covariance ({FULL})"
+        return words, "sparse"
     if facts.mean_field and facts.dim > LARGE:
-        return f"a guide of low rank (low-rank:20) or a full covariance ({FULL})"
+        return f"a guide of low rank (low-rank:20) or a full covariance ({FULL})", "low-rank:20"
     if facts.mean_field:
-        return f"a full-rank guide ({FULL})"
+        return f"a full-rank guide ({FULL})", "full-rank"
     if facts.dim == 1:
-        return "a mixture of normals (mixture:2)"
+        return "a mixture of normals (mixture:2)", "mixture:2"
     if facts.family == "full-rank":
-        return "a guide that is no normal (spline-flow)"
-    return f"a guide with a full covariance ({FULL}) or one that is no normal (spline-flow)"
+        return "a guide that is no normal (spline-flow)", "spline-flow"
+    return f"a guide with a full covariance ({FULL}) or one that is no normal (spline-flow)", "full-rank"
 
 
 def _by_reference(measures: Measures, facts: Facts) -> Advice:
     """For a guide that came to rest and is not right, by what is known of the posterior."""
-    richer = Advice("richer guide", f"try {_richer(facts)}")
+    words, guide = _richer(facts)
+    richer = Advice("richer guide", f"try {words}", guide)
     if measures.reference_ok and not facts.local:
         taken = f" (they took {facts.reference_seconds:.0f} s)" if facts.reference_seconds > 1 else ""
-        also = f", or try {_richer(facts)}" if facts.mean_field or facts.trained else ""
+        also = f", or try {words}" if facts.mean_field or facts.trained else ""
         return Advice(
             "use the reference",
             f"use the draws of the {answer_label(measures.reference)} reference{taken}{also}",

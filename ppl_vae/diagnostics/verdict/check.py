@@ -189,6 +189,7 @@ def _conclude(case: Case, fitted: Fit | None) -> Check:
         decision=decision,
         next_step=advice.sentence,
         advice=advice.key,
+        guide=advice.guide,
         findings=tuple(case.findings),
         measures=case.measures,
         results=Results(case.results),

@@ -40,6 +40,7 @@ class Check:
         decision: the verdict, its reason, and the names of the failing checks.
         next_step: the cheapest thing to do now, in a sentence.
         advice: its kind, an `AdviceKey`; "" in checks that were saved before 0.2.
+        guide: the guide that it names first; "" for none.
         findings: one for each check, in the order in which they were made.
         measures: the numbers that the rule read; ``decide(check.measures, rule)`` tries another rule.
         results: what the checks answered, by type and name; the properties below are its usual parts.
@@ -60,6 +61,7 @@ class Check:
     seconds: float = float("nan")
     budget: float = float("nan")
     advice: str = ""
+    guide: str = ""
     views: Callable[[], tuple[View, ...]] = tuple
 
     @property
@@ -133,6 +135,7 @@ class Check:
             "failing": list(self.decision.failing),
             "next_step": self.next_step,
             "advice": self.advice,
+            "guide": self.guide,
             "findings": plain(self.findings),
             "measures": self.measures.to_json(),
             "rows": plain(self.index),
