@@ -15,7 +15,7 @@ from ppl_vae.data.dataset import Dataset, Variable
 from ppl_vae.data.game_columns import games_of, is_padded
 from ppl_vae.data.game_roles import is_role
 from ppl_vae.data.games import Floats, Games
-from ppl_vae.data.input import Input, as_reals, as_whole, writable
+from ppl_vae.data.input import Input, as_reals, as_whole, tensor_of
 
 if TYPE_CHECKING:
     import torch
@@ -142,7 +142,7 @@ class GameTime(GameInput):
         """See `Input.tensor`: float64."""
         import torch
 
-        return torch.as_tensor(writable(variable.values), dtype=torch.float64)
+        return tensor_of(variable.values, torch.float64)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from ppl_vae.data.matching import Search
 
-__all__ = ["Input", "WholeInput", "as_reals", "as_whole", "writable"]
+__all__ = ["Input", "WholeInput", "as_reals", "as_whole", "tensor_of", "writable"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +78,7 @@ def as_whole(variable: Variable) -> torch.Tensor:
     """A variable as int64."""
     import torch
 
-    return torch.as_tensor(writable(variable.values), dtype=torch.int64)
+    return tensor_of(variable.values, torch.int64)
 
 
 def as_reals(variable: Variable, where: str, dtype: torch.dtype) -> torch.Tensor:
@@ -90,7 +90,11 @@ def as_reals(variable: Variable, where: str, dtype: torch.dtype) -> torch.Tensor
     import torch
 
     values = variable.values
-    if dtype == torch.float32 and len(merged := merged_columns(values.reshape(-1, _width(values)))):
+    if (
+        dtype == torch.float32
+        and not _is_constant(values)
+        and len(merged := merged_columns(values.reshape(-1, _width(values))))
+    ):
         name = next(
             (names[merged[0]] for names in variable.labels.values() if len(names) > merged[0]), "its values"
         )
@@ -99,7 +103,22 @@ def as_reals(variable: Variable, where: str, dtype: torch.dtype) -> torch.Tensor
             "computes, can hold; "
             "standardise the features (--standardize)."
         )
+    return tensor_of(values, dtype)
+
+
+def tensor_of(values: NDArray[Any], dtype: torch.dtype) -> torch.Tensor:
+    """A tensor that shares memory with an array where that is possible; of one number that is broadcast, such
+    as that of games that all count once, one that is expanded."""
+    import torch
+
+    if _is_constant(values):
+        return torch.full((1,) * values.ndim, values.flat[0].item(), dtype=dtype).expand(values.shape)
     return torch.as_tensor(writable(values), dtype=dtype)
+
+
+def _is_constant(values: NDArray[Any]) -> bool:
+    """Whether an array is one number in memory."""
+    return values.size > 1 and not any(values.strides)
 
 
 def _width(values: NDArray[Any]) -> int:

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 __all__ = ["check_tensors"]
 
+# Games that are looked at together.
+BLOCK = 2**16
+
 
 def check_tensors(
     model: Skills,
@@ -29,29 +32,46 @@ def check_tensors(
     lineup = model.lineup
     if lineup.columns and covariate.shape[-1] <= max(lineup.columns):
         raise InputError(f"the games have {covariate.shape[-1]} covariates; the model takes {lineup.columns}")
-    _check_players(players, lineup.schedule.num_players)
-    _check_numbers(players, weight, time, covariate, game_weight)
-    unknown = lineup.schedule.unknown(players, time).any(-1).any(-1)
+    # In blocks, for what is made on the way is several times as large as the games.
+    for start in range(0, len(players), BLOCK):
+        parts = (outcome, players, weight, time, covariate, game_weight)
+        _check_block(model, start, *(part[start : start + BLOCK] for part in parts))
+
+
+def _check_block(
+    model: Skills,
+    start: int,
+    outcome: Tensor,
+    players: Tensor,
+    weight: Tensor,
+    time: Tensor,
+    covariate: Tensor,
+    game_weight: Tensor,
+) -> None:
+    """Refuse some of the games, of which the first has this number."""
+    _check_players(players, model.lineup.schedule.num_players, start)
+    _check_numbers(players, weight, time, covariate, game_weight, start)
+    unknown = model.lineup.schedule.unknown(players, time).any(-1).any(-1)
     if unknown.any():
         row = _first(unknown)
         raise InputError(
-            f"game {row} is at {time[row]:g}, when one of its players has no game of those that the model "
-            "was made for; forecasts of other dates are made from the posterior"
+            f"game {start + row} is at {time[row]:g}, when one of its players has no game of those that the "
+            "model was made for; forecasts of other dates are made from the posterior"
         )
     there = (players >= 0).any(-1)
     wrong = (there & ~outcome.isfinite()).any(-1)
     if wrong.any():
         row = _first(wrong)
         raise InputError(
-            f"game {row} ended {outcome[row].tolist()}; the outcome of every side must be finite"
+            f"game {start + row} ended {outcome[row].tolist()}; the outcome of every side must be finite"
         )
     if model.options.outcome == "result":
-        _check_places(model, outcome, there)
+        _check_places(model, outcome, there, start)
     elif model.options.outcome == "goals":
         goals = outcome.nan_to_num(0.0)
         if (wrong := ((goals < 0) | (goals != goals.round())).any(-1)).any():
             row = _first(wrong)
-            raise InputError(f"game {row} ended {outcome[row].tolist()}; goals are whole numbers")
+            raise InputError(f"game {start + row} ended {outcome[row].tolist()}; goals are whole numbers")
 
 
 def _check_shapes(
@@ -77,19 +97,20 @@ def _check_shapes(
             )
 
 
-def _check_players(players: Tensor, num_players: int) -> None:
+def _check_players(players: Tensor, num_players: int, start: int) -> None:
     unknown = ((players < -1) | (players >= num_players)).any(-1).any(-1)
     if unknown.any():
         row = _first(unknown)
-        raise InputError(f"game {row} is {players[row].tolist()}; players are 0 to {num_players - 1}")
+        raise InputError(f"game {start + row} is {players[row].tolist()}; players are 0 to {num_players - 1}")
     sides = (players >= 0).any(-1).sum(-1)
     if (few := sides < 2).any():
-        raise InputError(f"game {_first(few)} has fewer than two sides: {players[_first(few)].tolist()}")
+        row = _first(few)
+        raise InputError(f"game {start + row} has fewer than two sides: {players[row].tolist()}")
     # Several of many sides may have something in common, such as a car; of two sides nobody is on both.
     twice = _repeats(players).any(-1) | (_repeats(players.flatten(1)) & (sides == 2))
     if twice.any():
         row = _first(twice)
-        raise InputError(f"game {row} is {players[row].tolist()}: a player plays in it twice")
+        raise InputError(f"game {start + row} is {players[row].tolist()}: a player plays in it twice")
 
 
 def _repeats(players: Tensor) -> Tensor:
@@ -99,36 +120,40 @@ def _repeats(players: Tensor) -> Tensor:
 
 
 def _check_numbers(
-    players: Tensor, weight: Tensor, time: Tensor, covariate: Tensor, game_weight: Tensor
+    players: Tensor, weight: Tensor, time: Tensor, covariate: Tensor, game_weight: Tensor, start: int
 ) -> None:
     wrong = ((players >= 0) & ~((weight > 0) & weight.isfinite())).any(-1).any(-1)
     if wrong.any():
         row = _first(wrong)
         raise InputError(
-            f"game {row} has the weights {weight[row].tolist()}; they must be positive and finite"
+            f"game {start + row} has the weights {weight[row].tolist()}; they must be positive and finite"
         )
     if (wrong := ~((game_weight > 0) & game_weight.isfinite())).any():
         row = _first(wrong)
-        raise InputError(f"game {row} counts {game_weight[row]:g} times; that must be positive and finite")
+        raise InputError(
+            f"game {start + row} counts {game_weight[row]:g} times; that must be positive and finite"
+        )
     if (wrong := ~(covariate.isfinite().flatten(1).all(-1) & time.isfinite())).any():
-        raise InputError(f"game {_first(wrong)} has a date or covariate that is not finite")
+        raise InputError(f"game {start + _first(wrong)} has a date or covariate that is not finite")
 
 
-def _check_places(model: Skills, outcome: Tensor, there: Tensor) -> None:
+def _check_places(model: Skills, outcome: Tensor, there: Tensor, start: int) -> None:
     """Places count how many sides finished ahead."""
     place = torch.where(there, outcome, torch.inf)
     ahead = (place[:, None, :] < place[:, :, None]).sum(-1)
     if (wrong := (there & (outcome != ahead)).any(-1)).any():
         row = _first(wrong)
         raise InputError(
-            f"game {row} ended {outcome[row].tolist()}; places are how many sides finished ahead: 0, 1, 2 "
-            "and so on, the same for those that tied"
+            f"game {start + row} ended {outcome[row].tolist()}; places are how many sides finished ahead: "
+            "0, 1, 2 and so on, the same for those that tied"
         )
     tied = ((place[:, None, :] == place[:, :, None]) & there[:, None, :] & there[:, :, None]).sum((-1, -2))
     drawn = (tied > there.sum(-1)) & (there.sum(-1) == 2)
     if drawn.any() and not model.options.draws:
         row = _first(drawn)
-        raise InputError(f"game {row} ended {outcome[row].tolist()}, and the model has no draws (draws=True)")
+        raise InputError(
+            f"game {start + row} ended {outcome[row].tolist()}, and the model has no draws (draws=True)"
+        )
 
 
 def _first(wrong: Tensor) -> int:

@@ -14,6 +14,7 @@ from ppl_vae.models.skills import exact
 from ppl_vae.models.skills.duel_moments import probit_moments
 from ppl_vae.models.skills.forecasts import duel_probabilities, goal_probabilities, goal_results
 from ppl_vae.models.skills.further import matrix_of
+from ppl_vae.models.skills.lineup import is_repeated
 from ppl_vae.models.skills.links import Duel, duel_log_prob, log_draw, log_win
 from ppl_vae.models.skills.many_sides import RankingSkills
 from ppl_vae.models.skills.model import Skills
@@ -46,7 +47,8 @@ class _Differences(Skills):
         Observed are the outcome, as `ended` has it, and √Σ w² over all who played.
         """
         column, value = self.lineup.matrix((1.0, -1.0), *data[1:5])
-        spread = data[2].square().sum((-1, -2)).sqrt()
+        weight = data[2][:1] if is_repeated(data[2]) else data[2]
+        spread = weight.square().sum((-1, -2)).sqrt().expand(len(data[2]))
         count = data[5] if self.weighted else None
         return Design.of_entries(column, value, self.ended(data[0]), spread, count=count)
 
@@ -201,6 +203,7 @@ class GoalSkills(Skills):
     def rows(self, *data: Tensor) -> Design:
         """See `program.factors.LinearFactors`: rows 2 g and 2 g + 1 are those of the sides of game g."""
         column, value = self.lineup.matrix((1.0, -1.0), *data[1:5])
+        value = value.expand(column.shape)
         base = torch.full_like(column[:, :1], self.lineup.rows[-1])
         columns = torch.cat([column, base], 1).repeat_interleave(2, 0)
         both = torch.stack([value, -value], 1).flatten(0, 1)

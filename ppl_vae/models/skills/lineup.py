@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ppl_vae.models.skills.roster import Roster
 from ppl_vae.models.skills.schedule import Schedule
 
-__all__ = ["Effects", "Lineup"]
+__all__ = ["Effects", "Lineup", "is_repeated"]
 
 
 @dataclass(frozen=True)
@@ -125,15 +125,18 @@ class Lineup(nn.Module):
             where there is none; and how much of each of ``rows`` but the base rate a side has, shape (G, K,
             effects).
         """
-        states, there = self.schedule.states(players, time), players >= 0
-        part = torch.where(there, weight, 0.0)
+        whole, part = bool((players >= 0).all()), weight
+        states = players if whole and not self.schedule.dated else self.schedule.states(players, time)
+        if not whole:
+            there = players >= 0
+            states, part = torch.where(there, states, 0), torch.where(there, weight, 0.0)
         amount = covariate[..., self.columns]
         last = len(self.rows) - self.effects.base
         if last > len(self.columns):
             fixed = self.fixed[:, len(self.columns) : last].to(part)
             known = fixed.index_select(0, players.clamp(min=0).reshape(-1)).reshape(*players.shape, -1)
             amount = torch.cat([amount, (part[..., None] * known).sum(-2)], -1)
-        return torch.where(there, states, 0), part, amount
+        return states, part, amount
 
     def matrix(self, sign: tuple[float, ...], *data: Tensor) -> tuple[Tensor, Tensor]:
         """Sums of both sides' strengths with these signs, as columns and values of a sparse matrix.
@@ -143,14 +146,23 @@ class Lineup(nn.Module):
             data: players, weight, time and covariate, as for `strengths`.
 
         Returns:
-            Columns, int64, and values, both of shape (G, entries).
+            Columns, int64, and values, both of shape (G, entries); values (1, entries) where all games have
+            the same, as those that all players play the whole of, without effects.
         """
         states, part, amount = self.entries(*data)
         signs = part.new_tensor(sign)
+        if not amount.shape[-1]:
+            once = is_repeated(part)
+            return states.flatten(1), ((part[:1] if once else part) * signs[:, None]).flatten(1)
         rows = torch.tensor(self.rows, dtype=torch.int64, device=states.device)[: amount.shape[-1]]
         column = torch.cat([states.flatten(1), rows.expand(len(states), -1)], 1)
         total = (amount * signs[:, None]).sum(-2)
         return column, torch.cat([(part * signs[:, None]).flatten(1), total.to(part)], 1)
+
+
+def is_repeated(values: Tensor) -> bool:
+    """Whether all games have the same numbers in memory, as weights that nobody gave."""
+    return len(values) > 1 and values.stride(0) == 0
 
 
 def _taken(values: Tensor, index: Tensor) -> Tensor:
