@@ -101,7 +101,7 @@ def fit(
             factors, start=start, tolerance=tolerance, max_steps=max_steps, damping=damping,
             seen=lambda value, change: advance(1, f"log p(x) ≈ {value:.4f}, change {change:.1g}"),
         )  # fmt: skip
-    write(pair, factors, found)
+    write(pair, factors, found, *data)
     return Fit(
         elbo=np.asarray(found.log_evidence),
         held_out=np.empty((0, 2)),

@@ -63,13 +63,17 @@ def factors_of(model: Any, *data: Any, num_nodes: int, together: bool = False) -
         raise InputError(f"{name_of(model)} has neither rankings nor linear factors for these data")
     site, chains = linear.normal_prior()
     chains = chains.detach()
-    together = together and chains.num_states <= MOST_DENSE
-    design = _plain(linear.rows(*data), chains, apart=not together)
+    dense = together and chains.num_states <= MOST_DENSE
+    design = _plain(linear.rows(*data), chains, apart=not dense)
     powers = design.count
-    # Equal rows are copies, with sites of their own; what rows count is a power of their likelihood.
-    design = design.merged() if powers is None else replace(design, count=None)
+    if powers is not None:  # of their rows' likelihoods
+        design = replace(design, count=None)
+    elif dense or not together:
+        # Equal rows are copies, with sites of their own. What a joint guide is told of rows that are apart is
+        # told of every one.
+        design = design.merged()
     rule = Quadrature(_log_likelihood(linear, design, powers), num_nodes)
-    made = JointFactors if together else Factors
+    made = JointFactors if dense else Factors
     return made(site, chains, design, None, _tilted(linear, design, rule, powers is None), rule)
 
 

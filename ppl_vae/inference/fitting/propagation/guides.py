@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ppl_vae.base.errors import InputError
 from ppl_vae.guides.chain_normal import ChainNormal
-from ppl_vae.guides.joint_normal import MOST_DENSE, JointNormal
+from ppl_vae.guides.joint_normal import MOST_DENSE, JointNormal, rows_of
 from ppl_vae.inference.fitting.factors import expectations as linear_factors
 from ppl_vae.inference.fitting.factors.families import DenseSpread
 from ppl_vae.inference.fitting.factors.guides import guide_of
@@ -81,12 +81,17 @@ def _check_size(guide: Any, factors: Factors) -> None:
 
 
 @torch.no_grad()
-def write(pair: Pair, factors: Factors, found: Propagated) -> None:
+def write(pair: Pair, factors: Factors, found: Propagated, *data: Any) -> None:
     """Set the guide's parameters in place: optimisers and stores that hold them see the change.
 
     A guide of all states together takes sites of rows as they are. Where there are none, because factors have
     several rows or states are too many, it gets the precision by which the means answer to a pull
     (`steps.stiffness`): what linear response makes of chains that are apart.
+
+    Args:
+        pair: whose guide.
+        factors, found: the answer.
+        data: the programs'.
     """
     # Guides are written by the site and the chains alone, which these factors have as well.
     like, mean = cast(linear_factors.Factors, factors), found.sites.mean
@@ -94,30 +99,31 @@ def write(pair: Pair, factors: Factors, found: Propagated) -> None:
     if isinstance(around, Smoother):
         precision = around.site_precision
         if is_joint(pair.guide):
-            design = told(factors, stiffness(factors, found.sites))
+            design = told(pair.model, factors, stiffness(factors, found.sites), *data)
             assert design.count is not None
             precision, curvature = design.count, -design.count
             if factors.chains.num_states <= MOST_DENSE:
                 dense = factors.chains.dense_precision() + design.gram(precision, factors.chains.num_states)
                 around = cast(Any, DenseSpread.of(factors.chains, dense))
     elif isinstance(pair.guide, JointNormal):
-        design = _counted(factors.design, precision)
-        assert design.count is not None
-        precision = design.count
+        count = factors.design.count
+        found_of = precision if count is None else precision * count
+        precision = cast(Tensor, _counted(factors.design, found_of).count)
     guide_of(pair, like).write(like, mean, precision, cast(Any, around), curvature)
 
 
-def told(factors: Factors, weight: Tensor) -> Design:
+def told(model: Any, factors: Factors, weight: Tensor, *data: Any) -> Design:
     """The distinct rows of a joint guide, counted by the precisions that the factors tell of them.
 
     What several rows of a factor are told, diag w − w wᵀ / Σw, is w_i w_j / Σw of the differences of any two.
 
     Args:
-        factors: whose chains are apart.
+        model, data: of the factors.
+        factors: whose chains are apart, and whose rows are not merged.
         weight: the diagonal w of every row, shape (R,).
     """
     if factors.sizes is None:
-        return _counted(factors.design, weight)
+        return _counted(rows_of(model, *data), weight)
     design, first, second = factors.design.contrasts(factors.sizes, factors.chains.num_states)
     factor = torch.repeat_interleave(torch.arange(len(factors.sizes)), factors.sizes)
     total = torch.zeros(len(factors.sizes)).double().index_add_(0, factor, weight)[factor]
@@ -127,4 +133,4 @@ def told(factors: Factors, weight: Tensor) -> Design:
 
 def _counted(design: Design, weight: Tensor) -> Design:
     """Distinct rows, with the sums of what all copies have."""
-    return replace(design, count=weight if design.count is None else weight * design.count).merged()
+    return replace(design, values=design.values.detach().cpu().double(), count=weight).merged()

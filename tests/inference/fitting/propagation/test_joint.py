@@ -169,6 +169,23 @@ def test_of_rankings_joint_guides_get_what_means_answer_to_a_pull(
     assert fitted.final.value == pytest.approx(best.final.value, abs=0.02)
 
 
+def test_beyond_dense_matrices_copies_and_padding_are_told_of_the_guides_own_rows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Teams of one and two, the second player's entry 0 where there is none; some games are there twice."""
+    states = [[0, 1, 2], [3, 4, 2], [0, 3, 1], [0, 1, 2], [2, 4, 0], [0, 1, 2]]
+    weights = [[1, -1, -1], [1, -1, 0], [1, 1, -1], [1, -1, -1], [1, -1, 0], [1, -1, -1]]
+    outcome = torch.tensor([1, 0, 1, 1, 1, 0], dtype=torch.float64)
+    model = Closed(static(5), states, weights)
+    monkeypatch.setattr(propagation_factors, "MOST_DENSE", 3)
+    pair = Pair(model, JointNormal(model))
+    fitted = ep.fit(pair, outcome, progress=False)
+    monkeypatch.undo()
+    best = natural.fit(Pair(model, JointNormal(model)), outcome, progress=False)
+    assert fitted.final.value == pytest.approx(best.final.value, abs=0.01)
+    assert fitted.final.value < best.final.value + 1e-4
+
+
 def test_rankings_of_more_states_than_dense_matrices_take_are_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
