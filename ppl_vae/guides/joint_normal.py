@@ -17,6 +17,7 @@ from torch.distributions import constraints
 
 from ppl_vae.base.errors import InputError
 from ppl_vae.guides.chain_normal import chains_of
+from ppl_vae.program.block_tridiagonal import Blocks, Eliminated, blocks_of
 from ppl_vae.program.chains import Chains
 from ppl_vae.program.design import Design
 from ppl_vae.program.factors import RankingFactors
@@ -24,7 +25,7 @@ from ppl_vae.program.pair import Program
 from ppl_vae.program.pairwise import as_linear
 from ppl_vae.program.solving import conjugate_gradients
 
-__all__ = ["MOST_DENSE", "JointNormal", "SparsePrecision", "rows_of"]
+__all__ = ["MOST_DENSE", "JointNormal", "SparsePrecision", "links_of", "rows_of", "sparse_precision"]
 
 # States up to which the precision is factored as a dense matrix, and its density known.
 MOST_DENSE = 4000
@@ -33,12 +34,44 @@ DRAWN_TOLERANCE = 1e-8
 ONE_DRAW = torch.Size()
 
 
+def links_of(chains: Chains, design: Design) -> Any:
+    """Which entries of P + Aᵀ diag(w) A are not zero whatever w, as a CSR array of SciPy's of ones."""
+    matrix = design.csr(chains.num_states).copy()  # which shares no memory with the design
+    matrix.eliminate_zeros()
+    matrix.data[:] = 1.0
+    like = torch.ones_like(chains.mean)
+    links = (matrix.T @ matrix + abs(_chain_precision(Chains(like, like, like, chains.rounds)))).tocsr()
+    links.data[:] = 1.0
+    return links
+
+
+def sparse_precision(chains: Chains, design: Design, weight: Tensor) -> Any:
+    """P + Aᵀ diag(w) A, as a CSR array of SciPy's."""
+    matrix = design.csr(chains.num_states)
+    scaled = matrix.copy()
+    scaled.data *= np.repeat(weight.numpy(force=True), np.diff(matrix.indptr))
+    return (matrix.T @ scaled + _chain_precision(chains)).tocsr()
+
+
+def _chain_precision(chains: Chains) -> Any:
+    from scipy.sparse import coo_array
+
+    first, size = chains.num_chains, chains.num_states
+    phi, variance = (part.detach().numpy(force=True) for part in (chains.transition, chains.variance))
+    states, before = np.arange(size), chains.previous.numpy(force=True)
+    ratio = phi[first:] / variance[first:]
+    rows = np.concatenate([states, before, states[first:], before])
+    columns = np.concatenate([states, before, before, states[first:]])
+    values = np.concatenate([1 / variance, ratio * phi[first:], -ratio, -ratio])
+    return coo_array((values, (rows, columns)), shape=(size, size)).tocsr()
+
+
 class SparsePrecision(TorchDistribution):  # type: ignore[misc]
     """N(loc, (P + Aᵀ diag(w) A)⁻¹) as one vector, event shape (N,).
 
-    Of at most 4,000 states the precision is factored as a dense matrix. Of more, draws solve a sparse system
-    each (perturb and solve: the right-hand side has the precision for its covariance), and have no gradients;
-    the density is not known.
+    Of at most 4,000 states the precision is factored as a dense matrix. Of more it is eliminated block by
+    block where its links allow, without gradients. Elsewhere draws solve a sparse system each (perturb and
+    solve: the right-hand side has the precision for its covariance), and the density is not known.
 
     Source: Papandreou and Yuille, "Gaussian sampling by local perturbations", NIPS 2010.
 
@@ -47,6 +80,7 @@ class SparsePrecision(TorchDistribution):  # type: ignore[misc]
         chains: the prior, of precision P.
         design: A.
         weight: w, not negative, shape (R,).
+        blocks: an order of the states in which the precision is sparse, of more than 4,000.
     """
 
     arg_constraints: Mapping[str, Any] = {}
@@ -60,8 +94,10 @@ class SparsePrecision(TorchDistribution):  # type: ignore[misc]
         design: Design,
         weight: Tensor,
         batch_shape: torch.Size = ONE_DRAW,
+        blocks: Blocks | None = None,
     ) -> None:
         self.loc, self.chains, self.design, self.weight = loc, chains, design, weight
+        self.blocks = blocks
         super().__init__(torch.Size(batch_shape), loc.shape[-1:], validate_args=False)
 
     @cached_property
@@ -97,9 +133,10 @@ class SparsePrecision(TorchDistribution):  # type: ignore[misc]
 
     def expand(self, batch_shape: torch.Size, _instance: object = None) -> SparsePrecision:
         """The same for a larger batch."""
-        found = SparsePrecision(self.loc, self.chains, self.design, self.weight, batch_shape)
-        if "root" in self.__dict__:
-            found.__dict__["root"] = self.root
+        found = SparsePrecision(self.loc, self.chains, self.design, self.weight, batch_shape, self.blocks)
+        for name in ("root", "eliminated"):
+            if name in self.__dict__:
+                found.__dict__[name] = self.__dict__[name]
         return found
 
     def rsample(self, sample_shape: torch.Size = ONE_DRAW) -> Tensor:
@@ -108,17 +145,54 @@ class SparsePrecision(TorchDistribution):  # type: ignore[misc]
         noise = torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device)
         if self.chains.num_states > MOST_DENSE:
             with torch.no_grad():
-                rows = [self._perturbed(own) for own in noise.reshape(-1, shape[-1])]
+                draw = self._perturbed if self.eliminated is None else self._eliminated_draw
+                rows = [draw(own) for own in noise.reshape(-1, shape[-1])]
             return self.loc + torch.stack(rows).reshape(shape)
         flat = noise.reshape(-1, shape[-1]).T
         solved = torch.linalg.solve_triangular(self.root.T, flat, upper=True)
         return self.loc + solved.T.reshape(shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Of shape (*batch), of at most 4,000 states."""
+        """Of shape (*batch); of more than 4,000 states where blocks serve, and without gradients.
+
+        Raises:
+            InputError: where it is not known, or its gradients are asked for.
+        """
+        if self.chains.num_states > MOST_DENSE:
+            return self._sparse_log_prob(value)
         squares = ((value - self.loc) @ self.root).square().sum(-1)
         volume = self.root.diagonal().log().sum() - 0.5 * len(self.root) * math.log(2 * math.pi)
         found = volume - 0.5 * squares
+        return found.expand(np.broadcast_shapes(found.shape, self.batch_shape))
+
+    @cached_property
+    def eliminated(self) -> Eliminated | None:
+        """The precision, block by block; None where there are no blocks."""
+        if self.blocks is None:
+            return None
+        return self.blocks.eliminate(sparse_precision(self.chains, self.design, self.weight))
+
+    def _eliminated_draw(self, noise: Tensor) -> Tensor:
+        assert self.eliminated is not None
+        return self.eliminated.sample(noise.cpu().double()).to(noise)
+
+    def _sparse_log_prob(self, value: Tensor) -> Tensor:
+        size = self.chains.num_states
+        if self.eliminated is None:
+            raise InputError(
+                f"the density of a joint guide of {size:,} states is not known: its players meet in no order "
+                f"in which it is sparse, and a dense matrix serves up to {MOST_DENSE:,}; its draws are known"
+            )
+        if torch.is_grad_enabled() and self.weight.requires_grad:
+            raise InputError(
+                f"a joint guide of {size:,} states has no gradients, which SVI needs; natural gradients and "
+                "expectation propagation do without"
+            )
+        away = (value - self.loc).detach()
+        seen = away.reshape(-1, size).cpu().double().numpy() @ self._matrix.T
+        told = torch.from_numpy(seen**2 @ self.weight.numpy(force=True)).reshape(away.shape[:-1])
+        squares = (away * self.chains.precision_times(away)).sum(-1) + told.to(away)
+        found = 0.5 * (self.eliminated.log_det.to(away) - size * math.log(2 * math.pi) - squares)
         return found.expand(np.broadcast_shapes(found.shape, self.batch_shape))
 
     def _perturbed(self, noise: Tensor) -> Tensor:
@@ -193,6 +267,8 @@ class JointNormal(PyroModule):  # type: ignore[misc]
         _, chains = chains_of(model)
         self.loc = nn.Parameter(chains.mean.clone())
         self._design: Design | None = None
+        self._blocks: Blocks | None = None
+        self._has_looked = False
 
     def design(self, *data: Any) -> Design:
         """A, read off the first data; the same for any others, and for none.
@@ -214,7 +290,9 @@ class JointNormal(PyroModule):  # type: ignore[misc]
         """The site and its distribution."""
         site, chains = chains_of(self._plain[0])
         design = self.design(*data)
-        return site, SparsePrecision(self.loc, chains, design, self.weight)
+        if chains.num_states > MOST_DENSE and not self._has_looked:
+            self._blocks, self._has_looked = blocks_of(links_of(chains, design)), True
+        return site, SparsePrecision(self.loc, chains, design, self.weight, blocks=self._blocks)
 
     def forward(self, *data: Any) -> Tensor:
         """The Pyro program."""

@@ -51,11 +51,12 @@ def fit(
     Under guides of independent chains every entry of a factor has a Gaussian site of its own, so that chains
     (players) are independent in the answer, whether they have one state each (Herbrich et al. 2006) or many,
     through time (Dangauthier et al. 2007). Under guides of all states together every row has one, and nothing
-    is lost between players; rankings, and more than 4,000 states, are propagated by independent chains, and
-    the guide gets the precision by which their means answer to a pull. Factors of one predictor are matched
-    in closed form where the model knows it (`TiltedFactors`), else by quadrature; rankings of whole games by
-    their exact marginal moments (`RankingFactors`), which those authors iterate for within the game. Nothing
-    is random but the draws of rankings' last ELBO, and the order of data changes nothing.
+    is lost between players; rankings, and more than 4,000 states of no sparse precision, are propagated by
+    independent chains, and the guide gets the precision by which their means answer to a pull. Factors of one
+    predictor are matched in closed form where the model knows it (`TiltedFactors`), else by quadrature;
+    rankings of whole games by their exact marginal moments (`RankingFactors`), which those authors iterate
+    for within the game. Nothing is random but the draws of rankings' last ELBO, and the order of data changes
+    nothing.
 
     Args:
         pair: a model with the ability `LinearFactors` or `RankingFactors`, and a `ChainNormal`, Pyro's
@@ -87,7 +88,7 @@ def fit(
     begun = time.perf_counter()
     factors = factors_of(pair.model, *data, num_nodes=num_nodes, together=is_joint(pair.guide))
     pair.initialise(*data, seed=seed)
-    check_guide(pair.guide, factors)
+    check_guide(pair.guide, factors, *data)
     leaves = _learnt(pair) if train == "both" else {}
     start, learnt = start_of(pair, factors) if warm else None, ""
     with (

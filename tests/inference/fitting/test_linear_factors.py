@@ -18,8 +18,9 @@ from ppl_vae.base.errors import InputError
 from ppl_vae.guides.chain_normal import ChainNormal
 from ppl_vae.guides.joint_normal import JointNormal
 from ppl_vae.inference import elbo, natural
+from ppl_vae.inference.fitting.factors import expectations, quadrature
+from ppl_vae.inference.fitting.factors import guides as factor_guides
 from ppl_vae.inference.fitting.factors import learning as factor_learning
-from ppl_vae.inference.fitting.factors import quadrature
 from ppl_vae.inference.fitting.factors.ascent import Bound
 from ppl_vae.inference.fitting.factors.expectations import hermite_rule
 from ppl_vae.inference.fitting.factors.families import InnovationFamily
@@ -385,6 +386,7 @@ def test_beyond_dense_matrices_draws_are_solved_for(monkeypatch: pytest.MonkeyPa
     pair, _ = _fitted(model, "joint", data)
     loc, spread = _moments(pair, data)
     monkeypatch.setattr(joint_normal, "MOST_DENSE", 3)
+    monkeypatch.setattr(joint_normal, "blocks_of", lambda links: None)
     _, posterior = pair.guide.posterior(*data)  # type: ignore[attr-defined]
     torch.manual_seed(0)
     drawn = posterior.rsample(torch.Size([1000])).detach()
@@ -395,16 +397,41 @@ def test_beyond_dense_matrices_draws_are_solved_for(monkeypatch: pytest.MonkeyPa
         posterior.log_prob(loc)
 
 
+@pytest.mark.parametrize("teams", [1, 2])
+def test_beyond_dense_matrices_the_precision_is_eliminated_block_by_block(
+    teams: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ppl_vae.guides import joint_normal
+
+    model = Ladder(GAPS, link="logistic")
+    data = games(model, 40, teams=teams)
+    pair, dense = _fitted(model, "joint", data)
+    states = torch.randn(5, model.rounds[-1], generator=torch.Generator().manual_seed(0)).double()
+    before = pair.guide.posterior(*data)[1].log_prob(states).detach()  # type: ignore[attr-defined]
+    for module in (joint_normal, factor_guides):
+        monkeypatch.setattr(module, "MOST_DENSE", 3)
+    other, sparse = _fitted(model, "joint", data)
+    assert sparse.final.value == pytest.approx(dense.final.value, abs=1e-8)
+    for own, its in zip(pair.parameters("guide").values(), other.parameters("guide").values(), strict=True):
+        torch.testing.assert_close(own, its, rtol=0, atol=1e-5)
+    _, posterior = other.guide.posterior(*data)  # type: ignore[attr-defined]
+    with torch.no_grad():
+        torch.testing.assert_close(posterior.log_prob(states), before, rtol=0, atol=1e-4)
+        drawn = elbo(other, *data, num_particles=200, seed=1)
+    assert abs(drawn.value - dense.final.value) < 4.5 * drawn.std_error
+    with pytest.raises(InputError, match="has no gradients, which SVI needs"):
+        posterior.log_prob(states)
+
+
 def test_beyond_dense_matrices_a_joint_guide_has_the_moments_of_chains(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from ppl_vae.inference.fitting.factors import guides as factor_guides
-
     model = Ladder(GAPS, link="logistic")
     data = games(model, 40)
     chains, best = _fitted(model, "markov", data)
     _, joint = _fitted(model, "joint", data)
     monkeypatch.setattr(factor_guides, "MOST_DENSE", 3)
+    monkeypatch.setattr(expectations, "blocks_of", lambda links: None)
     pair, found = _fitted(model, "joint", data)
     assert found.final.value == pytest.approx(best.final.value, abs=1e-7)
     monkeypatch.undo()

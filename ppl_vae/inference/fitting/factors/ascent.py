@@ -17,7 +17,8 @@ from torch import Tensor
 from ppl_vae.base.errors import InputError
 from ppl_vae.inference.evidence.elbo import ELBO
 from ppl_vae.inference.fitting.factors.expectations import Expected, hermite_rule
-from ppl_vae.inference.fitting.factors.families import FactorFamily, Spread
+from ppl_vae.inference.fitting.factors.families import FactorFamily
+from ppl_vae.inference.fitting.factors.spreads import Spread
 
 __all__ = ["FEWEST_NODES", "ROUNDING", "Ascent", "Bound", "State"]
 

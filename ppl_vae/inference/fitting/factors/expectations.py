@@ -23,6 +23,8 @@ import torch
 from torch import Tensor
 
 from ppl_vae.base.errors import InputError
+from ppl_vae.guides.joint_normal import links_of
+from ppl_vae.program.block_tridiagonal import Blocks, blocks_of
 from ppl_vae.program.chains import Chains
 from ppl_vae.program.design import Design
 from ppl_vae.program.factors import LinearFactors
@@ -103,6 +105,11 @@ class Factors:
     def size(self) -> int:
         """Number of distinct rows."""
         return self.design.num_rows
+
+    @cached_property
+    def blocks(self) -> Blocks | None:
+        """An order in which the precision of all states is sparse; None where there is none."""
+        return blocks_of(links_of(self.chains, self.design))
 
     def predictor(self, states: Tensor) -> OfRows:
         """A s, shape (R,)."""

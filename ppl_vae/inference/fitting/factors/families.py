@@ -29,42 +29,22 @@ from torch import Tensor
 
 from ppl_vae.base.errors import InputError
 from ppl_vae.inference.fitting.factors.expectations import Expected, Factors
+from ppl_vae.inference.fitting.factors.spreads import InnovationSpread, JointSpread, Spread, joint_spread
+from ppl_vae.program.block_tridiagonal import Blocks
 from ppl_vae.program.chains import Chains, Smoother
 from ppl_vae.program.products import OfRows
 from ppl_vae.program.solving import conjugate_gradients
 
 __all__ = [
     "ChainFamily",
-    "DenseSpread",
     "FactorFamily",
     "InnovationFamily",
-    "InnovationSpread",
     "JointFamily",
-    "Spread",
 ]
 
 # A state's precision falls at most to this fraction in one step, which keeps it positive where ℓ is not
 # concave.
 LEAST_PRECISION = 0.1
-
-
-class Spread(Protocol):
-    """What is around a Gaussian's mean: the moments that the ELBO needs."""
-
-    @property
-    def variance(self) -> Tensor:
-        """Of every state, shape (N,)."""
-        ...
-
-    @property
-    def lag_covariance(self) -> Tensor:
-        """Of the states from the second round on with their predecessors, shape (N − chains,)."""
-        ...
-
-    @property
-    def log_det(self) -> Tensor:
-        """log |Λ| − log |P|, a scalar."""
-        ...
 
 
 class FactorFamily(Protocol):
@@ -144,37 +124,6 @@ def _by_gradients(factors: Factors, mean: Tensor, spread: Spread | None, expecte
 
 
 @dataclass(frozen=True, eq=False)
-class InnovationSpread:
-    """States of independent innovations: chains as the prior's, with variances of their own.
-
-    Attributes:
-        chains: the prior.
-        own: the chains whose innovations are meant.
-        innovation: the innovations' variances, 1 in these chains, shape (N,).
-    """
-
-    chains: Chains
-    own: Chains
-    innovation: Tensor
-
-    @cached_property
-    def variance(self) -> Tensor:
-        """Of every state, shape (N,)."""
-        return self.own.run_forward(self.own.transition**2, self.own.variance * self.innovation)
-
-    @property
-    def lag_covariance(self) -> Tensor:
-        """Of the states from the second round on with their predecessors, shape (N − chains,)."""
-        own = self.own
-        return own.transition[own.num_chains :] * self.variance.index_select(0, own.previous)
-
-    @property
-    def log_det(self) -> Tensor:
-        """log |Λ| − log |P|."""
-        return (self.chains.variance / (self.own.variance * self.innovation)).log().sum()
-
-
-@dataclass(frozen=True, eq=False)
 class InnovationFamily:
     """Independent innovations: one site precision each.
 
@@ -227,76 +176,28 @@ class InnovationFamily:
 
 
 @dataclass(frozen=True, eq=False)
-class DenseSpread:
-    """A Gaussian with a dense covariance.
-
-    Attributes:
-        chains: the prior.
-        root: the lower Cholesky factor of Λ, shape (N, N).
-    """
-
-    chains: Chains
-    root: Tensor
-
-    @classmethod
-    def of(cls, chains: Chains, precision: Tensor) -> DenseSpread | None:
-        """Of a precision Λ; None where it is not positive definite."""
-        root, info = torch.linalg.cholesky_ex(precision)
-        return None if int(info) else cls(chains, root)
-
-    @cached_property
-    def covariance(self) -> Tensor:
-        """Λ⁻¹."""
-        return torch.cholesky_inverse(self.root)
-
-    @property
-    def variance(self) -> Tensor:
-        """Its diagonal, shape (N,)."""
-        return self.covariance.diagonal()
-
-    @property
-    def lag_covariance(self) -> Tensor:
-        """Of the states from the second round on with their predecessors, shape (N − chains,)."""
-        rows = torch.arange(self.chains.num_chains, self.chains.num_states)
-        return self.covariance[rows, self.chains.previous]
-
-    @property
-    def log_det(self) -> Tensor:
-        """log |Λ| − log |P|."""
-        return 2 * self.root.diagonal().log().sum() + self.chains.variance.log().sum()
-
-    def solve(self, right: Tensor) -> Tensor:
-        """Λ⁻¹ b for b (N,)."""
-        return torch.cholesky_solve(right[:, None], self.root)[:, 0]
-
-
-@dataclass(frozen=True, eq=False)
 class JointFamily:
     """All states together: one site precision a row.
 
     Attributes:
         factors: the model's.
+        blocks: an order of the states in which the precision is sparse; None to take it as a dense matrix.
     """
 
     factors: Factors
+    blocks: Blocks | None = None
 
-    def spread(self, sites: Tensor) -> DenseSpread | None:
-        """The dense Gaussian of the prior's precision and the rows' sites."""
-        return DenseSpread.of(self.factors.chains, self.precision(sites))
-
-    def precision(self, sites: Tensor) -> Tensor:
-        """P + Aᵀ diag(w) A, shape (N, N)."""
-        chains = self.factors.chains
-        return self.factors.design.gram(sites, chains.num_states) + chains.dense_precision()
+    def spread(self, sites: Tensor) -> JointSpread | None:
+        """The Gaussian of the prior's precision and the rows' sites."""
+        return joint_spread(self.factors.chains, self.factors.design, sites, self.blocks)
 
     def predictor_variance(self, spread: Spread) -> Tensor:
         """The diagonal of A Λ⁻¹ Aᵀ."""
-        assert isinstance(spread, DenseSpread)
-        return self.factors.design.row_variances(spread.covariance)
+        assert isinstance(spread, JointSpread)
+        return spread.row_variances(self.factors.design)
 
-    def seen(self, spread: Spread, predictor_variance: OfRows) -> Tensor:
+    def seen(self, spread: Spread, predictor_variance: Tensor) -> Tensor:
         """The predictors' variances."""
-        assert isinstance(predictor_variance, Tensor)
         return predictor_variance
 
     def target(self, sites: Tensor, spread: Spread, expected: Expected) -> Tensor:
@@ -306,8 +207,8 @@ class JointFamily:
     def step(self, mean: Tensor, spread: Spread | None, expected: Expected) -> Tensor:
         """Solved exactly, without curvature that would turn it round."""
         factors, chains = self.factors, self.factors.chains
-        if not isinstance(spread, DenseSpread) or bool((expected.curvature > 0).any()):
-            spread = DenseSpread.of(chains, self.precision((-expected.curvature).clamp_min(0)))
+        if not isinstance(spread, JointSpread) or bool((expected.curvature > 0).any()):
+            spread = self.spread((-expected.curvature).clamp_min(0))
         if spread is None:
             raise InputError("the precision of the prior is not positive definite")
         return spread.solve(factors.gather(expected.slope) - chains.precision_times(mean - chains.mean))

@@ -17,16 +17,14 @@ from ppl_vae.guides.joint_normal import MOST_DENSE, JointNormal
 from ppl_vae.inference.fitting.factors.expectations import Factors
 from ppl_vae.inference.fitting.factors.families import (
     ChainFamily,
-    DenseSpread,
     FactorFamily,
     InnovationFamily,
-    InnovationSpread,
     JointFamily,
-    Spread,
 )
+from ppl_vae.inference.fitting.factors.spreads import DenseSpread, InnovationSpread, Spread
 from ppl_vae.inference.fitting.gaussians.autoguides import read_gaussian, write_gaussian
 from ppl_vae.program.chain_prior import Innovations
-from ppl_vae.program.chains import Chains
+from ppl_vae.program.chains import Chains, Smoother
 from ppl_vae.program.pair import Pair
 
 __all__ = ["FactorGuide", "coordinates", "guide_of", "refuse_meetings", "set_positive", "takes"]
@@ -156,8 +154,9 @@ class _Chains:
 class _Joint:
     """The suite's `JointNormal`.
 
-    Beyond dense matrices the variances of predictors are not known under it, and those of independent chains
-    stand in: mean and curvatures are those of the best guide of that family.
+    Beyond dense matrices, and where links do not leave it sparse, the variances of predictors are not known
+    under it, and those of independent chains stand in: mean and curvatures are those of the best guide of
+    that family.
     """
 
     guide: JointNormal
@@ -175,20 +174,22 @@ class _Joint:
             )
         if factors.chains.num_states <= MOST_DENSE:
             return JointFamily(factors)
+        if factors.blocks is not None:
+            return JointFamily(factors, factors.blocks)
         refuse_meetings(factors)
         return ChainFamily(factors)
 
     def read(self, factors: Factors) -> tuple[Tensor, Tensor]:
         loc, weight = (part.detach().cpu().double() for part in (self.guide.loc, self.guide.weight))
-        dense = factors.chains.num_states <= MOST_DENSE
-        return loc.clone(), weight if dense else factors.gather_squares(weight)
+        together = isinstance(self.family(factors), JointFamily)
+        return loc.clone(), weight if together else factors.gather_squares(weight)
 
     @torch.no_grad()
     def write(
         self, factors: Factors, mean: Tensor, sites: Tensor, spread: Spread, curvature: Tensor | None = None
     ) -> None:
         self.guide.loc.copy_(mean)
-        if factors.chains.num_states > MOST_DENSE:
+        if isinstance(spread, Smoother):
             if curvature is None:
                 raise InputError("a JointNormal of so many states is set by curvatures, which are not known")
             sites = -curvature

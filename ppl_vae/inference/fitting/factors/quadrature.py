@@ -69,8 +69,9 @@ def fit(
     Args:
         pair: a model that has the ability `LinearFactors` (or `PairwiseFactors`), and a guide of one of the
             Gaussian families: Pyro's ``AutoNormal``, `ChainNormal`, `JointNormal`, Pyro's
-            ``AutoMultivariateNormal`` of at most 4,000 states. A `JointNormal` of more gets the mean and the
-            curvatures of the best guide of independent chains, whose ELBO is reported. The guide's
+            ``AutoMultivariateNormal`` of at most 4,000 states. A `JointNormal` of more is fitted where
+            an order of the states leaves its precision sparse, as in leagues; elsewhere it gets the mean and
+            the curvatures of the best guide of independent chains, whose ELBO is reported. The guide's
             parameters are changed in place, in their own precision; all arithmetic is in float64.
         data: the programs' full data.
         tolerance: rise of the ELBO, in nats for the whole data, at which to stop.

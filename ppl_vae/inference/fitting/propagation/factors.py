@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from ppl_vae.base.errors import InputError, listed
-from ppl_vae.guides.joint_normal import MOST_DENSE
+from ppl_vae.guides.joint_normal import MOST_DENSE, links_of
 from ppl_vae.inference.fitting.factors.expectations import meeting_of
 from ppl_vae.inference.fitting.propagation.joint import JointFactors
 from ppl_vae.inference.fitting.propagation.steps import Factors
 from ppl_vae.inference.fitting.propagation.tilted import Quadrature
+from ppl_vae.program.block_tridiagonal import blocks_of
 from ppl_vae.program.chains import Chains
 from ppl_vae.program.design import Design
 from ppl_vae.program.factors import LinearFactors, RankingFactors, Tilted, TiltedFactors
@@ -39,8 +40,8 @@ def factors_of(model: Any, *data: Any, num_nodes: int, together: bool = False) -
         model: with the ability `LinearFactors` or `RankingFactors`.
         data: the programs' full data.
         num_nodes: nodes of the quadrature, where moments are not known in closed form.
-        together: whether states are to be kept together, where factors have one row each and states are not
-            more than dense matrices take.
+        together: whether states are to be kept together, where factors have one row each and the precision
+            is small or sparse enough.
 
     Raises:
         InputError: for a model without these abilities, data that it does not take, a row without a state, or
@@ -63,18 +64,22 @@ def factors_of(model: Any, *data: Any, num_nodes: int, together: bool = False) -
         raise InputError(f"{name_of(model)} has neither rankings nor linear factors for these data")
     site, chains = linear.normal_prior()
     chains = chains.detach()
-    dense = together and chains.num_states <= MOST_DENSE
-    design = _plain(linear.rows(*data), chains, apart=not dense)
+    rows = linear.rows(*data)
+    joint, blocks = together, None
+    if together and chains.num_states > MOST_DENSE:
+        blocks = blocks_of(links_of(chains, rows))
+        joint = blocks is not None
+    design = _plain(rows, chains, apart=not joint)
     powers = design.count
     if powers is not None:  # of their rows' likelihoods
         design = replace(design, count=None)
-    elif dense or not together:
+    elif joint or not together:
         # Equal rows are copies, with sites of their own. What a joint guide is told of rows that are apart is
         # told of every one.
         design = design.merged()
     rule = Quadrature(_log_likelihood(linear, design, powers), num_nodes)
-    made = JointFactors if dense else Factors
-    return made(site, chains, design, None, _tilted(linear, design, rule, powers is None), rule)
+    found = site, chains, design, None, _tilted(linear, design, rule, powers is None), rule
+    return JointFactors(*found, blocks) if joint else Factors(*found)
 
 
 def _log_likelihood(

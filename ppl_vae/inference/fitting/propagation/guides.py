@@ -13,8 +13,8 @@ from ppl_vae.base.errors import InputError
 from ppl_vae.guides.chain_normal import ChainNormal
 from ppl_vae.guides.joint_normal import MOST_DENSE, JointNormal, rows_of
 from ppl_vae.inference.fitting.factors import expectations as linear_factors
-from ppl_vae.inference.fitting.factors.families import DenseSpread
 from ppl_vae.inference.fitting.factors.guides import guide_of
+from ppl_vae.inference.fitting.factors.spreads import DenseSpread
 from ppl_vae.inference.fitting.propagation.factors import is_for
 from ppl_vae.inference.fitting.propagation.loop import Propagated
 from ppl_vae.inference.fitting.propagation.steps import Factors, stiffness
@@ -44,8 +44,12 @@ def is_joint(guide: Any) -> bool:
     return isinstance(guide, JointNormal) or type(guide) is AutoMultivariateNormal
 
 
-def check_guide(guide: Any, factors: Factors) -> None:
+def check_guide(guide: Any, factors: Factors, *data: Any) -> None:
     """Refuse a guide that cannot hold the answer.
+
+    Args:
+        guide: which has run.
+        factors, data: of the model.
 
     Raises:
         InputError: saying which can.
@@ -57,7 +61,7 @@ def check_guide(guide: Any, factors: Factors) -> None:
         )
     size = factors.chains.num_states
     if is_joint(guide):
-        _check_size(guide, factors)
+        _check_size(guide, factors, *data)
     elif not holds(guide, factors.chains):
         raise InputError(
             "an AutoNormal (mean-field) has innovations that are independent of each other, and the model's "
@@ -71,9 +75,12 @@ def check_guide(guide: Any, factors: Factors) -> None:
             )
 
 
-def _check_size(guide: Any, factors: Factors) -> None:
+def _check_size(guide: Any, factors: Factors, *data: Any) -> None:
     size = factors.chains.num_states
-    if size > MOST_DENSE and (factors.sizes is not None or not isinstance(guide, JointNormal)):
+    if size <= MOST_DENSE or (factors.sizes is None and isinstance(guide, JointNormal)):
+        return
+    # Of rankings no other ELBO is known than that of draws and their densities.
+    if not isinstance(guide, JointNormal) or guide.posterior(*data)[1].blocks is None:
         raise InputError(
             f"a normal of all {size:,} states together is dense, and takes at most {MOST_DENSE:,}; take a "
             "ChainNormal (markov)"

@@ -1,4 +1,4 @@
-"""Expectation propagation that keeps all states together: a site a row, and a dense Gaussian of all states.
+"""Expectation propagation that keeps all states together: a site a row, and a Gaussian of all states.
 
 The answer is N(m, (P + Aᵀ diag(c π) A)⁻¹), with c the copies of a row and π the precision of each copy's
 site. A row's cavity is the normal that this is of its predictor, without the site of one copy: nothing is
@@ -17,28 +17,37 @@ import torch
 from torch import Tensor
 
 from ppl_vae.base.errors import InputError
-from ppl_vae.inference.fitting.factors.families import DenseSpread
+from ppl_vae.inference.fitting.factors.spreads import JointSpread, Spread, joint_spread
 from ppl_vae.inference.fitting.propagation.steps import LEAST_PART, Factors, Linear
+from ppl_vae.program.block_tridiagonal import Blocks
 
 __all__ = ["JointFactors"]
 
 
 @dataclass(frozen=True, eq=False)
 class JointFactors(Factors):
-    """Factors of one row each, with a site a row in place of one an entry."""
+    """Factors of one row each, with a site a row in place of one an entry.
+
+    Attributes:
+        blocks: an order of the states in which the precision is sparse; None to take it as a dense matrix.
+    """
+
+    blocks: Blocks | None = None
 
     @property
     def num_sites(self) -> int:
         """R."""
         return self.design.num_rows
 
-    def around(self, precision: Tensor) -> DenseSpread:
-        """The dense Gaussian that rows' sites make of the prior.
+    def around(self, precision: Tensor) -> JointSpread:
+        """The Gaussian that rows' sites make of the prior.
 
         Raises:
             InputError: where it is none, as may be where factors are not log-concave.
         """
-        found = DenseSpread.of(self.chains, self.precision(precision))
+        count = self.design.count
+        weight = precision if count is None else precision * count
+        found = joint_spread(self.chains, self.design, weight, self.blocks)
         if found is None:
             raise InputError(
                 "expectation propagation comes to sites that make no normal, as it may where factors are not "
@@ -46,15 +55,10 @@ class JointFactors(Factors):
             )
         return found
 
-    def precision(self, of_rows: Tensor) -> Tensor:
-        """P + Aᵀ diag(c y) A, shape (N, N)."""
-        count = self.design.count
-        weight = of_rows if count is None else of_rows * count
-        return self.chains.dense_precision() + self.design.gram(weight, self.chains.num_states)
-
-    def cavities(self, precision: Tensor, around: DenseSpread) -> Tensor:  # type: ignore[override]
+    def cavities(self, precision: Tensor, around: Spread) -> Tensor:
         """u of every row."""
-        marginal = 1 / self.design.row_variances(around.covariance)
+        assert isinstance(around, JointSpread)
+        marginal = 1 / around.row_variances(self.design)
         return 1 / torch.maximum(marginal - precision, LEAST_PART * marginal)
 
     def spread(self, cavity: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ppl_vae.base.errors import InputError
-from ppl_vae.inference.fitting.factors.families import Spread
+from ppl_vae.inference.fitting.factors.spreads import Spread
 from ppl_vae.inference.fitting.propagation.steps import Factors, Sites, step
 
 __all__ = ["Propagated", "propagate"]

@@ -44,7 +44,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ppl_vae.inference.fitting.factors.families import Spread
+from ppl_vae.inference.fitting.factors.spreads import Spread
 from ppl_vae.inference.fitting.propagation.tilted import Quadrature
 from ppl_vae.program.chains import Chains
 from ppl_vae.program.design import Design

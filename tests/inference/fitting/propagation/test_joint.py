@@ -160,6 +160,7 @@ def test_of_rankings_joint_guides_get_what_means_answer_to_a_pull(
     pair, other = Pair(ranked, guide(ranked)), Pair(duels, guide(duels))
     ep.fit(pair, data, progress=False)
     monkeypatch.setattr(propagation_factors, "MOST_DENSE", 3)
+    monkeypatch.setattr(propagation_factors, "blocks_of", lambda links: None)
     fitted = ep.fit(other, data, progress=False)
     apart = ep.fit(Pair(duels, ChainNormal(duels)), data, progress=False)
     for own, its in zip(_moments(pair, data), _moments(other, data), strict=True):
@@ -178,10 +179,17 @@ def test_beyond_dense_matrices_copies_and_padding_are_told_of_the_guides_own_row
     outcome = torch.tensor([1, 0, 1, 1, 1, 0], dtype=torch.float64)
     model = Closed(static(5), states, weights)
     monkeypatch.setattr(propagation_factors, "MOST_DENSE", 3)
+    together = ep.fit(Pair(model, JointNormal(model)), outcome, progress=False)
+    monkeypatch.setattr(propagation_factors, "blocks_of", lambda links: None)
     pair = Pair(model, JointNormal(model))
     fitted = ep.fit(pair, outcome, progress=False)
     monkeypatch.undo()
     best = natural.fit(Pair(model, JointNormal(model)), outcome, progress=False)
+    dense = ep.fit(Pair(model, JointNormal(model)), outcome, progress=False)
+    assert together.estimate is not None
+    assert dense.estimate is not None
+    assert together.estimate.log_evidence == pytest.approx(dense.estimate.log_evidence, abs=1e-9)
+    assert together.final.value == pytest.approx(dense.final.value, abs=1e-7)
     assert fitted.final.value == pytest.approx(best.final.value, abs=0.01)
     assert fitted.final.value < best.final.value + 1e-4
 
@@ -191,7 +199,7 @@ def test_rankings_of_more_states_than_dense_matrices_take_are_refused(
 ) -> None:
     chains, states, outcome, _ = history()
     data = torch.tensor(outcome).double()
-    monkeypatch.setattr(propagation_guides, "MOST_DENSE", 3)
+    monkeypatch.setattr(propagation_guides, "MOST_DENSE", 3)  # and no blocks, as there are for few states
     model = Ranked(chains, states)
     with pytest.raises(InputError, match="is dense, and takes at most 3; take a ChainNormal"):
         ep.fit(Pair(model, JointNormal(model)), data, progress=False)
