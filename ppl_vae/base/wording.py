@@ -8,6 +8,7 @@ from typing import Any
 __all__ = [
     "data_in_words",
     "distinct_texts",
+    "each_or_all",
     "in_words",
     "of_rows",
     "rows_in_words",
@@ -91,3 +92,8 @@ def data_in_words(evidence: Mapping[str, Any]) -> str:
     """Which data one method's log p(x) is of, as its JSON has it."""
     name = Path(evidence["data"]).name
     return rows_in_words(name, evidence) if evidence["unit"] == "datum" else f"the {name} data"
+
+
+def each_or_all(num_units: int) -> str:
+    """Of what a number is: of each unit, or of all the data where they are one."""
+    return "in all" if num_units == 1 else "a unit"

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ppl_vae.base.names import answer_label
-from ppl_vae.base.wording import data_in_words, of_rows, rows_option, with_error
+from ppl_vae.base.wording import data_in_words, each_or_all, of_rows, rows_option, with_error
 
 if TYPE_CHECKING:
     from ppl_vae.diagnostics.comparison.compare import Comparison
@@ -77,7 +77,8 @@ def sentences(reasons: Iterable["Reason"]) -> list[str]:
 def fit_table(fits: Sequence[tuple[str, Mapping[str, Any]]], *, width: int = 80) -> Table:
     """The fits' ELBOs per unit: name and the result of a fit."""
     columns = {"run": 0, "ELBO": 0, "reconstruction": 76, "KL": 60, "steps": 0, "s": 50, "converged": 0}
-    table, shown = _narrowed("The fit: the ELBO of the training data (nats a unit)", columns, width)
+    unit = each_or_all(max(fit["num_units"] for _, fit in fits))
+    table, shown = _narrowed(f"The fit: the ELBO of the training data (nats {unit})", columns, width)
     for name, fit in fits:
         units = fit["num_units"]
         cells = {

@@ -14,7 +14,8 @@ from ppl_vae.base.errors import InputError
 from ppl_vae.base.files import read_json, reading
 from ppl_vae.base.names import evidence_in_sentence, in_sentence
 from ppl_vae.base.options import changed
-from ppl_vae.base.wording import data_in_words, rows_in_words, with_error
+from ppl_vae.base.wording import data_in_words, each_or_all, rows_in_words, with_error
+from ppl_vae.data.games import Games
 from ppl_vae.data.rows import Rows
 from ppl_vae.diagnostics.comparison.quantities import Quantities
 from ppl_vae.diagnostics.comparison.reasons import reasons_in
@@ -66,7 +67,7 @@ def say_fit(fit: Mapping[str, Any]) -> str:
     elbo = with_error(fit["elbo_mean"], fit["elbo_std_error"] / units)
     return (
         f"{took(fit.get('method', 'SVI'), fit['steps'], fit['seconds'])}{ended}: {fit['reason']}. "
-        f"The ELBO of the training data is {elbo} nats a unit, a reconstruction of "
+        f"The ELBO of the training data is {elbo} nats {each_or_all(units)}, a reconstruction of "
         f"{fit['reconstruction'] / units:.3f} less a KL of {fit['kl'] / units:.3f}.{_estimated(fit)}"
     )
 
@@ -291,20 +292,30 @@ def _answers(run: Run, quantities: Quantities) -> dict[str, Posterior]:
     return {name: answer.map(functions(answer.draws)) for name, answer in answers.items()}
 
 
+def _history(run: Run) -> dict[str, str]:
+    """What was done to rows, or how a table of games was read."""
+    if isinstance(run.source, Games):
+        return {"read": "; ".join(run.source.history)} if run.source.history else {}
+    return {"preprocessing": "; ".join(run.source.history) if isinstance(run.source, Rows) else "none"}
+
+
 def _settings_table(run: Run) -> pd.DataFrame:
     settings = run.settings
-    chosen = {
+    chosen: dict[str, Any] = {
         "model": settings.model,
         "guide": settings.guide,
         "data": Path(settings.data).name,
         "options": ", ".join(f"{name}={value}" for name, value in changed(settings.options).items())
         or "defaults",
-        "preprocessing": "; ".join(run.source.history) if isinstance(run.source, Rows) else "none",
+        **_history(run),
         "method": settings.fit.method,
-        "steps, at most" if settings.fit.stop else "steps": f"{settings.fit.num_steps:,}",
-        "batch size": settings.fit.batch_size or "all",
-        "learning rate": settings.fit.lr,
-        "seed": settings.seed,
     }
+    if settings.fit.method in ("svi", "auto"):  # other methods have none of these
+        chosen |= {
+            "steps, at most" if settings.fit.stop else "steps": f"{settings.fit.num_steps:,}",
+            "batch size": settings.fit.batch_size or "all",
+            "learning rate": settings.fit.lr,
+        }
+    chosen["seed"] = settings.seed
     index = pd.Index(list(chosen), name="setting")
     return pd.DataFrame({"value": [str(value) for value in chosen.values()]}, index=index)

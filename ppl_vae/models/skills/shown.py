@@ -143,7 +143,7 @@ def _expected_place(model: Skills, skill: Array) -> Array:
 
 def views(model: Skills, context: ViewContext) -> list[View]:
     """The leaderboard, skills over time where they drift, and the model's numbers."""
-    found: list[View] = [_numbers(model)]
+    found: list[View] = [_numbers(model, next(iter(context.draws.values()), None))]
     if not context.draws:
         return found
     skills = {name: totals(model, draws) for name, draws in context.draws.items()}
@@ -186,13 +186,23 @@ def _over_time(model: Skills, skill: Array, order: NDArray[np.int64]) -> Scatter
     )  # fmt: skip
 
 
-def _numbers(model: Skills) -> TableView:
-    values = {name.replace("_", " "): value for name, value in model.numbers.items()}
-    how = ["given" if model.held[name] else "learnt" for name in model.numbers]
+def _numbers(model: Skills, draws: xr.Dataset | None) -> TableView:
+    """What is given or learnt, and what the guide says of home, of other covariates and of groups."""
+    rows = [
+        (name.replace("_", " "), f"{value:.4g}", "given" if model.held[name] else "learnt")
+        for name, value in model.numbers.items()
+    ]
+    effects, names = model.lineup.effects, state_names(model.lineup)
+    if draws is not None and effects.kinds:
+        skill = draws["skill"].transpose("chain", "draw", "state").to_numpy()
+        for row in model.lineup.rows[:BOARD_PLAYERS]:
+            mean, sd = skill[..., row].mean(), skill[..., row].std()
+            rows.append((names[row], f"{mean:.3g} ± {sd:.2g}", "posterior mean ± sd"))
+    numbers, values, how = zip(*rows, strict=True)
     return TableView(
         caption="The model's numbers, in units of skill.",
-        names=[*values],
-        columns={"value": [f"{value:.4g}" for value in values.values()], "how": how},
+        names=[*numbers],
+        columns={"value": [*values], "how": [*how]},
         row_label="number",
     )
 

@@ -55,9 +55,11 @@ def check_games(games: Games, options: SkillsOptions) -> None:
     if options.drift and games.time is None:
         raise InputError(f"{games.name} has no dates, which drift needs: give the games a column date")
     if missing := [name for name in options.columns if name not in games.covariates]:
+        there = [name for name in games.covariates if name not in options.columns]
+        way_out = f"; covariates={there[0]} (--covariates {there[0]}) takes that" if there else ""
         raise InputError(
             f"{games.name} has no column {missing[0]!r} of its sides: it has "
-            f"{listed(games.covariates) or 'none'}"
+            f"{listed(games.covariates) or 'none'}{way_out}"
         )
     if not two and options.link == "davidson":
         raise InputError(

@@ -308,7 +308,8 @@ PARTS = ("fit", *(name for name, _ in SECTIONS.values()))
 
 def _say_evidence(name: str, found: Evidence) -> str:
     unit = "a row, on average" if found.unit == "datum" else "in all"
-    how = {"exact": "exactly", "is": f"by importance sampling ({found.num_samples:,} samples a unit)"}
+    samples = f"{found.num_samples:,} samples" + (" a row" if found.unit == "datum" else "")
+    how = {"exact": "exactly", "is": f"by importance sampling ({samples})"}
     value = with_error(found.mean, found.mean_std_error, 4)
     text = f"log p(x), {how.get(name, f'by {name}')}, is {value} nats {unit}"
     return (

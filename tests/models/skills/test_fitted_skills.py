@@ -1,6 +1,7 @@
 """Guides of the family of skills, fitted: against exact answers, against NUTS, and in a run's folder."""
 
 import json
+import re
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -114,3 +115,34 @@ def test_the_shell_fits_a_season_from_scores_and_dates(run: Any, tmp_path: Path)
     code, _, error = run("fit", "skills", tmp_path / "games.csv", "--out", tmp_path / "other")
     assert code == 2
     assert "is a draw, and the model has none" in error
+
+
+def test_a_club_s_page_speaks_of_games_and_says_what_a_colour_is_worth(run: Any, tmp_path: Path) -> None:
+    generator = np.random.default_rng(4)
+    table = tmp_path / "club.csv"
+    pairs = [generator.permutation(["Ann", "Bo", "Cy", "Di"])[:2] for _ in range(30)]
+    results = generator.choice(["1-0", "0-1", "1/2-1/2"], 30)
+    lines = [f"{a},{b},{result}" for (a, b), result in zip(pairs, results, strict=True)]
+    table.write_text("\n".join(["white,black,result", *lines]))
+    code, _, err = run("fit", "skills", table, "--draws", "--home", "--out", tmp_path / "run")
+    assert code == 2
+    assert "it has white; covariates=white (--covariates white) takes that" in err
+    options = ("--draws", "--covariates", "white", "--method", "natural", "--guide", "sparse-precision")
+    code, out, err = run("fit", "skills", table, *options, "--out", tmp_path / "run", "--quiet")
+    assert code == 0, err
+    assert "nats in all" in out
+    assert run("report", tmp_path / "run")[0] == 0
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "30 games of 2 sides" in page
+    for stranger in ("feature", "batch size", "learning rate", "nats a unit", "DuelSkills"):
+        assert stranger not in page, stranger
+    again = ppl_vae.load(tmp_path / "run")
+    _, posterior = again.pair.guide.posterior(*again.tensors())
+    (row,) = again.model.lineup.rows
+    said = re.search(r"effect of white</t.>\s*<td[^>]*>(\S+) ± (\S+)</td>", page)
+    assert said is not None
+    mean, sd = (float(each.replace("−", "-")) for each in said.groups())
+    # Of at least 500 draws, and in three digits and two.
+    truth = float(posterior.variance[row].detach() ** 0.5)
+    assert mean == pytest.approx(float(posterior.mean[row].detach()), abs=5 * truth / 500**0.5 + 0.005)
+    assert sd == pytest.approx(truth, rel=5 / 1000**0.5 + 0.05)
