@@ -1,6 +1,5 @@
 """The family of skills against quadrature, the exact smoother, the dense Gaussian process and TrueSkill."""
 
-import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -8,43 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from pyro import poutine
 from scipy import integrate, special, stats
 from scipy.sparse import csr_array
-from torch import Tensor
 
-from ppl_vae.base.errors import InputError
 from ppl_vae.data.games import Games
-from ppl_vae.guides import Prior
 from ppl_vae.inference import exact
-from ppl_vae.models import Skills, TrueSkill
-from ppl_vae.models.skills.options import SkillsOptions, days_of
-from ppl_vae.program.pair import Pair
-from ppl_vae.program.problem import Problem
-from ppl_vae.program.simulate import simulate
+from ppl_vae.models import TrueSkill
+from tests.models.skills.made import log_likelihood, made
 from tests.models.skills.seasons import games_of, season
-
-
-def tensors(model: Any, games: Games) -> tuple[Tensor, ...]:
-    return games.dataset.arguments(type(model).inputs_for(model.options), torch.float64)
-
-
-def made(games: Games, **options: Any) -> tuple[Any, tuple[Tensor, ...]]:
-    model = Skills.from_data(games, **options)
-    data = tensors(model, games)
-    model.check_data(*data)
-    return model, data
-
-
-def log_likelihood(model: Any, data: tuple[Tensor, ...], skill: Tensor) -> Tensor:
-    """log p(x | s) of many s at once, by the program, as under a plate of particles."""
-    given = skill.unsqueeze(-2) if isinstance(model, Skills) else skill
-    with torch.no_grad():
-        trace = poutine.trace(poutine.condition(model, data={"skill": given})).get_trace(*data)
-        trace.compute_log_prob()
-    (found,) = [trace.nodes[name]["log_prob"] for name in trace.observation_nodes if name != "skill"]
-    return found.sum(-1)
-
 
 # Two sides against quadrature --------------------------------------------------------------------
 
@@ -142,102 +112,6 @@ def test_goals_are_poisson_with_the_base_rate_and_the_difference() -> None:
     skill = torch.tensor([[0.3, -0.2, 0.6, 0.1]], dtype=torch.float64)
     log_rates = [0.1 + 0.5, 0.1 - 0.5, 0.1 - 0.8, 0.1 + 0.8]
     expected = stats.poisson.logpmf([2, 0, 1, 1], np.exp(log_rates)).sum()
-    assert float(log_likelihood(model, data, skill)) == pytest.approx(expected, abs=1e-12)
-
-
-# More than two sides -----------------------------------------------------------------------------
-
-RACES: Mapping[str, tuple[Games, str]] = {
-    "one size, no ties": (games_of([(("A", "B", "C"), (0, 2, 1)), (("C", "B", "A"), (1, 0, 2))]), "none"),
-    "a shared last place": (games_of([(("A", "B", "C", "D"), (0, 2, 2, 1)), (("A", "D"), (1, 0))]), "last"),
-    "shared places": (games_of([(("A", "B", "C", "D"), (0, 0, 3, 2)), (("A", "C"), (1, 0))]), "unordered"),
-    "teams": (games_of([((("A", "B"), "C", ("D", "E")), (0, 2, 1)), (("A", "C"), (1, 0))]), "none"),
-}
-
-
-@pytest.mark.parametrize("race", RACES)
-def test_rankings_are_the_orders_of_performances(race: str) -> None:
-    """By adding up, over all orders of the sides that agree with the places, what SciPy says of each."""
-    games, ties = RACES[race]
-    model, data = made(games, skill_sd=SD, performance_sd=BETA)
-    assert model.ties == ties
-    skill = torch.as_tensor(np.random.default_rng(0).normal(size=(2, games.num_players)))
-    found = log_likelihood(model, data, skill).numpy()
-    for own, value in zip(skill.numpy(), found, strict=True):
-        assert value == pytest.approx(_by_orders(games, own), abs=3e-4)
-
-
-@pytest.mark.parametrize("link", ["probit", "gumbel"])
-@pytest.mark.parametrize("race", RACES)
-def test_races_are_simulated_with_the_sides_that_they_have(race: str, link: str) -> None:
-    games, _ = RACES[race]
-    model, data = made(games, link=link)
-    problem = Problem.of(Pair(model, Prior(model)), *data)
-    assert problem.layout.vectorized
-    latents, simulated = simulate(problem, seed=1)
-    model.check_data(*simulated)
-    assert torch.equal(simulated[0].isnan(), data[0].isnan())
-    leaves = [*model.parameters()]
-    trace = poutine.trace(poutine.condition(model, data={"skill": latents["skill"][0]})).get_trace(*simulated)
-    gradients = torch.autograd.grad(trace.log_prob_sum(), leaves)
-    assert all(bool(gradient.isfinite().all()) for gradient in gradients)
-
-
-def _by_orders(games: Games, skill: np.ndarray) -> float:
-    total = 0.0
-    for game in range(games.num_games):
-        sides = range(games.side_ptr[game], games.side_ptr[game + 1])
-        members = [games.player[games.entry_ptr[t] : games.entry_ptr[t + 1]] for t in sides]
-        strength = np.array([skill[who].sum() for who in members])
-        variance = BETA**2 * np.array([len(who) for who in members])
-        place = games.place[list(sides)]
-        chances = [
-            _order(strength[list(order)], variance[list(order)])
-            for order in itertools.permutations(range(len(place)))
-            if (np.diff(place[list(order)]) >= 0).all()
-        ]
-        total += np.log(sum(chances))
-    return total
-
-
-def _order(strength: np.ndarray, variance: np.ndarray) -> float:
-    """P(p_1 > p_2 > …) of independent normals, an orthant of their differences."""
-    step = np.diff(np.eye(len(strength)), axis=0)
-    cov = step @ np.diag(variance) @ step.T
-    law = stats.multivariate_normal(step @ strength, cov, abseps=1e-7, releps=1e-7, maxpts=10**6, seed=0)
-    return float(law.cdf(np.zeros(len(step))))
-
-
-def test_moments_of_rankings_are_derivatives_of_their_normaliser() -> None:
-    games = games_of(
-        [((("A", "B"), "C", "D"), (1, 0, 2)), (("A", "C"), (1, 0)), (("A", "C", "D"), (0, 1, 1))]
-    )
-    model, data = made(games, skill_sd=SD, performance_sd=BETA)
-    design, sizes = model.rankings(*data)
-    assert sizes.tolist() == [3, 2, 3]
-    generator = np.random.default_rng(1)
-    mean, variance = torch.as_tensor(generator.normal(size=8)), torch.as_tensor(generator.uniform(0.2, 1, 8))
-    design.check(model.normal_prior()[1].num_states)
-    found = model.ranking_moments(mean, variance, *data)
-    steps = 1e-4 * torch.eye(8, dtype=torch.float64)
-    values = {
-        sign: torch.stack(
-            [model.ranking_moments(mean + sign * s, variance, *data).log_normaliser.sum() for s in steps]
-        )
-        for sign in (-1, 1)
-    }
-    middle = found.log_normaliser.sum()
-    torch.testing.assert_close(found.slope, (values[1] - values[-1]) / 2e-4, atol=1e-6, rtol=0.0)
-    bend = -(values[1] + values[-1] - 2 * middle) / 1e-8
-    torch.testing.assert_close(found.curvature, bend, atol=1e-5, rtol=0.0)
-
-
-def test_plackett_luce_is_a_product_of_choices() -> None:
-    games = games_of([(("A", "B", "C"), (0, 2, 1))])
-    model, data = made(games, link="gumbel", performance_sd=2.0)
-    skill = torch.tensor([[0.5, -0.3, 0.2]], dtype=torch.float64)
-    weight = np.exp(skill[0].numpy() / 2.0)
-    expected = np.log(weight[0] / weight.sum()) + np.log(weight[2] / (weight[1] + weight[2]))
     assert float(log_likelihood(model, data, skill)) == pytest.approx(expected, abs=1e-12)
 
 
@@ -416,100 +290,3 @@ def test_trueskill_is_the_case_of_duels_at_rest(link: str) -> None:
     skill = torch.randn(3, 3, dtype=torch.float64)
     duels = games.dataset.arguments(TrueSkill.inputs, torch.float64)
     torch.testing.assert_close(log_likelihood(model, data, skill), log_likelihood(old, duels, skill))
-
-
-# Players -----------------------------------------------------------------------------------------
-
-
-def test_players_have_priors_and_groups_of_their_own(tmp_path: Any) -> None:
-    table = tmp_path / "players.csv"
-    table.write_text("name,mean,sd,group,age\nA,1.5,0.2,old,20\nB,,,old,30\nC,,,new,40\nnobody,0,1,new,50\n")
-    games = games_of([(("A", "B"), (0, 1)), (("C", "D"), (0, 1))])
-    model, data = made(games, players=str(table), skill_sd=2.0, group_sd=0.5, skill_mean=0.3)
-    _, chains = model.normal_prior()
-    names = model.coords()["state"]
-    assert names == ["A", "B", "C", "D", "effect of age", "group old", "group new"]
-    assert chains.mean.tolist() == [1.5, 0.3, 0.3, 0.3, 0, 0, 0]
-    assert chains.variance.tolist() == [pytest.approx(sd**2) for sd in (0.2, 2.0, 2.0, 2.0, 1.0, 0.5, 0.5)]
-    # A strength is a player's own, its group's and its age's, in sds of those of the games.
-    skill = torch.tensor([[0.0, 0.0, 0.0, 0.0, 1.0, 10.0, 100.0]]).double()
-    ages = (np.array([20, 30, 40]) - 30) / np.std([20, 30, 40])
-    sides = torch.tensor([ages[0] + 10, ages[1] + 10, ages[2] + 100, 0.0], dtype=torch.float64)
-    torch.testing.assert_close(model.lineup.total(skill)[0, :4], sides)
-    torch.testing.assert_close(model.lineup.strengths(skill, *data[1:5])[0].reshape(-1), sides)
-    column, value = model.lineup.matrix((1.0, -1.0), *data[1:5])
-    torch.testing.assert_close((value * skill[0][column]).sum(-1), sides[::2] - sides[1::2])
-
-
-BAD_PLAYERS = {
-    "no names": ("who,mean\nA,1\n", "no column 'name'"),
-    "twice": ("name,mean\nA,1\nA,2\n", "lines 1 and 2"),
-    "sd of zero": ("name,sd\nA,0\n", "the sd of 'A' is 0; it must be positive"),
-    "the same everywhere": ("name,age\nA,3\nB,3\n", "the same for all players"),
-}
-
-
-@pytest.mark.parametrize("case", BAD_PLAYERS)
-def test_tables_of_players_that_cannot_be_read_are_refused(case: str, tmp_path: Any) -> None:
-    text, words = BAD_PLAYERS[case]
-    (tmp_path / "p.csv").write_text(text)
-    with pytest.raises(InputError, match=words):
-        Skills.from_data(games_of([(("A", "B"), (0, 1))]), players=str(tmp_path / "p.csv"))
-
-
-# Bad input ---------------------------------------------------------------------------------------
-
-DRAWN = games_of([(("A", "B"), (0, 1)), (("A", "B"), (0, 0))])
-SCORED = games_of([(("A", "B"), (2.5, 1)), (("A", "B"), (0, 0))], scores=True)
-BAD: Mapping[str, tuple[Games, dict[str, Any], str]] = {
-    "ties without draws": (DRAWN, {}, "game 2 of season is a draw, and the model has none"),
-    "no scores": (DRAWN, {"outcome": "score"}, "season has no scores, which outcome 'score' observes"),
-    "goals that are not whole": (SCORED, {"outcome": "goals"}, "game 1 of season has the score 2.5"),
-    "no dates": (DRAWN, {"drift": "1y", "draws": True}, "season has no dates, which drift needs"),
-    "no home": (DRAWN, {"home": True, "draws": True}, "season has no column 'home' of its sides"),
-    "no unit": (DRAWN, {"drift": "soon"}, "drift 'soon' is no unit of time"),
-    "margin of scores": (SCORED, {"outcome": "score", "margin": 1.0}, "draws and margins belong to results"),
-    "margin without draws": (SCORED, {"margin": 1.0}, "ask for draws as well"),
-    "unknown link": (DRAWN, {"link": "cauchit"}, "link 'cauchit' is not known; it is probit or"),
-    "sd of drift at rest": (DRAWN, {"drift_sd": 1.0}, "drift_sd belongs to skills that drift"),
-    "negative sd": (DRAWN, {"skill_sd": -1.0}, "skill_sd"),
-}
-
-
-@pytest.mark.parametrize("case", BAD)
-def test_games_and_options_that_do_not_go_together_are_refused(case: str) -> None:
-    games, options, words = BAD[case]
-    with pytest.raises(InputError, match=words) as caught:
-        Skills.from_data(games, **options)
-    assert "\n" not in str(caught.value)
-
-
-WRONG: Mapping[str, tuple[int, Callable[[Tensor], Tensor], str]] = {
-    "a tie": (0, lambda x: torch.zeros_like(x), "the model has no draws"),
-    "places that skip": (0, lambda x: 2 * x, "places are how many sides finished ahead"),
-    "no outcome": (0, lambda x: x / 0.0, "the outcome of every side must be finite"),
-    "unknown players": (1, lambda x: x + 5, "players are 0 to 2"),
-    "itself": (1, lambda x: 0 * x, "a player plays in it twice"),
-    "one side": (1, lambda x: torch.cat([x[:, :1], x[:, :1] * 0 - 1], 1), "fewer than two sides"),
-    "no weight": (2, lambda x: 0 * x, "weights .* must be positive"),
-    "another date": (3, lambda x: x + 0.5, "when one of its players has no game"),
-    "a power of zero": (5, lambda x: 0 * x, "counts 0 times"),
-    "shape": (3, lambda x: x[:-1], "time of 2 games must have shape"),
-}
-
-
-@pytest.mark.parametrize("case", WRONG)
-def test_tensors_that_are_no_games_of_the_model_are_refused(case: str) -> None:
-    place, change, words = WRONG[case]
-    games = games_of([(("A", "B"), (0, 1)), (("B", "C"), (1, 0))], time=np.array([0.0, 1.0]))
-    model, data = made(games, drift="1")
-    changed = (*data[:place], change(data[place]), *data[place + 1 :])
-    with pytest.raises(InputError, match=words) as caught:
-        model.check_data(*changed)
-    assert "\n" not in str(caught.value)
-
-
-def test_units_of_time_are_read() -> None:
-    found = [days_of(text) for text in ("1y", "6m", "2w", "30d", "3", "0.5y")]
-    assert found == pytest.approx([365.25, 182.625, 14.0, 30.0, 3.0, 182.625])
-    assert SkillsOptions(home=True, covariates="rest, home,age").columns == ("home", "rest", "age")

@@ -21,7 +21,7 @@ from ppl_vae.inference.fitting.propagation.joint import JointFactors
 from ppl_vae.inference.fitting.propagation.loop import propagate
 from ppl_vae.models.skills.links import duel_log_prob
 from ppl_vae.program.pair import Pair
-from tests.inference.fitting.test_ep import (
+from tests.inference.fitting.contests import (
     MARGIN,
     Closed,
     Contests,
