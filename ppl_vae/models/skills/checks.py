@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,45 +12,43 @@ from ppl_vae.base.errors import InputError
 if TYPE_CHECKING:
     from ppl_vae.models.skills.model import Skills
 
-__all__ = ["check_tensors"]
+__all__ = ["GameTensors", "check_tensors"]
 
 # Games that are looked at together.
 BLOCK = 2**16
 
 
-def check_tensors(
-    model: Skills,
-    outcome: Tensor,
-    players: Tensor,
-    weight: Tensor,
-    time: Tensor,
-    covariate: Tensor,
-    game_weight: Tensor,
-) -> None:
+class GameTensors(NamedTuple):
+    """What a model of skills takes, of the shapes that `model.Skills.forward` says."""
+
+    outcome: Tensor
+    players: Tensor
+    weight: Tensor
+    time: Tensor
+    covariate: Tensor
+    game_weight: Tensor
+
+    def block(self, start: int, size: int) -> GameTensors:
+        """Some of the games."""
+        return GameTensors(*(part[start : start + size] for part in self))
+
+
+def check_tensors(model: Skills, games: GameTensors) -> None:
     """See `model.Skills.check_data`; games are counted from 0, as rows of the tensors."""
-    _check_shapes(outcome, players, weight, time, covariate, game_weight)
-    lineup = model.lineup
-    if lineup.columns and covariate.shape[-1] <= max(lineup.columns):
-        raise InputError(f"the games have {covariate.shape[-1]} covariates; the model takes {lineup.columns}")
+    _check_shapes(games)
+    lineup, width = model.lineup, games.covariate.shape[-1]
+    if lineup.columns and width <= max(lineup.columns):
+        raise InputError(f"the games have {width} covariates; the model takes {lineup.columns}")
     # In blocks, for what is made on the way is several times as large as the games.
-    for start in range(0, len(players), BLOCK):
-        parts = (outcome, players, weight, time, covariate, game_weight)
-        _check_block(model, start, *(part[start : start + BLOCK] for part in parts))
+    for start in range(0, len(games.players), BLOCK):
+        _check_block(model, start, games.block(start, BLOCK))
 
 
-def _check_block(
-    model: Skills,
-    start: int,
-    outcome: Tensor,
-    players: Tensor,
-    weight: Tensor,
-    time: Tensor,
-    covariate: Tensor,
-    game_weight: Tensor,
-) -> None:
+def _check_block(model: Skills, start: int, games: GameTensors) -> None:
     """Refuse some of the games, of which the first has this number."""
+    outcome, players, time = games.outcome, games.players, games.time
     _check_players(players, model.lineup.schedule.num_players, start)
-    _check_numbers(players, weight, time, covariate, game_weight, start)
+    _check_numbers(games, start)
     unknown = model.lineup.schedule.unknown(players, time).any(-1).any(-1)
     if unknown.any():
         row = _first(unknown)
@@ -74,9 +72,8 @@ def _check_block(
             raise InputError(f"game {start + row} ended {outcome[row].tolist()}; goals are whole numbers")
 
 
-def _check_shapes(
-    outcome: Tensor, players: Tensor, weight: Tensor, time: Tensor, covariate: Tensor, game_weight: Tensor
-) -> None:
+def _check_shapes(tensors: GameTensors) -> None:
+    players, covariate = tensors.players, tensors.covariate
     if players.dim() != 3 or players.is_floating_point() or not len(players) or players.shape[1] < 2:
         raise InputError(
             "players are integers of shape (games, sides, members) with at least two sides; got "
@@ -84,17 +81,15 @@ def _check_shapes(
         )
     games, sides, _ = players.shape
     wanted = {
-        "outcome": (outcome, (games, sides)),
-        "weight": (weight, tuple(players.shape)),
-        "time": (time, (games,)),
-        "covariate": (covariate, (games, sides, covariate.shape[-1] if covariate.dim() else 0)),
-        "game_weight": (game_weight, (games,)),
+        "outcome": (games, sides),
+        "weight": tuple(players.shape),
+        "time": (games,),
+        "covariate": (games, sides, covariate.shape[-1] if covariate.dim() else 0),
+        "game_weight": (games,),
     }
-    for name, (values, shape) in wanted.items():
-        if tuple(values.shape) != shape:
-            raise InputError(
-                f"the {name} of {games} games must have shape {shape}; got {tuple(values.shape)}"
-            )
+    for name, shape in wanted.items():
+        if (found := tuple(getattr(tensors, name).shape)) != shape:
+            raise InputError(f"the {name} of {games} games must have shape {shape}; got {found}")
 
 
 def _check_players(players: Tensor, num_players: int, start: int) -> None:
@@ -119,9 +114,8 @@ def _repeats(players: Tensor) -> Tensor:
     return ((found[..., 1:] == found[..., :-1]) & (found[..., 1:] >= 0)).any(-1)
 
 
-def _check_numbers(
-    players: Tensor, weight: Tensor, time: Tensor, covariate: Tensor, game_weight: Tensor, start: int
-) -> None:
+def _check_numbers(games: GameTensors, start: int) -> None:
+    _, players, weight, time, covariate, game_weight = games
     wrong = ((players >= 0) & ~((weight > 0) & weight.isfinite())).any(-1).any(-1)
     if wrong.any():
         row = _first(wrong)

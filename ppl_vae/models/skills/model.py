@@ -28,7 +28,7 @@ from ppl_vae.guides.chain_normal import ChainNormal
 from ppl_vae.guides.joint_normal import JointNormal
 from ppl_vae.models.base import DataType, FitDefaults, Unit, one_of
 from ppl_vae.models.skills import shown
-from ppl_vae.models.skills.checks import check_tensors
+from ppl_vae.models.skills.checks import GameTensors, check_tensors
 from ppl_vae.models.skills.choices import choices
 from ppl_vae.models.skills.further import (
     extended_lineup,
@@ -217,21 +217,13 @@ class Skills(Numbers):
         """
         raise NotImplementedError
 
-    def check_data(
-        self,
-        outcome: Tensor,
-        players: Tensor,
-        weight: Tensor,
-        time: Tensor,
-        covariate: Tensor,
-        game_weight: Tensor,
-    ) -> None:
-        """Refuse games that the model was not made for.
+    def check_data(self, *games: Tensor) -> None:
+        """Refuse games that the model was not made for: the arguments of `forward`.
 
         Raises:
             InputError: naming the first, counted from 0.
         """
-        check_tensors(self, outcome, players, weight, time, covariate, game_weight)
+        check_tensors(self, GameTensors(*games))
 
     def arguments_of(self, games: Games) -> tuple[Tensor, ...]:
         """See `KnowsOutcomes`."""
