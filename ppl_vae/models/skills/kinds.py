@@ -15,7 +15,7 @@ from ppl_vae.models.skills.duel_moments import probit_moments
 from ppl_vae.models.skills.forecasts import duel_probabilities, goal_probabilities, goal_results
 from ppl_vae.models.skills.further import matrix_of
 from ppl_vae.models.skills.lineup import is_repeated
-from ppl_vae.models.skills.links import Duel, duel_log_prob, log_draw, log_win
+from ppl_vae.models.skills.links import Duel, duel_log_prob, log_draw, log_normal_cdf_of_many, log_win
 from ppl_vae.models.skills.many_sides import RankingSkills
 from ppl_vae.models.skills.model import Skills
 from ppl_vae.models.skills.options import SkillsOptions
@@ -110,16 +110,24 @@ class DuelSkills(_Differences):
         result, spread = observed
         scale, margin, link = self.scale(spread), self.draw_margin, self.duel_link
         drawn = result == 0.5
-        if not isinstance(margin, Tensor) or not drawn.any():
+        if not drawn.any():
+            return self._won((2 * result - 1) * predictor, scale, margin)
+        if not isinstance(margin, Tensor):
             return duel_log_prob(predictor, result, scale, margin, link)
         draws, decided = (rows.nonzero()[:, 0] for rows in (drawn, ~drawn))
         ahead = predictor[..., decided] * (2 * result[decided] - 1)
         parts = [
             log_draw(predictor[..., draws], scale[draws], margin, link),
-            log_win(ahead, scale[decided], margin, link),
+            self._won(ahead, scale[decided], margin),
         ]
         order = torch.cat([draws, decided]).argsort()
         return torch.cat(parts, -1)[..., order]
+
+    def _won(self, ahead: Tensor, scale: Tensor, margin: Tensor | float) -> Tensor:
+        """log P(the side wins that is so far ahead), elementwise."""
+        if self.duel_link == "probit":
+            return log_normal_cdf_of_many((ahead - margin) / scale)
+        return log_win(ahead, scale, margin, self.duel_link)
 
     def tilted(self, mean: Tensor, variance: Tensor, *observed: Tensor) -> Tilted | None:
         """See `program.factors.TiltedFactors`: closed for the probit link."""

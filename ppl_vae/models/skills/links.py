@@ -24,13 +24,23 @@ from torch.nn.functional import logsigmoid
 
 from ppl_vae.base.errors import InputError
 
-__all__ = ["LINKS", "Duel", "duel_log_prob", "log_draw", "log_normal_cdf", "log_win"]
+__all__ = [
+    "LINKS",
+    "Duel",
+    "duel_log_prob",
+    "log_draw",
+    "log_normal_cdf",
+    "log_normal_cdf_of_many",
+    "log_win",
+]
 
 LINKS = ("probit", "logistic", "davidson")
 ONE_DRAW = torch.Size()
 SQRT_TWO = math.sqrt(2.0)
 SQRT_TWO_OVER_PI = math.sqrt(2 / math.pi)
 LOG_SQRT_TWO_PI = 0.5 * math.log(2 * math.pi)
+# From here on Φ(x) is no subnormal number, and has all its digits.
+FAR = -30.0
 # Gauss and Legendre's rule of ten nodes on [−1, 1]: it is symmetric, and the positive half is enough.
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(10)
 HALF_RULE = tuple((float(t), float(w)) for t, w in zip(_NODES, _WEIGHTS, strict=True) if t > 0)
@@ -95,6 +105,18 @@ def log_normal_cdf(x: Tensor) -> Tensor:
     return found
 
 
+def log_normal_cdf_of_many(x: Tensor) -> Tensor:
+    """log Φ(x), elementwise, for the quadrature of many games; no graph can trace it.
+
+    With its slope it costs a fourth of `log_normal_cdf`, which it is where some x is below −30; what it loses
+    are digits of what is next to zero: it is exact to a relative 1e-15 or an absolute 2e-16.
+    """
+    if x.dtype != torch.float64 or not x.numel() or x.detach().amin() < FAR:
+        return log_normal_cdf(x)
+    found: Tensor = _LogOfNormalCdf.apply(x)
+    return found
+
+
 def _log_normal_between(x: Tensor, e: Tensor) -> Tensor:
     """log[Φ(e − x) − Φ(−e − x)] for e > 0, of one shape.
 
@@ -142,6 +164,23 @@ class _LogNormalCdf(torch.autograd.Function):
         if torch.is_grad_enabled():
             return slopes[0] * _Hazard.apply(x)
         return slopes[0] * torch.exp(-0.5 * x * x - LOG_SQRT_TWO_PI - found)
+
+
+class _LogOfNormalCdf(torch.autograd.Function):
+    """log of Φ(x), whose complement's function is computed for several numbers at once."""
+
+    @staticmethod
+    def forward(context: Any, x: Tensor) -> Tensor:
+        below = torch.erfc(x * (-1 / SQRT_TWO)).mul_(0.5)
+        context.save_for_backward(x, below)
+        return below.log()
+
+    @staticmethod
+    def backward(context: Any, *slopes: Tensor) -> Tensor:
+        x, below = context.saved_tensors
+        if torch.is_grad_enabled():
+            return slopes[0] * _Hazard.apply(x)
+        return (x * x).mul_(-0.5).exp_().mul_(SQRT_TWO_OVER_PI / 2).div_(below).mul_(slopes[0])
 
 
 class _Hazard(torch.autograd.Function):

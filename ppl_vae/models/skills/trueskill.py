@@ -24,7 +24,7 @@ from ppl_vae.models.likelihoods.probit import BernoulliProbit
 from ppl_vae.models.skills.duel_moments import probit_moments
 from ppl_vae.models.skills.duel_outlook import DuelOutlook
 from ppl_vae.models.skills.duel_statistics import duel_statistics, wins_by_player
-from ppl_vae.models.skills.links import Duel
+from ppl_vae.models.skills.links import Duel, log_normal_cdf_of_many
 from ppl_vae.models.skills.plane import skill_plane
 from ppl_vae.program.abilities import OwnStatistics
 from ppl_vae.program.chains import Chains
@@ -231,6 +231,8 @@ class TrueSkill(DuelOutlook, PyroModule):  # type: ignore[misc]
 
     def log_likelihood(self, predictor: Tensor, outcome: Tensor) -> Tensor:
         """log P(won) or log P(drawn) at differences of skills, elementwise, in nats."""
+        if self.link == "probit" and not self.draw_margin:
+            return log_normal_cdf_of_many((2 * outcome - 1) * (predictor / self._difference_sd))
         return self._outcome(predictor).log_prob(outcome)
 
     def extended(self, players: Sequence[str], player: Any, time: Any) -> TrueSkill:
@@ -365,15 +367,20 @@ class TrueSkill(DuelOutlook, PyroModule):  # type: ignore[misc]
     def _outcome(self, difference: Tensor) -> dist.TorchDistribution:
         if self.link == "logistic":
             return dist.Bernoulli(logits=difference)
-        scale = math.sqrt(2) * self.performance_sd
+        scale = self._difference_sd
         if self.draw_margin:
             return Duel(difference, scale, self.draw_margin)
         return BernoulliProbit(difference / scale)
 
+    @property
+    def _difference_sd(self) -> float:
+        """√2 β, of the difference of two performances."""
+        return math.sqrt(2) * self.performance_sd
+
     def _outcome_probability(self, difference: Tensor) -> Tensor:
         if self.link == "logistic":
             return difference.sigmoid()
-        return torch.special.ndtr((difference - self.draw_margin) / (math.sqrt(2) * self.performance_sd))
+        return torch.special.ndtr((difference - self.draw_margin) / self._difference_sd)
 
     def _check_numbers(self) -> None:
         for name in ("skill_mean", "skill_sd", "performance_sd", "draw_margin"):

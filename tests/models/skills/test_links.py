@@ -11,7 +11,7 @@ from scipy import integrate, special
 
 from ppl_vae.base.errors import InputError
 from ppl_vae.engine.graph import trace
-from ppl_vae.models.skills.links import LINKS, Duel, duel_log_prob, log_normal_cdf
+from ppl_vae.models.skills.links import LINKS, Duel, duel_log_prob, log_normal_cdf, log_normal_cdf_of_many
 
 FAR = [0.0, 1e-9, 0.3, 1.0, 2.7, 8.0, 20.0, 37.0, 60.0, 200.0, 1000.0]
 MARGINS = [1e-8, 1e-3, 0.2, 0.99, 1.01, 3.0, 12.0, 50.0]
@@ -63,6 +63,23 @@ def test_derivatives_of_log_normal_cdf_are_right_in_the_far_tail() -> None:
     torch.testing.assert_close(first.detach(), -at - 1 / at + 2 / at**3 - 10 / at**5, rtol=1e-9, atol=0)
     # It is a difference of numbers x² times as large.
     torch.testing.assert_close(second, -1 + 1 / at**2 - 6 / at**4 + 50 / at**6, rtol=0, atol=1e8 * 1e-15)
+
+
+@pytest.mark.parametrize("lowest", [-29.9, -60.0])
+def test_log_normal_cdf_of_many_is_that_of_few(lowest: float) -> None:
+    x = torch.linspace(lowest, 12, 501, dtype=torch.float64, requires_grad=True)
+    found, few = log_normal_cdf_of_many(x), log_normal_cdf(x)
+    # In the tail of x²/2, of an x that is rounded twice on the way, as SciPy's is.
+    np.testing.assert_allclose(
+        found.detach(), special.log_ndtr(x.detach().numpy()), rtol=8 * 2.3e-16, atol=2.3e-16
+    )
+    (plain,) = torch.autograd.grad(log_normal_cdf_of_many(x).sum(), x)
+    slope, wanted = (torch.autograd.grad(f.sum(), x, create_graph=True)[0] for f in (found, few))
+    # exp(−x²/2) has as many times the rounding of x.
+    for each in (plain, slope.detach()):
+        torch.testing.assert_close(each, wanted.detach(), rtol=60**2 * 4e-16, atol=0)
+    second, wanted = (torch.autograd.grad(f.sum(), x)[0] for f in (slope, wanted))
+    torch.testing.assert_close(second, wanted, rtol=0, atol=60**2 * 4e-16)
 
 
 @pytest.mark.parametrize("link", LINKS)
