@@ -72,13 +72,15 @@ def test_each_date_ends_where_a_fit_from_nothing_does() -> None:
     )
 
 
-@pytest.mark.parametrize("process", ["ou", "goals", "at rest"])
+@pytest.mark.parametrize("process", ["ou", "goals", "at rest", "wide"])
 def test_other_models(process: str) -> None:
-    """Skills that are drawn back, goals of two rows a game, and skills that stay."""
+    """Skills that are drawn back, goals of two rows a game, skills that stay, and a prior much wider than
+    what games tell, so that nothing is nearly normal."""
     numbers = {
         "ou": {**NUMBERS, "process": "ou"},
         "goals": {"outcome": "goals", "skill_sd": 0.3, "drift": "10", "drift_sd": 0.1, "home": True},
         "at rest": {"draws": True, "margin": 0.3, "skill_sd": 1.0},
+        "wide": {**NUMBERS, "skill_sd": 30.0, "drift_sd": 3.0, "link": "logistic"},
     }[process]
     every = season(50, 6, seed=3, dates=12, scores="whole" if process == "goals" else "")
     assert every.time is not None

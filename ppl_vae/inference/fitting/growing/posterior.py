@@ -30,8 +30,7 @@ __all__ = ["Growing", "Settled"]
 
 Floats = NDArray[np.float64]
 Whole = NDArray[np.int64]
-# What may be left, of means in their sds, and of log variances: what a step moved, times the part of the step
-# before that it was.
+# What may be left, of means in their sds, and of log variances.
 TOLERANCE = 4e-4
 # Steps, beyond which something is wrong.
 MOST_STEPS = 40
@@ -148,8 +147,7 @@ class Growing:
             change = self._step(FIRST_TOLERANCE if number == 0 else SOLVER_TOLERANCE)
             if not np.isfinite(change):
                 raise FloatingPointError("a step gives no numbers")
-            # Steps get smaller at a steady rate.
-            left = change * min(1.0, change / before) if number else change
+            left = _left(change, before) if number else change
             before, number = change, number + 1
         return Settled(number, left, left <= tolerance)
 
@@ -216,6 +214,12 @@ class Growing:
                 break
             self._rows.rule, found = rule, finer
         self._rows.set(rows, mean, spread, found)
+
+
+def _left(change: float, before: float) -> float:
+    """What is left after a step and the one before, where steps get smaller at a steady rate: the sum of all
+    further ones."""
+    return change**2 / (before - change) if change < before else np.inf
 
 
 def _solved(solver: Factored, rest: Callable[[Floats], Floats], right: Floats, accuracy: float) -> Floats:
