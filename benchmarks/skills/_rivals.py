@@ -172,11 +172,9 @@ class OpenSkill(Rival):
         return np.array(found)
 
     def ahead(self, sides: Sides, time: float) -> np.ndarray:
-        rated, found = self._rated(sides), np.full((len(sides), len(sides)), 0.5)
-        for i in range(len(sides)):
-            for j in range(i):
-                found[i, j], found[j, i] = self.own.predict_win([rated[i], rated[j]])
-        return found
+        # Its predict_win of two sides; its own digits end where a chance is below 1e-16.
+        beta = self.own.beta
+        return _ahead([(side[0].mu, side[0].sigma ** 2 + beta**2) for side in self._rated(sides)])
 
     def _rated(self, sides: Sides) -> list[list[Any]]:
         return [[self.ratings.get(name) or self.own.rating() for name in side] for side in sides]
@@ -281,7 +279,7 @@ class Choix(Rival):
 
     def __init__(self) -> None:
         self.own = import_module(self.package)
-        self.said = "choix, opt_rankings, at defaults"
+        self.said = "choix, opt_rankings, at defaults, learnt anew each year"
         self.numbers: dict[str, int] = {}
         self.strength = np.zeros(0)
 
@@ -295,10 +293,14 @@ class Choix(Rival):
         self.strength = self.own.opt_rankings(len(self.numbers), rankings, initial_params=start)
 
     def walk(self, before: Games, after: Games) -> Iterator[np.ndarray]:
-        """All games again before each date, from where the last answer was."""
-        known = before
+        """All games again before the first date of each year, from where the last answer was."""
+        known, learnt = before, -np.inf
         for at in dates_of(after):
-            self.learn(known)
+            assert after.time is not None
+            year = int(1970 + after.time[at[0]] / 365.25)
+            if year > learnt:
+                self.learn(known)
+                learnt = year
             yield at
             known = joined_games(known, after.take(at))
 

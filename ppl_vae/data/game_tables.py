@@ -154,26 +154,33 @@ def frame_games(frame: pd.DataFrame, name: str, columns: Columns | None = None) 
     return _made(frame_table(frame.set_axis(header, axis=1), name, roles.columns), roles)
 
 
-def table_games(dataset: Dataset, columns: Columns | None = None) -> Games:
+def table_games(dataset: Dataset, columns: Columns | None = None, unsaid: Sequence[str] = ()) -> Games:
     """Games from a data set of columns; see `read_games`.
+
+    Args:
+        dataset: of a table's columns.
+        columns: by role, the names of columns.
+        unsaid: columns of how games end that were put in place of none, and are not to be told of.
 
     Raises:
         InputError: see `read_games`.
     """
     offered = [name for name, found in dataset.variables.items() if found.kind != "mask"]
     roles = find_roles(dataset.name, offered, columns)
-    games = _made(dataset_table(dataset, roles.columns), roles)
+    games = _made(dataset_table(dataset, roles.columns), roles, unsaid)
     new = tuple(words for words in games.warnings if words not in dataset.warnings)
     return replace(games, warnings=dataset.warnings + new, history=dataset.history + games.history)
 
 
-def _made(table: Table, roles: GameRoles) -> Games:
+def _made(table: Table, roles: GameRoles, unsaid: Sequence[str] = ()) -> Games:
     reading = wide_games(table, roles) if roles.sides else long_games(table, roles)
-    line = understood(table, roles, reading.games, reading.said)
+    line = understood(table, roles, reading.games, reading.said, unsaid)
     return replace(reading.games, history=(line,))
 
 
-def understood(table: Table, roles: GameRoles, games: Games, said: Sequence[str]) -> str:
+def understood(
+    table: Table, roles: GameRoles, games: Games, said: Sequence[str], unsaid: Sequence[str] = ()
+) -> str:
     """What was read as what, in one line.
 
     Args:
@@ -181,15 +188,22 @@ def understood(table: Table, roles: GameRoles, games: Games, said: Sequence[str]
         roles: of its columns.
         games: what it became.
         said: what else there is to say.
+        unsaid: columns that say nothing of how the games ended.
     """
     sides = games.sides
     low, high = sides.min(), sides.max()
     of = f"{low}" if low == high else f"{low} to {high}"
-    parts = [f"{games.num_games:,} games of {of} sides", f"{games.num_players:,} players", _endings(games)]
+    parts = [f"{games.num_games:,} games of {of} sides", f"{games.num_players:,} players"]
+    if not unsaid:
+        parts.append(_endings(games))
     if games.time is not None:
         parts.append(_when(table, roles))
     parts += [_home(name, games) for name in games.covariates]
-    read = [f"{what}: {listed(names, 12)}" for what, names in _by_role(roles).items() if any(names)]
+    read = [
+        f"{what}: {listed(names, 12)}"
+        for what, names in _by_role(roles).items()
+        if any(names) and names[0] not in unsaid
+    ]
     left = f"; left: {listed(table.left, 12)}" if table.left else ""
     more = "".join(f"; {words}" for words in said)
     return f"{table.name} read as {', '.join(parts)} ({'; '.join(read)}{left}{more})"

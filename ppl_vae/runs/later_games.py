@@ -14,7 +14,7 @@ from ppl_vae.base.progress import stage
 from ppl_vae.data.accept import as_dataset
 from ppl_vae.data.dataset import Dataset, Variable
 from ppl_vae.data.game_roles import GameRoles, find_roles, names_sides
-from ppl_vae.data.game_tables import file_games
+from ppl_vae.data.game_tables import file_games, table_games
 from ppl_vae.data.games import Games
 
 __all__ = ["fixtures_of", "games_of_results", "say_understood"]
@@ -64,25 +64,26 @@ def fixtures_of(source: Any, columns: Mapping[str, str] | None = None) -> Games:
     if isinstance(source, Games):
         return source
     dataset = as_dataset(source)
-    return Games.of(_with_endings(dataset, columns or {}), columns)
+    if endings := _endings(dataset, columns or {}):
+        whole = replace(dataset, variables={**dataset.variables, **endings})
+        return table_games(whole, columns, unsaid=tuple(endings))
+    return Games.of(dataset, columns)
 
 
-def _with_endings(dataset: Dataset, columns: Mapping[str, str]) -> Dataset:
-    """A table of fixtures with columns in which every game is a draw, or every place that of its line."""
+def _endings(dataset: Dataset, columns: Mapping[str, str]) -> dict[str, Variable]:
+    """Columns for a table of fixtures in which every game is a draw, or every place that of its line."""
     held = {name.casefold() for name in dataset} | {*columns}
     if held & ENDINGS or "order" in columns:
-        return dataset
+        return {}
     size = next(iter(dataset.variables.values())).values.shape[0]
     if roles := _of_players(dataset, columns):
-        new = {"place": Variable(_lines(dataset, roles, size), "count")}
-    elif any({*pair} <= held for pair in SIDES):
+        return {"place": Variable(_lines(dataset, roles, size), "count")}
+    if any({*pair} <= held for pair in SIDES):
         zeros = Variable(np.zeros(size), "real")
-        new = {"home_score": zeros, "away_score": zeros}
-    elif names_sides(dataset.name, [*dataset], columns):
-        new = {"result": Variable(np.full(size, 0.5), "real")}
-    else:  # no table of games: reading it says so, of the columns that it has
-        return dataset
-    return replace(dataset, variables={**dataset.variables, **new})
+        return {"home_score": zeros, "away_score": zeros}
+    if names_sides(dataset.name, [*dataset], columns):
+        return {"result": Variable(np.full(size, 0.5), "real")}
+    return {}  # no table of games: reading it says so, of the columns that it has
 
 
 def _of_players(dataset: Dataset, columns: Mapping[str, str]) -> GameRoles | None:

@@ -1,5 +1,6 @@
 """Runs of dated games: forecasts, scores, leaderboards and updates by their dates."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +65,8 @@ def test_fixtures_of_every_kind_of_table(header: str) -> None:
     columns = named.get(header)
     found = fixtures_of(table, columns)
     assert found.players[:2] == ("Ann", "Bob")
+    # Nothing is said to have been read of how they end.
+    assert not re.search("draws|ties|place|score|result", found.history[-1])
     assert (found.num_games, found.sides.tolist()) == ((1, [2]) if long else (2, [2, 2]))
 
 
