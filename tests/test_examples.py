@@ -13,8 +13,10 @@ EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
 # Each pattern is a sentence in which an example reports what it found.
 CONCLUSIONS = {
     "conv_vae_of_sign_digits": r"new images: \d\.\d+ bits per dimension, beside 4\.09",
-    "league_season": r"walk-forward: Log loss \d\.\d+ ± \d\.\d+ nats an event over 132 later events",
-    "chess_club": r"\d of 7 pairs of neighbours are in no sure order",
+    "league_season": r"walk-forward: Log loss \d\.\d+ ± \d\.\d+ nats an event over 132 later events"
+    r"[\s\S]*1,000 draws are worth \d+ by their weights",
+    "chess_club": r"\d of 7 pairs of neighbours are in no sure order"
+    r"[\s\S]*Can this be trusted\? (trust|reweight)",
     "mixture_of_irises": r"from EM's: [+−-]\d\.\d+ nats, within 0\.05",
     "digits_by_class": r"right in 0?1?\.\d+ ± 0?\.\d+ of \d+ digits",
     "fit_vae": r"The encoder loses about -?\d+\.\d+ nats a digit",

@@ -181,18 +181,22 @@ class FittedRun:
 
         return Check.load(self.folder) if (self.folder / "check.json").exists() else None
 
-    def judge(self, budget: str | float = "2m", *, seed: int | None = None, progress: bool = True) -> Check:
+    def judge(
+        self, budget: str | float = "2m", *, calibrate: bool = True, seed: int | None = None,
+        progress: bool = True,
+    ) -> Check:  # fmt: skip
         """Can this fit be trusted? Make every check that the budget allows, and keep it in the folder.
 
         Args:
             budget: seconds, or such as "90s" or "1h".
+            calibrate: whether to spend what is left of it on simulated data, which change no verdict.
             seed: of everything random; the run's by default.
             progress: whether to show it on a terminal.
         """
         from ppl_vae.runs.check_jobs import check_run
 
         seconds = seconds_of(budget) if isinstance(budget, str) else budget
-        return check_run(self.run, budget=seconds, seed=seed, progress=progress)
+        return check_run(self.run, budget=seconds, calibrate=calibrate, seed=seed, progress=progress)
 
     def export(
         self, what: str, *, split: str | None = None, rows: slice | None = None, num_draws: int = 1000,
