@@ -48,7 +48,8 @@ __all__ = [
 ]
 
 Floats = NDArray[np.float64]
-NUM_DRAWS = 4000
+# Joint draws behind a leaderboard: at most, and at least; between them, so many draws times players.
+NUM_DRAWS, FEWEST_DRAWS, MOST_LEVELS = 4000, 500, 10**8
 
 
 def check_games(run: Run) -> None:
@@ -318,7 +319,7 @@ def _score_pairs(expected: Expected, mode: str, seed: int) -> ForecastScores:
 
 
 def leaderboard_of_run(
-    run: Run, date: str | None = None, *, num_draws: int = NUM_DRAWS, seed: int | None = None
+    run: Run, date: str | None = None, *, num_draws: int | None = None, seed: int | None = None
 ) -> Leaderboard:
     """A run's players, by what they are almost surely worth.
 
@@ -326,7 +327,7 @@ def leaderboard_of_run(
         run: a fitted one.
         date: such as 2024-05-01; that of the last game by default. Before it, levels are those that all games
             show, later ones too; players who had not begun are left out.
-        num_draws: joint draws behind ranks.
+        num_draws: joint draws behind ranks; 4,000 by default, of more than 25,000 players fewer.
         seed: of them; the run's by default.
 
     Raises:
@@ -335,6 +336,7 @@ def leaderboard_of_run(
     standing = standing_of(run, seed)
     chosen = run.settings.seed if seed is None else seed
     games = standing.games
+    num_draws = num_draws or max(FEWEST_DRAWS, min(NUM_DRAWS, MOST_LEVELS // games.num_players))
     if games.time is None:
         if date is not None:
             raise InputError("--date is of games that have dates, and these have none")

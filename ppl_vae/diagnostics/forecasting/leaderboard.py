@@ -30,6 +30,8 @@ NINETY = 1.6448536269514722
 RANKS = (0.05, 0.5, 0.95)
 # Draws times players that are kept for questions about pairs.
 MOST_KEPT = 4 * 10**6
+# Draws times players that are worked on at once.
+BLOCK = 10**6
 
 Floats = NDArray[np.float64]
 
@@ -110,14 +112,14 @@ def leaderboard(
             f"{size} players need as many means, sds and columns of draws; got shapes {mean.shape}, "
             f"{sd.shape} and {draws.shape}"
         )
-    if len(draws) < 2 or not (np.isfinite(draws).all() and np.isfinite(mean).all()):
+    # A sum is finite where all are, but for numbers that no level has.
+    if len(draws) < 2 or not (np.isfinite(draws.sum()) and np.isfinite(mean).all()):
         raise InputError("a leaderboard takes at least two joint draws of levels, all of them finite")
-    place = ranks(draws)
-    low, median, high = np.quantile(place, RANKS, axis=0, method="inverted_cdf")
+    (low, median, high), first = _rank_distribution(draws)
     table = pd.DataFrame(
         {
             "mean": mean, "sd": sd, "low": mean - NINETY * sd, "high": mean + NINETY * sd,
-            "conservative": mean - CONSERVATIVE * sd, "p_first": (place == 1).mean(0),
+            "conservative": mean - CONSERVATIVE * sd, "p_first": first,
             "rank_low": low, "rank_median": median, "rank_high": high,
         },
         index=pd.Index(players, name="player", dtype=object),
@@ -126,6 +128,21 @@ def leaderboard(
     order = np.argsort(-table["conservative"].to_numpy(), kind="stable")
     some = draws[:: max(1, math.ceil(draws.size / MOST_KEPT))]
     return Leaderboard(table.iloc[order], some[:, order], len(draws), date, (*notes,))
+
+
+def _rank_distribution(draws: Floats) -> tuple[NDArray[np.int64], Floats]:
+    """Quantiles of every player's rank, shape (3, players), and P(first); in blocks, for what sorting
+    takes is several times as large as the draws."""
+    count, size = draws.shape
+    place = np.empty(draws.shape, dtype=np.int32)
+    for start in range(0, count, rows := max(1, BLOCK // size)):
+        place[start : start + rows] = ranks(draws[start : start + rows])
+    quantiles, first = np.empty((len(RANKS), size), dtype=np.int64), np.empty(size)
+    for start in range(0, size, columns := max(1, BLOCK // count)):
+        block = place[:, start : start + columns]
+        quantiles[:, start : start + columns] = np.quantile(block, RANKS, axis=0, method="inverted_cdf")
+        first[start : start + columns] = (block == 1).mean(0)
+    return quantiles, first
 
 
 def ranks(draws: Floats) -> NDArray[np.int64]:

@@ -179,7 +179,7 @@ class Standing:
         mean, covariance = standing.states.moments(rows)
         draws = np.zeros((0, len(player)))
         if num_draws:
-            draws = (rows @ standing.states.draws(num_draws, seed).numpy().T).T
+            draws = standing.states.level_draws(rows, num_draws, seed)
         return mean[:, 0].numpy(), covariance[:, 0, 0].clamp_min(0.0).sqrt().numpy(), draws
 
     @property

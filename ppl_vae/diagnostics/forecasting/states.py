@@ -11,7 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ppl_vae.base.seeds import derived, seeded
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
 __all__ = ["ChainStates", "DenseStates", "DrawnStates", "States"]
+
+Floats = NDArray[np.float64]
 
 # An observation this many times as precise as the prior's step holds a state, to ten digits.
 HELD = 1e10
@@ -50,6 +54,10 @@ class States(Protocol):
 
     def draws(self, num_draws: int, seed: int = 0) -> Tensor:
         """Joint draws, shape (draws, N)."""
+        ...
+
+    def level_draws(self, rows: csr_array, num_draws: int, seed: int = 0) -> Floats:
+        """Joint draws of A s for rows A (R, N), shape (draws, R), without those of all states at once."""
         ...
 
     def extended(self, chains: Chains, place: Tensor) -> States:
@@ -83,7 +91,6 @@ class ChainStates:
 
     def moments(self, rows: csr_array, num_sides: int = 1) -> tuple[Tensor, Tensor]:
         """See `States`; rows that stand together have at most one state of each chain."""
-        import numpy as np
         from scipy.sparse import csr_array
 
         variance = self.variance.numpy()
@@ -107,6 +114,30 @@ class ChainStates:
         with seeded(seed):
             noise = torch.randn(num_draws, self.chains.num_states, dtype=torch.float64)
         return self.mean + smoother.sample(noise)
+
+    def level_draws(self, rows: csr_array, num_draws: int, seed: int = 0) -> Floats:
+        """See `States`: rows of a state each, of chains apart, are independent of each other."""
+        smoother, found = self.chains.smoother(self.site_precision), np.empty((num_draws, rows.shape[0]))
+        with seeded(seed):
+            if self._apart(rows):
+                torch.randn(found.shape, dtype=torch.float64, out=torch.from_numpy(found))
+                found *= np.abs(rows.data) * smoother.variance.numpy()[rows.indices] ** 0.5
+                found += rows @ self.mean.numpy()
+                return found
+            for start in range(0, num_draws, size := max(1, CHUNK // self.chains.num_states)):
+                shape = len(found[start : start + size]), self.chains.num_states
+                noise = torch.randn(shape, dtype=torch.float64)
+                drawn = self.mean + smoother.sample(noise)
+                found[start : start + size] = (rows @ drawn.numpy().T).T
+        return found
+
+    def _apart(self, rows: csr_array) -> bool:
+        """Whether every row is of one state, and no two of one chain."""
+        offsets = np.array(self.chains.rounds)
+        if not np.all(np.diff(rows.indptr) == 1):
+            return False
+        chain = rows.indices - offsets[np.searchsorted(offsets, rows.indices, side="right") - 1]
+        return len(np.unique(chain)) == len(chain)
 
     def extended(self, chains: Chains, place: Tensor) -> ChainStates:
         """See `States`: what data say stays where it was, and the larger prior carries it on.
@@ -161,6 +192,10 @@ class DenseStates:
             noise = torch.randn(num_draws, len(self.mean), dtype=torch.float64)
         return self.mean + noise @ root.T
 
+    def level_draws(self, rows: csr_array, num_draws: int, seed: int = 0) -> Floats:
+        """See `States`."""
+        return _levels(rows, self.draws(num_draws, seed))
+
     def extended(self, chains: Chains, place: Tensor) -> DenseStates:
         """See `States`: L m and L Σ Lᵀ + C, where the prior says L s and C of all states given s."""
         chains = chains.detach()
@@ -206,6 +241,10 @@ class DrawnStates:
         order = [torch.randperm(len(self.values), generator=generator) for _ in range(times)]
         return self.values[torch.cat(order)[:num_draws]]
 
+    def level_draws(self, rows: csr_array, num_draws: int, seed: int = 0) -> Floats:
+        """See `States`."""
+        return _levels(rows, self.draws(num_draws, seed))
+
     def extended(self, chains: Chains, place: Tensor) -> DrawnStates:
         """See `States`: further states are drawn given those that there are, draw by draw.
 
@@ -226,3 +265,8 @@ class DrawnStates:
             moved[:, place] = part
             found.append(moved)
         return DrawnStates(torch.cat(found))
+
+
+def _levels(rows: csr_array, draws: Tensor) -> Floats:
+    found: Floats = (rows @ draws.numpy().T).T
+    return found

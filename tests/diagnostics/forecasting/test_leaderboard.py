@@ -7,6 +7,7 @@ import pytest
 from scipy import special
 
 from ppl_vae.base.errors import InputError
+from ppl_vae.diagnostics.forecasting import leaderboard as module
 from ppl_vae.diagnostics.forecasting.leaderboard import Leaderboard, leaderboard, ranks
 
 NAMES = ("Ann", "Bob", "Cid", "Dee")
@@ -53,6 +54,20 @@ def test_equals_have_equal_ranks(oracles: ModuleType) -> None:
 
 def test_ranks_are_a_permutation() -> None:
     assert ranks(np.array([[0.3, 2.0, -1.0], [5.0, 1.0, 3.0]])).tolist() == [[2, 1, 3], [1, 3, 2]]
+
+
+def test_blocks_change_no_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    draws = np.random.default_rng(2).normal(size=(300, 7))
+    names, zero, one = [f"p{k}" for k in range(7)], np.zeros(7), np.ones(7)
+    whole = leaderboard(names, zero, one, draws)
+    place = ranks(draws)
+    monkeypatch.setattr(module, "BLOCK", 500)
+    blocks = leaderboard(names, zero, one, draws)
+    assert blocks.table.equals(whole.table)
+    np.testing.assert_array_equal(whole.table["p_first"], (place == 1).mean(0))
+    np.testing.assert_array_equal(
+        whole.table["rank_high"], np.quantile(place, 0.95, axis=0, method="inverted_cdf")
+    )
 
 
 def test_it_is_kept(tmp_path) -> None:

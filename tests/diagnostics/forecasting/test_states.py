@@ -8,6 +8,7 @@ import torch
 from scipy.sparse import csr_array
 from torch import Tensor
 
+from ppl_vae.diagnostics.forecasting import states as module
 from ppl_vae.diagnostics.forecasting.states import ChainStates, DenseStates, DrawnStates
 from ppl_vae.program.chains import Chains
 
@@ -114,3 +115,35 @@ def test_draws_are_carried_on_as_the_exact_posterior_is(process: str, oracles: M
     assert ((found.mean - exact.mean).abs() < limit * sd / draws**0.5).all()
     assert ((found.variance - exact.variance).abs() < limit * exact.variance * (2 / draws) ** 0.5).all()
     assert found.draws(30_000).shape == (30_000, more.num_states)
+
+
+@pytest.mark.parametrize("kind", ["apart", "sums"])
+def test_draws_of_levels_are_those_of_states(
+    kind: str, oracles: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Means and covariances of A s, without draws of all states where rows are of chains apart."""
+    states, _, _ = posterior("walk")
+    monkeypatch.setattr(module, "CHUNK", 1000 * states.chains.num_states)
+    # The second state of either player; sums of what one of them has at two dates.
+    dense_rows = np.zeros((2, states.chains.num_states))
+    order = order_of(BEFORE)
+    dense_rows[0, order.index(("a", 2.0))] = 1.0
+    dense_rows[1, order.index(("b", 4.0))] = 2.0
+    if kind == "sums":
+        dense_rows[1, order.index(("a", 5.0))] = 1.0
+    rows, count = csr_array(dense_rows), 4000
+    found = states.level_draws(rows, count, seed=3)
+    assert found.shape == (count, 2)
+    mean = states.moments(rows)[0].numpy()
+    covariance = dense_rows @ np.linalg.inv(
+        (dense(states.chains) + torch.diag(states.site_precision)).numpy()
+    )
+    covariance = covariance @ dense_rows.T
+    limit = oracles.z_limit(5)
+    assert (np.abs(found.mean(0) - mean[:, 0]) < limit * np.sqrt(covariance.diagonal() / count)).all()
+    error = np.sqrt((np.outer(covariance.diagonal(), covariance.diagonal()) + covariance**2) / count)
+    assert (np.abs(np.cov(found.T) - covariance) < limit * error).all()
+    if kind == "sums":
+        np.testing.assert_allclose(
+            found[:1000], (rows @ states.draws(1000, seed=3).numpy().T).T, rtol=0, atol=1e-12
+        )
