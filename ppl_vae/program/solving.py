@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-__all__ = ["SOLVER_ITERATIONS", "SOLVER_TOLERANCE", "conjugate_gradients"]
+__all__ = ["SOLVER_ITERATIONS", "conjugate_gradients"]
 
 # A Newton step is solved to this fraction of its first residual: any error is mended by the next one.
 SOLVER_TOLERANCE = 0.05

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ppl_vae.inference.fitting.factors.expectations import Factors, hermite_rule
 from ppl_vae.inference.fitting.growing.expansions import Expansions
-from ppl_vae.program.solving import SOLVER_ITERATIONS, SOLVER_TOLERANCE
+from ppl_vae.program.solving import SOLVER_ITERATIONS
 from ppl_vae.program.tridiagonal import Factored, Tridiagonal, by_chain
 
 if TYPE_CHECKING:
@@ -34,8 +34,9 @@ Whole = NDArray[np.int64]
 TOLERANCE = 4e-4
 # Steps, beyond which something is wrong.
 MOST_STEPS = 40
-# The first step is solved to this fraction of its residual, and later ones to that of `solving`.
-FIRST_TOLERANCE = 0.01
+# A step is solved to this fraction of its residual, in the norm of the chains alone: what they have in
+# common, which games may hardly tell, has little part in that norm, and would be left where it is by less.
+ACCURACY, FINE_ACCURACY = 3e-3, 1e-4
 FEWEST_NODES, MOST_NODES = 8, 64
 
 
@@ -65,6 +66,8 @@ class Growing:
     Attributes:
         chains: the prior, by chain.
         mean, sites: m and x, by chain.
+        num_nodes: of the rule with which all rows at once are integrated; those that are new or have moved
+            are few, and get twice as many.
     """
 
     def __init__(self, factors: Factors, mean: Tensor, sites: Tensor) -> None:
@@ -87,11 +90,6 @@ class Growing:
     def variance(self) -> Floats:
         """Of all states, by chain."""
         return self._factored.variance
-
-    @property
-    def num_nodes(self) -> int:
-        """Of the quadrature's rule."""
-        return self._rows.rule.shape[1]
 
     @property
     def integrated(self) -> int:
@@ -144,7 +142,7 @@ class Growing:
         """
         before, left, number = np.inf, np.inf, 0
         while left > tolerance and number < MOST_STEPS:
-            change = self._step(FIRST_TOLERANCE if number == 0 else SOLVER_TOLERANCE)
+            change = self._step()
             if not np.isfinite(change):
                 raise FloatingPointError("a step gives no numbers")
             left = _left(change, before) if number else change
@@ -157,26 +155,26 @@ class Growing:
         return self.settle(tolerance)
 
     def check(self) -> tuple[float, float]:
-        """How far means, in sds, and log variances are from where a step with twice the nodes of all rows,
-        each integrated where it is, would take them, to first order: the largest of each."""
+        """How far means, in sds, and log variances are from where a step would take them for which every row
+        is integrated where it is, with twice the nodes: the largest of each."""
         matrices = self._matrices
         mean, variance = matrices.rows @ self.mean, matrices.squares @ self.variance
         rows = np.arange(len(mean))
-        exact = self._rows.integrate(rows, mean, variance, hermite_rule(2 * self.num_nodes).numpy())
-        step, _, after = self._towards(exact[0], exact[1])
+        exact = self._rows.integrate(rows, mean, variance, self._rows.rule)
+        step, _, after = self._towards(exact[0], exact[1], FINE_ACCURACY)
         return self._in_sds(step), float(np.abs(np.log(after.variance / self.variance)).max())
 
-    def _step(self, accuracy: float) -> float:
+    def _step(self) -> float:
         matrices = self._matrices
         variance = self.variance
         slope, curvature = self._rows.at(matrices.rows @ self.mean, matrices.squares @ variance)
-        step, self.sites, self._factored = self._towards(slope, curvature, accuracy)
+        step, self.sites, self._factored = self._towards(slope, curvature)
         change = float(np.sqrt((step**2 / variance).max()))
         self.mean = self.mean + step
         return max(change, float(np.abs(np.log(self.variance / variance)).max()))
 
     def _towards(
-        self, slope: Floats, curvature: Floats, accuracy: float = SOLVER_TOLERANCE
+        self, slope: Floats, curvature: Floats, accuracy: float = ACCURACY
     ) -> tuple[Floats, Floats, Factored]:
         """The mean's Newton step, roughly, the sites' target, and the chains with it."""
         matrices, chains = self._matrices, self.chains
@@ -190,7 +188,10 @@ class Growing:
         rising = matrices.across @ slope - chains.times(self.mean - chains.mean)
 
         def rest(x: Floats) -> Floats:
-            found: Floats = matrices.across @ (stiffness * (matrices.rows @ x)) - diagonal * x
+            seen = matrices.rows @ x
+            seen *= stiffness
+            found: Floats = matrices.across @ seen
+            found -= diagonal * x
             return found
 
         return _solved(solver, rest, rising, accuracy), target, ahead
@@ -203,16 +204,17 @@ class Growing:
         matrices, variance = self._matrices, self.variance
         mean, spread = matrices.rows @ self.mean, matrices.squares @ variance
         rows = np.arange(len(mean))
-        found = self._rows.integrate(rows, mean, spread, self._rows.rule)
+        self.num_nodes = FEWEST_NODES
+        found = self._rows.integrate(rows, mean, spread, hermite_rule(self.num_nodes).numpy())
         while self.num_nodes < MOST_NODES:
-            rule = hermite_rule(2 * self.num_nodes).numpy()
-            finer = self._rows.integrate(rows, mean, spread, rule)
+            finer = self._rows.integrate(rows, mean, spread, hermite_rule(2 * self.num_nodes).numpy())
             off = finer - found
             moved = self._factored.solve(matrices.across @ off[0])
             widened = matrices.squares_across @ off[1] * variance
             if max(self._in_sds(moved), np.abs(widened).max()) <= 0.1 * TOLERANCE:
                 break
-            self._rows.rule, found = rule, finer
+            self.num_nodes, found = 2 * self.num_nodes, finer
+        self._rows.rule = hermite_rule(2 * self.num_nodes).numpy()
         self._rows.set(rows, mean, spread, found)
 
 
@@ -232,6 +234,8 @@ def _solved(solver: Factored, rest: Callable[[Floats], Floats], right: Floats, a
         right: b.
         accuracy: part of the residual, in the preconditioner's norm, that may be left.
     """
+    from scipy.linalg.blas import daxpy
+
     found, left = np.zeros_like(right), right.copy()
     way, product = solver.solve(left), left.copy()
     size = left @ way
@@ -239,10 +243,11 @@ def _solved(solver: Factored, rest: Callable[[Floats], Floats], right: Floats, a
     for _ in range(SOLVER_ITERATIONS):
         if size <= enough:
             break
-        image = product + rest(way)
+        image = rest(way)
+        image += product
         length = size / (way @ image)
-        found += length * way
-        left -= length * image
+        daxpy(way, found, a=length)
+        daxpy(image, left, a=-length)
         solved = solver.solve(left)
         size, before = left @ solved, size
         way *= size / before
