@@ -10,6 +10,7 @@ __all__ = [
     "distinct_texts",
     "each_or_all",
     "in_words",
+    "learnt_parameters",
     "of_rows",
     "rows_in_words",
     "rows_option",
@@ -97,3 +98,8 @@ def data_in_words(evidence: Mapping[str, Any]) -> str:
 def each_or_all(num_units: int) -> str:
     """Of what a number is: of each unit, or of all the data where they are one."""
     return "in all" if num_units == 1 else "a unit"
+
+
+def learnt_parameters(count: int) -> str:
+    """How many parameters of a model were learnt, as a clause that goes on after it."""
+    return "the model's parameter was learnt" if count == 1 else f"the model's {count} parameters were learnt"

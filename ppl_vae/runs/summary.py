@@ -267,6 +267,10 @@ def _evidence_part(run: Run) -> Part:
     found = {method: Evidence.load(path) for method, path in paths.items() if path.exists()}
     results = read_json(run.folder / "evidence.json")
     sentences = [say_evidence(result) for result in results.values()]
+    notes = (note for result in results.values() for note in result.get("notes", ()))
+    sentences += dict.fromkeys(
+        f"{note if note.startswith('log ') else note[:1].upper() + note[1:]}." for note in notes
+    )
     if other := say_other_data(results):
         sentences.append(other)
     pictures = evidence_pictures(found)

@@ -148,6 +148,8 @@ def _without_ep(facts: Facts) -> str:
 
 
 def _obstacle(facts: Facts) -> str:
+    if not facts.family and facts.has_ep and not facts.linear:  # such as races
+        return f"{facts.model or 'the model'} has whole games and no linear factors of these data"
     if not facts.family:
         return f"the guide is {facts.guide}, no Gaussian AutoGuide"
     if facts.learnt:
@@ -327,7 +329,9 @@ def choice_of(
     if method == "auto":
         return choose(facts)
     if why := refused(method, facts):
-        raise InputError(f"method={method!r} does not take this pair: {why}; take method='svi'")
+        others = [name for name in ("ep", "svi") if name != method and not refused(name, facts)]
+        instead = " or ".join(f"method={name!r}" for name in others)
+        raise InputError(f"method={method!r} does not take this pair: {why}; take {instead}")
     return Choice(method, ASKED, tuple(m for m in NAMES if m != method and not refused(m, facts)))
 
 

@@ -286,6 +286,7 @@ def _collapse_part(each: Mapping[str, Collapse], _: Shown) -> Part:
 
 def _evidence_part(found: Mapping[str, Evidence], _: Shown) -> Part:
     sentences = [_say_evidence(name, each) for name, each in found.items()]
+    sentences += dict.fromkeys(_sentence(note) for each in found.values() for note in each.notes)
     return Part("log p(x) and the gap", sentences, (), evidence_pictures(found) if found else [])
 
 

@@ -1,6 +1,7 @@
 """log p(x) of weighted likelihoods: of whole weights that of repeated data; else by quadrature."""
 
 from dataclasses import replace
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -155,3 +156,25 @@ def test_what_is_drawn_anew_at_each_run_is_no_weight() -> None:
 
     with pytest.raises(InputError, match="takes other values for x each time"):
         importance.log_evidence(Pair(part, Prior(part)), torch.linspace(-1, 1, 20), progress=False)
+
+
+def test_commands_say_that_games_count_by_weights(run: Any, tmp_path: Path) -> None:
+    """From the table to the page; and races are told which methods take them."""
+    games = season(20, 4, seed=1)
+    replace(games, game_weight=np.tile([1.0, 2.0], 10)).to_csv(tmp_path / "games.csv")
+    asked = ("--draws", "--guide", "sparse-precision", "--method", "natural", "--quiet")
+    assert run("fit", "skills", tmp_path / "games.csv", *asked, "--out", tmp_path / "run")[0] == 0
+    code, out, err = run("evidence", tmp_path / "run", "--samples", 200, "--quiet")
+    assert code == 0, err
+    assert "outcome counts by its weights" in " ".join(out.split())
+    assert run("report", tmp_path / "run")[0] == 0
+    assert "Outcome counts by its weights" in (tmp_path / "run" / "report.html").read_text()
+    code, _, err = run("evidence", tmp_path / "run", "--method", "bdmc", "--quiet")
+    assert code == 2
+    assert "data cannot be simulated" in err
+    games_of([(("A", "B", "C"), (0, 1, 2)), (("C", "B", "A"), (0, 1, 2))]).to_csv(tmp_path / "races.csv")
+    races = ("fit", "skills", tmp_path / "races.csv", "--method", "natural", "--out", tmp_path / "other")
+    code, _, err = run(*races)
+    assert code == 2
+    assert "skills has whole games and no linear factors of these data" in " ".join(err.split())
+    assert "take method='ep' or method='svi'" in " ".join(err.split())

@@ -37,6 +37,7 @@ def gap(case: Case) -> Found | None:
     few = found.num_units < case.layout.num_units
     of = f" over {found.num_units:,} rows spread over all {case.layout.num_units:,}" if few else ""
     said = say_gap(known, float(gaps.mean()), of, truth is not None, doubtful)
+    said += "".join(f"; {name} counts by its weights in both" for name in case.layout.weighted)
     return Found(Finding("evidence", "warn" if doubtful else "pass", said), measures, answers)
 
 

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ppl_vae.base.wording import learnt_parameters
 from ppl_vae.inference.fitting.factors.ascent import Ascent, Bound, State
 from ppl_vae.inference.fitting.factors.families import FactorFamily
 from ppl_vae.inference.fitting.factors.guides import FactorGuide
@@ -89,7 +90,7 @@ def learn(
     best, state = ascent.run(best, climb.best)
     ascent.history = [*history, state.elbo]
     count = sum(leaf.numel() for leaf in leaves)
-    said = f"; the model's {count} parameters were learnt in {found.nfev} fits"
+    said = f"; {learnt_parameters(count)} in {found.nfev} fits"
     return best, state, said
 
 

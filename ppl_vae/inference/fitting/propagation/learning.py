@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from ppl_vae.base.errors import InputError, listed
+from ppl_vae.base.wording import learnt_parameters
 from ppl_vae.inference.fitting.propagation.loop import Propagated, propagate
 from ppl_vae.inference.fitting.propagation.steps import Factors, Sites, predictors
 
@@ -93,7 +94,7 @@ def learn(model: Any, factors: Factors, leaves: Mapping[str, Tensor]) -> tuple[F
         options={"maxfun": MOST, "maxiter": MOST, "ftol": LEAST_RISE / scale, "gtol": 1e-6},
     )  # fmt: skip
     climb.set(climb.best_at)
-    said = f"; the model's {len(start)} parameters were learnt in {climb.count} propagations"
+    said = f"; {learnt_parameters(len(start))} in {climb.count} propagations"
     return climb.factors, climb.best_sites, said
 
 

@@ -76,7 +76,7 @@ def test_a_fit_learns_what_is_to_be_learnt():
     assert model.numbers["skill_sd"] == before
     found = ep.fit(pair, *data, train="both", progress=False)
     assert found.converged
-    assert "parameters were learnt" in found.reason
+    assert "the model's parameter was learnt" in found.reason
     assert found.estimate.log_evidence > held.estimate.log_evidence
     factors = factors_of(model, *data, num_nodes=24)
     slope = evidence_gradient(model, factors, propagate(factors), dict(model.named_parameters()))
