@@ -30,6 +30,7 @@ from ppl_vae.inference.fitting.growing.carrying import carry, check_carried
 from ppl_vae.program.factors import LinearFactors, RankingFactors
 from ppl_vae.program.outcomes import KnowsOutcomes
 from ppl_vae.program.pair import Pair
+from ppl_vae.program.probe import check_data
 
 __all__ = ["Learnt", "assumed", "carried_on", "learnt", "refuse_earlier", "walk"]
 
@@ -171,7 +172,9 @@ def assumed(standing: Standing, games: Games) -> Standing:
     states, model = further.states, further.model
     assert isinstance(states, ChainStates)
     assert isinstance(model, RankingFactors)
-    found = _matched(states, model, model.arguments_of(later))
+    data = model.arguments_of(later)
+    check_data(model, *data)
+    found = _matched(states, model, data)
     return Standing(further.model, found, every)
 
 
@@ -227,6 +230,8 @@ def walk(
     if games.time is None or standing.games.time is None:
         raise InputError("walking forward goes from date to date, and the games have none")
     refuse_earlier(standing.games, games)
+    last = standing.expect(games)
+    check_data(last.model, *last.data)
     width, found = int(games.sides.max()), [np.empty(0)] * games.num_games
     mean = torch.zeros(games.num_games, width, dtype=torch.float64)
     covariance = torch.zeros(games.num_games, width, width, dtype=torch.float64)
@@ -243,7 +248,6 @@ def walk(
         unseen += expected.unseen
         going.learn(today)
         advance()
-    last = standing.expect(games)
     columns = max(map(len, found))
     chances = np.stack([np.pad(row, (0, columns - len(row))) for row in found])
     return replace(last, probability=chances, mean=mean, covariance=covariance, unseen=tuple(unseen))

@@ -18,13 +18,20 @@ from torch import Tensor
 from ppl_vae.base.errors import InputError
 from ppl_vae.data.game_joining import joined_games, numbered_like
 from ppl_vae.data.games import Games
-from ppl_vae.diagnostics.forecasting.standing import Expected, Standing, expected_of, prior_chains
+from ppl_vae.diagnostics.forecasting.standing import (
+    Expected,
+    Standing,
+    expected_of,
+    prior_chains,
+    with_scores,
+)
 from ppl_vae.diagnostics.forecasting.states import ChainStates
 from ppl_vae.inference.fitting.factors.expectations import Factors
 from ppl_vae.inference.fitting.factors.guides import refuse_meetings
 from ppl_vae.inference.fitting.growing.posterior import TOLERANCE, Growing, Settled
 from ppl_vae.program.factors import LinearFactors
 from ppl_vae.program.outcomes import KnowsOutcomes
+from ppl_vae.program.probe import check_data
 from ppl_vae.program.tridiagonal import by_chain
 
 __all__ = ["Live"]
@@ -104,7 +111,7 @@ class Live:
     @property
     def added(self) -> Games:
         """All games that were added."""
-        return reduce(joined_games, self._added)
+        return reduce(joined_games, self._added, self._first.games.take(np.zeros(0, dtype=np.int64)))
 
     def expect(self, games: Games) -> Expected:
         """What is expected of further games, whose own outcomes are not read.
@@ -112,7 +119,7 @@ class Live:
         Raises:
             InputError: as `Standing.expect`, and for games before the last that was added.
         """
-        frame = self._frame(games)
+        frame = self._frame(with_scores(games, self._first.games))
         return expected_of(frame.model, frame.states, frame.games, len(self.players), frame.data)
 
     def add(self, games: Games, tolerance: float = TOLERANCE) -> Settled:
@@ -129,6 +136,7 @@ class Live:
         frame = self._frame(games)
         model, states = frame.model, frame.states
         assert isinstance(model, LinearFactors)
+        check_data(model, *frame.data)
         factors = Factors.of(model, *frame.data)
         refuse_meetings(factors)
         self._lengthen(frame, factors, states.mean)
@@ -155,7 +163,7 @@ class Live:
         mean, sites = torch.empty_like(chains.mean), torch.empty_like(chains.mean)
         mean[theirs] = torch.from_numpy(self.posterior.mean[mine])
         sites[theirs] = torch.from_numpy(self.posterior.sites[mine])
-        games = joined_games(self._first.games, self.added) if self._added else self._first.games
+        games = joined_games(self._first.games, self.added)
         return Standing(model, ChainStates(chains, mean, sites), games)
 
     def _frame(self, games: Games) -> _Frame:

@@ -29,7 +29,7 @@ from ppl_vae.program.chains import Chains
 from ppl_vae.program.outcomes import KnowsOutcomes, KnowsPlaces, KnowsScores
 from ppl_vae.program.pair import Pair
 
-__all__ = ["Expected", "Standing", "expected_of", "prior_chains", "states_of"]
+__all__ = ["Expected", "Standing", "expected_of", "prior_chains", "states_of", "with_scores"]
 
 Floats = NDArray[np.float64]
 Whole = NDArray[np.int64]
@@ -137,7 +137,7 @@ class Standing:
         Raises:
             InputError: where they lack a date or a column that the model needs.
         """
-        standing, later = self.towards(_with_scores(games, self.games))
+        standing, later = self.towards(with_scores(games, self.games))
         return expected_of(standing.model, standing.states, later, self.games.num_players)
 
     def levels(
@@ -237,7 +237,7 @@ def expected_of(
     return Expected(chances, model.outcomes, happened, size, unseen, later, mean, covariance, model, data)
 
 
-def _with_scores(games: Games, first: Games) -> Games:
+def with_scores(games: Games, first: Games) -> Games:
     """Fixtures of a model of scores have none, and their scores are not read."""
     if first.score is None or games.score is not None:
         return games

@@ -10,9 +10,10 @@ from torch import Tensor
 from ppl_vae.base.errors import InputError
 
 if TYPE_CHECKING:
+    from ppl_vae.data.games import Games
     from ppl_vae.models.skills.model import Skills
 
-__all__ = ["GameTensors", "check_tensors"]
+__all__ = ["GameTensors", "check_tensors", "refuse_more_sides"]
 
 # Games that are looked at together.
 BLOCK = 2**16
@@ -44,11 +45,25 @@ def check_tensors(model: Skills, games: GameTensors) -> None:
         _check_block(model, start, games.block(start, BLOCK))
 
 
+def refuse_more_sides(games: Games) -> None:
+    """Refuse games of more than two sides, of a model of two.
+
+    Raises:
+        InputError: naming the first, counted from 1.
+    """
+    if (many := games.sides > 2).any():
+        at = int(many.argmax())
+        raise InputError(
+            f"game {at + 1} of {games.name} has {games.sides[at]} sides; the model is of games of two sides"
+        )
+
+
 def _check_block(model: Skills, start: int, games: GameTensors) -> None:
     """Refuse some of the games, of which the first has this number."""
     outcome, players, time = games.outcome, games.players, games.time
     _check_players(players, model.lineup.schedule.num_players, start)
     _check_numbers(games, start)
+    _check_powers(model, games.game_weight, start)
     unknown = model.lineup.schedule.unknown(players, time).any(-1).any(-1)
     if unknown.any():
         row = _first(unknown)
@@ -129,6 +144,15 @@ def _check_numbers(games: GameTensors, start: int) -> None:
         )
     if (wrong := ~(covariate.isfinite().flatten(1).all(-1) & time.isfinite())).any():
         raise InputError(f"game {start + _first(wrong)} has a date or covariate that is not finite")
+
+
+def _check_powers(model: Skills, game_weight: Tensor, start: int) -> None:
+    if not model.weighted and (wrong := game_weight != 1).any():
+        row = _first(wrong)
+        raise InputError(
+            f"game {start + row} counts {game_weight[row]:g} times, and the model was made of games without "
+            "weights; fit all games from nothing, or leave their weights out"
+        )
 
 
 def _check_places(model: Skills, outcome: Tensor, there: Tensor, start: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -12,7 +11,8 @@ from torch import Tensor
 
 from ppl_vae.base.errors import InputError
 from ppl_vae.models.skills.forecasts import pair_probabilities, place_probabilities, winner_probabilities
-from ppl_vae.models.skills.model import Reals, Skills, Whole
+from ppl_vae.models.skills.lineup import Lineup
+from ppl_vae.models.skills.model import Skills
 from ppl_vae.models.skills.orders import num_panels
 from ppl_vae.models.skills.ranking import Ranking, truncated_moments
 from ppl_vae.program.design import Design
@@ -52,9 +52,9 @@ class RankingSkills(Skills):
         ratio = float(spread.max() / spread.min())
         self.panels = num_panels(int(sides.max()), ratio) if ratio > 1 else None
 
-    def extended(self, players: Sequence[str], player: Whole, time: Reals) -> Self:
-        """See `KnowsOutcomes`: what further games have in common is not known."""
-        made = super().extended(players, player, time)
+    def _with(self, lineup: Lineup) -> Self:
+        """What further games have in common is not known."""
+        made = super()._with(lineup)
         made.ties, made.panels = "draw" if self.ties == "draw" else "unordered", self.panels
         return made
 

@@ -28,7 +28,7 @@ from ppl_vae.guides.chain_normal import ChainNormal
 from ppl_vae.guides.joint_normal import JointNormal
 from ppl_vae.models.base import DataType, FitDefaults, Unit, one_of
 from ppl_vae.models.skills import shown
-from ppl_vae.models.skills.checks import GameTensors, check_tensors
+from ppl_vae.models.skills.checks import GameTensors, check_tensors, refuse_more_sides
 from ppl_vae.models.skills.choices import choices
 from ppl_vae.models.skills.further import (
     extended_lineup,
@@ -227,6 +227,8 @@ class Skills(Numbers):
 
     def arguments_of(self, games: Games) -> tuple[Tensor, ...]:
         """See `KnowsOutcomes`."""
+        if self.outcomes:
+            refuse_more_sides(games)
         return games.tensors(self.dtype, "place" if self.options.outcome == "result" else "score")
 
     def extended(self, players: Sequence[str], player: Whole, time: Reals) -> Self:

@@ -5,7 +5,7 @@ import pytest
 
 from ppl_vae.base.errors import InputError
 from ppl_vae.data.games import Games
-from ppl_vae.diagnostics.forecasting.learning import walk
+from ppl_vae.diagnostics.forecasting.learning import learnt, walk
 from ppl_vae.diagnostics.forecasting.live import Live
 from ppl_vae.diagnostics.forecasting.standing import Standing, states_of
 from ppl_vae.guides.chain_normal import ChainNormal
@@ -136,3 +136,38 @@ def test_games_come_in_order() -> None:
     early = games_of([(("P0", "P1"), (0, 1))], time=np.array([3.0]), covariates={"home": np.zeros(2)})
     with pytest.raises(InputError, match="in the order of their dates"):
         Live(fitted(games)).add(early)
+
+
+LATER = {
+    "draw": (((("P0", "P1"), (0, 0)),), {}, "the model has no draws"),
+    "three sides": (((("P0", "P1", "P2"), (0, 1, 2)),), {}, "has 3 sides; the model is of games of two"),
+    "weight": (((("P0", "P1"), (0, 1)),), {"game_weight": np.array([2.0])}, "made of games without weights"),
+}
+
+
+@pytest.mark.parametrize("what", LATER)
+def test_games_that_the_model_does_not_take_are_refused(what: str) -> None:
+    """What a fit of all games would refuse, and would not have counted so."""
+    before = season(20, 4, dates=10)
+    assert before.time is not None
+    won = before.take(np.flatnonzero(np.add.reduceat(before.place, before.side_ptr[:-1]) == 1))
+    start = fitted(won, skill_sd=1.0, drift="10", drift_sd=0.4)
+    rows, columns, words = LATER[what]
+    sides = sum(len(teams) for teams, _ in rows)
+    more = {"time": np.full(1, 10.0), "covariates": {"home": np.zeros(sides)}}
+    later = games_of(rows, **more, **columns)
+    for learn in (Live(start).add, lambda games: walk(start, games), lambda games: learnt(start, games)):
+        with pytest.raises(InputError, match=words):
+            learn(later)
+
+
+def test_fixtures_of_a_model_of_scores_need_none() -> None:
+    every = season(20, 4, dates=10, scores="whole")
+    start = fitted(every, outcome="goals", skill_sd=0.3, drift="10", drift_sd=0.1)
+    fixtures = games_of([(("P0", "P1"), (0, 1))], time=np.array([12.0]), covariates={"home": np.zeros(2)})
+    live = Live(start)
+    found = live.expect(fixtures).probability
+    np.testing.assert_allclose(found, start.expect(fixtures).probability, atol=ALLOWED)
+    with pytest.raises(InputError, match="no scores"):
+        live.add(fixtures)
+    assert live.added.num_games == 0
