@@ -15,8 +15,10 @@ from ppl_vae.guides.per_datum import PerDatum
 from ppl_vae.inference.fitting.checkpoint import save_parameters
 from ppl_vae.inference.fitting.choice import fit_by
 from ppl_vae.inference.fitting.fit_result import NAMES
+from ppl_vae.inference.fitting.propagation.guides import takes
 from ppl_vae.models.base import HintsAtScale
 from ppl_vae.program.abilities import HasDegenerate
+from ppl_vae.program.factors import RankingFactors
 from ppl_vae.program.pairwise import as_linear
 from ppl_vae.runs.run import OWN_DATA, Run, prepare_folder
 from ppl_vae.runs.settings import Settings
@@ -139,6 +141,10 @@ def was_cut(fit: Mapping[str, Any], num_steps: int) -> bool:
 
 def _said_of_svi(run: Run) -> str:
     """That SVI begins, and what would be sooner there."""
+    if isinstance(run.model, RankingFactors) and takes(run.pair):
+        return (
+            "SVI; where performances are normal, --method ep rates such games in a few steps, without draws"
+        )
     if as_linear(run.model) is None or run.settings.guide not in BY_QUADRATURE:
         return "SVI"
     return "SVI; of such a model --method natural finds the optimum itself, without draws and sooner"

@@ -124,7 +124,10 @@ class RankingSkills(Skills):
             InputError: for Gumbel performances, and games that count other than once.
         """
         if self.options.link != "probit" or self.weighted:
-            raise InputError("moments of rankings are known of normal performances and games that count once")
+            raise InputError(
+                "moments of rankings are known of normal performances (the link probit) and games that count "
+                "once; fit other rankings by SVI"
+            )
         outcome, players, weight, *_ = data
         there = (players >= 0).any(-1)
         spread = self.side_scale(weight).detach()

@@ -82,7 +82,8 @@ def learn(model: Any, factors: Factors, leaves: Mapping[str, Tensor]) -> tuple[F
         The factors and the fixed point at the best parameters, and a clause about what was done.
 
     Raises:
-        InputError: for parameters of rankings' own likelihood, whose derivatives are not known.
+        InputError: for parameters of rankings' own likelihood, whose derivatives are not known, and where
+            nothing can be propagated at the parameters as they are.
     """
     from scipy.optimize import minimize
 
@@ -129,6 +130,8 @@ class _Climb:
                 self.factors, start=self.best_sites, tolerance=INNER_TOLERANCE, max_steps=INNER_STEPS
             )
         except InputError:
+            if not self.best_at.size:  # where it begins: nothing is known to be better
+                raise
             return NOWHERE, np.zeros_like(at)
         value = found.log_evidence[-1]
         if value > self.best:

@@ -1,5 +1,6 @@
 """Parameters learnt by expectation propagation's estimate of log p(x), against differences of it."""
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -81,6 +82,15 @@ def test_a_fit_learns_what_is_to_be_learnt():
     factors = factors_of(model, *data, num_nodes=24)
     slope = evidence_gradient(model, factors, propagate(factors), dict(model.named_parameters()))
     assert abs(float(slope["log_skill_sd"])) < 0.02
+
+
+@pytest.mark.parametrize("train", ["guide", "both"])
+def test_rankings_whose_moments_are_not_known_are_refused_in_one_sentence(train):
+    games = races(3, 4, 3)
+    weighted = dataclasses.replace(games, game_weight=np.array([1.0, 2.0, 1.0]))
+    for model, data in (made(games, link="gumbel"), made(weighted)):
+        with pytest.raises(InputError, match="games that count once; fit other rankings by SVI"):
+            ep.fit(Pair(model, AutoNormal(model)), *data, train=train, progress=False)
 
 
 def test_what_cannot_be_learnt_is_named():
