@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 
@@ -57,3 +58,21 @@ def test_what_is_no_matrix_is_refused() -> None:
         Design(games.pointer, games.column, games.value, (torch.zeros(3),)).check(5)
     with pytest.raises(InputError, match="go from 0 to its number of entries"):
         Design(games.pointer[:-1], games.column, games.value).check(5)
+
+
+def test_contrasts_are_differences_of_all_pairs_of_rows_of_a_group() -> None:
+    generator = torch.Generator().manual_seed(0)
+    sizes, states = torch.tensor([2, 4, 1, 3]), 6
+    column = torch.stack([torch.randperm(states, generator=generator)[:2] for _ in range(10)])
+    design = Design.of_entries(column, torch.tensor([1.0, 0.5], dtype=torch.float64))
+    found, first, second = design.contrasts(sizes, states)
+    group = torch.arange(4).repeat_interleave(sizes)
+    pairs = {(b, a) for a in range(10) for b in range(a) if group[a] == group[b]}
+    assert set(zip(first.tolist(), second.tolist(), strict=True)) == pairs
+    assert len(first) == len(pairs)
+    dense, differences = design.csr(states).toarray(), found.csr(states).toarray()
+    expected = dense[first] - dense[second]
+    signs = np.array([np.sign(row[row != 0][0]) if row.any() else 1.0 for row in expected])
+    np.testing.assert_allclose(differences, signs[:, None] * expected)
+    with pytest.raises(InputError, match="groups of up to 3,000 rows have 4,498,500 pairs of them; at most"):
+        Design.of_entries(torch.zeros(3000, 1).long(), torch.ones(1)).contrasts(torch.tensor([3000]), 1)

@@ -13,6 +13,7 @@ from torch import Tensor
 from ppl_vae.base.errors import InputError
 from ppl_vae.guides.chain_normal import ChainNormal
 from ppl_vae.guides.joint_normal import JointNormal
+from ppl_vae.inference.evidence import importance
 from ppl_vae.inference.fitting import ep, natural
 from ppl_vae.inference.fitting.propagation import factors as propagation_factors
 from ppl_vae.inference.fitting.propagation import guides as propagation_guides
@@ -32,6 +33,7 @@ from tests.inference.fitting.contests import (
     season,
     static,
 )
+from tests.inference.fitting.propagation.test_learning import made, races
 
 
 class Ranked(Sides):
@@ -168,6 +170,20 @@ def test_of_rankings_joint_guides_get_what_means_answer_to_a_pull(
     best = natural.fit(Pair(duels, guide(duels)), data, progress=False)
     assert apart.final.value + 0.5 < fitted.final.value < best.final.value + 1e-4
     assert fitted.final.value == pytest.approx(best.final.value, abs=0.02)
+
+
+def test_races_are_nearer_to_their_posterior_by_what_players_share() -> None:
+    """Six players, of whom four race at a time: judged by importance sampling from the joint guide."""
+    model, data = made(races(12, 6, 4), skill_sd=1.0)
+    pair = Pair(model, JointNormal(model))
+    together = ep.fit(pair, *data, progress=False)
+    apart = ep.fit(Pair(model, ChainNormal(model)), *data, progress=False)
+    judged = importance.log_evidence(pair, *data, num_samples=400, compile=False, seed=1)
+    assert together.final.value < judged.total + 4.5 * (judged.total_std_error + together.final.std_error)
+    assert judged.total - together.final.value < 0.1 < 0.3 < judged.total - apart.final.value
+    # Whoever races against the same players is known through them.
+    found = pair.guide.posterior(*data)[1].covariance_matrix.detach()  # type: ignore[attr-defined]
+    assert bool((found > 0).all())
 
 
 def test_beyond_dense_matrices_copies_and_padding_are_told_of_the_guides_own_rows(
