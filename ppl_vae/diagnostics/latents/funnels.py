@@ -19,7 +19,9 @@ LEAST = 0.3
 # How many standard errors, against chance among all pairs of quantities.
 LIMIT = 4.0
 MAX_QUANTITIES = 200
-MAX_DRAWS = 4000
+MAX_DRAWS, LEAST_DRAWS = 4000, 1000
+# Quantities times draws: the time goes with it and once more with the quantities.
+MOST_VALUES = 200_000
 
 
 @dataclass(frozen=True)
@@ -65,9 +67,11 @@ def funnel(posterior: Posterior) -> Funnel | None:
     Of very many pairs some correlate by chance, and a single draw of a large weight moves all of them: what
     is strongest among one half of the distinct draws must be seen in the other half too, both ways round.
     """
-    step = max(1, posterior.num_draws // MAX_DRAWS)
+    scalars = posterior.scalars()
+    few = MOST_VALUES // max(1, min(len(scalars), MAX_QUANTITIES))
+    step = max(1, posterior.num_draws // min(MAX_DRAWS, max(LEAST_DRAWS, few)))
     # Reweighted draws of a bad guide may be one draw and its copies, among those that are looked at.
-    quantities = {name: values.ravel()[::step] for name, values in posterior.scalars().items()}
+    quantities = {name: values.ravel()[::step] for name, values in scalars.items()}
     varying = [name for name, values in quantities.items() if np.ptp(values) > 0][:MAX_QUANTITIES]
     if len(varying) < 2:
         return None
