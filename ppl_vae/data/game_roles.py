@@ -36,7 +36,8 @@ _MEMBER = re.compile(r"(team|side)_?(\d+)_(\d+)")
 _NUMBERED = re.compile(r"(side|score|place)(\d+)")
 _NEEDED = (
     "; or home and away with home_score and away_score or a result, or team1_1, …, team2_1, … with a result, "
-    "or game and player with place, order or score, a row a player (--column winner=NAME says which is what)"
+    "or game and player with place, score or a named order, a row a player (--column winner=NAME, or "
+    "order=NAME, says which is what)"
 )
 
 
@@ -150,6 +151,17 @@ def find_roles(
         InputError: for a header that says of no games, and for roles or columns that there are not.
     """
     head = _Header(name, header, given or {})
+    found = _of_games(head) or _of_players(head)
+    if "order" in head.given and not found.order:
+        raise InputError(
+            f"{name} has a row a game, and order is of tables with a row a player: name a result, scores or "
+            "places"
+        )
+    return found
+
+
+def _of_games(head: _Header) -> GameRoles | None:
+    """Of a table with a row a game; None for another."""
     winner, loser = head.several("winner"), head.several("loser")
     if winner and loser:
         return GameRoles(
@@ -157,8 +169,11 @@ def find_roles(
             date=head.one("date"), game_weight=head.one("game_weight", *_COUNTS),
         )  # fmt: skip
     sides, first, numbered = _sides(head)
-    if sides:
-        return _ended(head, sides, first, numbered)
+    return _ended(head, sides, first, numbered) if sides else None
+
+
+def _of_players(head: _Header) -> GameRoles:
+    """Of a table with a row a player."""
     head.check("covariate")
     game, player = head.one("game"), head.several("player")
     # Lists of results have an order of lines as well: it is taken only where it is asked for.
@@ -172,10 +187,10 @@ def find_roles(
             weight=head.one("weight"), at_home=head.one("home"), date=head.one("date"),
             game_weight=head.one("game_weight"),
         )  # fmt: skip
-    missing = "loser" if winner else "winner"
+    missing = "loser" if head.several("winner") else "winner"
     raise InputError(
-        f"{name} has no column '{missing}': games need the columns winner and loser, and it has "
-        f"{listed(header)}{_NEEDED}."
+        f"{head.name} has no column '{missing}': games need the columns winner and loser, and it has "
+        f"{listed(head.header)}{_NEEDED}."
     )
 
 

@@ -173,6 +173,8 @@ def table_games(dataset: Dataset, columns: Columns | None = None, unsaid: Sequen
 
 
 def _made(table: Table, roles: GameRoles, unsaid: Sequence[str] = ()) -> Games:
+    if not table.num_rows:
+        raise InputError(f"{table.name} has a header but no rows: at least one is needed.")
     reading = wide_games(table, roles) if roles.sides else long_games(table, roles)
     line = understood(table, roles, reading.games, reading.said, unsaid)
     return replace(reading.games, history=(line,))

@@ -158,9 +158,19 @@ def test_of_an_order_nothing_but_the_order_counts(tmp_path):
     # A column of that name is no order unless it is called one: lists of results count their lines.
     listed = read(tmp_path, "race,driver,position,order\n1,a,1,2\n1,b,2,1\n")
     assert listed.place.tolist() == [0, 1]
+    with pytest.raises(InputError, match="has a row a game, and order is of tables with a row a player"):
+        read(tmp_path, "winner,loser,s\na,b,1\n", order="s")
+    with pytest.raises(InputError, match="order=NAME"):
+        read(tmp_path, "race,driver,order\n1,a,2\n1,b,1\n")
 
 
 # What is refused
+
+
+@pytest.mark.parametrize("header", ["winner,loser", "game,player,place", "home,away,result"])
+def test_tables_without_rows_are_refused(header):
+    with pytest.raises(InputError, match="no rows"):
+        read_games(pd.DataFrame(columns=header.split(",")))
 
 
 @pytest.mark.parametrize(
