@@ -190,7 +190,7 @@ class Live:
     def _states(self, model: KnowsOutcomes) -> ChainStates:
         """What is known of the states of a few games' model, of which each chain's first is its last here."""
         chains = prior_chains(model)
-        at = self._last_of(model)
+        at = self._last_of(model, chains.num_chains)
         known = torch.from_numpy(at >= 0)
         known_states = (self.posterior.mean, self.posterior.variance)
         mean, variance = (torch.from_numpy(part[at]) for part in known_states)
@@ -201,10 +201,10 @@ class Live:
             chains, chains.unwhiten(torch.where(known, noise, zero)), torch.where(known, sites, zero)
         )
 
-    def _last_of(self, model: KnowsOutcomes) -> Whole:
+    def _last_of(self, model: KnowsOutcomes, num_chains: int) -> Whole:
         """Of each state of a few games' model the state that it is here, −1 where it is a further one."""
         chain, _ = model.appearances()
-        first = np.arange(len(chain)) < prior_chains(model).num_chains
+        first = np.arange(len(chain)) < num_chains
         return np.where(first, self._with_new(int(chain.max()) + 1)[chain], -1)
 
     def _with_new(self, num_chains: int) -> Whole:
@@ -218,7 +218,10 @@ class Live:
         # What else there is is numbered after all players.
         self._owner = np.where(self._owner >= len(self.players), self._owner + shift, self._owner)
         chain, time = frame.model.appearances()
-        last, known = self._with_new(len(self._last) + shift), self._last_of(frame.model)
+        last, known = (
+            self._with_new(len(self._last) + shift),
+            self._last_of(frame.model, factors.chains.num_chains),
+        )
         order = by_chain(factors.chains)
         new = order[known[order] < 0]
         before = np.where(last[chain[new]] < 0, size, last[chain[new]] + 1)

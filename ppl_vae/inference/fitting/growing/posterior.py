@@ -34,9 +34,10 @@ Whole = NDArray[np.int64]
 TOLERANCE = 4e-4
 # Steps, beyond which something is wrong.
 MOST_STEPS = 40
-# A step is solved to this fraction of its residual, in the norm of the chains alone: what they have in
-# common, which games may hardly tell, has little part in that norm, and would be left where it is by less.
-ACCURACY, FINE_ACCURACY = 3e-3, 1e-4
+# The first step and others are solved to these fractions of their residuals, in the norm of the chains alone:
+# what chains have in common, which games may hardly tell, has little part in that norm, and would be left
+# where it is by less.
+FIRST_ACCURACY, ACCURACY, FINE_ACCURACY = 0.01, 3e-3, 1e-4
 FEWEST_NODES, MOST_NODES = 8, 64
 
 
@@ -142,7 +143,7 @@ class Growing:
         """
         before, left, number = np.inf, np.inf, 0
         while left > tolerance and number < MOST_STEPS:
-            change = self._step()
+            change = self._step(FIRST_ACCURACY if number == 0 else ACCURACY)
             if not np.isfinite(change):
                 raise FloatingPointError("a step gives no numbers")
             left = _left(change, before) if number else change
@@ -164,11 +165,11 @@ class Growing:
         step, _, after = self._towards(exact[0], exact[1], FINE_ACCURACY)
         return self._in_sds(step), float(np.abs(np.log(after.variance / self.variance)).max())
 
-    def _step(self) -> float:
+    def _step(self, accuracy: float) -> float:
         matrices = self._matrices
         variance = self.variance
         slope, curvature = self._rows.at(matrices.rows @ self.mean, matrices.squares @ variance)
-        step, self.sites, self._factored = self._towards(slope, curvature)
+        step, self.sites, self._factored = self._towards(slope, curvature, accuracy)
         change = float(np.sqrt((step**2 / variance).max()))
         self.mean = self.mean + step
         return max(change, float(np.abs(np.log(self.variance / variance)).max()))
