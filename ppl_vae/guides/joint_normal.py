@@ -145,9 +145,12 @@ class SparsePrecision(TorchDistribution):  # type: ignore[misc]
         noise = torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device)
         if self.chains.num_states > MOST_DENSE:
             with torch.no_grad():
-                draw = self._perturbed if self.eliminated is None else self._eliminated_draw
-                rows = [draw(own) for own in noise.reshape(-1, shape[-1])]
-            return self.loc + torch.stack(rows).reshape(shape)
+                columns = noise.reshape(-1, shape[-1])
+                if self.eliminated is not None:
+                    rows = self.eliminated.sample(columns.T.cpu().double()).T.to(noise)
+                else:
+                    rows = torch.stack([self._perturbed(own) for own in columns])
+            return self.loc + rows.reshape(shape)
         flat = noise.reshape(-1, shape[-1]).T
         solved = torch.linalg.solve_triangular(self.root.T, flat, upper=True)
         return self.loc + solved.T.reshape(shape)
@@ -171,10 +174,6 @@ class SparsePrecision(TorchDistribution):  # type: ignore[misc]
         if self.blocks is None:
             return None
         return self.blocks.eliminate(sparse_precision(self.chains, self.design, self.weight))
-
-    def _eliminated_draw(self, noise: Tensor) -> Tensor:
-        assert self.eliminated is not None
-        return self.eliminated.sample(noise.cpu().double()).to(noise)
 
     def _sparse_log_prob(self, value: Tensor) -> Tensor:
         size = self.chains.num_states

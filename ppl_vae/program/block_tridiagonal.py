@@ -121,14 +121,14 @@ class Eliminated:
         return 2 * torch.stack(parts).sum()
 
     def solve(self, right: Tensor) -> Tensor:
-        """Λ⁻¹ b for b (N,)."""
-        return self._placed(*self._solved(*self._parts(right)))
+        """Λ⁻¹ b for b (N,) or (N, S)."""
+        return self._placed(*self._solved(*self._parts(right)), right.shape)
 
     def sample(self, noise: Tensor) -> Tensor:
-        """What independent N(0, 1), (N,), become with the covariance Λ⁻¹."""
+        """What independent N(0, 1), (N,) or (N, S), become with the covariance Λ⁻¹ along the first."""
         ordered, hubs = self._parts(noise)
         own = torch.linalg.solve_triangular(self.corner.T, hubs, upper=True)
-        return self._placed(self._back(self._rooted(ordered)) - self.answered @ own, own)
+        return self._placed(self._back(self._rooted(ordered)) - self.answered @ own, own, noise.shape)
 
     def covariance(self, first: Tensor, second: Tensor) -> Tensor:
         """Of pairs of states that are the same, linked, or in the same or neighbouring blocks, shape (…)."""
@@ -200,12 +200,13 @@ class Eliminated:
         return list(values.split(self.blocks.sizes.tolist()))
 
     def _parts(self, values: Tensor) -> tuple[Tensor, Tensor]:
-        return values[self.blocks.order][:, None], values[self.blocks.hubs][:, None]
+        columns = values.reshape(len(values), -1)
+        return columns[self.blocks.order], columns[self.blocks.hubs]
 
-    def _placed(self, ordered: Tensor, hubs: Tensor) -> Tensor:
-        found = ordered.new_empty(len(self.blocks.place))
-        found[self.blocks.order], found[self.blocks.hubs] = ordered[:, 0], hubs[:, 0]
-        return found
+    def _placed(self, ordered: Tensor, hubs: Tensor, shape: torch.Size) -> Tensor:
+        found = ordered.new_empty(len(self.blocks.place), ordered.shape[1])
+        found[self.blocks.order], found[self.blocks.hubs] = ordered, hubs
+        return found.reshape(shape)
 
 
 def blocks_of(links: Any) -> Blocks | None:
