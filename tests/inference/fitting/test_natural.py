@@ -1,6 +1,7 @@
 """Natural gradients by quadrature against dense quadrature, published optima and Monte Carlo."""
 
 import json
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -19,6 +20,7 @@ from torch import Tensor
 from ppl_vae.base.errors import InputError
 from ppl_vae.inference import elbo, guide, natural, svi
 from ppl_vae.inference.fitting.factors import expectations as linear_factors
+from ppl_vae.inference.fitting.factors.ascent import Bound, State
 from ppl_vae.models import PPCA, TrueSkill
 from ppl_vae.program.pair import Pair
 from ppl_vae.program.pairwise import as_linear
@@ -345,3 +347,24 @@ def test_a_quarter_of_a_million_games(shared: Callable[[str], Path]) -> None:
     assert found.converged, found.reason
     top = _moments(pair)[0].topk(4).values
     assert np.allclose(top, list(best["top_means"].values()), rtol=0, atol=1e-3)
+
+
+def test_a_climb_holds_no_states_of_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """States have numbers of every row, of which there may be ten million."""
+    made: list[weakref.ref[State]] = []
+    at = Bound.at
+
+    def counted(bound: Bound, *where: Any) -> State:
+        # The one that is left, and, of a finer rule, none of the coarser one's before it.
+        assert sum(state() is not None for state in made) <= 1
+        found = at(bound, *where)
+        made.append(weakref.ref(found))
+        return found
+
+    monkeypatch.setattr(Bound, "at", counted)
+    players = torch.tensor([[0, 1], [0, 2], [1, 2], [2, 0]])
+    model = TrueSkill(3)
+    pair = Pair(model, TrueSkill.guides["mean-field"](model, None))
+    found = natural.fit(pair, torch.tensor([1.0, 1.0, 0.0, 1.0]).double(), players, progress=False)
+    assert found.converged
+    assert len(made) > 4
