@@ -12,8 +12,8 @@ from ppl_vae.data.named import load_dataset
 from ppl_vae.data.prepare import prepare
 
 GAMES, PLAYERS = 50_000, 100
-# Bytes a game: 16 for both players' positions, 8 for places, 16 for where entries end, as much in another view,
-# 8 for the outcome; 70 were measured, and 110 where every step held its own copies.
+# Bytes a game: 16 for both players' positions, 8 for places, 16 for where entries end,
+# as many in another view, 8 for the outcome; 70 were measured, and 110 where every step held its own copies.
 MOST = 85
 # Of these, what is kept: positions, the outcome, and which games are for training.
 KEPT = 32
