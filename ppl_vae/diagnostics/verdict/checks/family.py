@@ -44,7 +44,7 @@ LIMIT = 0.5 * ((1 + Tolerances().sd) ** 2 + Tolerances().mean ** 2 - 1) - math.l
 # Standard errors that make a difference certain, and draws that it is judged by, more where they do not do.
 SURE, DRAWS = 3.0, (1000, 4000, 16_000)
 # Latents, of more than which draws take too much memory.
-MOST_LATENTS = 10_000
+MOST_LATENTS = 4000
 # A guide is near an optimum where that is no more than so many limits away.
 NEAR = 100
 # Latents whose dependence graph is looked at, points at which that is done, what of second derivatives is
