@@ -179,7 +179,8 @@ def _over_time(model: Skills, skill: Array, order: NDArray[np.int64]) -> Scatter
         when = 1970 + states.time[at] / 365.25 if days else states.time[at]
         name = model.lineup.roster.names[player]
         groups[name] = np.stack([when, mean], 1)
-        outlines[name] = np.stack([np.r_[when, when[::-1]], np.r_[low, high[::-1]]], 1)
+        # There along the lower curve and back along the upper one, to where it began.
+        outlines[name] = np.stack([np.r_[when, when[::-1], when[:1]], np.r_[low, high[::-1], low[:1]]], 1)
     return Scatter(
         caption="Skills at the dates of the players' games: posterior means, inside outlines of 5 % to 95 %.",
         groups=groups, outlines=outlines, x_label="year" if days else "date", y_label="skill",
