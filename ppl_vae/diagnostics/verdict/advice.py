@@ -58,6 +58,7 @@ class Facts:
         local: whether every row has latents of its own.
         mean_field: whether the guide lost a correlation that the reference has.
         within: whether those that it lost are all within single sites, of several.
+        apart: whether the guide's family takes latents for independent that share data.
         dim: number of latents.
         funnel: whether one was found.
         missed: whether the guide misses a part of the posterior.
@@ -74,6 +75,7 @@ class Facts:
     local: bool = False
     mean_field: bool = False
     within: bool = False
+    apart: bool = False
     dim: int = 0
     funnel: bool = False
     missed: bool = False
@@ -196,7 +198,7 @@ def _richer(facts: Facts) -> tuple[str, str]:
     if facts.local:  # networks' guides have names of their models' own
         other = "a flow" if facts.family == "full-rank" else "a full covariance or a flow"
         return f"a guide with {other}", ""
-    if facts.mean_field and (joint := _joint(facts)):
+    if (facts.mean_field or facts.apart) and (joint := _joint(facts)):
         return f"a guide that keeps correlations at next to no cost: {joint}", JOINT
     if facts.mean_field and facts.within:
         return f"a guide with a full covariance a site (block) or of all latents ({FULL})", "block"
@@ -225,7 +227,8 @@ def _by_reference(measures: Measures, facts: Facts) -> Advice:
             "use the reference",
             f"use the draws of the {answer_label(measures.reference)} reference{taken}{also}",
         )
-    if facts.mean_field or measures.reference_ok:
+    # Seconds of another fit come before minutes of a reference.
+    if facts.mean_field or measures.reference_ok or (facts.cut and guide == JOINT):
         return richer
     if not facts.cut and measures.reference == "nuts":
         sentence = "write the model in other coordinates, in which NUTS mixes, and fit again"

@@ -19,7 +19,7 @@ from ppl_vae.diagnostics.verdict.checked import refuse_unchecked
 from ppl_vae.diagnostics.verdict.checks.reference import begin_reference
 from ppl_vae.diagnostics.verdict.explained import explained
 from ppl_vae.diagnostics.verdict.fitting import FIT_SHARE, fit_within
-from ppl_vae.diagnostics.verdict.lost import loses_correlations, loses_within, num_latents
+from ppl_vae.diagnostics.verdict.lost import loses_correlations, loses_within, num_latents, takes_apart
 from ppl_vae.diagnostics.verdict.options import CheckKeywords, CheckOptions
 from ppl_vae.diagnostics.verdict.outcome import Check
 from ppl_vae.diagnostics.verdict.results import Results
@@ -207,6 +207,7 @@ def _facts(case: Case) -> Facts:
         local=case.local,
         mean_field=loses_correlations(case),
         within=loses_within(case),
+        apart=takes_apart(case),
         funnel=notes.funnel is not None,
         missed=notes.missed,
         laplace=isinstance(case.pair.guide, AutoLaplaceApproximation),

@@ -9,8 +9,10 @@ from ppl_vae.diagnostics.comparison.closeness import Tolerances
 from ppl_vae.diagnostics.comparison.compare import Comparison
 from ppl_vae.diagnostics.comparison.distances import correlations
 from ppl_vae.diagnostics.verdict.case import Case
+from ppl_vae.guides.chain_normal import ChainNormal
+from ppl_vae.inference.fitting.linear_response import lacks_covariances
 
-__all__ = ["loses_correlations", "loses_within", "num_latents"]
+__all__ = ["loses_correlations", "loses_within", "num_latents", "takes_apart"]
 
 # Numbers, of more than which pairs are not looked at.
 MOST = 200
@@ -21,6 +23,13 @@ def loses_correlations(case: Case) -> bool:
     comparison = case.results.only(Comparison)
     reasons = () if comparison is None else comparison.about("svi")
     return any("correlation" in (reason.criterion, reason.of) for reason in reasons)
+
+
+def takes_apart(case: Case) -> bool:
+    """Whether the guide's family has no correlations between chains, or between any numbers; of one that has
+    drawn."""
+    guide = case.pair.guide
+    return "svi" in case.posteriors and (isinstance(guide, ChainNormal) or lacks_covariances(guide))
 
 
 def num_latents(case: Case) -> int:

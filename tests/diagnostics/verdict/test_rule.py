@@ -114,6 +114,14 @@ NATURAL = Facts(method="natural gradients")
         (Facts(mean_field=True, local=True), Measures("nuts", True), "full covariance"),
         (Facts(), Measures("nuts", True), "draws of the NUTS reference"),
         (Facts(cut=True), Measures("none", False), "budget"),
+        # Another fit takes seconds, where the model offers the guide; a reference may take minutes.
+        (
+            Facts(cut=True, apart=True, guides=("markov", "sparse-precision")),
+            Measures("none", False),
+            "--guide sparse-precision",
+        ),
+        (Facts(cut=True, apart=True), Measures("none", False), "budget"),
+        (Facts(cut=True, guides=("markov", "sparse-precision")), Measures("none", False), "budget"),
         (Facts(), Measures("nuts", False), "other coordinates"),
         # A funnel is what chains that miss its neck look like.
         (Facts(missed=True, funnel=True), Measures("nuts", False), "non-centred"),
