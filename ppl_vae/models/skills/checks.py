@@ -11,7 +11,7 @@ from ppl_vae.base.errors import InputError
 
 if TYPE_CHECKING:
     from ppl_vae.data.games import Games
-    from ppl_vae.models.skills.model import Skills
+    from ppl_vae.models.skills.numbers import Numbers
 
 __all__ = ["GameTensors", "check_tensors", "refuse_more_sides"]
 
@@ -34,7 +34,7 @@ class GameTensors(NamedTuple):
         return GameTensors(*(part[start : start + size] for part in self))
 
 
-def check_tensors(model: Skills, games: GameTensors) -> None:
+def check_tensors(model: Numbers, games: GameTensors) -> None:
     """See `model.Skills.check_data`; games are counted from 0, as rows of the tensors."""
     _check_shapes(games)
     lineup, width = model.lineup, games.covariate.shape[-1]
@@ -58,7 +58,7 @@ def refuse_more_sides(games: Games) -> None:
         )
 
 
-def _check_block(model: Skills, start: int, games: GameTensors) -> None:
+def _check_block(model: Numbers, start: int, games: GameTensors) -> None:
     """Refuse some of the games, of which the first has this number."""
     outcome, players, time = games.outcome, games.players, games.time
     _check_players(players, model.lineup.schedule.num_players, start)
@@ -146,7 +146,7 @@ def _check_numbers(games: GameTensors, start: int) -> None:
         raise InputError(f"game {start + _first(wrong)} has a date or covariate that is not finite")
 
 
-def _check_powers(model: Skills, game_weight: Tensor, start: int) -> None:
+def _check_powers(model: Numbers, game_weight: Tensor, start: int) -> None:
     if not model.weighted and (wrong := game_weight != 1).any():
         row = _first(wrong)
         raise InputError(
@@ -155,7 +155,7 @@ def _check_powers(model: Skills, game_weight: Tensor, start: int) -> None:
         )
 
 
-def _check_places(model: Skills, outcome: Tensor, there: Tensor, start: int) -> None:
+def _check_places(model: Numbers, outcome: Tensor, there: Tensor, start: int) -> None:
     """Places count how many sides finished ahead."""
     place = torch.where(there, outcome, torch.inf)
     ahead = (place[:, None, :] < place[:, :, None]).sum(-1)

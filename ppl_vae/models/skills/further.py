@@ -19,7 +19,7 @@ from ppl_vae.program.design import Design
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
-    from ppl_vae.models.skills.model import Skills
+    from ppl_vae.models.skills.numbers import Numbers
 
 __all__ = ["extended_lineup", "level_rows", "lineup_of", "matrix_of", "places_in", "side_rows"]
 
@@ -56,7 +56,7 @@ def _with_new(roster: Roster, players: Sequence[str]) -> Roster:
     return replace(roster, names=tuple(players), mean=mean, sd=sd, group=group, covariate=covariate)
 
 
-def places_in(model: Skills, larger: Skills) -> Tensor:
+def places_in(model: Numbers, larger: Numbers) -> Tensor:
     """See `KnowsOutcomes.places_in`."""
     own, states = model.lineup.schedule, model.lineup.schedule.states_by_rounds
     found = torch.empty(states.num_states, dtype=torch.int64)
@@ -68,7 +68,7 @@ def places_in(model: Skills, larger: Skills) -> Tensor:
     return found
 
 
-def level_rows(model: Skills, player: NDArray[np.int64], time: NDArray[np.float64]) -> csr_array:
+def level_rows(model: Numbers, player: NDArray[np.int64], time: NDArray[np.float64]) -> csr_array:
     """See `KnowsOutcomes.level_rows`: skills, with the means of groups and what is known of players."""
     alone = torch.as_tensor(player)[:, None, None]
     when = torch.as_tensor(time, dtype=torch.float64)

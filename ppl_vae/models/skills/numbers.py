@@ -17,11 +17,13 @@ class Numbers(PyroModule):  # type: ignore[misc]
 
     Attributes:
         lineup, options: the model's.
+        weighted: whether games count by their weights.
         held: by name, whether a number is held.
     """
 
     lineup: Lineup
     options: SkillsOptions
+    weighted: bool
     held: dict[str, bool]
 
     def __init__(self, name: str) -> None:

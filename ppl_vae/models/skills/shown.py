@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from ppl_vae.models.skills.lineup import Lineup
-    from ppl_vae.models.skills.model import Skills
+    from ppl_vae.models.skills.numbers import Numbers
     from ppl_vae.program.shown import ViewContext
 
 __all__ = ["identifiable", "leaders", "reported", "state_names", "totals", "views"]
@@ -51,7 +51,7 @@ def state_names(lineup: Lineup) -> list[str]:
     ]
 
 
-def totals(model: Skills, draws: xr.Dataset) -> Array:
+def totals(model: Numbers, draws: xr.Dataset) -> Array:
     """Players' skills with their groups' means at all states, shape (chains, draws, states)."""
     skill = draws["skill"].transpose("chain", "draw", "state").to_numpy()
     with torch.no_grad():
@@ -59,12 +59,12 @@ def totals(model: Skills, draws: xr.Dataset) -> Array:
     return found
 
 
-def leaders(model: Skills) -> NDArray[np.int64]:
+def leaders(model: Numbers) -> NDArray[np.int64]:
     """The state that each player has at its last date, shape (players,)."""
     return model.lineup.schedule.states_by_rounds.last[: model.lineup.schedule.num_players]
 
 
-def identifiable(model: Skills, draws: xr.Dataset) -> xr.Dataset:
+def identifiable(model: Numbers, draws: xr.Dataset) -> xr.Dataset:
     """What games determine, draw by draw.
 
     Skills at the players' last dates relative to their mean; for up to ten players every difference of two;
@@ -95,7 +95,7 @@ def identifiable(model: Skills, draws: xr.Dataset) -> xr.Dataset:
     return found
 
 
-def _curves(model: Skills, skill: Array) -> xr.Dataset:
+def _curves(model: Numbers, skill: Array) -> xr.Dataset:
     """States of players before their last, relative to the mean of all."""
     import xarray as xr
 
@@ -112,7 +112,7 @@ def _curves(model: Skills, skill: Array) -> xr.Dataset:
     )
 
 
-def reported(model: Skills, draws: xr.Dataset) -> xr.Dataset:
+def reported(model: Numbers, draws: xr.Dataset) -> xr.Dataset:
     """What a leaderboard shows, draw by draw: skills at the last dates, and the places that they give.
 
     ``expected_place`` is 1 and the number of others who would win a game against the player, in expectation.
@@ -127,7 +127,7 @@ def reported(model: Skills, draws: xr.Dataset) -> xr.Dataset:
     return xr.Dataset(found, coords={"player": list(model.lineup.roster.names)})
 
 
-def _expected_place(model: Skills, skill: Array) -> Array:
+def _expected_place(model: Numbers, skill: Array) -> Array:
     scale = 2**0.5 * model.number("performance_sd").item()
     place = np.ones_like(skill)
     with torch.no_grad():
@@ -141,7 +141,7 @@ def _expected_place(model: Skills, skill: Array) -> Array:
 # Pictures -----------------------------------------------------------------------------------------
 
 
-def views(model: Skills, context: ViewContext) -> list[View]:
+def views(model: Numbers, context: ViewContext) -> list[View]:
     """The leaderboard, skills over time where they drift, and the model's numbers."""
     found: list[View] = [_numbers(model, next(iter(context.draws.values()), None))]
     if not context.draws:
@@ -167,7 +167,7 @@ def _interval(values: Array) -> Array:
     return np.stack([low, values.mean(0), high], 1)
 
 
-def _over_time(model: Skills, skill: Array, order: NDArray[np.int64]) -> Scatter:
+def _over_time(model: Numbers, skill: Array, order: NDArray[np.int64]) -> Scatter:
     """Means at the dates of games, with an outline of 5 % to 95 %, of those who lead the board."""
     states = model.lineup.schedule.states_by_rounds
     days = _are_dates(states.time)
@@ -187,7 +187,7 @@ def _over_time(model: Skills, skill: Array, order: NDArray[np.int64]) -> Scatter
     )  # fmt: skip
 
 
-def _numbers(model: Skills, draws: xr.Dataset | None) -> TableView:
+def _numbers(model: Numbers, draws: xr.Dataset | None) -> TableView:
     """What is given or learnt, and what the guide says of home, of other covariates and of groups."""
     rows = [
         (name.replace("_", " "), f"{value:.4g}", "given" if model.held[name] else "learnt")
