@@ -49,9 +49,17 @@ def test_products_are_those_of_the_dense_matrix(name: str, monkeypatch: pytest.M
 
 
 def test_sums_are_in_scipys_order_to_the_last_bit() -> None:
-    design = _designs()["even"]
+    """Of signs, whose products are exact on every machine, and of numbers that another order loses."""
+    column = _designs()["even"].column.view(-1, 3)
+    signs = torch.ones(len(column), 3, dtype=torch.float64)
+    signs[::2, 1] = -1.0
+    design = Design.of_entries(column, signs)
     even, scipy = products_of(design, STATES), RaggedProducts.of(design, STATES)
-    states, rows = torch.randn(STATES).double(), torch.randn(100).double()
+    states = 10.0 ** torch.tensor([16, 0, 15, 2, 17, 1, 14], dtype=torch.float64)
+    rows = states.repeat(15)[: len(column)]
+    assert isinstance(even, EvenProducts)
+    backwards = Design.of_entries(column.flip(1), signs.flip(1))
+    assert not torch.equal(RaggedProducts.of(backwards, STATES).times(states)[:], scipy.times(states)[:])
     assert torch.equal(even.times(states)[slice(0, 100)], scipy.times(states)[slice(0, 100)])
     assert torch.equal(even.gathered(rows), scipy.gathered(rows))
 
