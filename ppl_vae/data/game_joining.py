@@ -83,6 +83,7 @@ def joined_games(first: Games, later: Games) -> Games:
             for name, values in first.covariates.items()
         },
         warnings=tuple(dict.fromkeys((*first.warnings, *later.warnings))),
+        history=tuple(dict.fromkeys((*first.history, *later.history))),
     )
 
 

@@ -82,7 +82,7 @@ def update_run(
     before = read_json(run.folder / "fit.json")
     fit = _fitted(after, before.get("method", NAMES["svi"]), progress=progress)
     result = {
-        **before, **_told(fit), "out": str(target), "num_games": every.num_games,
+        **before, **_told(fit), "read": [*every.history], "out": str(target), "num_games": every.num_games,
         "new_games": games.num_games,
         "new_players": sorted({*every.players} - {*known.players}),
     }  # fmt: skip

@@ -42,6 +42,11 @@ def test_players_of_the_others_come_first() -> None:
     assert numbered_like(absent, teams()).players == ("A", "B", "C", "D", "E", "F")
 
 
+def test_how_both_were_read_is_kept_once_each() -> None:
+    first, later = (dataclasses.replace(teams(), history=lines) for lines in (("a",), ("a", "b")))
+    assert joined_games(first, later).history == ("a", "b")
+
+
 def test_weights_that_only_some_have_are_ones_for_the_others() -> None:
     plain = dataclasses.replace(teams(), weight=None, game_weight=np.array([2.0, 1.0]))
     found = joined_games(plain, teams("later"))

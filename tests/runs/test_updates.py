@@ -59,6 +59,9 @@ def test_duels_by_natural_gradients(guide: str) -> None:
     del run
     assert found.fit.converged
     assert found.fit.method == "natural gradients"
+    assert [line.split(" games")[0] for line in found.run.source.history] == [
+        f"the table read as {count}" for count in (25, 5, 1)
+    ]
     every = pd.concat([before, later, last], ignore_index=True)
     whole = ppl_vae.fit("skills", every, guide=guide, method="natural", progress=False, **DUELS)
     assert_as_at_once(found, whole, 2e-3)
