@@ -77,8 +77,9 @@ def fit(
         progress: whether to show a progress bar on a terminal.
 
     Returns:
-        A `Fit`. Its ``elbo`` holds EP's estimate of log p(x) before every step, and ``estimate`` the last,
-        which are no bounds; its ``final`` is the guide's ELBO, which is one. The engine is "moments".
+        A `Fit`. Its ``elbo`` holds EP's estimate of log p(x) before every step, and ``estimate`` the last, or
+        where chains are propagated apart under a joint guide that of their factors with all states together;
+        these are no bounds. Its ``final`` is the guide's ELBO, which is one. The engine is "moments".
 
     Raises:
         InputError: for a model without these abilities, another guide, data or arguments that are not
@@ -102,7 +103,7 @@ def fit(
             factors, start=start, tolerance=tolerance, max_steps=max_steps, damping=damping,
             seen=lambda value, change: advance(1, f"log p(x) ≈ {value:.4f}, change {change:.1g}"),
         )  # fmt: skip
-    write(pair, factors, found, *data)
+    estimate = write(pair, factors, found, *data)
     return Fit(
         elbo=np.asarray(found.log_evidence),
         held_out=np.empty((0, 2)),
@@ -114,7 +115,7 @@ def fit(
         engine="moments",
         compile_seconds=0.0,
         method=NAME,
-        estimate=EvidenceEstimate(found.log_evidence[-1], NAME),
+        estimate=EvidenceEstimate(estimate, NAME),
     )
 
 

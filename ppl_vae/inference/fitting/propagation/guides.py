@@ -14,10 +14,11 @@ from ppl_vae.guides.chain_normal import ChainNormal
 from ppl_vae.guides.joint_normal import MOST_DENSE, JointNormal, rows_of
 from ppl_vae.inference.fitting.factors import expectations as linear_factors
 from ppl_vae.inference.fitting.factors.guides import guide_of
-from ppl_vae.inference.fitting.factors.spreads import DenseSpread
+from ppl_vae.inference.fitting.factors.spreads import JointSpread, joint_spread
 from ppl_vae.inference.fitting.propagation.factors import is_for
 from ppl_vae.inference.fitting.propagation.loop import Propagated
-from ppl_vae.inference.fitting.propagation.steps import Factors, stiffness
+from ppl_vae.inference.fitting.propagation.steps import Factors, log_evidence_together, stiffness
+from ppl_vae.program.block_tridiagonal import Blocks
 from ppl_vae.program.chains import Chains, Smoother
 from ppl_vae.program.design import Design
 from ppl_vae.program.pair import Pair
@@ -80,7 +81,7 @@ def _check_size(guide: Any, factors: Factors, *data: Any) -> None:
     if size <= MOST_DENSE or (factors.sizes is None and isinstance(guide, JointNormal)):
         return
     # Of rankings no other ELBO is known than that of draws and their densities.
-    if not isinstance(guide, JointNormal) or guide.posterior(*data)[1].blocks is None:
+    if _blocks(guide, factors, *data) is None:
         raise InputError(
             f"a normal of all {size:,} states together is dense, and takes at most {MOST_DENSE:,}; take a "
             "ChainNormal (markov)"
@@ -88,7 +89,7 @@ def _check_size(guide: Any, factors: Factors, *data: Any) -> None:
 
 
 @torch.no_grad()
-def write(pair: Pair, factors: Factors, found: Propagated, *data: Any) -> None:
+def write(pair: Pair, factors: Factors, found: Propagated, *data: Any) -> float:
     """Set the guide's parameters in place: optimisers and stores that hold them see the change.
 
     A guide of all states together takes sites of rows as they are. Where there are none, because factors have
@@ -99,24 +100,37 @@ def write(pair: Pair, factors: Factors, found: Propagated, *data: Any) -> None:
         pair: whose guide.
         factors, found: the answer.
         data: the programs'.
+
+    Returns:
+        The estimate of log p(x): of chains that are apart, or of those that the guide has together.
     """
     # Guides are written by the site and the chains alone, which these factors have as well.
     like, mean = cast(linear_factors.Factors, factors), found.sites.mean
     around, curvature, precision = found.around, None, found.sites.precision
+    estimate = found.log_evidence[-1]
     if isinstance(around, Smoother):
         precision = around.site_precision
         if is_joint(pair.guide):
             design = told(pair.model, factors, stiffness(factors, found.sites), *data)
             assert design.count is not None
             precision, curvature = design.count, -design.count
-            if factors.chains.num_states <= MOST_DENSE:
-                dense = factors.chains.dense_precision() + design.gram(precision, factors.chains.num_states)
-                around = cast(Any, DenseSpread.of(factors.chains, dense))
+            blocks = _blocks(pair.guide, factors, *data)
+            if blocks is not None or factors.chains.num_states <= MOST_DENSE:
+                around = cast(JointSpread, joint_spread(factors.chains, design, precision, blocks))
+                estimate = log_evidence_together(factors, found.sites, around.log_det)
     elif isinstance(pair.guide, JointNormal):
         count = factors.design.count
         found_of = precision if count is None else precision * count
         precision = cast(Tensor, _counted(factors.design, found_of).count)
     guide_of(pair, like).write(like, mean, precision, cast(Any, around), curvature)
+    return estimate
+
+
+def _blocks(guide: Any, factors: Factors, *data: Any) -> Blocks | None:
+    """The order in which a guide of more states than dense matrices take is sparse; None where it is not."""
+    if factors.chains.num_states <= MOST_DENSE or not isinstance(guide, JointNormal):
+        return None
+    return guide.posterior(*data)[1].blocks
 
 
 def told(model: Any, factors: Factors, weight: Tensor, *data: Any) -> Design:

@@ -54,7 +54,7 @@ from ppl_vae.program.solving import conjugate_gradients
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
-__all__ = ["Factors", "Linear", "Sites", "predictors", "step", "stiffness"]
+__all__ = ["Factors", "Linear", "Sites", "log_evidence_together", "predictors", "step", "stiffness"]
 
 # The Newton system is solved to this fraction; what is left is mended by the next step.
 SOLVER_TOLERANCE, SOLVER_ITERATIONS = 1e-2, 300
@@ -244,6 +244,28 @@ def predictors(factors: Factors, sites: Sites) -> tuple[Tensor, Tensor]:
     """δ and u: means and variances of the rows' cavities, each of shape (R,)."""
     spread = factors.spread(factors.cavities(sites.precision, sites.around(factors)))
     return factors.predictors(sites.mean) - spread * sites.slope, spread
+
+
+@torch.no_grad()
+def log_evidence_together(factors: Factors, sites: Sites, log_det: Tensor) -> float:
+    """EP's estimate of log p(x) in nats with a site W a factor, and chains that these leave together.
+
+    Args:
+        factors, sites: of chains that are apart, whose cavities are taken.
+        log_det: log |P + Aᵀ W A| − log |P|, a scalar.
+    """
+    mean, spread = predictors(factors, sites)
+    tilted = factors.tilted(mean, spread)
+    linear = Linear.of(factors, tilted, spread, sites.slope)
+    scaled, away = linear.weight * spread, sites.mean - factors.chains.mean
+    energy = factors.total(tilted.log_normaliser) + 0.5 * factors.total(
+        spread * sites.slope**2 + scaled.log1p()
+    )
+    if linear.starts is not None and factors.sizes is not None:
+        # |I + u W| of W = diag w − w wᵀ / Σw, by the lemma of determinants.
+        top, bottom = (_sums(part, linear.starts) for part in (linear.weight / (1 + scaled), linear.weight))
+        energy += 0.5 * torch.where((factors.sizes > 1) & (bottom > 0), (top / bottom).log(), 0.0).sum()
+    return float(energy - 0.5 * (log_det + away @ factors.chains.precision_times(away)))
 
 
 @torch.no_grad()

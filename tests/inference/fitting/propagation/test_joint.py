@@ -160,13 +160,23 @@ def test_of_rankings_joint_guides_get_what_means_answer_to_a_pull(
     data = torch.tensor(outcome).double()
     ranked, duels = (kind(chains, states, None, math.sqrt(2.0), MARGIN) for kind in (Ranked, Closed))
     pair, other = Pair(ranked, guide(ranked)), Pair(duels, guide(duels))
-    ep.fit(pair, data, progress=False)
+    of_sides = ep.fit(pair, data, progress=False)
+    together = ep.fit(Pair(duels, guide(duels)), data, progress=False)
     monkeypatch.setattr(propagation_factors, "MOST_DENSE", 3)
     monkeypatch.setattr(propagation_factors, "blocks_of", lambda links: None)
     fitted = ep.fit(other, data, progress=False)
     apart = ep.fit(Pair(duels, ChainNormal(duels)), data, progress=False)
     for own, its in zip(_moments(pair, data), _moments(other, data), strict=True):
         torch.testing.assert_close(own, its, rtol=0, atol=1e-6)
+    assert of_sides.estimate is not None
+    assert fitted.estimate is not None
+    assert together.estimate is not None
+    assert apart.estimate is not None
+    # One closed form of W's determinant in two ways; and a better estimate than that of chains apart.
+    assert of_sides.estimate.log_evidence == pytest.approx(fitted.estimate.log_evidence, abs=1e-6)
+    exact = together.estimate.log_evidence
+    assert fitted.estimate.log_evidence == pytest.approx(exact, abs=0.02)
+    assert abs(apart.estimate.log_evidence - exact) > 0.3
     best = natural.fit(Pair(duels, guide(duels)), data, progress=False)
     assert apart.final.value + 0.5 < fitted.final.value < best.final.value + 1e-4
     assert fitted.final.value == pytest.approx(best.final.value, abs=0.02)
@@ -181,6 +191,8 @@ def test_races_are_nearer_to_their_posterior_by_what_players_share() -> None:
     judged = importance.log_evidence(pair, *data, num_samples=400, compile=False, seed=1)
     assert together.final.value < judged.total + 4.5 * (judged.total_std_error + together.final.std_error)
     assert judged.total - together.final.value < 0.1 < 0.3 < judged.total - apart.final.value
+    assert together.estimate is not None
+    assert together.estimate.log_evidence == pytest.approx(judged.total, abs=0.05)
     # Whoever races against the same players is known through them.
     found = pair.guide.posterior(*data)[1].covariance_matrix.detach()  # type: ignore[attr-defined]
     assert bool((found > 0).all())
