@@ -98,7 +98,7 @@ def fit(
         progress_bar(NAME, max_steps, open_ended=True, show=progress) as advance,
     ):
         if leaves:
-            factors, start, learnt = learn(pair.model, factors, leaves)
+            factors, start, learnt = learn(pair.model, factors, leaves, start)
         found = propagate(
             factors, start=start, tolerance=tolerance, max_steps=max_steps, damping=damping,
             seen=lambda value, change: advance(1, f"log p(x) ≈ {value:.4f}, change {change:.1g}"),

@@ -70,13 +70,16 @@ def _parts(model: Any, factors: Factors, found: Propagated) -> Iterator[Tensor]:
         yield from factors.rule.expected_log_likelihood(mean, variance, counts)
 
 
-def learn(model: Any, factors: Factors, leaves: Mapping[str, Tensor]) -> tuple[Factors, Sites, str]:
+def learn(
+    model: Any, factors: Factors, leaves: Mapping[str, Tensor], start: Sites | None = None
+) -> tuple[Factors, Sites, str]:
     """Climb in the model's parameters, which are set in place.
 
     Args:
         model: whose unconstrained parameters the leaves are.
         factors: of the model and its data.
         leaves: by name.
+        start: sites to begin at; none by default, which is the prior.
 
     Returns:
         The factors and the fixed point at the best parameters, and a clause about what was done.
@@ -87,25 +90,25 @@ def learn(model: Any, factors: Factors, leaves: Mapping[str, Tensor]) -> tuple[F
     """
     from scipy.optimize import minimize
 
-    climb = _Climb(model, factors, leaves)
-    start = torch.cat([leaf.detach().double().reshape(-1) for leaf in leaves.values()])
-    scale = max(1.0, abs(climb(start.numpy())[0]))
+    climb = _Climb(model, factors, leaves, start or Sites.none(factors))
+    begin = torch.cat([leaf.detach().double().reshape(-1) for leaf in leaves.values()])
+    scale = max(1.0, abs(climb(begin.numpy())[0]))
     minimize(
-        climb, start.numpy(), jac=True, method="L-BFGS-B",
+        climb, begin.numpy(), jac=True, method="L-BFGS-B",
         options={"maxfun": MOST, "maxiter": MOST, "ftol": LEAST_RISE / scale, "gtol": 1e-6},
     )  # fmt: skip
     climb.set(climb.best_at)
-    said = f"; {learnt_parameters(len(start))} in {climb.count} propagations"
+    said = f"; {learnt_parameters(len(begin))} in {climb.count} propagations"
     return climb.factors, climb.best_sites, said
 
 
 class _Climb:
     """Minus the estimate and its gradient; every propagation starts at the best one's sites."""
 
-    def __init__(self, model: Any, factors: Factors, leaves: Mapping[str, Tensor]) -> None:
+    def __init__(self, model: Any, factors: Factors, leaves: Mapping[str, Tensor], start: Sites) -> None:
         self.model, self.factors, self.leaves = model, factors, leaves
         self.best, self.best_at = -np.inf, np.empty(0)
-        self.best_sites = Sites.none(factors)
+        self.best_sites = start
         self.count = 0
         self._last: tuple[np.ndarray, tuple[float, np.ndarray]] | None = None
 

@@ -12,7 +12,7 @@ from ppl_vae.base.errors import InputError
 from ppl_vae.data.games import Games
 from ppl_vae.inference.fitting import ep
 from ppl_vae.inference.fitting.propagation.factors import factors_of
-from ppl_vae.inference.fitting.propagation.learning import evidence_gradient
+from ppl_vae.inference.fitting.propagation.learning import evidence_gradient, learn
 from ppl_vae.inference.fitting.propagation.loop import propagate
 from ppl_vae.models import Skills
 from ppl_vae.program.pair import Pair
@@ -82,6 +82,30 @@ def test_a_fit_learns_what_is_to_be_learnt():
     factors = factors_of(model, *data, num_nodes=24)
     slope = evidence_gradient(model, factors, propagate(factors), dict(model.named_parameters()))
     assert abs(float(slope["log_skill_sd"])) < 0.02
+
+
+def test_learning_begins_at_what_is_known():
+    """With fewer calls of the factors' integrals, and to the same numbers."""
+    model, data = CASES["duels"]()
+    leaves = dict(model.named_parameters())
+    found, calls = [], []
+    first = propagate(factors_of(model, *data, num_nodes=24)).sites
+    before = {name: leaf.detach().clone() for name, leaf in leaves.items()}
+    for start in (None, first):
+        with torch.no_grad():
+            for name, leaf in leaves.items():
+                leaf.copy_(before[name])
+        plain = factors_of(model, *data, num_nodes=24)
+        count: list[int] = []
+        counted = dataclasses.replace(
+            plain, tilted=lambda *a, own=plain, count=count: (count.append(1), own.tilted(*a))[1]
+        )
+        learn(model, counted, leaves, start)
+        calls.append(len(count))
+        found.append({name: leaf.detach().clone() for name, leaf in leaves.items()})
+    assert calls[1] < calls[0]
+    for name, values in found[0].items():
+        torch.testing.assert_close(values, found[1][name], rtol=0, atol=0.02)
 
 
 @pytest.mark.parametrize("train", ["guide", "both"])
