@@ -45,16 +45,18 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [*CASES, "duels, all states together"])
 def test_the_gradient_is_that_of_differences(name):
-    model, data = CASES[name]()
+    together = "together" in name
+    model, data = CASES[name.split(",")[0]]()
     model.check_data(*data)
     leaves = dict(model.named_parameters())
 
     def estimate() -> float:
-        return propagate(factors_of(model, *data, num_nodes=24), tolerance=1e-10).log_evidence[-1]
+        factors = factors_of(model, *data, num_nodes=24, together=together)
+        return propagate(factors, tolerance=1e-10).log_evidence[-1]
 
-    factors = factors_of(model, *data, num_nodes=24)
+    factors = factors_of(model, *data, num_nodes=24, together=together)
     gradient = evidence_gradient(model, factors, propagate(factors, tolerance=1e-10), leaves)
     assert gradient.keys() == leaves.keys()
     for key, leaf in leaves.items():
