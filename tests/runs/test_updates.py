@@ -129,7 +129,5 @@ def test_another_guide_is_refused() -> None:
     run = ppl_vae.fit(
         "skills", duels("2023-01-02", 10, 0), guide="low-rank:2", num_steps=5, progress=False, draws=True
     )
-    with pytest.raises(
-        InputError, match="this run's is a AutoLowRankMultivariateNormal; fit it to all games"
-    ):
+    with pytest.raises(InputError, match="this run has AutoLowRankMultivariateNormal; fit it to all games"):
         run.update(duels("2023-07-02", 5, 1))

@@ -33,7 +33,7 @@ def check_carried(guide: Any) -> None:
     if type(guide) not in _CARRIERS:
         raise InputError(
             "an update goes on from guides whose Gaussians are known state by state (markov, mean-field, "
-            f"full-rank and sparse-precision), and this run's is a {type(guide).__name__}; fit it to all "
+            f"full-rank and sparse-precision), and this run has {type(guide).__name__}; fit it to all "
             "games from nothing"
         )
 
