@@ -195,7 +195,7 @@ def understood(
     sides = games.sides
     low, high = sides.min(), sides.max()
     of = f"{low}" if low == high else f"{low} to {high}"
-    parts = [f"{games.num_games:,} games of {of} sides", f"{games.num_players:,} players"]
+    parts = [f"{_counted(games.num_games, 'game')} of {of} sides", f"{games.num_players:,} players"]
     if not unsaid:
         parts.append(_endings(games))
     if games.time is not None:
@@ -214,8 +214,12 @@ def understood(
 def _endings(games: Games) -> str:
     """How many were drawn, or had ties."""
     if len(games.place) == 2 * games.num_games:
-        return f"{int((games.place[::2] == games.place[1::2]).sum()):,} draws"
+        return _counted(int((games.place[::2] == games.place[1::2]).sum()), "draw")
     return "ties" if games.has_ties else "no ties"
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'s' * (count != 1)}"
 
 
 def _when(table: Table, roles: GameRoles) -> str:

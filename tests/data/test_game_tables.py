@@ -69,7 +69,7 @@ def test_home_sides_have_their_ground_but_on_neutral_one(tmp_path):
     assert games.time.tolist() == [19874, 19875, 19876]
     assert games.covariates["home"].tolist() == [1, 0, 0, 0, 1, 0]
     assert games.history == (
-        "g.csv read as 3 games of 2 sides, 3 players, 1 draws, dates 2024-05-31 to 20240602, 2 of 3 games "
+        "g.csv read as 3 games of 2 sides, 3 players, 1 draw, dates 2024-05-31 to 20240602, 2 of 3 games "
         "with a home side (side 1: Home Team; side 2: away_team; scores: home_score, away_score; "
         "neutral: neutral; time: date; left: city)",
     )
@@ -290,7 +290,7 @@ def test_one_line_is_printed_of_what_was_understood(tmp_path, capsys):
     out, err = capsys.readouterr()
     assert out == ""
     assert err == (
-        "g.csv read as 1 games of 2 sides, 2 players, 0 draws (winner: winner; loser: loser; left: note)\n"
+        "g.csv read as 1 game of 2 sides, 2 players, 0 draws (winner: winner; loser: loser; left: note)\n"
     )
 
 
