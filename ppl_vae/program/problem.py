@@ -214,11 +214,11 @@ class Problem:
         log_p, log_q = log_prob_per_unit(model, layout, size), log_q_per_unit(guide, layout, size)
         if log_q.shape != log_p.shape:  # a guide that draws nothing says so once for all units
             log_q = log_q.expand_as(log_p)
-        return Terms(
-            log_p,
-            log_q,
-            {name: canonical_value(name, model.nodes[name], layout) for name in layout.latents},
-        )
+        draws = {name: canonical_value(name, model.nodes[name], layout) for name in layout.latents}
+        # What a trace holds of large data would else wait for the garbage collector: traces are in cycles.
+        model.nodes.clear()
+        guide.nodes.clear()
+        return Terms(log_p, log_q, draws)
 
     def traces(
         self,
