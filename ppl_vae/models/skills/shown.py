@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ppl_vae.views import Intervals, Scatter, TableView, View
 
@@ -53,9 +54,14 @@ def state_names(lineup: Lineup) -> list[str]:
 
 def totals(model: Numbers, draws: xr.Dataset) -> Array:
     """Players' skills with their groups' means at all states, shape (chains, draws, states)."""
-    skill = draws["skill"].transpose("chain", "draw", "state").to_numpy()
     with torch.no_grad():
-        found: Array = model.lineup.total(torch.as_tensor(skill)).numpy()
+        found: Array = model.lineup.total(torch.as_tensor(_states(draws))).numpy()
+    return found
+
+
+def _states(draws: xr.Dataset) -> Array:
+    """All states, shape (chains, draws, states)."""
+    found: Array = draws["skill"].transpose("chain", "draw", "state").to_numpy()
     return found
 
 
@@ -89,8 +95,7 @@ def identifiable(model: Numbers, draws: xr.Dataset) -> xr.Dataset:
         found = found.merge(_curves(model, skill))
     effects = [at for at, kind in enumerate(lineup.effects.kinds) if kind != "group"]
     if effects:
-        values = draws["skill"].transpose("chain", "draw", "state").to_numpy()
-        found["effect"] = (("chain", "draw", "of"), values[..., [lineup.rows[at] for at in effects]])
+        found["effect"] = (("chain", "draw", "of"), _states(draws)[..., [lineup.rows[at] for at in effects]])
         found = found.assign_coords(of=[lineup.effects.names[at] for at in effects])
     return found
 
@@ -115,27 +120,41 @@ def _curves(model: Numbers, skill: Array) -> xr.Dataset:
 def reported(model: Numbers, draws: xr.Dataset) -> xr.Dataset:
     """What a leaderboard shows, draw by draw: skills at the last dates, and the places that they give.
 
-    ``expected_place`` is 1 and the number of others who would win a game against the player, in expectation.
-    The places themselves are whole numbers, and often one: their quantiles jump, and no sd of them has a
-    useful error.
+    ``expected_place`` is 1 and the number of others who would win a game against the player, in expectation,
+    were there no draws. The places themselves are whole numbers, and often one: their quantiles jump, and no
+    sd of them has a useful error.
     """
     import xarray as xr
 
     player = totals(model, draws)[..., leaders(model)]
+    base = _states(draws)[..., model.lineup.rows[-1]] if model.options.outcome == "goals" else None
     dims = ("chain", "draw", "player")
-    found = {"player_skill": (dims, player), "expected_place": (dims, _expected_place(model, player))}
+    found = {"player_skill": (dims, player), "expected_place": (dims, _expected_place(model, player, base))}
     return xr.Dataset(found, coords={"player": list(model.lineup.roster.names)})
 
 
-def _expected_place(model: Numbers, skill: Array) -> Array:
-    scale = 2**0.5 * model.number("performance_sd").item()
+def _expected_place(model: Numbers, skill: Array, base: Array | None) -> Array:
     place = np.ones_like(skill)
     with torch.no_grad():
-        values = torch.as_tensor(skill)
+        values, rate = torch.as_tensor(skill), None if base is None else torch.as_tensor(base)[..., None]
         for other in values.unbind(-1):
-            place += torch.special.ndtr((other[..., None] - values) / scale).numpy()
+            place += _wins(model, other[..., None] - values, rate).numpy()
     # The player itself would win half of the games against itself.
     return place - 0.5
+
+
+def _wins(model: Numbers, ahead: Tensor, base: Tensor | None) -> Tensor:
+    """P(a player so far ahead wins a game against one other), were there no draws.
+
+    Goals are Poisson with log rates b ± d; their difference is taken as normal.
+    """
+    if base is not None:
+        mean, variance = 2 * base.exp() * torch.sinh(ahead), 2 * base.exp() * torch.cosh(ahead)
+        return torch.special.ndtr(mean / variance.sqrt())
+    own = model.number("performance_sd")
+    if model.options.link == "probit":
+        return torch.special.ndtr(ahead / (2**0.5 * own))
+    return torch.sigmoid(ahead / own)
 
 
 # Pictures -----------------------------------------------------------------------------------------
