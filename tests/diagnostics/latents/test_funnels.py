@@ -73,9 +73,13 @@ def test_a_few_draws_repeated_are_no_evidence():
     assert funnel(replace(whole, effective_size=xr.DataArray(12.0))) is None
 
 
-@pytest.mark.parametrize("seed", [0, 2])
-def test_a_gaussian_reweighted_by_few_heavy_draws_is_no_funnel(seed: int) -> None:
-    """Chains of skills, of whose common part the guide is too sure: of thousands of pairs some correlate."""
+def test_gaussians_reweighted_by_few_heavy_draws_are_no_funnels() -> None:
+    """Of thousands of pairs some correlate: five of six would be funnels by all draws, one in thirty is."""
+    assert sum(_is_funnel_of_chains(seed) for seed in range(6)) <= 2
+
+
+def _is_funnel_of_chains(seed: int) -> bool:
+    """Chains of skills, of whose common part the guide is too sure."""
     rng = np.random.default_rng(seed)
     steps = rng.normal(size=(3, 1000, 20))
     steps[:, :, 1:] *= 0.3
@@ -83,7 +87,7 @@ def test_a_gaussian_reweighted_by_few_heavy_draws_is_no_funnel(seed: int) -> Non
     common = steps[:, :, 0].sum(0) / 3**0.5
     # Its sd in the posterior is 3.5 times that in the guide.
     weights = xr.DataArray((0.46 * common**2)[None], dims=("chain", "draw"))
-    assert funnel(replace(drawn, log_weights=weights).resampled(seed)) is None
+    return funnel(replace(drawn, log_weights=weights).resampled(seed)) is not None
 
 
 def test_one_draw_and_its_copies_are_no_funnel():
