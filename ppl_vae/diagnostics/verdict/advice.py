@@ -145,6 +145,8 @@ def advise(
         )
         return Advice("linear response", sentence)
     if facts.identified_right and names is not None:
+        if facts.family in ("full-rank", JOINT):
+            return Advice("use what is right", f"use only {names.right} of this guide")
         other = "a full-rank one (AutoMultivariateNormal; --guide full-rank)"
         sentence = f"use only {names.right} of this guide, or fit {_joint(facts) or other}"
         return Advice("use what is right", sentence, JOINT if _joint(facts) else "full-rank")
@@ -190,7 +192,8 @@ def _longer(facts: Facts) -> Advice:
 
 def _joint(facts: Facts) -> str:
     """The cheapest guide that keeps correlations, where the model has one of its own; else ""."""
-    return f"one of all latents together (--guide {JOINT})" if JOINT in facts.guides else ""
+    offered = JOINT in facts.guides and facts.family != JOINT
+    return f"one of all latents together (--guide {JOINT})" if offered else ""
 
 
 def _richer(facts: Facts) -> tuple[str, str]:
@@ -211,7 +214,7 @@ def _richer(facts: Facts) -> tuple[str, str]:
         return f"a full-rank guide ({FULL})", "full-rank"
     if facts.dim == 1:
         return "a mixture of normals (mixture:2)", "mixture:2"
-    if facts.family == "full-rank":
+    if facts.family in ("full-rank", JOINT):
         return "a guide that is no normal (spline-flow)", "spline-flow"
     return f"a guide with a full covariance ({FULL}) or one that is no normal (spline-flow)", "full-rank"
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from ppl_vae.base.clock import Clock, OutOfTime, deadline
 from ppl_vae.base.progress import stage
 from ppl_vae.base.watch import watched
-from ppl_vae.diagnostics.verdict.advice import Facts, advise
+from ppl_vae.diagnostics.verdict.advice import JOINT, Facts, advise
 from ppl_vae.diagnostics.verdict.case import Case, Rested, examine
 from ppl_vae.diagnostics.verdict.checked import refuse_unchecked
 from ppl_vae.diagnostics.verdict.checks.reference import begin_reference
@@ -25,6 +25,7 @@ from ppl_vae.diagnostics.verdict.outcome import Check
 from ppl_vae.diagnostics.verdict.results import Results
 from ppl_vae.diagnostics.verdict.rule import decide
 from ppl_vae.engine.compile_apart import ahead
+from ppl_vae.guides.joint_normal import JointNormal
 from ppl_vae.inference.fitting.choice import settled
 from ppl_vae.inference.fitting.fit_result import NAMES, Fit
 from ppl_vae.inference.fitting.options import FitOptions, MethodName
@@ -214,7 +215,7 @@ def _facts(case: Case) -> Facts:
         identified_right=notes.identified_right,
         cut=any(finding.cut and finding.name == "reference" for finding in case.findings),
         reference_seconds=notes.reference_seconds,
-        family=notes.family,
+        family=notes.family or (JOINT if isinstance(case.pair.guide, JointNormal) else ""),
         trained=notes.trained,
         trainer=notes.trainer,
         method="SVI" if rested is None else rested.instead_of or rested.method,

@@ -138,3 +138,16 @@ def test_what_is_right_comes_with_the_guide_that_a_model_offers_for_the_rest():
         found = next_step(decision, Measures("nuts", True), replace(facts, guides=guides), names)
         assert found.startswith("use only differences of this guide, or fit ")
         assert words in found
+
+
+@pytest.mark.parametrize("family", ["full-rank", "sparse-precision"])
+def test_a_joint_guide_is_not_advised_to_who_has_one(family):
+    """Found beside a reference, without one, and right in differences."""
+    facts = Facts(family=family, apart=True, guides=("markov", "sparse-precision"))
+    decision, names = Decision("do not trust", ("reference",), ""), QuantityNames(right="differences")
+    steps = [
+        next_step(decision, measures, replace(facts, identified_right=right), names)
+        for measures in (Measures("nuts", True), Measures("none", False))
+        for right in (False, True)
+    ]
+    assert not [step for step in steps if f"--guide {family}" in step or "full covariance" in step]
