@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,87 +34,137 @@ from ppl_vae.data.player_names import look_alikes
 __all__ = ["long_games"]
 
 
+@dataclass(frozen=True, eq=False)
+class _Grouped:
+    """Rows of a table by game, and in each by side.
+
+    Attributes:
+        table: of the rows.
+        rows: their numbers, those of a game and of a side together.
+        game_of, side_of: of each, numbers of games and sides.
+        first, game_first: places in ``rows`` of each side's, and each game's, first.
+    """
+
+    table: Table
+    rows: Ints
+    game_of: Ints
+    side_of: Ints
+    first: Ints
+    game_first: Ints
+
+    @classmethod
+    def of(cls, table: Table, roles: GameRoles, rows: Ints) -> Self:
+        """These rows; refuses a game of one side."""
+        game = _by_appearance(table.columns[roles.game].codes[rows])
+        if roles.side:
+            codes = table.columns[roles.side].codes[rows].astype(np.int64)
+            side = _by_appearance(game * (int(codes.max(initial=0)) + 1) + codes)
+        else:
+            side = np.arange(len(rows))
+        order = np.lexsort((side, game))
+        rows, game, side = rows[order], game[order], _by_appearance(side[order])
+        found = cls(
+            table, rows, game, side, *(np.flatnonzero(np.diff(of, prepend=-1)) for of in (side, game))
+        )
+        if (few := np.diff(found.side_ptr) < 2).any():
+            row = int(found.heads[int(few.argmax())])
+            name = table.text(roles.game, row)
+            table.refuse(row, f"the game {name!r} has one side; a game has two at least")
+        return found
+
+    @property
+    def side_ptr(self) -> Ints:
+        """Sides of game g are side_ptr[g] : side_ptr[g + 1]."""
+        return np.append(np.searchsorted(self.first, self.game_first), len(self.first))
+
+    @property
+    def heads(self) -> Ints:
+        """The row of each game's first player."""
+        return self.rows[self.game_first]
+
+    def by_side(self, column: str, value: Floats) -> Floats:
+        """The one value of each side."""
+        return _of_each(self.table, value, self.rows, self.side_of, self.first, column, "side")
+
+    def by_game(self, column: str, value: Floats | None) -> Floats | None:
+        """The one value of each game; None where there is no such column."""
+        if value is None:
+            return None
+        return _of_each(self.table, value, self.rows, self.game_of, self.game_first, column, "game")
+
+
 def long_games(table: Table, roles: GameRoles) -> Reading:
     """Games of a table of a row for each player of each side.
 
     Raises:
         InputError: naming the first row at fault.
     """
-    said: list[str] = []
-    ranked = roles.place or roles.order
-    if roles.place:
-        value = numbers_of(table, roles.place, as_place, "is no place")
-    elif roles.order:
-        value = numbers_of(table, roles.order, as_order, "is no number")
-    else:
-        value = numbers_of(table, roles.score, as_score, "is no finite number")
-    assert value is not None
+    value = _ends(table, roles)
     rows = np.flatnonzero(~np.isnan(value))
-    if len(rows) < len(value):
-        said.append(f"{len(value) - len(rows):,} rows of who did not start are left out")
-    rows, game_of, side_of = _grouped(table, roles, rows)
-    first = np.flatnonzero(np.diff(side_of, prepend=-1))
-    game_first = np.flatnonzero(np.diff(game_of, prepend=-1))
-    side_ptr = np.append(np.searchsorted(first, game_first), len(first))
-    few = np.diff(side_ptr) < 2
-    if few.any():
-        row = int(rows[game_first[int(few.argmax())]])
-        table.refuse(row, f"the game {table.text(roles.game, row)!r} has one side; a game has two at least")
-    value = _of_each(table, value, rows, side_of, first, ranked or roles.score, "side")
-    if ranked:
-        place = places_of(-value, side_ptr)
-        if roles.place:
-            check_steps(table, value, place, side_ptr, rows[game_first], ranked, roles.game)
-        else:
-            check_ranked(table, value, side_ptr, rows[game_first], ranked)
-        if out := int(np.isinf(value).sum()):
-            said.append(f"{out:,} sides without a place are an unordered last group")
-    else:
-        place = places_of(value, side_ptr)
+    absent = len(value) - len(rows)
+    said = [f"{absent:,} rows of who did not start are left out"] if absent else []
+    grouped = _Grouped.of(table, roles, rows)
+    value, place, more = _placed(grouped, roles, value)
     entries, names = numbered(table, (*roles.player, *roles.shared))
-    entries = entries[rows]
-    _once_a_side(entries, side_of, len(roles.player))
-    _check_long_players(table, roles, rows, game_of, entries, names)
+    entries = entries[grouped.rows]
+    _once_a_side(entries, grouped.side_of, len(roles.player))
+    _check_long_players(table, roles, grouped.rows, grouped.game_of, entries, names)
     there = entries >= 0
-    sizes = np.add.reduceat(there.sum(1), first)
+    sizes = np.add.reduceat(there.sum(1), grouped.first)
     player, players = in_order(entries[there], names)
     weight = numbers_of(table, roles.weight, as_weight, "is no positive number")
-
-    def per_game(name: str, numbers: Floats | None) -> Floats | None:
-        return None if numbers is None else _of_each(table, numbers, rows, game_of, game_first, name, "game")
-
-    def per_side(name: str, judge: Any = as_score, words: str = "is no finite number") -> Floats:
-        numbers = numbers_of(table, name, judge, words)
-        assert numbers is not None
-        return _of_each(table, numbers, rows, side_of, first, name, "side")
-
-    covariates = {name: per_side(name) for name in roles.covariates}
-    if roles.at_home:
-        covariates = {"home": per_side(roles.at_home, as_truth, "says neither yes nor no"), **covariates}
+    power = numbers_of(table, roles.game_weight, as_weight, "is no positive number")
     games = Games(
-        table.name, players, side_ptr, ends_of(sizes), player, place,
-        weight=None if weight is None else np.repeat(weight[rows], there.sum(1)),
-        score=None if ranked else value,
-        time=per_game(roles.date, times_of(table, roles.date)),
-        game_weight=per_game(
-            roles.game_weight, numbers_of(table, roles.game_weight, as_weight, "is no positive number")
-        ),
-        covariates=covariates,
+        table.name, players, grouped.side_ptr, ends_of(sizes), player, place,
+        weight=None if weight is None else np.repeat(weight[grouped.rows], there.sum(1)),
+        score=None if roles.place or roles.order else value,
+        time=grouped.by_game(roles.date, times_of(table, roles.date)),
+        game_weight=grouped.by_game(roles.game_weight, power),
+        covariates=_covariates(grouped, roles),
         warnings=look_alikes(players),
     )  # fmt: skip
-    return Reading(games, said)
+    return Reading(games, [*said, *more])
 
 
-def _grouped(table: Table, roles: GameRoles, rows: Ints) -> tuple[Ints, Ints, Ints]:
-    """The rows with each game's, and each side's in it, together; and their games' and sides' numbers."""
-    game = _by_appearance(table.columns[roles.game].codes[rows])
-    if roles.side:
-        codes = table.columns[roles.side].codes[rows].astype(np.int64)
-        side = _by_appearance(game * (int(codes.max(initial=0)) + 1) + codes)
+def _ends(table: Table, roles: GameRoles) -> Floats:
+    """What each row says of how its game ended: a place, what gives the order, or a score."""
+    if roles.place:
+        found = numbers_of(table, roles.place, as_place, "is no place")
+    elif roles.order:
+        found = numbers_of(table, roles.order, as_order, "is no number")
     else:
-        side = np.arange(len(rows))
-    order = np.lexsort((side, game))
-    return rows[order], game[order], _by_appearance(side[order])
+        found = numbers_of(table, roles.score, as_score, "is no finite number")
+    assert found is not None
+    return found
+
+
+def _placed(
+    grouped: _Grouped, roles: GameRoles, value: Floats
+) -> tuple[Floats, NDArray[np.int32], list[str]]:
+    """The value and the place of each side, and what there is to say of them."""
+    ranked, side_ptr = roles.place or roles.order, grouped.side_ptr
+    value = grouped.by_side(ranked or roles.score, value)
+    if not ranked:
+        return value, places_of(value, side_ptr), []
+    place = places_of(-value, side_ptr)
+    if roles.place:
+        check_steps(grouped.table, value, place, side_ptr, grouped.heads, ranked, roles.game)
+    else:
+        check_ranked(grouped.table, value, side_ptr, grouped.heads, ranked)
+    out = int(np.isinf(value).sum())
+    return value, place, [f"{out:,} sides without a place are an unordered last group"] if out else []
+
+
+def _covariates(grouped: _Grouped, roles: GameRoles) -> dict[str, Floats]:
+    """Of each side, by name; of the side at home first."""
+
+    def read(column: str, judge: Callable[[str], float | None], words: str) -> Floats:
+        numbers = numbers_of(grouped.table, column, judge, words)
+        assert numbers is not None
+        return grouped.by_side(column, numbers)
+
+    home = {"home": read(roles.at_home, as_truth, "says neither yes nor no")} if roles.at_home else {}
+    return home | {name: read(name, as_score, "is no finite number") for name in roles.covariates}
 
 
 def _by_appearance(codes: NDArray[Any]) -> Ints:
