@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from ppl_vae.answers.posterior import Posterior
 from ppl_vae.inference.samplers import guide
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["views_of_run"]
 
-# Draws of a guide that nobody has drawn from yet.
-NUM_DRAWS = 2000
+# Draws of a guide that nobody has drawn from yet: fewer where each looks at many data, for pictures of them.
+FEWEST, NUM_DRAWS, MOST_NUMBERS = 200, 2000, 2**29
 
 
 def views_of_run(run: Run) -> tuple[View, ...]:
@@ -56,8 +57,10 @@ class _Draws(Mapping[str, "xr.Dataset"]):
         data = self.run.tensors(self.part)
         layout = Problem.of(self.run.pair, *data).layout
         some = None if layout.unit_plate is None else torch.arange(min(MAX_ROWS, layout.num_units))
+        numbers = sum(part.numel() for part in data if isinstance(part, Tensor))
+        size = min(NUM_DRAWS, max(FEWEST, MOST_NUMBERS // max(numbers, 1)))
         seed = self.run.settings.seed
-        return guide.draws(self.run.pair, *data, num_draws=NUM_DRAWS, index=some, seed=seed).draws
+        return guide.draws(self.run.pair, *data, num_draws=size, index=some, seed=seed).draws
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.paths)

@@ -12,8 +12,10 @@ import ppl_vae
 from ppl_vae import InputError, Skills
 from ppl_vae.data.game_tables import read_games
 from ppl_vae.models.skills.links import Duel
+from ppl_vae.runs import shown
 from ppl_vae.runs.choose_job import choose_model
 from ppl_vae.runs.later_games import fixtures_of
+from ppl_vae.runs.shown import _Draws
 
 TEAMS = ("Ash", "Birch", "Cedar", "Elm", "Fir")
 
@@ -173,3 +175,14 @@ def test_evidence_finds_the_law_by_which_games_were_drawn(law: str) -> None:
     table = pd.DataFrame({"white": first, "black": second, "result": result, "date": np.arange(count)})
     found = choose_model(table, drifts=("none",), links=("logistic", "davidson"), progress=False).table
     assert found.index[0] == f"{law}, at rest"
+
+
+def test_pages_of_many_games_take_fewer_draws(
+    league: ppl_vae.FittedRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def size() -> int:
+        return _Draws(league.run, "train")["svi"].sizes["draw"]
+
+    assert size() == shown.NUM_DRAWS
+    monkeypatch.setattr(shown, "MOST_NUMBERS", 1)
+    assert size() == shown.FEWEST
