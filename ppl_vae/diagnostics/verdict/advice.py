@@ -216,6 +216,8 @@ def _richer(facts: Facts) -> tuple[str, str]:
         return "a mixture of normals (mixture:2)", "mixture:2"
     if facts.family in ("full-rank", JOINT):
         return "a guide that is no normal (spline-flow)", "spline-flow"
+    if facts.dim > LARGE:
+        return "a guide of low rank (low-rank:20)", "low-rank:20"
     return f"a guide with a full covariance ({FULL}) or one that is no normal (spline-flow)", "full-rank"
 
 

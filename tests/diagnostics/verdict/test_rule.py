@@ -101,6 +101,7 @@ NATURAL = Facts(method="natural gradients")
         (Facts(mean_field=True, within=True), Measures("nuts", True), "(block)"),
         (Facts(mean_field=True, sparse=True), Measures("nuts", True), "(sparse)"),
         (Facts(mean_field=True, dim=900), Measures("nuts", True), "low-rank:20"),
+        (Facts(dim=900), Measures("none", False), "low-rank:20"),
         # What the model itself offers comes before the guides of any model.
         (
             Facts(mean_field=True, sparse=True, guides=("mean-field", "sparse-precision")),
