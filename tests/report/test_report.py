@@ -159,6 +159,8 @@ def test_the_numbers_behind_a_verdict_are_those_that_the_rule_read(
     measures: Measures, expected: list[tuple[str, str]]
 ) -> None:
     assert list(numbers_of(measures)) == expected
+    whole = [(name.removesuffix(" a unit"), value) for name, value in expected]
+    assert list(numbers_of(measures, whole=True)) == whole
 
 
 def test_gaps_of_an_exact_guide_are_no_histogram() -> None:

@@ -103,7 +103,7 @@ def check_banner(found: Check) -> Banner:
         TONES[found.verdict],
         _sentence(found.reason),
         _sentence(found.next_step),
-        numbers_of(found.measures),
+        numbers_of(found.measures, whole=found.index is None),
         made="" if math.isnan(found.seconds) else f"The checks took {found.spent()}.",
     )
 
