@@ -34,6 +34,11 @@ class KnowsOutcomes(Protocol):
         where any of its sides may come first."""
         ...
 
+    @property
+    def side_columns(self) -> tuple[str, ...]:
+        """Columns of a side, beside who plays on it, that outcomes hang on."""
+        ...
+
     def __call__(self, *data: Any) -> Any:
         """The Pyro program."""
         ...

@@ -72,6 +72,21 @@ def test_fixtures_of_every_kind_of_table(header: str) -> None:
     assert (found.num_games, found.sides.tolist()) == ((1, [2]) if long else (2, [2, 2]))
 
 
+def test_fixtures_need_the_columns_alone_that_the_model_takes(
+    league: ppl_vae.FittedRun, tmp_path: Path
+) -> None:
+    table = pd.DataFrame({"player1": ["Ash"], "player2": ["Elm"], "date": ["2023-09-01"]})
+    with pytest.raises(InputError, match="no column 'home'"):
+        league.predict(table)
+    for model in ("skills", "trueskill"):
+        drawn = {"draws": True} if model == "skills" else {"draw_margin": 0.5}
+        run = ppl_vae.fit(
+            model, games("2023-01-02", 30, 0), out=tmp_path / model, progress=False, method="natural", **drawn
+        )
+        found = run.predict(table).table
+        assert found[["win", "draw", "loss"]].to_numpy().sum() == pytest.approx(1.0)
+
+
 def test_the_table_of_players_is_found_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("players.csv").write_text("name,mean\nAsh,2\nFir,-2\n")

@@ -21,9 +21,9 @@ from ppl_vae.data.games import Games
 from ppl_vae.diagnostics.forecasting.standing import (
     Expected,
     Standing,
+    as_fixtures,
     expected_of,
     prior_chains,
-    with_scores,
 )
 from ppl_vae.diagnostics.forecasting.states import ChainStates
 from ppl_vae.inference.fitting.factors.expectations import Factors
@@ -119,7 +119,7 @@ class Live:
         Raises:
             InputError: as `Standing.expect`, and for games before the last that was added.
         """
-        frame = self._frame(with_scores(games, self._first.games))
+        frame = self._frame(as_fixtures(games, self._first.games, self._first.model))
         return expected_of(frame.model, frame.states, frame.games, len(self.players), frame.data)
 
     def add(self, games: Games, tolerance: float = TOLERANCE) -> Settled:

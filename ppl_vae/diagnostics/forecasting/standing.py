@@ -29,7 +29,7 @@ from ppl_vae.program.chains import Chains
 from ppl_vae.program.outcomes import KnowsOutcomes, KnowsPlaces, KnowsScores
 from ppl_vae.program.pair import Pair
 
-__all__ = ["Expected", "Standing", "expected_of", "prior_chains", "states_of", "with_scores"]
+__all__ = ["Expected", "Standing", "as_fixtures", "expected_of", "prior_chains", "states_of"]
 
 Floats = NDArray[np.float64]
 Whole = NDArray[np.int64]
@@ -137,7 +137,7 @@ class Standing:
         Raises:
             InputError: where they lack a date or a column that the model needs.
         """
-        standing, later = self.towards(with_scores(games, self.games))
+        standing, later = self.towards(as_fixtures(games, self.games, self.model))
         return expected_of(standing.model, standing.states, later, self.games.num_players)
 
     def levels(
@@ -237,11 +237,21 @@ def expected_of(
     return Expected(chances, model.outcomes, happened, size, unseen, later, mean, covariance, model, data)
 
 
-def with_scores(games: Games, first: Games) -> Games:
-    """Fixtures of a model of scores have none, and their scores are not read."""
-    if first.score is None or games.score is not None:
-        return games
-    return replace(games, score=np.zeros(len(games.place)))
+def as_fixtures(games: Games, first: Games, model: KnowsOutcomes) -> Games:
+    """Games with the columns of others that no forecast hangs on: scores, and what the model ignores.
+
+    Args:
+        games: later ones.
+        first: those that the model was learnt from.
+        model: of them.
+    """
+    idle = {*first.covariates} - {*games.covariates, *model.side_columns}
+    nothing = np.zeros(len(games.place))
+    return replace(
+        games,
+        score=nothing if games.score is None and first.score is not None else games.score,
+        covariates={**games.covariates, **dict.fromkeys(sorted(idle), nothing)},
+    )
 
 
 def states_of(pair: Pair, *data: Any, num_draws: int = NUM_DRAWS, seed: int = 0) -> States:

@@ -57,6 +57,11 @@ class DuelOutlook:
         return matrix_of(Design.of_entries(player, torch.ones(1, dtype=torch.float64)), self.num_players)
 
     @property
+    def side_columns(self) -> tuple[str, ...]:
+        """See `KnowsOutcomes`: nothing but who plays."""
+        return ()
+
+    @property
     def outcomes(self) -> tuple[str, ...]:
         """See `KnowsOutcomes`: of the first player."""
         return THREE_WAYS if self.draw_margin else TWO_WAYS

@@ -263,6 +263,11 @@ class Skills(Numbers):
         """See `KnowsOutcomes`."""
         raise NotImplementedError
 
+    @property
+    def side_columns(self) -> tuple[str, ...]:
+        """See `KnowsOutcomes`."""
+        return self.lineup.effects.sides
+
     def outcome_probabilities(self, mean: Tensor, covariance: Tensor, *data: Tensor) -> Tensor:
         """See `KnowsOutcomes`."""
         raise NotImplementedError
