@@ -59,7 +59,7 @@ def test_duels_by_natural_gradients(guide: str) -> None:
     del run
     assert found.fit.converged
     assert found.fit.method == "natural gradients"
-    assert [line.split(" games")[0] for line in found.run.source.history] == [
+    assert [line.split(" game")[0] for line in found.run.source.history] == [
         f"the table read as {count}" for count in (25, 5, 1)
     ]
     every = pd.concat([before, later, last], ignore_index=True)
