@@ -47,7 +47,7 @@ def demo(
 def compare(
     run: RunFolder,
     against: Annotated[str, typer.Option(help="nuts, exact, or a file of draws: NetCDF that ArviZ wrote for Stan, PyMC or NumPyro, or CmdStan's .csv.")] = "nuts",
-    guides: Annotated[str | None, typer.Option(help="Other guides to fit and set beside the run's: mean-field, block, low-rank, structured, sparse, full-rank, flow, spline-flow, mixture, laplace, ep (expectation propagation, of skills), linear-response (which comes by itself where the run's is mean-field), with commas between. (default: none)")] = None,
+    guides: Annotated[str | None, typer.Option(help="Other guides to fit and set beside the run's: mean-field, block, low-rank, structured, sparse, full-rank, flow, spline-flow, mixture, laplace, ep (expectation propagation), markov and sparse-precision (these three of skills), linear-response (which comes by itself where the run's is mean-field), with commas between. (default: none)")] = None,
     split: Split = None,
     rows: Annotated[str | None, typer.Option(help="Rows of that split, as FIRST:LAST; models with a latent per row only. (default: 0:8)")] = None,
     seed: Seed = None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +15,8 @@ from ppl_vae.base.errors import InputError
 from ppl_vae.base.seeds import derived, seeded
 from ppl_vae.guides import named
 from ppl_vae.guides.chain_normal import ChainNormal
-from ppl_vae.inference.fitting import ep, linear_response, svi
+from ppl_vae.inference.fitting import ep, linear_response, natural, svi
+from ppl_vae.inference.fitting.factors import quadrature
 from ppl_vae.inference.fitting.propagation.factors import is_for
 from ppl_vae.inference.fitting.started import started_guide
 from ppl_vae.inference.samplers import guide, laplace
@@ -29,6 +30,7 @@ __all__ = [
     "LowRank",
     "MeanField",
     "Named",
+    "OwnGuide",
     "Propagation",
     "Response",
     "alternatives",
@@ -177,7 +179,40 @@ class Propagation:
         return replace(found, seconds=time.perf_counter() - start)
 
 
-Family = FittedFamily | Laplace | Response | Propagation
+@dataclass(frozen=True)
+class OwnGuide:
+    """A guide that a model of linear factors offers under a name of its own, such as sparse-precision, by the
+    method that takes it to its optimum: natural gradients, or expectation propagation of rankings.
+
+    Args:
+        name: among the model's guides.
+    """
+
+    name: str
+
+    def answer(self, model: Program, data: tuple[Any, ...], budget: Budget, seed: int) -> Posterior:
+        """Find the optimum, and draw.
+
+        Raises:
+            InputError: as the method does.
+        """
+        start = time.perf_counter()
+        pair = Pair(model, _own_guides(model)[self.name](model, *data)).initialise(*data, seed=seed)
+        if quadrature.fits(pair):
+            natural.fit(pair, *data, seed=seed, progress=budget.progress)
+        else:
+            ep.fit(pair, *data, seed=seed, progress=budget.progress)
+        found = guide.draws(pair, *data, num_draws=budget.num_draws, seed=derived(seed, 1))
+        return replace(found, seconds=time.perf_counter() - start)
+
+
+def _own_guides(model: Program) -> Mapping[str, Callable[..., Program]]:
+    """The guides that a model of linear factors offers itself."""
+    found: Mapping[str, Callable[..., Program]] = getattr(model, "guides", {}) if is_for(model) else {}
+    return found
+
+
+Family = FittedFamily | Laplace | Response | Propagation | OwnGuide
 
 
 def alternatives(
@@ -201,13 +236,15 @@ def alternatives(
 ) -> dict[str, Posterior]:
     """What other families of guides answer, the model's parameters held.
 
-    Each family is fitted by SVI (Laplace, linear response and EP without) and drawn from. The answers go into
-    one `compare` with NUTS or exact draws; their ``seconds`` are those of fit and draws together.
+    Each family is fitted by SVI (Laplace, linear response, EP and models' own guides without) and drawn from.
+    The answers go into one `compare` with NUTS or exact draws; their ``seconds`` are those of fit and draws
+    together.
 
     Args:
         model: a Pyro model with continuous latents.
         data: its data, all of it at every step.
-        guides: families by name, or with options of their own (``LowRank(rank=3)``).
+        guides: families by name, or with options of their own (``LowRank(rank=3)``); of models of linear
+            factors also the guides that they offer under names of their own (sparse-precision, markov).
         num_steps, lr, num_particles: of each fit; the last quarter of the steps is averaged.
         num_draws: of each answer.
         reweighted: add every answer once more, resampled by its importance weights.
@@ -220,7 +257,7 @@ def alternatives(
     Raises:
         InputError: for an unknown name, or if no family can serve.
     """
-    families = [_family(each) for each in guides]
+    families = [_family(each, model) for each in guides]
     budget = Budget(num_steps, lr, num_particles, num_draws, progress)
     found: dict[str, Posterior] = {}
     reasons = []
@@ -241,7 +278,7 @@ def alternatives(
     return found
 
 
-def _family(choice: str | Family) -> Family:
+def _family(choice: str | Family, model: Program) -> Family:
     if not isinstance(choice, str):
         return choice
     for other in (Laplace(), Response(), Propagation()):
@@ -250,7 +287,12 @@ def _family(choice: str | Family) -> Family:
     try:
         named.numbered(choice)
     except InputError as error:
-        raise InputError(f"{error}, {Laplace.name}, {Response.name}, {Propagation.name}") from None
+        own = _own_guides(model)
+        if choice in own:
+            return OwnGuide(choice)
+        further = [name for name in own if name not in named.GUIDES]
+        others = ", ".join((Laplace.name, Response.name, Propagation.name, *further))
+        raise InputError(f"{error}, {others}") from None
     return Named(choice)
 
 

@@ -11,7 +11,9 @@ import pytest
 import torch
 
 import ppl_vae
+from ppl_vae.base.errors import InputError
 from ppl_vae.diagnostics import compare
+from ppl_vae.diagnostics.comparison.alternatives import alternatives
 from ppl_vae.inference import exact, guide, natural, nuts
 from ppl_vae.models import Skills
 from ppl_vae.program.pair import Pair
@@ -45,6 +47,24 @@ def test_of_scores_the_joint_guide_is_the_posterior_and_its_bound_the_evidence()
     bend = (values[0] + values[2] - 2 * values[1]) / 1e-6
     assert bend < 0
     assert abs(slope) < 0.05 * abs(bend)
+
+
+def test_a_model_s_own_guides_are_set_beside_each_other(oracles: ModuleType) -> None:
+    """Of normal scores all answers are normal: the joint guide's is the posterior, the chains' too sure."""
+    games = season(30, 4, dates=3, scores="real")
+    held = {"skill_sd": 1.0, "drift_sd": 0.4, "performance_sd": 1.0}
+    model = Skills.from_data(games, outcome="score", drift="1", **held)
+    data = games.tensors(torch.float64, "score")
+    found = alternatives(model, *data, guides=("sparse-precision", "markov"), num_draws=4000, progress=False)
+    truth = model.exact_posterior(*data)["skill"]
+    sds = {name: answer.draws["skill"].std(("chain", "draw")).to_numpy() for name, answer in found.items()}
+    ratio = sds["sparse-precision"] / truth.stddev.numpy()
+    low, high = oracles.spread_limits(3999, len(ratio))
+    assert (ratio**2 > low).all()
+    assert (ratio**2 < high).all()
+    assert (sds["markov"] < truth.stddev.numpy()).mean() > 0.9
+    with pytest.raises(InputError, match="sparse-precision"):
+        alternatives(model, *data, guides=("joint",), progress=False)
 
 
 def test_nuts_agrees_with_the_joint_guide_and_chains_apart_are_too_sure(oracles: ModuleType) -> None:
