@@ -26,7 +26,7 @@ def seasons(seed: int = 2) -> pd.DataFrame:
         pairs = [(i, j) for i in range(len(TEAMS)) for j in range(len(TEAMS)) if i != j]
         for number, at in enumerate(rng.permutation(len(pairs))):
             home, away = pairs[at]
-            date = np.datetime64(f"{2020 + season}-08-01") + 12 * (number // 6)
+            date = np.datetime64(f"{2020 + season}-08-01") + np.timedelta64(12 * (number // 6), "D")
             ahead = strength[home] - strength[away] + 0.4 + 2**0.5 * rng.normal()
             result = "draw" if abs(ahead) < 0.5 else "home" if ahead > 0 else "away"
             rows.append((str(date), TEAMS[home], TEAMS[away], result))

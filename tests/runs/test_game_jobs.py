@@ -26,7 +26,8 @@ def games(first: str, num_games: int, seed: int) -> pd.DataFrame:
         home, away = rng.choice(len(TEAMS), 2, replace=False)
         ahead = 0.5 * (away - home) + 0.3 + rng.normal()
         result = "draw" if abs(ahead) < 0.4 else "home" if ahead > 0 else "away"
-        rows.append((str(np.datetime64(first) + 3 * (number // 2)), TEAMS[home], TEAMS[away], result))
+        date = np.datetime64(first) + np.timedelta64(3 * (number // 2), "D")
+        rows.append((str(date), TEAMS[home], TEAMS[away], result))
     return pd.DataFrame(rows, columns=["date", "home", "away", "result"])
 
 
