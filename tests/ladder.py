@@ -1,5 +1,6 @@
 """A small model of sparse linear predictors of Gaussian chains, for tests: players over time, in teams."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -7,12 +8,20 @@ import pyro
 import pyro.distributions as dist
 import torch
 from pyro.distributions import constraints
+from pyro.infer.autoguide import AutoMultivariateNormal, AutoNormal
 from pyro.nn import PyroModule, PyroParam
 from torch import Tensor
 
+from ppl_vae.guides.chain_normal import ChainNormal
+from ppl_vae.guides.joint_normal import JointNormal
+from ppl_vae.inference import natural
+from ppl_vae.inference.fitting.fit_result import Fit
 from ppl_vae.program.chain_prior import ChainPrior
 from ppl_vae.program.chains import Chains
 from ppl_vae.program.design import Design
+from ppl_vae.program.pair import Pair
+
+GAPS = [[0.0, 0.5, 1.0], [0.0, 2.0], [0.0, 0.3], [0.0]]
 
 
 class Ladder(PyroModule):
@@ -123,3 +132,17 @@ def dense_rows(model: Ladder, states: Tensor, weight: Tensor) -> Tensor:
     found = torch.zeros(len(states), model.rounds[-1] + 1, dtype=torch.float64)
     found.scatter_add_(1, states % found.shape[1], weight)
     return found[:, :-1]
+
+
+GUIDES: dict[str, Callable[[Ladder], object]] = {
+    "markov": ChainNormal,
+    "joint": JointNormal,
+    "full-rank": AutoMultivariateNormal,
+    "mean-field": AutoNormal,
+}
+
+
+def fitted(model: Ladder, guide: str, data: tuple[Tensor, ...], **options: object) -> tuple[Pair, Fit]:
+    """A guide of the ladder at its optimum, and the fit."""
+    pair = Pair(model, GUIDES[guide](model))
+    return pair, natural.fit(pair, *data, tolerance=1e-9, num_nodes=32, progress=False, **options)

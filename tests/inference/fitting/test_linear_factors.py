@@ -3,14 +3,13 @@
 import copy
 import dataclasses
 import math
-from collections.abc import Callable
 
 import numpy as np
 import pyro
 import pytest
 import torch
 from pyro import poutine
-from pyro.infer.autoguide import AutoMultivariateNormal, AutoNormal
+from pyro.infer.autoguide import AutoNormal
 from scipy import integrate
 from torch import Tensor
 
@@ -18,32 +17,17 @@ from ppl_vae.base.errors import InputError
 from ppl_vae.guides.chain_normal import ChainNormal
 from ppl_vae.guides.joint_normal import JointNormal
 from ppl_vae.inference import elbo, natural
-from ppl_vae.inference.fitting.factors import expectations, quadrature
-from ppl_vae.inference.fitting.factors import guides as factor_guides
 from ppl_vae.inference.fitting.factors import learning as factor_learning
+from ppl_vae.inference.fitting.factors import quadrature
 from ppl_vae.inference.fitting.factors.ascent import Bound
 from ppl_vae.inference.fitting.factors.expectations import hermite_rule
 from ppl_vae.inference.fitting.factors.families import InnovationFamily
 from ppl_vae.program.chains import Chains
 from ppl_vae.program.factors import LinearFactors
 from ppl_vae.program.pair import Pair
-from tests.ladder import Ladder, dense_prior, dense_rows, games, player_of
+from tests.ladder import GAPS, GUIDES, Ladder, dense_prior, dense_rows, fitted, games, player_of
 
-GAPS = [[0.0, 0.5, 1.0], [0.0, 2.0], [0.0, 0.3], [0.0]]
 STATIC = [[0.0]] * 5
-GUIDES: dict[str, Callable[[Ladder], object]] = {
-    "markov": ChainNormal,
-    "joint": JointNormal,
-    "full-rank": AutoMultivariateNormal,
-    "mean-field": AutoNormal,
-}
-
-
-def _fitted(
-    model: Ladder, guide: str, data: tuple[Tensor, ...], **options: object
-) -> tuple[Pair, natural.Fit]:
-    pair = Pair(model, GUIDES[guide](model))
-    return pair, natural.fit(pair, *data, tolerance=1e-9, num_nodes=32, progress=False, **options)
 
 
 def _moments(pair: Pair, data: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
@@ -131,7 +115,7 @@ def test_the_ability_describes_the_program() -> None:
 def test_the_optimum_is_that_of_a_dense_optimiser(guide: str, teams: int) -> None:
     model = Ladder(GAPS, link="logistic")
     data = games(model, 25, teams=teams)
-    pair, found = _fitted(model, guide, data)
+    pair, found = fitted(model, guide, data)
     best, mean, covariance = _brute_force(model, data, guide)
     # L-BFGS stops with gradients of 1e-6 or so: moments to 1e-3, the ELBO to their square.
     assert found.converged, found.reason
@@ -148,7 +132,7 @@ def test_the_optimum_is_that_of_a_dense_optimiser(guide: str, teams: int) -> Non
 def test_every_iteration_raises_the_elbo_by_draws_as_well(guide: str) -> None:
     model = Ladder(GAPS, link="logistic")
     data = games(model, 40)
-    pair, found = _fitted(model, guide, data)
+    pair, found = fitted(model, guide, data)
     assert np.all(np.diff(found.elbo) >= 0)
     drawn = elbo(pair, *data, num_particles=500, seed=1)
     assert abs(drawn.value - found.final.value) < 4.5 * drawn.std_error
@@ -160,7 +144,7 @@ def test_every_iteration_raises_the_elbo_by_draws_as_well(guide: str) -> None:
 def test_of_normal_scores_the_posterior_and_the_evidence_are_exact(guide: str) -> None:
     model = Ladder(GAPS)
     data = games(model, 30, teams=2)
-    pair, found = _fitted(model, guide, data)
+    pair, found = fitted(model, guide, data)
     mean, prior = (part.detach() for part in dense_prior(model))
     matrix, noise = dense_rows(model, *data[1:]), float(model.noise.detach()) ** 2
     seen = matrix @ prior @ matrix.T + noise * torch.eye(30, dtype=torch.float64)
@@ -175,7 +159,7 @@ def test_of_normal_scores_the_posterior_and_the_evidence_are_exact(guide: str) -
 def test_of_states_seen_one_by_one_the_chain_guide_is_the_exact_smoother() -> None:
     model = Ladder(GAPS)
     data = games(model, 30, alone=True)
-    pair, found = _fitted(model, "markov", data)
+    pair, found = fitted(model, "markov", data)
     mean, prior = (part.detach() for part in dense_prior(model))
     matrix, noise = dense_rows(model, *data[1:]), float(model.noise.detach()) ** 2
     seen = matrix @ prior @ matrix.T + noise * torch.eye(30, dtype=torch.float64)
@@ -186,7 +170,7 @@ def test_of_states_seen_one_by_one_the_chain_guide_is_the_exact_smoother() -> No
     torch.testing.assert_close(spread, torch.linalg.inv(precision), rtol=1e-6, atol=1e-6)
     # Where chains meet, the bound is less than the evidence.
     met = games(model, 30)
-    _, found = _fitted(model, "markov", met)
+    _, found = fitted(model, "markov", met)
     matrix = dense_rows(model, *met[1:])
     seen = matrix @ prior @ matrix.T + noise * torch.eye(30, dtype=torch.float64)
     evidence = torch.distributions.MultivariateNormal(matrix @ mean, seen).log_prob(met[0])
@@ -199,7 +183,7 @@ def test_no_drift_is_the_static_fit_and_much_drift_is_separate_players() -> None
     player = player_of(dated)
     static = Ladder([[0.0]] * len(GAPS), link="logistic")
     merged = (data[0], player[data[1]], data[2])
-    (slow, still), (whole, fixed) = (_fitted(m, "markov", d) for m, d in ((dated, data), (static, merged)))
+    (slow, still), (whole, fixed) = (fitted(m, "markov", d) for m, d in ((dated, data), (static, merged)))
     # The walk's variance adds γ² times three units of time, of a prior variance of 1.44.
     assert still.final.value == pytest.approx(fixed.final.value, abs=1e-6)
     torch.testing.assert_close(_moments(slow, data)[0], _moments(whole, merged)[0][player], atol=1e-5, rtol=0)
@@ -207,7 +191,7 @@ def test_no_drift_is_the_static_fit_and_much_drift_is_separate_players() -> None
     wide = Ladder([[0.0, 1.0]] * 3, drift=1e4, sd=1e4, link="logistic")
     own = Ladder([[0.0]] * 6, sd=1e4, link="logistic")
     data = games(wide, 40)
-    (far, _), (apart, _) = (_fitted(model, "markov", data) for model in (wide, own))
+    (far, _), (apart, _) = (fitted(model, "markov", data) for model in (wide, own))
     (first, spread), (second, other) = (_moments(pair, data) for pair in (far, apart))
     # The games say nothing of the mean of all; of the others, the prior has 1e-8 of what they say.
     torch.testing.assert_close(first - first.mean(), second - second.mean(), atol=1e-4, rtol=0)
@@ -217,7 +201,7 @@ def test_no_drift_is_the_static_fit_and_much_drift_is_separate_players() -> None
 def test_mean_field_of_one_round_is_the_chain_guide_of_one_round() -> None:
     model = Ladder(STATIC, link="logistic")
     data = games(model, 40)
-    _, chains = _fitted(model, "markov", data)
+    _, chains = fitted(model, "markov", data)
     pair = Pair(model, AutoNormal(model))
     found = natural.fit(pair, *data, tolerance=1e-9, num_nodes=32, progress=False)
     assert found.final.value == pytest.approx(chains.final.value, abs=1e-8)
@@ -226,7 +210,7 @@ def test_mean_field_of_one_round_is_the_chain_guide_of_one_round() -> None:
 def test_of_normal_scores_independent_innovations_have_the_posteriors_own_precisions() -> None:
     model = Ladder(GAPS)
     data = games(model, 30, teams=2)
-    pair, _ = _fitted(model, "mean-field", data)
+    pair, _ = fitted(model, "mean-field", data)
     mean, prior = (part.detach() for part in dense_prior(model))
     matrix, root = dense_rows(model, *data[1:]), torch.linalg.cholesky(prior)
     told = matrix.T @ matrix / float(model.noise.detach()) ** 2
@@ -241,7 +225,7 @@ def test_a_prior_that_moved_since_the_guide_was_made_is_met_in_the_guides_coordi
     generator = torch.Generator().manual_seed(0)
     model = Ladder(GAPS, link="logistic")
     data = games(model, 30)
-    pair, _ = _fitted(model, "mean-field", data)
+    pair, _ = fitted(model, "mean-field", data)
     _, access, factors = quadrature.read(pair, *data)
     own = access.family(factors).own  # type: ignore[attr-defined]
     phi = torch.rand(own.num_states, generator=generator).double() * (own.transition != 0)
@@ -282,7 +266,7 @@ def test_the_bound_is_below_the_evidence_of_two_players_by_quadrature() -> None:
         return math.exp(-0.5 * (d / sd) ** 2) / (sd * math.sqrt(2 * math.pi)) * win**3 * (1 - win)
 
     evidence = math.log(integrate.quad(joint, -20, 20, epsabs=1e-13)[0])
-    bounds = [_fitted(model, guide, data)[1].final.value for guide in GUIDES]
+    bounds = [fitted(model, guide, data)[1].final.value for guide in GUIDES]
     assert all(bound < evidence for bound in bounds)
     by_name = dict(zip(GUIDES, bounds, strict=True))
     assert by_name["markov"] < by_name["joint"] == pytest.approx(by_name["full-rank"], abs=1e-8)
@@ -292,7 +276,7 @@ def test_equal_rows_and_counts_are_the_same() -> None:
     model = Ladder(STATIC, link="logistic")
     data = games(model, 30)
     repeated = tuple(torch.cat([part, part, part[:10]]) for part in data)
-    pair, found = _fitted(model, "markov", repeated)
+    pair, found = fitted(model, "markov", repeated)
     loc, spread = _moments(pair, repeated)
     assert found.final.value == pytest.approx(
         float(_dense_elbo(model, repeated, loc, spread).detach()), abs=1e-8
@@ -344,7 +328,7 @@ def test_parameters_learnt_by_the_elbo_are_those_of_greatest_evidence() -> None:
 def test_the_envelope_gradient_is_that_of_refits(guide: str) -> None:
     model = Ladder(GAPS, link="logistic")
     data = games(model, 30)
-    pair, _ = _fitted(model, guide, data)
+    pair, _ = fitted(model, guide, data)
     linear, access, factors = quadrature.read(pair, *data)
     bound = Bound(access.family(factors), hermite_rule(32))
     state = bound.begin(*access.read(factors))
@@ -355,7 +339,7 @@ def test_the_envelope_gradient_is_that_of_refits(guide: str) -> None:
         for step in (1e-3, -1e-3):
             with torch.no_grad():
                 leaf += step
-            ends.append(_fitted(model, guide, data)[1].final.value)
+            ends.append(fitted(model, guide, data)[1].final.value)
             with torch.no_grad():
                 leaf -= step
         assert float(slope) == pytest.approx((ends[0] - ends[1]) / 2e-3, abs=1e-4)
@@ -365,7 +349,7 @@ def test_draws_of_the_guides_are_what_they_say() -> None:
     model = Ladder(GAPS, link="logistic")
     data = games(model, 40)
     for guide in ("markov", "joint"):
-        pair, _ = _fitted(model, guide, data)
+        pair, _ = fitted(model, guide, data)
         loc, spread = _moments(pair, data)
         with pair.scope(), torch.no_grad(), pyro.plate("draws", 20_000):
             torch.manual_seed(0)
@@ -376,69 +360,6 @@ def test_draws_of_the_guides_are_what_they_say() -> None:
         # Of a sample covariance: √((s_ii s_jj + s_ij²) / n).
         limit = ((spread.diagonal()[:, None] * spread.diagonal() + spread**2) / 20_000).sqrt()
         assert ((drawn.T.cov() - spread).abs() < 4.5 * limit).all()
-
-
-def test_beyond_dense_matrices_draws_are_solved_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    from ppl_vae.guides import joint_normal
-
-    model = Ladder(GAPS, link="logistic")
-    data = games(model, 40)
-    pair, _ = _fitted(model, "joint", data)
-    loc, spread = _moments(pair, data)
-    monkeypatch.setattr(joint_normal, "MOST_DENSE", 3)
-    monkeypatch.setattr(joint_normal, "blocks_of", lambda links: None)
-    _, posterior = pair.guide.posterior(*data)  # type: ignore[attr-defined]
-    torch.manual_seed(0)
-    drawn = posterior.rsample(torch.Size([1000])).detach()
-    limit = ((spread.diagonal()[:, None] * spread.diagonal() + spread**2) / 1000).sqrt()
-    assert ((drawn.T.cov() - spread).abs() < 4.5 * limit).all()
-    assert ((drawn.mean(0) - loc).abs() < 4.5 * (spread.diagonal() / 1000).sqrt()).all()
-    with pytest.raises(InputError, match=r"the density of a joint guide of \d+ states is not known"):
-        posterior.log_prob(loc)
-
-
-@pytest.mark.parametrize("teams", [1, 2])
-def test_beyond_dense_matrices_the_precision_is_eliminated_block_by_block(
-    teams: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from ppl_vae.guides import joint_normal
-
-    model = Ladder(GAPS, link="logistic")
-    data = games(model, 40, teams=teams)
-    pair, dense = _fitted(model, "joint", data)
-    states = torch.randn(5, model.rounds[-1], generator=torch.Generator().manual_seed(0)).double()
-    before = pair.guide.posterior(*data)[1].log_prob(states).detach()  # type: ignore[attr-defined]
-    for module in (joint_normal, factor_guides):
-        monkeypatch.setattr(module, "MOST_DENSE", 3)
-    other, sparse = _fitted(model, "joint", data)
-    assert sparse.final.value == pytest.approx(dense.final.value, abs=1e-8)
-    for own, its in zip(pair.parameters("guide").values(), other.parameters("guide").values(), strict=True):
-        torch.testing.assert_close(own, its, rtol=0, atol=1e-5)
-    _, posterior = other.guide.posterior(*data)  # type: ignore[attr-defined]
-    with torch.no_grad():
-        torch.testing.assert_close(posterior.log_prob(states), before, rtol=0, atol=1e-4)
-        drawn = elbo(other, *data, num_particles=200, seed=1)
-    assert abs(drawn.value - dense.final.value) < 4.5 * drawn.std_error
-    with pytest.raises(InputError, match="has no gradients, which SVI needs"):
-        posterior.log_prob(states)
-
-
-def test_beyond_dense_matrices_a_joint_guide_has_the_moments_of_chains(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    model = Ladder(GAPS, link="logistic")
-    data = games(model, 40)
-    chains, best = _fitted(model, "markov", data)
-    _, joint = _fitted(model, "joint", data)
-    monkeypatch.setattr(factor_guides, "MOST_DENSE", 3)
-    monkeypatch.setattr(expectations, "blocks_of", lambda links: None)
-    pair, found = _fitted(model, "joint", data)
-    assert found.final.value == pytest.approx(best.final.value, abs=1e-7)
-    monkeypatch.undo()
-    # Not the best of its family, and better than chains that are independent.
-    again = natural.quadrature_elbo(pair, *data).value
-    assert best.final.value < again < joint.final.value + 1e-9
-    torch.testing.assert_close(pair.guide.loc, chains.guide.loc, rtol=0, atol=1e-4)  # type: ignore[attr-defined]
 
 
 def test_what_a_family_cannot_hold_is_refused_in_one_sentence() -> None:
