@@ -89,11 +89,8 @@ def _mean_field(before: Any, after: Any, place: Tensor, site: str, chains: Both)
 
 
 def _full_rank(before: Any, after: Any, place: Tensor, site: str, chains: Both) -> None:
-    (old, new), own, others = (
-        chains,
-        coordinates(before, site, chains[0]),
-        coordinates(after, site, chains[1]),
-    )
+    old, new = chains
+    own, others = coordinates(before, site, old), coordinates(after, site, new)
     loc, root = (part.detach().cpu().double() for part in read_gaussian(before))
     mean = _mean(own.unwhiten(loc), place, chains)
     # Innovations of the priors, of which all but the known ones are independent N(0, 1).
