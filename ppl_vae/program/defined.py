@@ -132,7 +132,8 @@ def _require_same_data(problem: Problem) -> None:
         for seed in (1, 2):
             with seeded(seed):
                 found.append(log_densities(few, draws)[0])
-    if not torch.equal(*found):
+    first, second = found
+    if not torch.allclose(first, second, rtol=1e-6, equal_nan=True):
         raise InputError(
             f"the program takes other values for {', '.join(layout.weighted)} each time that it is run, and "
             "scales their log density (poutine.scale): give it all its data, and let the plate index them "
