@@ -100,23 +100,34 @@ def _ahead(levels: Sequence[Level]) -> np.ndarray:
     return ndtr((mean[:, None] - mean) / np.sqrt(variance[:, None] + variance))
 
 
-class TrueSkill(Rival):
-    """The package trueskill: expectation propagation in each game, one game after another."""
+class _Filter(Rival):
+    """One of the two packages of the same interface, which rate one game after another."""
 
-    package = "trueskill"
-
-    def __init__(self, draws: float | None = None) -> None:
-        given = {} if draws is None else {"draw_probability": draws}
-        self.own = import_module(self.package).TrueSkill(**given)
-        self.said = "trueskill, at defaults"
-        if draws is not None:
-            self.said = f"trueskill, draw probability {draws:.3f} as before"
+    def __init__(self, own: Any) -> None:
+        self.own = own
         self.ratings: dict[str, Any] = {}
 
     def learn(self, games: Games) -> None:
         for sides, places, _ in lineups(games):
             for side, after in zip(sides, self.own.rate(self._rated(sides), ranks=places), strict=True):
                 self.ratings.update(zip(side, after, strict=True))
+
+    def _rated(self, sides: Sides) -> list[Any]:
+        """What is known of the players of each side, as the package takes it."""
+        raise NotImplementedError
+
+
+class TrueSkill(_Filter):
+    """The package trueskill: expectation propagation in each game, one game after another."""
+
+    package = "trueskill"
+
+    def __init__(self, draws: float | None = None) -> None:
+        given = {} if draws is None else {"draw_probability": draws}
+        super().__init__(import_module(self.package).TrueSkill(**given))
+        self.said = "trueskill, at defaults"
+        if draws is not None:
+            self.said = f"trueskill, draw probability {draws:.3f} as before"
 
     def results(self, games: Games) -> np.ndarray:
         found = []
@@ -141,7 +152,7 @@ class TrueSkill(Rival):
         ]
 
 
-class OpenSkill(Rival):
+class OpenSkill(_Filter):
     """The package openskill: Weng and Lin's single step a game, with its own predictions.
 
     Draws are as probable as they were before, or, where that is not given, as its own function of the number
@@ -151,16 +162,11 @@ class OpenSkill(Rival):
     package = "openskill"
 
     def __init__(self, law: str = "PlackettLuce", draws: float | None = None) -> None:
-        self.own, self.draws = getattr(import_module("openskill.models"), law)(), draws
+        super().__init__(getattr(import_module("openskill.models"), law)())
+        self.draws = draws
         self.said = f"openskill, {law}, at defaults"
         if draws is not None:
             self.said += f", draw probability {draws:.3f} as before"
-        self.ratings: dict[str, Any] = {}
-
-    def learn(self, games: Games) -> None:
-        for sides, places, _ in lineups(games):
-            for side, after in zip(sides, self.own.rate(self._rated(sides), ranks=places), strict=True):
-                self.ratings.update(zip(side, after, strict=True))
 
     def results(self, games: Games) -> np.ndarray:
         found = []
