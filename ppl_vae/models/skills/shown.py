@@ -214,7 +214,7 @@ def _numbers(model: Numbers, draws: xr.Dataset | None) -> TableView:
     ]
     effects, names = model.lineup.effects, state_names(model.lineup)
     if draws is not None and effects.kinds:
-        skill = draws["skill"].transpose("chain", "draw", "state").to_numpy()
+        skill = _states(draws)
         for row in model.lineup.rows[:BOARD_PLAYERS]:
             mean, sd = skill[..., row].mean(), skill[..., row].std()
             rows.append((names[row], f"{mean:.3g} ± {sd:.2g}", "posterior mean ± sd"))
