@@ -38,11 +38,11 @@ def games_of_results(source: Any, columns: Mapping[str, str] | None = None) -> G
         InputError: for what holds no games.
     """
     if isinstance(source, Games):
-        return source
+        return _some(source)
     path = Path(source) if isinstance(source, str | Path) else None
     if path is not None and path.suffix.lower() in (".csv", ".parquet") and path.is_file():
         return file_games(path, columns)
-    return Games.of(as_dataset(source), columns)
+    return _some(Games.of(as_dataset(source), columns))
 
 
 def say_understood(games: Games, *, show: bool) -> None:
@@ -62,12 +62,19 @@ def fixtures_of(source: Any, columns: Mapping[str, str] | None = None) -> Games:
         InputError: for what holds no games.
     """
     if isinstance(source, Games):
-        return source
+        return _some(source)
     dataset = as_dataset(source)
     if endings := _endings(dataset, columns or {}):
         whole = replace(dataset, variables={**dataset.variables, **endings})
         return table_games(whole, columns, unsaid=tuple(endings))
-    return Games.of(dataset, columns)
+    return _some(Games.of(dataset, columns))
+
+
+def _some(games: Games) -> Games:
+    """These games; refuses none, as tables without rows are."""
+    if not games.num_games:
+        raise InputError(f"{games.name} holds no games: at least one is needed.")
+    return games
 
 
 def _endings(dataset: Dataset, columns: Mapping[str, str]) -> dict[str, Variable]:

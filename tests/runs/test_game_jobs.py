@@ -99,6 +99,19 @@ def test_the_table_of_players_is_found_from_anywhere(tmp_path: Path, monkeypatch
     pd.testing.assert_frame_equal(run.leaderboard().table, again)
 
 
+def test_no_games_are_refused(league: ppl_vae.FittedRun, tmp_path: Path) -> None:
+    none = read_games(games("2023-09-01", 4, 1), quiet=True).take([])
+    for asked in (
+        lambda: league.predict(none),
+        lambda: league.predict(none.dataset),
+        lambda: league.score(none, walk_forward=True, progress=False),
+        lambda: league.update(none, out=tmp_path / "updated"),
+        lambda: choose_model(none, progress=False),
+    ):
+        with pytest.raises(InputError, match="holds no games"):
+            asked()
+
+
 def test_a_split_is_by_time(league: ppl_vae.FittedRun) -> None:
     later = games("2023-06-01", 30, 2)
     frozen, walked = (league.score(later, walk_forward=way, progress=False).results for way in (False, True))
