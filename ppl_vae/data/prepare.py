@@ -49,7 +49,7 @@ class Prepared:
         """
         if name not in self.parts or not len(self.parts[name]):
             present = [part for part, units in self.parts.items() if len(units)]
-            raise InputError(f"this run has no {name} rows; it has {', '.join(present)}")
+            raise InputError(f"this run has no {name} rows; it has {', '.join(present) or 'none'}")
         everything = len(self.parts[name]) == self.dataset.num_units
         return self.dataset if everything else self.dataset.take(self.parts[name])
 

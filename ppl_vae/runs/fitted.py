@@ -239,13 +239,13 @@ class FittedRun:
         )
 
     def leaderboard(
-        self, date: str | None = None, *, num_draws: int = 4000, seed: int | None = None
+        self, date: str | None = None, *, num_draws: int | None = None, seed: int | None = None
     ) -> Leaderboard:
         """Players by what they are almost surely worth, with their possible ranks; see `leaderboard_of_run`.
 
         Args:
             date: such as "2024-05-01"; that of the last game by default.
-            num_draws: joint draws behind ranks.
+            num_draws: joint draws behind ranks; 4,000 by default, of more than 25,000 players fewer.
             seed: of them.
         """
         from ppl_vae.runs.game_jobs import leaderboard_of_run

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ppl_vae.base.arguments import check_whole
 from ppl_vae.base.errors import InputError
 from ppl_vae.base.progress import progress_bar
 from ppl_vae.base.wording import in_words
@@ -331,12 +332,15 @@ def leaderboard_of_run(
         seed: of them; the run's by default.
 
     Raises:
-        InputError: for a run of another model, or a date that cannot be read or that its games do not have.
+        InputError: for a run of another model, fewer draws than one, or a date that cannot be read or that
+            its games do not have.
     """
     standing = standing_of(run, seed)
     chosen = run.settings.seed if seed is None else seed
     games = standing.games
-    num_draws = num_draws or max(FEWEST_DRAWS, min(NUM_DRAWS, MOST_LEVELS // games.num_players))
+    if num_draws is None:
+        num_draws = max(FEWEST_DRAWS, min(NUM_DRAWS, MOST_LEVELS // games.num_players))
+    check_whole(1, num_draws=num_draws)
     if games.time is None:
         if date is not None:
             raise InputError("--date is of games that have dates, and these have none")

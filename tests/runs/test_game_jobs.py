@@ -11,8 +11,9 @@ import torch
 import ppl_vae
 from ppl_vae import InputError, Skills
 from ppl_vae.data.game_tables import read_games
+from ppl_vae.diagnostics.forecasting.standing import Standing
 from ppl_vae.models.skills.links import Duel
-from ppl_vae.runs import shown
+from ppl_vae.runs import game_jobs, shown
 from ppl_vae.runs.choose_job import choose_model
 from ppl_vae.runs.later_games import fixtures_of
 from ppl_vae.runs.shown import _Draws
@@ -134,6 +135,26 @@ def test_leaderboards_have_dates(league: ppl_vae.FittedRun) -> None:
         league.leaderboard("soon")
     with pytest.raises(InputError, match="nobody had played by 2020-01-01"):
         league.leaderboard("2020-01-01")
+    with pytest.raises(InputError, match="num_draws is 0"):
+        league.leaderboard(num_draws=0)
+
+
+def test_leaderboards_of_many_players_take_fewer_draws(
+    league: ppl_vae.FittedRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asked of a fitted run as from the command line: draws times players are bounded."""
+    made = []
+    curve = Standing.curve
+
+    def noted(self, player, time, num_draws=0, seed=0):
+        made.append(num_draws)
+        return curve(self, player, time, num_draws, seed)
+
+    monkeypatch.setattr(Standing, "curve", noted)
+    league.leaderboard()
+    monkeypatch.setattr(game_jobs, "MOST_LEVELS", 5000)
+    league.leaderboard()
+    assert made == [4000, 1000]
 
 
 def test_curves_are_of_the_dates_of_games(league: ppl_vae.FittedRun) -> None:
