@@ -14,7 +14,7 @@ from ppl_vae.data.dataset import Dataset
 from ppl_vae.guides.per_datum import PerDatum
 from ppl_vae.inference.fitting.checkpoint import save_parameters
 from ppl_vae.inference.fitting.choice import fit_by
-from ppl_vae.inference.fitting.fit_result import NAMES, Fit
+from ppl_vae.inference.fitting.fit_result import NAMES
 from ppl_vae.inference.fitting.propagation.guides import takes
 from ppl_vae.models.base import HintsAtScale
 from ppl_vae.program.abilities import HasDegenerate
@@ -90,7 +90,8 @@ def fit_run(
         warned = (*warned, said)
         warnings.warn(said, stacklevel=2)
     result = {
-        **_found(fitted),
+        "split": "train",
+        **fitted.to_json(),
         "objective": settings.fit.objective,
         "warnings": list(warned),
         "read": list(run.read_as),
@@ -103,32 +104,6 @@ def fit_run(
         # Last, for a folder with parameters is a fitted run.
         save_parameters(run.pair, out / "parameters.safetensors")
     return result
-
-
-def _found(fitted: Fit) -> dict[str, Any]:
-    """What a fit found, of its training data, as JSON."""
-    final = fitted.final
-    return {
-        "split": "train",
-        "elbo": final.value,
-        "elbo_std_error": final.std_error,
-        "elbo_mean": final.mean,
-        "reconstruction": final.reconstruction,
-        "kl": final.kl,
-        "kl_is_analytic": final.kl_is_analytic,
-        "num_units": final.num_units,
-        "steps": fitted.steps,
-        "seconds": fitted.seconds,
-        "converged": fitted.converged,
-        "reason": fitted.reason,
-        "stopping": None if fitted.stopping is None else fitted.stopping.to_json(),
-        "engine": fitted.engine,
-        "compile_seconds": fitted.compile_seconds,
-        "method": fitted.method,
-        "distance": None if fitted.distance is None else fitted.distance.to_json(),
-        "choice": None if fitted.choice is None else fitted.choice.to_json(),
-        "estimate": None if fitted.estimate is None else fitted.estimate.to_json(),
-    }
 
 
 def converged_of(fit: Mapping[str, Any]) -> bool | None:

@@ -82,7 +82,7 @@ def update_run(
     before = read_json(run.folder / "fit.json")
     fit = _fitted(after, before.get("method", NAMES["svi"]), progress=progress)
     result = {
-        **before, **_told(fit), "read": [*every.history], "out": str(target), "num_games": every.num_games,
+        **before, **fit.to_json(), "read": [*every.history], "out": str(target), "num_games": every.num_games,
         "new_games": games.num_games,
         "new_players": sorted({*every.players} - {*known.players}),
     }  # fmt: skip
@@ -117,19 +117,6 @@ def _fitted(run: Run, method: str, *, progress: bool) -> Fit:
     stage(NAMES[name], show=progress)
     found = fit_by(pair, data, options, seed=run.settings.seed, progress=progress)
     return replace(found, reason=found.reason + RANDOM) if name == "svi" else found
-
-
-def _told(fit: Fit) -> dict[str, Any]:
-    """What the run's file says of a fit."""
-    parts = {name: getattr(fit, name) for name in ("stopping", "distance", "choice", "estimate")}
-    return {
-        "elbo": fit.final.value, "elbo_std_error": fit.final.std_error, "elbo_mean": fit.final.mean,
-        "reconstruction": fit.final.reconstruction, "kl": fit.final.kl,
-        "kl_is_analytic": fit.final.kl_is_analytic, "num_units": fit.final.num_units, "steps": fit.steps,
-        "seconds": fit.seconds, "converged": fit.converged, "reason": fit.reason, "engine": fit.engine,
-        "compile_seconds": fit.compile_seconds, "method": fit.method,
-        **{name: None if part is None else part.to_json() for name, part in parts.items()},
-    }  # fmt: skip
 
 
 def _replace(target: Path, result: dict[str, Any], after: Run, every: Games, elbo: list[float]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -143,6 +143,19 @@ class Fit:
     distance: Distance | None = None
     choice: Choice | None = None
     estimate: EvidenceEstimate | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """All but the curves, in plain values; the ELBO with its parts, in nats for the whole data."""
+        parts = {name: getattr(self, name) for name in ("stopping", "distance", "choice", "estimate")}
+        final = self.final
+        return {
+            "elbo": final.value, "elbo_std_error": final.std_error, "elbo_mean": final.mean,
+            "reconstruction": final.reconstruction, "kl": final.kl, "kl_is_analytic": final.kl_is_analytic,
+            "num_units": final.num_units, "steps": self.steps, "seconds": self.seconds,
+            "converged": self.converged, "reason": self.reason, "engine": self.engine,
+            "compile_seconds": self.compile_seconds, "method": self.method,
+            **{name: None if part is None else part.to_json() for name, part in parts.items()},
+        }  # fmt: skip
 
     def __repr__(self) -> str:
         word, _ = _WORDS[self.converged]
