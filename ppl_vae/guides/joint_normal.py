@@ -23,6 +23,7 @@ from ppl_vae.program.design import Design
 from ppl_vae.program.factors import RankingFactors
 from ppl_vae.program.pair import Program
 from ppl_vae.program.pairwise import as_linear
+from ppl_vae.program.program_names import name_of
 from ppl_vae.program.solving import conjugate_gradients
 
 __all__ = ["MOST_DENSE", "JointNormal", "SparsePrecision", "links_of", "rows_of", "sparse_precision"]
@@ -232,7 +233,7 @@ def rows_of(model: Any, *data: Any) -> Design:
         return design.contrasts(sizes, chains_of(model)[1].num_states)[0]
     linear = as_linear(model)
     if linear is None:
-        raise InputError(f"{type(model).__name__} has neither rankings nor linear factors for these data")
+        raise InputError(f"{name_of(model)} has neither rankings nor linear factors for these data")
     return linear.rows(*data)
 
 
