@@ -180,8 +180,8 @@ class SparsePrecision(TorchDistribution):  # type: ignore[misc]
         size = self.chains.num_states
         if self.eliminated is None:
             raise InputError(
-                f"the density of a joint guide of {size:,} states is not known: its players meet in no order "
-                f"in which it is sparse, and a dense matrix serves up to {MOST_DENSE:,}; its draws are known"
+                f"the density of a joint guide of {size:,} states is not known: no order leaves its "
+                f"precision sparse, and a dense matrix serves up to {MOST_DENSE:,}; its draws are known"
             )
         if torch.is_grad_enabled() and self.weight.requires_grad:
             raise InputError(
