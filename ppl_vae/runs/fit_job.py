@@ -107,7 +107,7 @@ def fit_run(
 
 
 def converged_of(fit: Mapping[str, Any]) -> bool | None:
-    """Whether the fit that a run keeps has converged; None where that was not judged (see `svi.Fit`).
+    """Whether the fit that a run keeps has converged; None where that was not judged (see `Fit`).
 
     Version 0.1.0 also called a fixed number of steps converged, by another rule.
     """
