@@ -55,9 +55,7 @@ def carry(before: Pair, after: Pair, place: Tensor) -> None:
     check_carried(before.guide)
     site, old = chains_of(before.model)
     new = chains_of(after.model)[1]
-    _CARRIERS[type(before.guide)](
-        before.guide, after.guide, place, site, (old.detach(), new.detach())
-    )  # fmt: skip
+    _CARRIERS[type(before.guide)](before.guide, after.guide, place, site, (old.detach(), new.detach()))
 
 
 Both = tuple[Chains, Chains]

@@ -174,9 +174,7 @@ class Growing:
         self.mean = self.mean + step
         return max(change, float(np.abs(np.log(self.variance / variance)).max()))
 
-    def _towards(
-        self, slope: Floats, curvature: Floats, accuracy: float = ACCURACY
-    ) -> tuple[Floats, Floats, Factored]:
+    def _towards(self, slope: Floats, curvature: Floats, accuracy: float) -> tuple[Floats, Floats, Factored]:
         """The mean's Newton step, roughly, the sites' target, and the chains with it."""
         matrices, chains = self._matrices, self.chains
         stiffness = np.maximum(-curvature, 0.0)
