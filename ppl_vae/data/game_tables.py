@@ -200,7 +200,7 @@ def understood(
         parts.append(_endings(games))
     if games.time is not None:
         parts.append(_when(table, roles))
-    parts += [_home(name, games) for name in games.covariates]
+    parts += [_home(name, games) for name in games.covariates if name not in roles.covariates]
     read = [
         f"{what}: {listed(names, 12)}"
         for what, names in _by_role(roles).items()

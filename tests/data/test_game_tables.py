@@ -367,6 +367,8 @@ def test_games_of_many_sides_are_not_written_a_row_each(tmp_path):
 def test_covariates_are_numbers_of_a_side(tmp_path):
     wide = "home,away,result,home_age,away_age\na,b,1,20,30.5\nb,a,0,25,21\n"
     games = read(tmp_path, wide, covariate="age")
+    assert "games with a home side" in games.history[0]
+    assert "with a age side" not in games.history[0]
     assert games.covariates["age"].tolist() == [20, 30.5, 25, 21]
     assert games.covariates["home"].tolist() == [1, 0, 1, 0]
     numbered = read(tmp_path, "player1,player2,result,age1,age2\na,b,1,2,3\n", covariate=["age"])
