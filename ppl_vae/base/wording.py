@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 __all__ = [
+    "counted",
     "data_in_words",
     "distinct_texts",
     "each_or_all",
@@ -93,6 +94,11 @@ def data_in_words(evidence: Mapping[str, Any]) -> str:
     """Which data one method's log p(x) is of, as its JSON has it."""
     name = Path(evidence["data"]).name
     return rows_in_words(name, evidence) if evidence["unit"] == "datum" else f"the {name} data"
+
+
+def counted(count: int, noun: str) -> str:
+    """So many of something, one of it in the singular: "1 game", "1,200 games"."""
+    return f"{count:,} {noun}{'s' * (count != 1)}"
 
 
 def each_or_all(num_units: int) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ppl_vae.base.wording import with_error
+from ppl_vae.base.wording import counted, with_error
 from ppl_vae.cli.tables import console, fitted_table, say_warnings
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def say_update(result: Mapping[str, Any]) -> None:
     new = result["new_players"]
     last = f", the last of {result['last_date']}" if "last_date" in result else ""
     out.print(
-        f"{result['new_games']} games learnt in {result['steps']} iterations and {result['seconds']:.1f} s: "
+        f"{counted(result['new_games'], 'game')} learnt in {counted(result['steps'], 'iteration')} and {result['seconds']:.1f} s: "
         f"{result['num_games']:,} in all{last}; ELBO {result['elbo']:.2f} nats."
     )
     if new:
@@ -148,9 +148,7 @@ def say_choice(found: Choice) -> None:
         }
         for name, row in found.table.iterrows()
     ]
-    title = (
-        f"{found.num_games:,} games, and {found.num_later:,} later ones (ELBO in nats: a bound on log p(x))"
-    )
+    title = f"{counted(found.num_games, 'game')}, and {found.num_later:,} later (ELBO in nats: a bound on log p(x))"
     out.print(fitted_table(title, rows, ("numbers", "below the best", "gap"), width=out.width))
     for sentence in found.sentences():
         out.print(sentence)

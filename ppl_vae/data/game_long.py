@@ -9,6 +9,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from ppl_vae.base.wording import counted
 from ppl_vae.data.game_cells import Table
 from ppl_vae.data.game_roles import GameRoles
 from ppl_vae.data.game_rows import (
@@ -102,7 +103,7 @@ def long_games(table: Table, roles: GameRoles) -> Reading:
     value = _ends(table, roles)
     rows = np.flatnonzero(~np.isnan(value))
     absent = len(value) - len(rows)
-    said = [f"{absent:,} rows of who did not start are left out"] if absent else []
+    said = [f"{counted(absent, 'row')} of who did not start left out"] if absent else []
     grouped = _Grouped.of(table, roles, rows)
     value, place, more = _placed(grouped, roles, value)
     entries, names = numbered(table, (*roles.player, *roles.shared))
@@ -152,7 +153,8 @@ def _placed(
     else:
         check_ranked(grouped.table, value, side_ptr, grouped.heads, ranked)
     out = int(np.isinf(value).sum())
-    return value, place, [f"{out:,} sides without a place are an unordered last group"] if out else []
+    unplaced = f"{counted(out, 'side')} without a place in an unordered last group"
+    return value, place, [unplaced] if out else []
 
 
 def _covariates(grouped: _Grouped, roles: GameRoles) -> dict[str, Floats]:

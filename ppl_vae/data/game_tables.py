@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from ppl_vae.base.errors import InputError, listed
+from ppl_vae.base.wording import counted
 from ppl_vae.data.dataset import Columns, Dataset
 from ppl_vae.data.game_cells import (
     Table,
@@ -195,7 +196,7 @@ def understood(
     sides = games.sides
     low, high = sides.min(), sides.max()
     of = f"{low}" if low == high else f"{low} to {high}"
-    parts = [f"{_counted(games.num_games, 'game')} of {of} sides", f"{games.num_players:,} players"]
+    parts = [f"{counted(games.num_games, 'game')} of {of} sides", counted(games.num_players, "player")]
     if not unsaid:
         parts.append(_endings(games))
     if games.time is not None:
@@ -214,12 +215,8 @@ def understood(
 def _endings(games: Games) -> str:
     """How many were drawn, or had ties."""
     if len(games.place) == 2 * games.num_games:
-        return _counted(int((games.place[::2] == games.place[1::2]).sum()), "draw")
+        return counted(int((games.place[::2] == games.place[1::2]).sum()), "draw")
     return "ties" if games.has_ties else "no ties"
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'s' * (count != 1)}"
 
 
 def _when(table: Table, roles: GameRoles) -> str:
@@ -231,7 +228,7 @@ def _when(table: Table, roles: GameRoles) -> str:
 
 def _home(name: str, games: Games) -> str:
     ground = games.covariates[name]
-    return f"{int(ground.sum()):,} of {games.num_games:,} games with a {name} side"
+    return f"{int(ground.sum()):,} of {counted(games.num_games, 'game')} with a {name} side"
 
 
 def _by_role(roles: GameRoles) -> dict[str, Sequence[str]]:

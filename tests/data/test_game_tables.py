@@ -121,7 +121,7 @@ def test_who_did_not_arrive_is_an_unordered_last_group(tmp_path):
     text = "race,driver,position\n1,a,1\n1,b,DNF\n1,c,2\n1,d,\n1,e,DNS\n1,f,DSQ\n"
     games = read(tmp_path, text)
     assert shown(games) == [[("a", 0), ("b", 2), ("c", 1), ("d", 2), ("f", 2)]]
-    assert "1 rows of who did not start are left out; 3 sides without a place are an" in games.history[0]
+    assert "1 row of who did not start left out; 3 sides without a place in an" in games.history[0]
 
 
 def test_sides_may_have_a_car_in_common(tmp_path):
