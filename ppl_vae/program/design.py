@@ -175,13 +175,13 @@ class Design:
         """
         if isinstance(self.ends, int):
             fits = self.ends > 0 and len(self.column) % self.ends == 0
+            needed = f"{len(self.column)} entries of a design matrix make no rows of {self.ends} each"
         else:
             fits = self.ends[:1].tolist() == [0] and int(self.ends[-1]) == len(self.column)
             fits = fits and not bool((self.ends.diff() < 0).any())
+            needed = "the pointers of a design matrix go from 0 to its number of entries and do not fall"
         if not fits:
-            raise InputError(
-                "the pointers of a design matrix go from 0 to its number of entries and do not fall"
-            )
+            raise InputError(needed)
         entries = {"value": len(self.column if self.rows_are_alike else self.values)}
         rows = {f"observed[{k}]": len(part) for k, part in enumerate(self.observed)}
         rows |= {} if self.count is None else {"count": len(self.count)}
